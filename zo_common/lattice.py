@@ -1,0 +1,55 @@
+"""The lattice: grid and scale exponents of a tensor, snapping, and quanta (exact-ZO v1).
+
+Every trained weight is an integer (|n| ≤ 2**24) times 2**grid_exponent, and every change is an integer number of
+such units, so float32 adds are exact: reversible, order-free and the same on any hardware.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+
+Scale = Literal["unit", "rms"]
+UNIT_BITS = 24
+MAX_UNITS = 1 << UNIT_BITS
+MIN_MAGNITUDE = 2.0**-3
+MIN_RMS = 2.0**-7
+
+
+def ceil_log2(value: float) -> int:
+    """ceil(log2(value)) for a positive float, exactly (no rounded logarithm)."""
+    mantissa, exponent = math.frexp(value)
+    return exponent - 1 if mantissa == 0.5 else exponent
+
+
+def grid_exponent(weight: torch.Tensor) -> int:
+    """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight."""
+    largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
+    return ceil_log2(max(largest, MIN_MAGNITUDE)) + 1 - UNIT_BITS
+
+
+def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
+    """s_t: 0 for "unit"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
+    if scale == "unit":
+        return 0
+    rms = float(weight.detach().double().square().mean().sqrt()) if weight.numel() else 0.0
+    return round(math.log2(max(rms, MIN_RMS)))
+
+
+def snap(weight: torch.Tensor, exponent: int) -> torch.Tensor:
+    """The nearest grid points (half to even), float32, same shape."""
+    return torch.round(weight.detach().to(torch.float32) * 2.0**-exponent) * 2.0**exponent
+
+
+def quantum(coefficient: float, scale_exp: int, grid_exp: int) -> int:
+    """rint(float32(c) · 2**(s_t − k_t)): a coefficient as a whole number of grid units (half to even)."""
+    return round(float(np.float32(coefficient)) * 2.0 ** (scale_exp - grid_exp))
+
+
+def least_epsilon(scale_exp: int, grid_exp: int) -> float:
+    """The smallest float32 ε whose quantum in this tensor is not zero (just above half a unit)."""
+    half_unit = np.float32(2.0 ** (grid_exp - scale_exp - 1))
+    return float(np.nextafter(half_unit, np.float32(np.inf)))

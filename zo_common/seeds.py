@@ -1,0 +1,42 @@
+"""From one run seed to every direction seed (exact-ZO v1, "fold_in" and "tensor_id")."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+MASK64 = (1 << 64) - 1
+_PERSON = b"zo-asr/seed/v1"
+
+
+def tensor_id(name: str) -> int:
+    """First four bytes of SHA-256(name), little-endian u32: the tensor's address in the Philox counter."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+
+
+def fold_in(seed: int, *data: int) -> int:
+    """Derive a u64 seed from `seed` and words of context (BLAKE2b-64, personalised), as JAX's `fold_in`.
+
+    Raises:
+        ValueError: a word is outside [0, 2**64).
+    """
+    for word in (seed, *data):
+        if not 0 <= word <= MASK64:
+            raise ValueError(f"seed word {word} is outside 0 … 2**64 − 1")
+    packed = struct.pack(f"<{1 + len(data)}Q", seed, *data)
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8, person=_PERSON).digest(), "little")
+
+
+def client_seed(run_seed: int, server_round: int, client_id: int) -> int:
+    """The seed one client uses in one round; both sides derive it, the server refuses another."""
+    return fold_in(run_seed, server_round, client_id)
+
+
+def shared_seed(run_seed: int, server_round: int) -> int:
+    """The one seed all clients use in a round when `directions = "shared"`."""
+    return fold_in(run_seed, server_round)
+
+
+def direction_seed(seed: int, step: int, query: int) -> int:
+    """The seed of the direction of one query of one local step."""
+    return fold_in(seed, step, query)

@@ -1,0 +1,197 @@
+"""The lattice state of a model: the one place where weights move.
+
+perturb, restore, update and undo are all `shift`: an exact in-place add of whole grid units along ±1 directions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from zo_common import kernel_torch, lattice
+from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
+from zo_common.kernel_numba import MAX_TOTAL_UNITS, NumbaTable
+from zo_common.parameters import select
+from zo_common.seeds import tensor_id
+
+_PERSON = b"zo-asr/state/v1"
+# a quantum beyond this cannot end inside the legal range from inside it
+_MAX_QUANTUM = 2 * lattice.MAX_UNITS
+
+
+@dataclass(frozen=True)
+class LatticeTensor:
+    """One trained tensor: its live float32 storage and its fixed exponents (grid 2**k_t, scale 2**s_t)."""
+
+    name: str
+    weight: torch.Tensor
+    tensor_id: int
+    grid_exponent: int
+    scale_exponent: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """One replayed direction: `w_t += 2**k_t · quantum(coefficient, t) · z_t(seed)`; coefficient is a float32."""
+
+    seed: int
+    coefficient: float
+
+
+class LatticeState:
+    """Snaps a model's trained tensors to their lattice and moves them exactly.
+
+    1. `select` chooses tensors by `pattern`; grid and scale exponents are taken from their present (base) values,
+       or from `exponents` (name → (grid, scale)) where a ledger fixes them.
+    2. Every tensor is snapped in place.
+    3. `perturb` and `apply` shift all of them in one pass; `checksum` identifies the result.
+
+    Raises:
+        PatternError, TensorIdCollision, UnsupportedModel: see `zo_common.parameters.select`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        pattern: str,
+        scale: lattice.Scale = "unit",
+        *,
+        exponents: Mapping[str, tuple[int, int]] | None = None,
+        threads: int | None = None,
+        reference: bool = False,
+    ) -> None:
+        self.model = model
+        self.pattern = pattern
+        self.scale: lattice.Scale = scale
+        self.passes = 0
+        self.zero_quanta = 0
+        self.quanta = 0
+        self.tensors = tuple(
+            self._adopt(name, parameter, (exponents or {}).get(name)) for name, parameter in select(model, pattern).items()
+        )
+        on_cpu = all(t.weight.device.type == "cpu" for t in self.tensors)
+        self._table = None if reference or not on_cpu else self._make_table(threads or torch.get_num_threads())
+
+    def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
+        if parameter.dtype != torch.float32:
+            raise UnsupportedModel(
+                f"trained tensor {name!r} has dtype {parameter.dtype}, the lattice needs float32: load with dtype=float32"
+            )
+        if not parameter.data.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+        if not bool(torch.isfinite(parameter.data).all()):
+            raise UnsupportedModel(f"trained tensor {name!r} holds NaN or infinite weights: the checkpoint is damaged")
+        grid, scale = exponents or (
+            lattice.grid_exponent(parameter.data),
+            lattice.scale_exponent(parameter.data, self.scale),
+        )
+        parameter.data.copy_(lattice.snap(parameter.data, grid))
+        return LatticeTensor(name, parameter.data, tensor_id(name), grid, scale)
+
+    def _make_table(self, threads: int) -> NumbaTable:
+        return NumbaTable(
+            [t.weight.data_ptr() for t in self.tensors],
+            [t.weight.numel() for t in self.tensors],
+            [t.tensor_id for t in self.tensors],
+            [t.grid_exponent for t in self.tensors],
+            threads,
+        )
+
+    @property
+    def num_elements(self) -> int:
+        """How many weights are trained."""
+        return sum(t.weight.numel() for t in self.tensors)
+
+    @property
+    def exponents(self) -> dict[str, tuple[int, int]]:
+        """Name → (grid exponent, scale exponent)."""
+        return {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
+
+    def units(self, coefficients: Sequence[float]) -> NDArray[np.int64]:
+        """Quanta of float32 coefficients in every tensor; shape (tensors, coefficients)."""
+        c = np.asarray(coefficients, np.float32).astype(np.float64)
+        shift = np.array([2.0 ** (t.scale_exponent - t.grid_exponent) for t in self.tensors])
+        quanta = np.rint(shift[:, None] * c[None, :])
+        if not np.all(np.abs(quanta) <= _MAX_QUANTUM):
+            t, j = np.argwhere(~(np.abs(quanta) <= _MAX_QUANTUM))[0]
+            raise LatticeOverflow(
+                f"coefficient {c[j]:g} is beyond the lattice of tensor {self.tensors[t].name!r}: lower the learning rate"
+            )
+        return quanta.astype(np.int64)
+
+    def epsilon_units(self, epsilon: float) -> NDArray[np.int64]:
+        """Quanta of the perturbation ε, shape (tensors, 1).
+
+        Raises:
+            EpsilonTooSmall: ε is below half a grid unit in some tensor; names the tensor and the least legal ε.
+        """
+        units = self.units([epsilon])
+        for t, unit in zip(self.tensors, units[:, 0], strict=True):
+            if unit == 0:
+                least = max(lattice.least_epsilon(x.scale_exponent, x.grid_exponent) for x in self.tensors)
+                raise EpsilonTooSmall(
+                    f"epsilon {epsilon:g} rounds to zero grid units in tensor {t.name!r}: the least legal epsilon "
+                    f"for the chosen tensors is {least:.3g}"
+                )
+        return units
+
+    def shift(self, seeds: Sequence[int], units: NDArray[np.int64]) -> None:
+        """One pass over the weights: add Σ_j units[t, j]·z_t(seeds[j]) grid units to every tensor t.
+
+        Raises:
+            LatticeOverflow: a weight would leave ±2**24 units. The weights are then undefined: reload the base model.
+        """
+        if len(seeds) == 0:
+            return
+        self.passes += 1
+        for t, parameter in zip(self.tensors, self._parameters(), strict=True):
+            if parameter.data_ptr() != t.weight.data_ptr():
+                raise UnsupportedModel(f"tensor {t.name!r} was moved or replaced after the lattice was built: rebuild it")
+        if self._table is not None and int(np.abs(units).sum(axis=1).max()) < MAX_TOTAL_UNITS:
+            peaks = self._table.shift(list(seeds), units)
+        else:
+            peaks = np.array(
+                [
+                    kernel_torch.shift_tensor(t.weight, t.tensor_id, t.grid_exponent, list(seeds), units[i].tolist())
+                    for i, t in enumerate(self.tensors)
+                ]
+            )
+        if int(peaks.max()) > lattice.MAX_UNITS:
+            worst = self.tensors[int(peaks.argmax())]
+            raise LatticeOverflow(
+                f"tensor {worst.name!r} left its lattice (a weight reached {int(peaks.max())} units, legal are "
+                f"{lattice.MAX_UNITS}): lower the learning rate or epsilon"
+            )
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [self.model.get_parameter(t.name) for t in self.tensors]
+
+    def apply(self, updates: Sequence[Update], sign: int = 1) -> None:
+        """Apply all updates in one fused pass; `sign=-1` undoes them to the bit."""
+        units = self.units([u.coefficient for u in updates])
+        used = [j for j, u in enumerate(updates) if u.coefficient != 0]
+        self.quanta += len(self.tensors) * len(used)
+        self.zero_quanta += int((units[:, used] == 0).sum())
+        self.shift([u.seed for u in updates], sign * units)
+
+    def checksum(self) -> int:
+        """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""
+        if self._table is not None:
+            sums = self._table.checksum_sums()
+        else:
+            sums = [kernel_torch.checksum_sum(t.weight, t.grid_exponent) for t in self.tensors]
+        walk = b"".join(struct.pack("<IQ", t.tensor_id, s) for t, s in zip(self.tensors, sums, strict=True))
+        return int.from_bytes(hashlib.blake2b(walk, digest_size=8, person=_PERSON).digest(), "little")
+
+    def expect_checksum(self, expected: int) -> None:
+        """Raise ChecksumMismatch unless the state has this checksum."""
+        got = self.checksum()
+        if got != expected:
+            raise ChecksumMismatch(f"state checksum is {got:016x}, expected {expected:016x}: replay from the base model")
