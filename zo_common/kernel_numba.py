@@ -2,10 +2,14 @@
 
 The unit of work is a chunk of Philox blocks, so 500 small tensors cost what one tensor of their total size costs.
 Threads are ours (the kernels release the GIL): Numba's own threading layers are neither fork- nor Ray-safe everywhere.
+
+The hot loop is a plain float32 add of ±c, which is exact as long as no partial sum leaves ±2**24 units. `NumbaTable`
+keeps a bound on every tensor's largest |n| to guarantee that without looking at each element in each pass.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
@@ -15,13 +19,14 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from zo_common.lattice import MAX_UNITS
 from zo_common.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 
 CHUNK_BLOCKS = 64
 _M0, _M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 _W0, _W1 = np.uint32(WEYL[0]), np.uint32(WEYL[1])
-# a chunk's running sums are int32: beyond this bound on Σ|units| the caller must take the int64 torch kernel
-MAX_TOTAL_UNITS = (1 << 31) - (1 << 25)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
 
 
 @intrinsic
@@ -45,54 +50,66 @@ def _philox(block, tid, key0, key1):  # type: ignore[no-untyped-def]
     for _ in range(ROUNDS):
         p0 = _M0 * c0
         p1 = _M1 * c2
-        c0 = (p1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0)
-        c1 = p1 & np.uint64(0xFFFFFFFF)
-        c2 = (p0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1)
-        c3 = p0 & np.uint64(0xFFFFFFFF)
+        c0 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0)
+        c1 = p1 & _LOW32
+        c2 = (p0 >> _HALF) ^ c3 ^ np.uint64(k1)
+        c3 = p0 & _LOW32
         k0 = np.uint32(k0 + _W0)
         k1 = np.uint32(k1 + _W1)
     return np.uint32(c0), np.uint32(c1), np.uint32(c2), np.uint32(c3)
 
 
 @njit(inline="always")
-def _add_word(acc, base, word, unit, twice):  # type: ignore[no-untyped-def]
-    for i in range(32):
-        bit = np.int32((word >> np.uint32(i)) & np.uint32(1))
-        acc[base + i] = np.int32(acc[base + i] + unit - (twice & np.int32(-bit)))
+def _signed(word, i, coefficient):  # type: ignore[no-untyped-def]
+    bit = np.int32((word >> np.uint32(i)) & np.uint32(1))
+    return np.float32(np.int32(1) - np.int32(2) * bit) * coefficient
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def shift_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, tid, inverse, grid, keys, units, peak):  # type: ignore[no-untyped-def]
-    """Add Σ_j units[t, j]·z_j grid units to chunks [lo, hi); `peak[t]` becomes the largest |n| reached."""
-    acc = np.empty(BLOCK_ELEMENTS, np.int32)
+def shift_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, tid, keys, coefficients):  # type: ignore[no-untyped-def]
+    """Add Σ_j coefficients[t, j]·z_j to chunks [lo, hi); coefficients are float32 multiples of the grid."""
+    words = np.empty((4, CHUNK_BLOCKS), np.uint32)
     for chunk in range(lo, hi):
         t = chunk_tensor[chunk]
-        weights = carray(_float_pointer(address[t]), (numel[t],), np.float32)
-        to_units, to_weight = inverse[t], grid[t]
-        largest = np.int32(0)
         first = chunk_block[chunk]
-        last = min(first + CHUNK_BLOCKS, (numel[t] + BLOCK_ELEMENTS - 1) // BLOCK_ELEMENTS)
-        for block in range(first, last):
-            start = block * BLOCK_ELEMENTS
-            count = min(BLOCK_ELEMENTS, numel[t] - start)
-            if count == BLOCK_ELEMENTS:
-                for i in range(BLOCK_ELEMENTS):
-                    acc[i] = np.int32(weights[start + i] * to_units)
-            else:
-                for i in range(BLOCK_ELEMENTS):
-                    acc[i] = np.int32(weights[start + i] * to_units) if i < count else np.int32(0)
-            for j in range(keys.shape[0]):
-                unit = np.int32(units[t, j])
-                if unit != 0:
-                    w0, w1, w2, w3 = _philox(block, tid[t], keys[j, 0], keys[j, 1])
-                    twice = np.int32(2 * unit)
-                    _add_word(acc, 0, w0, unit, twice)
-                    _add_word(acc, 32, w1, unit, twice)
-                    _add_word(acc, 64, w2, unit, twice)
-                    _add_word(acc, 96, w3, unit, twice)
-            for i in range(count):
-                largest = max(largest, np.int32(abs(acc[i])))
-                weights[start + i] = np.float32(acc[i]) * to_weight
+        start = first * BLOCK_ELEMENTS
+        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
+        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
+        tensor = tid[t]
+        for j in range(keys.shape[0]):
+            coefficient = coefficients[t, j]
+            if coefficient == 0:
+                continue
+            key0, key1 = keys[j, 0], keys[j, 1]
+            for g in range(CHUNK_BLOCKS):
+                w0, w1, w2, w3 = _philox(first + g, tensor, key0, key1)
+                words[0, g] = w0
+                words[1, g] = w1
+                words[2, g] = w2
+                words[3, g] = w3
+            for g in range(count // BLOCK_ELEMENTS):
+                for k in range(4):
+                    word = words[k, g]
+                    base = g * BLOCK_ELEMENTS + 32 * k
+                    for i in range(32):
+                        weights[base + i] += _signed(word, i, coefficient)
+            for i in range(count - count % BLOCK_ELEMENTS, count):
+                within = i % BLOCK_ELEMENTS
+                weights[i] += _signed(words[within // 32, i // BLOCK_ELEMENTS], within % 32, coefficient)
+
+
+@njit(nogil=True, cache=True, boundscheck=False)
+def peak_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, peak):  # type: ignore[no-untyped-def]
+    """`peak[t]` becomes the largest |w| of chunks [lo, hi), as float32 bits (their order is that of integers)."""
+    for chunk in range(lo, hi):
+        t = chunk_tensor[chunk]
+        start = chunk_block[chunk] * BLOCK_ELEMENTS
+        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
+        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
+        bits = weights.view(np.int32)
+        largest = np.int32(0)
+        for i in range(count):
+            largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
         peak[t] = max(peak[t], largest)
 
 
@@ -101,13 +118,14 @@ def sum_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, inverse, sums)
     """Add Σ_i (n_i mod 2**32)·(2i+1) mod 2**64 of chunks [lo, hi) to `sums[t]` (state checksum)."""
     for chunk in range(lo, hi):
         t = chunk_tensor[chunk]
-        weights = carray(_float_pointer(address[t]), (numel[t],), np.float32)
-        total = np.uint64(0)
         start = chunk_block[chunk] * BLOCK_ELEMENTS
-        stop = min(start + CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t])
-        for i in range(start, stop):
-            units = np.uint32(np.int32(weights[i] * inverse[t]))
-            total += np.uint64(units) * np.uint64(2 * i + 1)
+        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
+        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
+        scale = inverse[t]
+        total = np.uint64(0)
+        for i in range(count):
+            units = np.uint32(np.int32(weights[i] * scale))
+            total += np.uint64(units) * np.uint64(2 * (start + i) + 1)
         sums[t] += total
 
 
@@ -128,49 +146,59 @@ class NumbaTable:
     def __init__(
         self, addresses: list[int], numels: list[int], tensor_ids: list[int], grid_exponents: list[int], threads: int
     ) -> None:
+        self.threads = threads
         self.address = np.array(addresses, np.int64)
         self.numel = np.array(numels, np.int64)
         self.tid = np.array(tensor_ids, np.uint32)
         self.inverse = np.array([2.0**-k for k in grid_exponents], np.float32)
         self.grid = np.array([2.0**k for k in grid_exponents], np.float32)
-        self.threads = threads
-        per_tensor = [range(0, -(-n // BLOCK_ELEMENTS), CHUNK_BLOCKS) for n in numels]
-        self.chunk_tensor = np.array([t for t, r in enumerate(per_tensor) for _ in r], np.int64)
-        self.chunk_block = np.array([b for r in per_tensor for b in r], np.int64)
+        blocks = [range(0, -(-n // BLOCK_ELEMENTS), CHUNK_BLOCKS) for n in numels]
+        self.chunk_tensor = np.array([t for t, r in enumerate(blocks) for _ in r], np.int64)
+        self.chunk_block = np.array([b for r in blocks for b in r], np.int64)
+        self._bound = self.peaks()
 
-    def shift(self, seeds: list[int], units: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Move every tensor by Σ_j units[t, j]·z_j; units has shape (tensors, seeds). Returns the peak |n|, (tensors,)."""
+    def shift(self, seeds: list[int], units: NDArray[np.int64]) -> bool:
+        """Move every tensor by Σ_j units[t, j]·z_j, units of shape (tensors, seeds), if that is provably exact.
+
+        Returns False, with nothing changed, where a partial sum might leave ±2**24 units.
+        """
+        reach = np.abs(units).sum(axis=1)
+        if np.any(self._bound + reach > MAX_UNITS):
+            self._bound = self.peaks()
+            if np.any(self._bound + reach > MAX_UNITS):
+                return False
+        self._bound = self._bound + reach
         keys = np.array([[s & 0xFFFFFFFF, s >> 32] for s in seeds], np.uint32).reshape(-1, 2)
-        peaks = np.zeros((self.threads, len(self.numel)), np.int32)
-        narrow = np.ascontiguousarray(units.astype(np.int32))
+        coefficients = np.ascontiguousarray(units.astype(np.float32) * self.grid[:, None])
+        self._run(lambda _, lo, hi: shift_chunks(lo, hi, *self._where(), self.tid, keys, coefficients))
+        return True
 
-        def work(part: int, lo: int, hi: int) -> None:
-            shift_chunks(
-                lo, hi, self.chunk_tensor, self.chunk_block, self.address, self.numel, self.tid,
-                self.inverse, self.grid, keys, narrow, peaks[part],
-            )  # fmt: skip
-
-        self._run(work)
-        return peaks.max(axis=0).astype(np.int64)
+    def peaks(self) -> NDArray[np.int64]:
+        """The largest |n| of every tensor, in units; shape (tensors,)."""
+        bits = np.zeros((self.threads, len(self.numel)), np.int32)
+        self._run(lambda part, lo, hi: peak_chunks(lo, hi, *self._where(), bits[part]))
+        largest: NDArray[np.float32] = bits.max(axis=0).view(np.float32)
+        return np.rint(largest * self.inverse).astype(np.int64)
 
     def checksum_sums(self) -> list[int]:
         """The u64 sum S of every tensor, in table order."""
         sums = np.zeros((self.threads, len(self.numel)), np.uint64)
-
-        def work(part: int, lo: int, hi: int) -> None:
-            sum_chunks(
-                lo, hi, self.chunk_tensor, self.chunk_block, self.address, self.numel, self.inverse, sums[part]
-            )  # fmt: skip
-
-        self._run(work)
+        self._run(lambda part, lo, hi: sum_chunks(lo, hi, *self._where(), self.inverse, sums[part]))
         return [int(s) for s in sums.sum(axis=0, dtype=np.uint64)]
 
-    def _run(self, work: Any) -> None:
-        bounds = np.linspace(0, len(self.chunk_tensor), self.threads + 1).astype(int)
-        parts = [(p, int(bounds[p]), int(bounds[p + 1])) for p in range(self.threads)]
+    def forget_bound(self) -> None:
+        """Weights were changed by another kernel: measure them again before the next pass."""
+        self._bound = np.full_like(self.numel, MAX_UNITS)
+
+    def _where(self) -> tuple[NDArray[np.int64], ...]:
+        return self.chunk_tensor, self.chunk_block, self.address, self.numel
+
+    def _run(self, work: Callable[[int, int, int], Any]) -> None:
+        """Call work(part, first chunk, last chunk) on every thread's share and wait for all."""
+        bounds = [len(self.chunk_tensor) * p // self.threads for p in range(self.threads + 1)]
         if self.threads == 1:
-            work(*parts[0])
+            work(0, bounds[0], bounds[1])
             return
-        futures = [_pool(self.threads).submit(work, *part) for part in parts]
+        futures = [_pool(self.threads).submit(work, p, bounds[p], bounds[p + 1]) for p in range(self.threads)]
         for future in futures:
             future.result()

@@ -17,7 +17,7 @@ from torch import nn
 
 from zo_common import kernel_torch, lattice
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
-from zo_common.kernel_numba import MAX_TOTAL_UNITS, NumbaTable
+from zo_common.kernel_numba import NumbaTable
 from zo_common.parameters import select
 from zo_common.seeds import tensor_id
 
@@ -154,32 +154,47 @@ class LatticeState:
         for t, parameter in zip(self.tensors, self._parameters(), strict=True):
             if parameter.data_ptr() != t.weight.data_ptr():
                 raise UnsupportedModel(f"tensor {t.name!r} was moved or replaced after the lattice was built: rebuild it")
-        if self._table is not None and int(np.abs(units).sum(axis=1).max()) < MAX_TOTAL_UNITS:
-            peaks = self._table.shift(list(seeds), units)
+        if self._table is None:
+            self._shift_checked(seeds, units)
         else:
-            peaks = np.array(
-                [
-                    kernel_torch.shift_tensor(t.weight, t.tensor_id, t.grid_exponent, list(seeds), units[i].tolist())
-                    for i, t in enumerate(self.tensors)
-                ]
-            )
-        if int(peaks.max()) > lattice.MAX_UNITS:
-            worst = self.tensors[int(peaks.argmax())]
-            raise LatticeOverflow(
-                f"tensor {worst.name!r} left its lattice (a weight reached {int(peaks.max())} units, legal are "
-                f"{lattice.MAX_UNITS}): lower the learning rate or epsilon"
-            )
+            self._shift_fast(self._table, list(seeds), units)
+
+    def _shift_fast(self, table: NumbaTable, seeds: list[int], units: NDArray[np.int64]) -> None:
+        """The largest batches that are provably in range; what cannot be proved goes through the checked kernel."""
+        while seeds:
+            size = len(seeds)
+            while size and not table.shift(seeds[:size], units[:, :size]):
+                size //= 2
+            if size == 0:
+                self._shift_checked(seeds, units)
+                table.forget_bound()
+                return
+            seeds, units = seeds[size:], units[:, size:]
+
+    def _shift_checked(self, seeds: Sequence[int], units: NDArray[np.int64]) -> None:
+        """The int64 kernel of any device: measures what it reaches."""
+        for t, row in zip(self.tensors, units, strict=True):
+            peak = kernel_torch.shift_tensor(t.weight, t.tensor_id, t.grid_exponent, list(seeds), row.tolist())
+            if peak > lattice.MAX_UNITS:
+                raise LatticeOverflow(
+                    f"tensor {t.name!r} left its lattice (a weight reached {peak} units, legal are "
+                    f"{lattice.MAX_UNITS}): lower the learning rate or epsilon"
+                )
 
     def _parameters(self) -> list[torch.Tensor]:
         return [self.model.get_parameter(t.name) for t in self.tensors]
 
     def apply(self, updates: Sequence[Update], sign: int = 1) -> None:
         """Apply all updates in one fused pass; `sign=-1` undoes them to the bit."""
-        units = self.units([u.coefficient for u in updates])
-        used = [j for j, u in enumerate(updates) if u.coefficient != 0]
-        self.quanta += len(self.tensors) * len(used)
-        self.zero_quanta += int((units[:, used] == 0).sum())
-        self.shift([u.seed for u in updates], sign * units)
+        if sign > 0:
+            self.count_quanta(updates)
+        self.shift([u.seed for u in updates], sign * self.units([u.coefficient for u in updates]))
+
+    def count_quanta(self, updates: Sequence[Update]) -> None:
+        """Count how many (tensor, direction) quanta are zero although the coefficient is not."""
+        moving = [u.coefficient for u in updates if u.coefficient != 0]
+        self.quanta += len(self.tensors) * len(moving)
+        self.zero_quanta += int((self.units(moving) == 0).sum())
 
     def checksum(self) -> int:
         """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""

@@ -1,0 +1,21 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports huggingface_hub, which reads it once: no test needs, or may use, the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+MODELS = Path(__file__).parent.parent / "models"
+
+
+@pytest.fixture(scope="session")
+def whisper_dir() -> Path:
+    """Whisper tiny.en as a `transformers` directory, converted once and kept between test runs."""
+    from simulations.whisper_import import bundled_whisper
+
+    return bundled_whisper(MODELS)

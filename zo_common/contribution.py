@@ -1,0 +1,76 @@
+"""What one client adds to the model in one round: a seed and K·q coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.seeds import direction_seed
+from zo_common.state import Update
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """K·q replayable updates of one seed.
+
+    Attributes:
+        seed: u64; direction (step, query) is `direction_seed(seed, step, query)`.
+        client_id: whose it is (0 where the round shares its directions).
+        coefficients: float32, shape (K, q).
+    """
+
+    seed: int
+    client_id: int
+    coefficients: NDArray[np.float32]
+
+    def updates(self) -> list[Update]:
+        """The K·q updates, in step then query order (any order gives the same weights)."""
+        steps, queries = self.coefficients.shape
+        return [
+            Update(direction_seed(self.seed, k, j), float(self.coefficients[k, j]))
+            for k in range(steps)
+            for j in range(queries)
+        ]
+
+    def scaled(self, factor: float) -> Contribution:
+        """Coefficients times `factor`, rounded once to float32."""
+        return Contribution(
+            self.seed, self.client_id, (self.coefficients.astype(np.float64) * factor).astype(np.float32)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Contribution):
+            return NotImplemented
+        return (self.seed, self.client_id) == (other.seed, other.client_id) and np.array_equal(
+            self.coefficients, other.coefficients
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.seed, self.client_id))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One round of the ledger.
+
+    Attributes:
+        server_round: from 1, each one more than the last.
+        checksum: state checksum after the round; 0 where the server holds no model and cannot know it.
+        contributions: what the round's clients added.
+    """
+
+    server_round: int
+    checksum: int
+    contributions: tuple[Contribution, ...]
+
+    def updates(self) -> list[Update]:
+        """All updates of the round."""
+        return all_updates([self])
+
+
+def all_updates(records: Iterable[Record]) -> list[Update]:
+    """The updates of several rounds, for one fused replay."""
+    return [u for record in records for c in record.contributions for u in c.updates()]

@@ -1,0 +1,163 @@
+"""The randomised gradient estimator (q-RGE): q directions a step, forward passes only.
+
+Two-sided: g_j = (L(w+εz_j) − L(w−εz_j)) / 2ε. One-sided: (L(w+εz_j) − L(w))/ε. Leave-one-out:
+(L(w+εz_j) − mean_{i≠j} L(w+εz_i))/ε. Sources: MeZO (arXiv 2305.17333), ZO-ASR (2512.01267), FZOO (2506.09034).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zo_common.errors import ConfigError, NonFiniteLoss
+from zo_common.seeds import direction_seed
+from zo_common.state import LatticeState, Update
+
+Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
+LossFn = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How projected gradients are measured: kind, number of directions a step, perturbation size."""
+
+    estimator: Estimator = "two-sided"
+    num_queries: int = 8
+    epsilon: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.estimator not in get_args(Estimator):
+            raise ConfigError(f"estimator is {self.estimator!r}, expected one of {', '.join(get_args(Estimator))}")
+        least = 2 if self.estimator == "leave-one-out" else 1
+        if not least <= self.num_queries <= 65535:
+            raise ConfigError(f"num-queries is {self.num_queries}, {self.estimator} needs {least} … 65535")
+        if not (self.epsilon > 0 and np.isfinite(self.epsilon)):
+            raise ConfigError(f"epsilon is {self.epsilon}, expected a positive number such as 1e-3")
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes a step."""
+        return {"two-sided": 2 * self.num_queries, "one-sided": self.num_queries + 1}.get(
+            self.estimator, self.num_queries
+        )
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured.
+
+    Attributes:
+        projected_grads: float32, shape (q,).
+        per_example: float64, shape (q, B): each example's projected gradient; their mean over B is `projected_grads`.
+        loss: mean of the losses seen, a running view of L(w).
+        examples: B.
+    """
+
+    projected_grads: NDArray[np.float32]
+    per_example: NDArray[np.float64]
+    loss: float
+    examples: int
+
+
+class Walker:
+    """Moves a state from one perturbation to the next in one fused pass each, and always back to the exact start."""
+
+    def __init__(self, state: LatticeState, epsilon: float) -> None:
+        self._state = state
+        self._units = state.epsilon_units(epsilon)
+        self._at: tuple[int, int] | None = None
+
+    def move(self, target: tuple[int, int] | None, updates: Sequence[Update] = ()) -> None:
+        """Go to `w + sign·ε·z(seed)` for target (seed, sign), or to `w` for None, adding `updates` on the way."""
+        seeds: list[int] = []
+        columns: list[NDArray[np.int64]] = []
+        for place, sign in ((self._at, -1), (target, 1)):
+            if place is not None:
+                seeds.append(place[0])
+                columns.append(sign * place[1] * self._units)
+        if len(seeds) == 2 and seeds[0] == seeds[1]:
+            seeds, columns = seeds[:1], [columns[0] + columns[1]]
+        if updates:
+            self._state.count_quanta(updates)
+            seeds += [u.seed for u in updates]
+            columns.append(self._state.units([u.coefficient for u in updates]))
+        if seeds:
+            self._state.shift(seeds, np.concatenate(columns, axis=1))
+        self._at = target
+
+
+def _losses(loss_fn: LossFn) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = loss_fn().detach().to("cpu", torch.float64).numpy().reshape(-1)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise NonFiniteLoss(
+            f"the loss is not finite for {bad} of {values.size} examples: lower epsilon or the learning rate, "
+            "or look at the audio and labels of this batch"
+        )
+    return values
+
+
+def measure(walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: EstimatorConfig) -> StepResult:
+    """Projected gradients along the directions of `seeds`; leaves the walker at the last perturbation.
+
+    Raises:
+        NonFiniteLoss: a loss was NaN or infinite.
+    """
+    plus: list[NDArray[np.float64]] = []
+    minus: list[NDArray[np.float64]] = []
+    clean = _losses(loss_fn) if config.estimator == "one-sided" else None
+    for seed in seeds:
+        walker.move((seed, 1))
+        plus.append(_losses(loss_fn))
+        if config.estimator == "two-sided":
+            walker.move((seed, -1))
+            minus.append(_losses(loss_fn))
+    up = np.stack(plus)
+    if config.estimator == "two-sided":
+        per_example = (up - np.stack(minus)) / (2 * config.epsilon)
+    elif clean is not None:
+        per_example = (up - clean) / config.epsilon
+    else:
+        others = (up.sum(axis=0) - up) / (len(up) - 1)
+        per_example = (up - others) / config.epsilon
+    with np.errstate(over="ignore"):
+        grads = per_example.mean(axis=1).astype(np.float32)
+    if not np.isfinite(grads).all():
+        raise NonFiniteLoss("a projected gradient exceeds float32: raise epsilon")
+    seen = up if not minus else np.concatenate([up, np.stack(minus)])
+    return StepResult(grads, per_example, float(seen.mean()), up.shape[1])
+
+
+def step_updates(seeds: Sequence[int], grads: NDArray[np.float32], learning_rate: float) -> list[Update]:
+    """The local update: coefficient c_j = −learning_rate · g_j / q, the mean over queries (ZO-ASR applies the sum)."""
+    q = len(seeds)
+    return [Update(s, float(np.float32(-learning_rate * float(g) / q))) for s, g in zip(seeds, grads, strict=True)]
+
+
+@torch.inference_mode()
+def zo_step(
+    state: LatticeState, loss_fn: LossFn, seed: int, step: int, config: EstimatorConfig, learning_rate: float
+) -> StepResult:
+    """One ZO-SGD step on the lattice.
+
+    1. Directions `direction_seed(seed, step, 0 … q−1)`.
+    2. Measure along each; "restore z_j" and "apply +εz_{j+1}" are one pass.
+    3. "Restore z_q" and all q updates are one pass: 2q+1 passes over the weights for two-sided.
+
+    On any error the weights are exactly what they were before the step.
+    """
+    seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
+    walker = Walker(state, config.epsilon)
+    try:
+        result = measure(walker, loss_fn, seeds, config)
+        updates = step_updates(seeds, result.projected_grads, learning_rate)
+        walker.move(None, updates)
+    except BaseException:
+        walker.move(None)
+        raise
+    return result

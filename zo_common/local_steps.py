@@ -1,0 +1,71 @@
+"""K local ZO-SGD steps of one client, undone to the bit afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.contribution import Contribution
+from zo_common.estimator import EstimatorConfig, LossFn, step_updates, zo_step
+from zo_common.seeds import direction_seed
+from zo_common.state import LatticeState
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """Projected gradients, float32 (K, q), and the mean loss of each step, (K,)."""
+
+    projected_grads: NDArray[np.float32]
+    losses: tuple[float, ...]
+
+    @property
+    def loss(self) -> float:
+        """Mean loss over the steps."""
+        return float(np.mean(self.losses))
+
+
+def run_local_steps(
+    state: LatticeState,
+    loss_of_step: Callable[[int], LossFn],
+    seed: int,
+    local_steps: int,
+    config: EstimatorConfig,
+    learning_rate: float,
+    on_step: Callable[[int, float], None] | None = None,
+) -> LocalResult:
+    """Run K steps from the global weights and return to them.
+
+    1. Step k draws its batch, `loss_of_step(k)`, and moves the weights (`zo_step`).
+    2. At the end, or on any error, all steps taken are replayed negated: the global weights are back without a copy.
+
+    Args:
+        seed: the client's seed of the round.
+        on_step: called with (step, loss) after each step.
+    """
+    grads: list[NDArray[np.float32]] = []
+    losses: list[float] = []
+    try:
+        for step in range(local_steps):
+            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate)
+            grads.append(result.projected_grads)
+            losses.append(result.loss)
+            if on_step is not None:
+                on_step(step, result.loss)
+    finally:
+        undo = [
+            update
+            for step, row in enumerate(grads)
+            for update in step_updates([direction_seed(seed, step, j) for j in range(len(row))], row, learning_rate)
+        ]
+        state.apply(undo, sign=-1)
+    return LocalResult(np.stack(grads), tuple(losses))
+
+
+def local_contribution(result: LocalResult, seed: int, client_id: int, learning_rate: float) -> Contribution:
+    """The update a client's own steps made, as a contribution of weight one."""
+    q = result.projected_grads.shape[1]
+    coefficients = -learning_rate * result.projected_grads.astype(np.float64) / q
+    return Contribution(seed, client_id, coefficients.astype(np.float32))

@@ -1,0 +1,72 @@
+"""Objectives as pure functions of logits, and the loss of a Whisper batch. Losses are per example: the mean comes last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from zo_common.whisper_forward import decode, encode
+
+IGNORE = -100
+
+
+def token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood of each example's tokens, in nats.
+
+    Args:
+        logits: (B, L, vocabulary).
+        labels: (B, L); positions holding −100 do not count.
+
+    Returns:
+        float32 (B,); an example without any label has loss 0.
+    """
+    losses = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORE, reduction="none")
+    counts = (labels != IGNORE).sum(dim=1).clamp(min=1)
+    return losses.sum(dim=1) / counts
+
+
+@dataclass(frozen=True)
+class WhisperBatch:
+    """Inputs of the Whisper cross-entropy.
+
+    Attributes:
+        features: log-mel (B, n_mels, T), T even, trimmed to the batch.
+        decoder_input_ids: (B, L): prompt (start of transcript …, no timestamps), text; padded with end of text.
+        labels: (B, L): what each position must predict; −100 on the prompt and on padding.
+    """
+
+    features: torch.Tensor
+    decoder_input_ids: torch.Tensor
+    labels: torch.Tensor
+
+
+def whisper_losses(model: nn.Module, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
+    """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `whisper_forward.embed_window`."""
+    states = encode(model, batch.features, tail_tokens)
+    hidden = decode(model, batch.decoder_input_ids, states)
+    # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
+    counted = batch.labels != IGNORE
+    rows = counted.nonzero()[:, 0]
+    losses = F.cross_entropy(model.proj_out(hidden[counted]).float(), batch.labels[counted], reduction="none")
+    sums = torch.zeros(len(batch.labels), device=losses.device).index_add_(0, rows, losses)
+    return sums / counted.sum(dim=1).clamp(min=1)
+
+
+def whisper_labels(prompt: list[int], texts: list[list[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoder inputs and labels of tokenised texts.
+
+    `prompt` is the forced start (`<|startoftranscript|>` … `<|notimestamps|>`), `end` is `<|endoftext|>`.
+    Position i predicts token i+1, so the last prompt token predicts the first text token and the last text token
+    predicts `end`.
+    """
+    length = len(prompt) + max(len(t) for t in texts)
+    inputs = torch.full((len(texts), length), end, dtype=torch.int64)
+    labels = torch.full((len(texts), length), IGNORE, dtype=torch.int64)
+    for row, text in enumerate(texts):
+        tokens = [*prompt, *text]
+        inputs[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, len(prompt) - 1 : len(tokens)] = torch.tensor([*text, end])
+    return inputs, labels

@@ -1,0 +1,63 @@
+"""Bounded little-endian packing: every length is checked against what is there before anything is allocated."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.errors import CodecError
+
+
+class Reader:
+    """Takes fixed fields off the front of untrusted bytes.
+
+    Raises:
+        CodecError: the bytes end early, or `finish` finds bytes left over.
+    """
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self._data = memoryview(data)
+        self._at = 0
+        self._what = what
+
+    @property
+    def remaining(self) -> int:
+        """Bytes not yet taken."""
+        return len(self._data) - self._at
+
+    def raw(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        if not 0 <= count <= self.remaining:
+            raise CodecError(f"{self._what} ends early: {count} bytes expected at offset {self._at}, {self.remaining} left")
+        self._at += count
+        return bytes(self._data[self._at - count : self._at])
+
+    def take(self, layout: str) -> tuple[Any, ...]:
+        """Fields of a `struct` layout, little-endian."""
+        layout = "<" + layout
+        return struct.unpack(layout, self.raw(struct.calcsize(layout)))
+
+    def floats(self, count: int) -> NDArray[np.float32]:
+        """The next `count` float32 values (an own copy)."""
+        return np.frombuffer(self.raw(4 * count), "<f4").astype(np.float32)
+
+    def text(self) -> str:
+        """A UTF-8 string with a u16 length before it."""
+        try:
+            return self.raw(self.take("H")[0]).decode()
+        except UnicodeDecodeError:
+            raise CodecError(f"{self._what} holds a string that is not UTF-8") from None
+
+    def finish(self) -> None:
+        """Refuse trailing bytes."""
+        if self.remaining:
+            raise CodecError(f"{self._what} has {self.remaining} bytes too many")
+
+
+def pack_text(text: str, limit: int = 1000) -> bytes:
+    """A UTF-8 string of at most `limit` bytes with a u16 length before it."""
+    encoded = text.encode()[:limit].decode(errors="ignore").encode()
+    return struct.pack("<H", len(encoded)) + encoded
