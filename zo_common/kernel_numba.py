@@ -9,6 +9,7 @@ keeps a bound on every tensor's largest |n| to guarantee that without looking at
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -132,6 +133,10 @@ def sum_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, inverse, sums)
 @lru_cache(maxsize=8)
 def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="zo-kernel")
+
+
+# a forked child inherits the pools but not their threads: work submitted to them would wait for ever
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class NumbaTable:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from zo_common.whisper_forward import decode, encode
@@ -43,7 +43,7 @@ class WhisperBatch:
     labels: torch.Tensor
 
 
-def whisper_losses(model: nn.Module, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
+def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
     """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `whisper_forward.embed_window`."""
     states = encode(model, batch.features, tail_tokens)
     hidden = decode(model, batch.decoder_input_ids, states)

@@ -138,7 +138,7 @@ class LatticeState:
                 least = max(lattice.least_epsilon(x.scale_exponent, x.grid_exponent) for x in self.tensors)
                 raise EpsilonTooSmall(
                     f"epsilon {epsilon:g} rounds to zero grid units in tensor {t.name!r}: the least legal epsilon "
-                    f"for the chosen tensors is {least:.3g}"
+                    f"for the chosen tensors is {least:.9g}"
                 )
         return units
 

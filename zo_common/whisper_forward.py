@@ -10,9 +10,9 @@ of positions it stands for: + log(count) on its logit (proportional attention, T
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 EDGE_POSITIONS = 2  # encoder positions at a cut whose convolutions would see the zero padding
@@ -26,7 +26,7 @@ class EncoderStates:
     bias: torch.Tensor | None
 
 
-def embed_window(encoder: nn.Module, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
+def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
     """Encoder inputs of a trimmed mel window.
 
     Args:
@@ -49,7 +49,7 @@ def embed_window(encoder: nn.Module, features: torch.Tensor, tail_tokens: int) -
     return EncoderStates(hidden, bias.to(x.dtype)[None, None, None, :])
 
 
-def encode(model: nn.Module, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
+def encode(model: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
     """Encoder states of a trimmed window; see `embed_window` for the arguments."""
     encoder = model.model.encoder
     states = embed_window(encoder, features, tail_tokens)
@@ -60,7 +60,7 @@ def encode(model: nn.Module, features: torch.Tensor, tail_tokens: int) -> Encode
     return EncoderStates(encoder.layer_norm(hidden), states.bias)
 
 
-def decode(model: nn.Module, decoder_input_ids: torch.Tensor, states: EncoderStates) -> torch.Tensor:
+def decode(model: Any, decoder_input_ids: torch.Tensor, states: EncoderStates) -> torch.Tensor:
     """Teacher-forced decoder output (B, L, d_model), before the vocabulary projection `model.proj_out`.
 
     Right padding needs no mask: self-attention is causal.

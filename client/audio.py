@@ -1,0 +1,90 @@
+"""Recordings as Whisper hears them: 16 kHz, mono, float32."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+SAMPLING_RATE = 16_000
+MAX_SECONDS = 30.0
+
+
+class AudioProblem(ValueError):
+    """A recording that cannot teach; the message is one sentence with the remedy."""
+
+
+def decode(
+    audio: Path | bytes, sampling_rate: int = SAMPLING_RATE, max_seconds: float = MAX_SECONDS
+) -> npt.NDArray[np.float32]:
+    """Samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
+
+    Raises AudioProblem for a recording that is unreadable, empty, silent, not finite or longer than `max_seconds`.
+    """
+    name = f"'{audio.name}'" if isinstance(audio, Path) else "the recording"
+    samples, rate, seconds = _read(audio, name, max_seconds)
+    if len(samples) == 0:
+        raise AudioProblem(f"{name} has no samples, expected speech: record it again or delete the row.")
+    if len(samples) > max_seconds * rate:
+        raise AudioProblem(
+            f"{name} lasts {seconds:.2f} s, expected at most {max_seconds:g} s: cut it and its transcript at a pause."
+        )
+    if not np.isfinite(samples).all():
+        raise AudioProblem(f"{name} has NaN or infinite samples, expected numbers: convert it again from its source.")
+    mono = samples.mean(axis=1)
+    if not mono.any():
+        raise AudioProblem(f"{name} holds only silence, expected speech: record it again or delete the row.")
+    if rate != sampling_rate:
+        mono = soxr.resample(mono, rate, sampling_rate, quality="HQ")[: int(max_seconds * sampling_rate)]
+    if len(mono) == 0 or not np.isfinite(mono).all():
+        raise AudioProblem(f"{name} cannot be resampled from {rate} to {sampling_rate} Hz: convert it yourself.")
+    return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArray[np.float32], int, float]:
+    """Samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
+    try:
+        data = audio.read_bytes() if isinstance(audio, Path) else audio
+        if not data:
+            raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            # One sample more than allowed shows that it is too long, without decoding hours of it.
+            samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
+            return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
+    except OSError as error:
+        raise AudioProblem(f"{name} cannot be read ({error.strerror}): check the file and its rights.") from None
+    except soundfile.SoundFileError as error:
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
+        raise AudioProblem(
+            f"{name} cannot be decoded ({reason}), expected WAV, FLAC, Ogg or MP3: convert it or copy it again."
+        ) from None
+
+
+def local_audio(folder: Path, name: object) -> Path | str:
+    """Path of the recording that a table in `folder` names, or as a string what is wrong with the name."""
+    if not isinstance(name, str) or not name:
+        return "got no file_name, expected the path of a recording: fill it in or delete the row."
+    # Lexical: links inside the folder may lead to where the recordings are stored.
+    if Path(name).is_absolute() or Path(os.path.normpath(name)).parts[:1] == (os.pardir,):
+        return f"got file_name '{name}', expected a path inside the folder of the table: move the recording there."
+    if not os.path.isfile(folder / name):  # noqa: PTH113 - false, not an error, for a name that no file can have
+        return f"got file_name '{name}', expected a file that exists: correct the name or delete the row."
+    return folder / name
+
+
+def stored_audio(value: Mapping[str, Any] | None) -> Path | bytes | str:
+    """Bytes or path of an undecoded Audio value of `datasets`, or as a string what is wrong with it."""
+    content, path = (value.get("bytes"), value.get("path")) if value else (None, None)
+    if content is not None:
+        return bytes(content)
+    if path and Path(path).is_file():
+        return Path(path)
+    got = f"the path '{path}'" if path else "no audio"
+    return f"got {got}, expected bytes or a file that exists: save the data set again where the recordings are."

@@ -1,0 +1,248 @@
+"""A device's speech as features and tokens: all of it is read and checked before any training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import torch
+import transformers
+from transformers import GenerationConfig, WhisperProcessor
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
+
+from client.audio import SAMPLING_RATE, AudioProblem, decode
+from client.manifest import Manifest, Utterance, read_manifest
+from zo_common.errors import ConfigError, DataError
+from zo_common.objectives import WhisperBatch, whisper_labels
+
+WINDOW_FRAMES = 3000
+HOP = 160  # samples for each frame
+SILENT_FRAMES = 30  # kept behind the speech: the forward pass needs 8, of which none may see the speech
+MAX_TOKENS = 448
+CACHE_VERSION = 1
+
+_ENGLISH_ONLY_END = 50256  # GPT-2's <|endoftext|>; the multilingual vocabulary has one text token more
+
+_Features = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechExample:
+    """One utterance: log-mel (n_mels, T) float32, T even, the speech's length in seconds, text, tokens, and where."""
+
+    features: torch.Tensor = field(repr=False)
+    seconds: float
+    text: str
+    tokens: tuple[int, ...]
+    where: str
+
+    def window(self, frames: int = WINDOW_FRAMES) -> torch.Tensor:
+        """Features (n_mels, frames), frames ≥ T: exactly what the extractor gives for the start of its 30 s window.
+
+        Behind the kept frames the window holds one value, the silence to which Whisper clips the clip's spectrum.
+        """
+        extra = frames - self.features.shape[1]
+        return torch.cat([self.features, self.features[:, -1:].expand(-1, extra)], dim=1) if extra else self.features
+
+
+@dataclass(frozen=True, eq=False)
+class SpeechDataset:
+    """Checked examples, the decoder's forced start and end token, and the problems that were skipped."""
+
+    examples: tuple[SpeechExample, ...] = field(repr=False)
+    prompt: tuple[int, ...]
+    end: int
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio in all examples."""
+        return sum(example.seconds for example in self.examples)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Reference texts, stripped."""
+        return tuple(example.text for example in self.examples)
+
+    def batch(self, indices: Sequence[int], full_window: bool = False) -> WhisperBatch:
+        """Examples trimmed to the longest of them, (B, n_mels, T) with T even, or in the full window of 3000 frames."""
+        chosen = [self.examples[index] for index in indices]
+        frames = WINDOW_FRAMES if full_window else max(example.features.shape[1] for example in chosen)
+        inputs, labels = whisper_labels(list(self.prompt), [list(example.tokens) for example in chosen], self.end)
+        return WhisperBatch(torch.stack([example.window(frames) for example in chosen]), inputs, labels)
+
+    def length_sorted_batches(self, size: int) -> list[list[int]]:
+        """Indices of all examples in groups of `size`, longest first, so that little of a batch is padding."""
+        if size < 1:
+            raise ConfigError(f"The batch size is {size}, expected a positive number, such as 16.")
+        order = sorted(range(len(self)), key=lambda index: (-self.examples[index].features.shape[1], index))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def load_dataset(
+    source: str | Manifest,
+    processor: WhisperProcessor,
+    *,
+    split: str | None = None,
+    text_column: str = "transcription",
+    language: str = "en",
+    skip_bad: bool = False,
+    keep: Callable[[Utterance], bool] | None = None,
+    cache_dir: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> SpeechDataset:
+    """Read, decode and check every utterance that `keep` accepts.
+
+    `progress` is called with the utterances done and their total; `cache_dir` keeps features between calls.
+
+    Raises:
+        DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
+        ConfigError: `language` or the processor does not fit, or `cache_dir` cannot be written.
+    """
+    prompt = prompt_ids(processor, language)
+    manifest = read_manifest(source, split=split, text_column=text_column) if isinstance(source, str) else source
+    wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
+    features = _FeatureReader(processor.feature_extractor, cache_dir)
+    examples: list[SpeechExample] = []
+    problems = list(manifest.problems)
+    for done, utterance in enumerate(wanted, 1):
+        example = _example(utterance, processor, features, MAX_TOKENS - len(prompt))
+        if isinstance(example, SpeechExample):
+            examples.append(example)
+        else:
+            problems.extend(f"{utterance.where}: {fault}" for fault in example)
+        if progress is not None:
+            progress(done, len(wanted))
+    if problems and not skip_bad:
+        raise DataError(problems)
+    if not examples:
+        chosen = f"{len(wanted)} of {len(manifest.utterances)} readable rows were chosen"
+        raise DataError([*problems, f"No utterance is left to train on ({chosen}): correct the data or the choice."])
+    return SpeechDataset(tuple(examples), tuple(prompt), int(processor.tokenizer.eos_token_id), tuple(problems))
+
+
+def _example(
+    utterance: Utterance, processor: WhisperProcessor, features: _FeatureReader, max_tokens: int
+) -> SpeechExample | list[str]:
+    """The example, or all that is wrong with it."""
+    text = utterance.text.strip()
+    # Whisper writes a space before the first word; without it the model has to unlearn that first.
+    tokens = processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
+    faults = []
+    if len(tokens) > max_tokens:
+        faults.append(f"the transcript has {len(tokens)} tokens, expected at most {max_tokens}: split the recording.")
+    if max(tokens) >= processor.tokenizer.eos_token_id:
+        control = processor.tokenizer.convert_ids_to_tokens(max(tokens))
+        faults.append(f"the transcript contains Whisper's control token {control}, expected plain text: remove it.")
+    try:
+        log_mel, seconds = features.read(utterance.audio)
+    except AudioProblem as problem:
+        return [*faults, str(problem)]
+    return faults or SpeechExample(torch.from_numpy(log_mel), seconds, text, tuple(tokens), utterance.where)
+
+
+class _FeatureReader:
+    """Trimmed log-mel features of recordings, through a cache on disk where `cache_dir` is given."""
+
+    def __init__(self, extractor: Any, cache_dir: Path | None) -> None:
+        self.extractor, self.cache_dir = extractor, cache_dir
+        # Whoever upgrades one of these libraries may get other bits from the same recording.
+        versions = [str(CACHE_VERSION), torch.__version__, transformers.__version__, soxr.__version__]
+        settings = json.dumps([versions, extractor.to_dict()], sort_keys=True, default=str)
+        self.settings = hashlib.sha256(settings.encode()).digest()
+
+    def read(self, audio: Path | bytes) -> tuple[_Features, float]:
+        """Features (n_mels, T) and seconds of speech; raises AudioProblem."""
+        path = self._cache_file(audio)
+        cached = self._load(path) if path is not None else None
+        if cached is None:
+            wave = decode(audio)
+            cached = self._extract(wave), len(wave) / SAMPLING_RATE
+            if path is not None:
+                _store(path, *cached)
+        return cached
+
+    def _extract(self, wave: npt.NDArray[np.float32]) -> _Features:
+        output = self.extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np").input_features[0]
+        full = np.asarray(output, dtype=np.float32)
+        if not np.isfinite(full).all():
+            raise AudioProblem(
+                "the recording has a spectrum that is not finite: scale its samples to the range -1 to 1."
+            )
+        kept = -(-len(wave) // HOP) + SILENT_FRAMES
+        kept = min(kept + kept % 2, WINDOW_FRAMES)
+        if full.shape[1] != WINDOW_FRAMES or (full[:, kept:] != full[0, -1]).any():
+            raise ConfigError(
+                "The feature extractor does not end a short clip in constant silence in a window of 3000 frames, as "
+                "Whisper's does: use the processor of the model, with dither 0."
+            )
+        return full[:, :kept].copy()
+
+    def _cache_file(self, audio: Path | bytes) -> Path | None:
+        if self.cache_dir is None:
+            return None
+        try:
+            content = audio.read_bytes() if isinstance(audio, Path) else audio
+        except OSError:
+            return None  # decoding says what is wrong
+        return self.cache_dir / f"{hashlib.sha256(self.settings + content).hexdigest()}.npz"
+
+    def _load(self, path: Path) -> tuple[_Features, float] | None:
+        """A cached result, or None where it is missing or damaged: zip files hold a checksum of their content."""
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                features, seconds = stored["features"], float(stored["seconds"])
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
+            return None
+        valid = features.dtype == np.float32 and features.ndim == 2 and features.shape[1] % 2 == 0
+        return (features, seconds) if valid and features.shape[0] == self.extractor.feature_size else None
+
+
+def _store(path: Path, features: _Features, seconds: float) -> None:
+    """Write atomically: clients of one simulation may share the cache."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
+            part = Path(scratch) / path.name
+            np.savez(part, features=features, seconds=np.float64(seconds))
+            part.replace(path)
+    except OSError as error:
+        raise ConfigError(f"Cannot write features to '{path.parent}' ({error.strerror}): name another cache.") from None
+
+
+def prompt_ids(source: WhisperProcessor | GenerationConfig, language: str = "en") -> list[int]:
+    """The decoder's forced start for transcribing without timestamps; `language` is a code or an English name.
+
+    Raises ConfigError for a language that the model does not know.
+    """
+    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    if isinstance(source, GenerationConfig):
+        settings = source.to_dict()
+        start, silent = settings["decoder_start_token_id"], settings["no_timestamps_token_id"]
+        multilingual = bool(settings.get("is_multilingual"))
+        spoken = (settings.get("lang_to_id") or {}).get(f"<|{code}|>")
+        transcribe = (settings.get("task_to_id") or {}).get("transcribe")
+    else:
+        ids = source.tokenizer.get_added_vocab()
+        start, silent, transcribe = (ids[f"<|{name}|>"] for name in ("startoftranscript", "notimestamps", "transcribe"))
+        # English-only tokenizers know the language tokens, too.
+        multilingual = source.tokenizer.eos_token_id != _ENGLISH_ONLY_END
+        spoken = ids.get(f"<|{code}|>") if code in TO_LANGUAGE_CODE.values() else None
+    if not multilingual and code != "en":
+        raise ConfigError(f"The model is English-only, but the language is '{language}': use a multilingual Whisper.")
+    if multilingual and spoken is None:
+        raise ConfigError(f"The model does not know the language '{language}': name a code such as en, de or sw.")
+    return [int(token) for token in ([start, spoken, transcribe, silent] if multilingual else [start, silent])]

@@ -1,0 +1,161 @@
+"""The engine of a device: model, lattice state and applied ledger rounds, kept warm between messages.
+
+sync → K local steps → undo → reply. Between messages the weights are always a global state of the ledger, never
+half-applied and never locally trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from client.dataset import SpeechDataset
+from zo_common.config import RunConfig
+from zo_common.contribution import Record, all_updates
+from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
+from zo_common.estimator import LossFn
+from zo_common.fingerprint import fingerprint
+from zo_common.ledger import describe_tensors
+from zo_common.local_steps import run_local_steps
+from zo_common.messages import Plan, Reply, Status
+from zo_common.models import load_whisper
+from zo_common.objectives import WhisperBatch, whisper_losses
+from zo_common.precision import autocast, resolve_precision
+from zo_common.seeds import fold_in
+from zo_common.state import LatticeState
+
+_BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
+
+
+class Engine:
+    """Holds one model for every (virtual) device of this process; data sets come from outside.
+
+    Args:
+        config: which model and tensors to train, and how forward passes are computed.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall: at start, before anything is trained.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._load()
+
+    def _load(self) -> None:
+        model, self.processor = load_whisper(self.config.model)
+        self.model = model.to(default_device())
+        self.device = next(self.model.parameters()).device
+        self.fingerprint = fingerprint(self.model)
+        self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale)
+        self.state.epsilon_units(self.config.epsilon)
+        self.base_checksum = self.state.checksum()
+        self.applied: list[Record] = []
+        self.precision = resolve_precision(self.config.precision, self.device)
+
+    @property
+    def have_round(self) -> int:
+        """The last ledger round whose state the weights are."""
+        return len(self.applied)
+
+    def describe(self) -> dict[str, Any]:
+        """What a server without the model needs to open a ledger."""
+        return {
+            "fingerprint": self.fingerprint,
+            "base_checksum": self.base_checksum,
+            "tensors": [
+                [t.name, list(t.shape), t.grid_exponent, t.scale_exponent] for t in describe_tensors(self.state)
+            ],
+        }
+
+    def rewind(self, server_round: int) -> None:
+        """Go back to the state of an earlier round by exact negated replay."""
+        self.state.apply(all_updates(self.applied[server_round:]), sign=-1)
+        del self.applied[server_round:]
+
+    def sync(self, plan: Plan) -> Status:
+        """Bring the weights to the state before `plan.server_round`.
+
+        Returns:
+            OK; BEHIND if records are missing (the caller answers with `have_round`); CHECKSUM if all records were
+            replayed from the base and the state still is not the server's.
+        """
+        target = plan.server_round - 1
+        if self.have_round > target:
+            self.rewind(target)
+        fresh = [r for r in plan.records if r.server_round > self.have_round]
+        if target > self.have_round:
+            if not fresh or fresh[0].server_round != self.have_round + 1 or fresh[-1].server_round != target:
+                return Status.BEHIND
+            self.state.apply(all_updates(fresh))
+            self.applied += fresh
+        if not plan.checksum or self.state.checksum() == plan.checksum:
+            return Status.OK
+        complete = len(plan.records) == target
+        self.rewind(0)
+        if target == 0:
+            return Status.CHECKSUM
+        if not complete:
+            return Status.BEHIND
+        # every round is at hand: whatever history was applied before, replay this one from the base
+        self.state.apply(all_updates(plan.records))
+        self.applied = list(plan.records)
+        if self.state.checksum() == plan.checksum:
+            return Status.OK
+        self.rewind(0)
+        return Status.CHECKSUM
+
+    def train(self, plan: Plan, data: SpeechDataset, on_step: Callable[[int, float], None] | None = None) -> Reply:
+        """Answer one plan; on any failure the reply says so and the weights are a global state again."""
+        base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
+        if plan.base_id != int(self.fingerprint[:16], 16):
+            word = f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
+            return replace(base, status=Status.CHECKSUM, message=word)
+        try:
+            status = self.sync(plan)
+            base = replace(base, status=status, have_round=self.have_round, checksum=self.state.checksum())
+            if status is not Status.OK:
+                return base
+            result = run_local_steps(
+                self.state,
+                lambda step: self.loss_fn(self._draw(plan, data, step)),
+                plan.seed,
+                plan.local_steps,
+                plan.estimator,
+                plan.learning_rate,
+                on_step,
+            )
+        except NonFiniteLoss as error:
+            return replace(base, status=Status.NON_FINITE, message=str(error))
+        except LatticeOverflow as error:
+            self._load()
+            return replace(base, status=Status.ERROR, have_round=0, message=str(error))
+        except ZOError as error:
+            return replace(base, status=Status.ERROR, message=str(error))
+        return replace(base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads)
+
+    def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
+        """A batch without replacement; which utterances is this device's own affair and never leaves it."""
+        generator = np.random.default_rng(fold_in(plan.seed, _BATCH_STREAM, plan.client_id, step))
+        chosen = generator.permutation(len(data))[: plan.batch_size]
+        return data.batch([int(i) for i in sorted(chosen)])
+
+    def loss_fn(self, batch: WhisperBatch) -> LossFn:
+        """The per-example loss of a batch under the current weights."""
+        batch = WhisperBatch(
+            batch.features.to(self.device), batch.decoder_input_ids.to(self.device), batch.labels.to(self.device)
+        )
+
+        def losses() -> torch.Tensor:
+            with autocast(self.precision, self.device):
+                return whisper_losses(self.model, batch, self.config.tail_tokens)
+
+        return losses
+
+
+def default_device() -> torch.device:
+    """CUDA if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

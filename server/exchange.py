@@ -1,0 +1,91 @@
+"""Plans out, replies in: one round's messages over Flower's Grid, with a deadline and catch-up of devices behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.roster import CONTENT
+from server.run_log import ByteCounts
+from server.validation import RoundInbox
+from zo_common.contribution import Record
+from zo_common.messages import Plan, encode_plan
+
+_POLL_SECONDS = 0.2
+_CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
+
+
+def serialised_size(content: RecordDict) -> int:
+    """Bytes of Flower's protobuf of a message's content."""
+    from flwr.common.serde import recorddict_to_proto
+
+    return int(recorddict_to_proto(content).ByteSize())
+
+
+class Exchange:
+    """Sends plans to nodes and fills an inbox until all have answered or the deadline has passed."""
+
+    def __init__(self, grid: Grid, timeout: float) -> None:
+        self._grid = grid
+        self._timeout = timeout
+        self.down = ByteCounts()
+        self.up = ByteCounts()
+
+    def run(self, plans: dict[int, Plan], inbox: RoundInbox, records: tuple[Record, ...]) -> None:
+        """One round: every node in `plans` gets its plan; a node that is behind gets the rounds it lacks and another chance.
+
+        Args:
+            records: all rounds of the ledger.
+        """
+        deadline = time.monotonic() + self._timeout
+        waiting = plans
+        for _ in range(_CATCH_UPS):
+            inbox.behind.clear()
+            self._collect(self._push(waiting), inbox, deadline)
+            waiting = {n: replace(plans[n], records=records[have:]) for n, have in inbox.behind.items()}
+            if not waiting or time.monotonic() > deadline:
+                break
+        for node in inbox.behind:
+            inbox.refuse("behind", f"client {plans[node].client_id} did not catch up in time")
+
+    def _push(self, plans: dict[int, Plan]) -> set[str]:
+        messages = []
+        for node, plan in plans.items():
+            payload = encode_plan(plan)
+            content = RecordDict({CONTENT: ConfigRecord({"plan": payload})})
+            self.down.add(len(payload), serialised_size(content))
+            messages.append(
+                Message(content, dst_node_id=node, message_type=MessageType.TRAIN, group_id=str(plan.server_round))
+            )
+        return {str(i) for i in self._grid.push_messages(messages) if i}
+
+    def _collect(self, pending: set[str], inbox: RoundInbox, deadline: float) -> None:
+        while pending:
+            answers = list(self._grid.pull_messages(pending))
+            for answer in answers:
+                pending.discard(answer.metadata.reply_to_message_id)
+            self._take(answers, inbox)
+            if time.monotonic() > deadline:
+                for _ in pending:
+                    inbox.refuse("no-answer", "a device did not answer before the round's deadline")
+                return
+            if pending and not answers:
+                time.sleep(_POLL_SECONDS)
+
+    def _take(self, answers: Iterable[Message], inbox: RoundInbox) -> None:
+        for answer in answers:
+            node = answer.metadata.src_node_id
+            if answer.has_error():
+                inbox.refuse("no-answer", f"node {node}: {answer.error.reason}")
+                continue
+            try:
+                payload = answer.content.config_records[CONTENT]["reply"]
+            except KeyError:
+                payload = b""
+            data = payload if isinstance(payload, bytes) else b""
+            self.up.add(len(data), serialised_size(answer.content))
+            inbox.put(node, data)

@@ -1,0 +1,40 @@
+"""What a finished run leaves to use: a `from_pretrained` directory, processor included."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from zo_common.errors import ConfigError
+
+
+def export_model(model: Any, processor: Any, directory: Path) -> Path:
+    """Save an adapted model and its processor; the directory appears whole or not at all.
+
+    Raises:
+        ConfigError: the directory exists and holds something.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise ConfigError(f"{directory} exists and is not empty: name a new directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        model.save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        _copy_normalizer(processor, temporary)
+        if directory.exists():
+            directory.rmdir()
+        os.replace(temporary, directory)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def _copy_normalizer(processor: Any, directory: Path) -> None:
+    """`save_pretrained` leaves out Whisper's spelling table, without which `tokenizer.normalize` fails."""
+    source = Path(str(processor.tokenizer.name_or_path)) / "normalizer.json"
+    if source.is_file() and not (directory / "normalizer.json").exists():
+        shutil.copyfile(source, directory / "normalizer.json")

@@ -1,0 +1,196 @@
+"""The round loop: plan → replies → aggregate → ledger (fsync) → weights. The ledger on disk is the run."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from server.exchange import Exchange
+from server.global_model import GlobalModel, check_resumable, open_header
+from server.roster import Member, introduce, wait_for_nodes
+from server.run_log import RoundReport, RunLog
+from server.validation import RoundInbox
+from zo_common.aggregate import aggregate
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution, Record
+from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
+from zo_common.ledger_file import LedgerFile
+from zo_common.messages import Plan
+from zo_common.replay import replay
+from zo_common.seeds import client_seed, fold_in, shared_seed
+
+LEDGER_NAME = "ledger.zo"
+MAX_BAD_ROUNDS = 3
+_SAMPLING_STREAM = 1 << 42
+
+
+@dataclass
+class Events:
+    """Hooks for progress: what happens while a run goes on."""
+
+    on_round: Callable[[RoundReport], None] = lambda report: None
+    on_evaluate: Callable[[int, Federation], dict[str, float] | None] = lambda server_round, federation: None
+    on_word: Callable[[str], None] = print
+
+
+class Federation:
+    """One run on a Flower Grid.
+
+    1. Load the model (unless `server-model` is off) and wait for devices; each introduces itself.
+    2. Open a new ledger or resume one: replay it, go on with the next round.
+    3. Each round: choose devices, send plans, collect replies until the deadline, refuse what is not valid.
+    4. Aggregate, append to the ledger with fsync, then apply: a crash at any instruction loses the round in flight only.
+
+    Raises:
+        ConfigError, LedgerError, ModelNotFound …: user errors, before the first round.
+    """
+
+    def __init__(self, config: RunConfig, grid: Grid, events: Events | None = None) -> None:
+        self.config = config
+        self.grid = grid
+        self.events = events or Events()
+        self.held = GlobalModel(config) if config.server_model else None
+        nodes = wait_for_nodes(grid, config.min_clients, config.round_timeout)
+        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word)
+        self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME)
+        self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
+        self.checksum = self._state_checksum()
+        self._bad_rounds = 0
+
+    def _open_ledger(self, path: Path) -> LedgerFile:
+        header = open_header(self.config, self.held, self.members.values())
+        if not path.exists():
+            return LedgerFile.create(path, header)
+        if not self.config.resume:
+            raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
+        opened = LedgerFile.open(path)
+        check_resumable(opened.ledger.header, self.config, self.held)
+        if self.held is not None:
+            replay(self.held.state, opened.ledger)
+        self.events.on_word(f"resumed {path} after round {opened.ledger.last_round}")
+        return opened
+
+    def _state_checksum(self) -> int:
+        if self.held is not None:
+            return self.held.state.checksum()
+        return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
+
+    def run(self) -> None:
+        """All rounds that are still to do."""
+        first = self.ledger.ledger.last_round + 1
+        self._evaluate(first - 1)
+        for server_round in range(first, self.config.num_server_rounds + 1):
+            report = self.run_round(server_round)
+            if self._due(server_round):
+                report.evaluation = self._evaluate(server_round)
+            self.log.append(report)
+            self.events.on_round(report)
+            self._stop_if_stuck(report)
+
+    def _stop_if_stuck(self, report: RoundReport) -> None:
+        self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
+        if self._bad_rounds >= MAX_BAD_ROUNDS:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report.refused.items()) or "nobody was asked"
+            raise ConfigError(f"{self._bad_rounds} rounds in a row had no valid reply (last: {reasons}): the run stops")
+
+    def _due(self, server_round: int) -> bool:
+        every = self.config.evaluate_every
+        return server_round == self.config.num_server_rounds or bool(every and server_round % every == 0)
+
+    def _evaluate(self, server_round: int) -> dict[str, float] | None:
+        return self.events.on_evaluate(server_round, self)
+
+    def run_round(self, server_round: int) -> RoundReport:
+        """One round from plan to ledger. A round in which nobody gave a valid answer is recorded as empty."""
+        start = time.monotonic()
+        rate = self.config.learning_rate_at(server_round)
+        plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
+        inbox = RoundInbox(plans, self.config.max_scalar)
+        exchange = Exchange(self.grid, self.config.round_timeout)
+        exchange.run(plans, inbox, self.ledger.ledger.records)
+        if self.held is None:
+            inbox.agree_on_checksum()
+        for detail in inbox.details:
+            self.events.on_word(f"round {server_round}: refused: {detail}")
+        scalars = inbox.scalars()
+        contributions = aggregate(scalars, rate, self.config.weighting) if scalars else ()
+        share = self._commit(server_round, contributions)
+        losses = [reply.loss for reply in inbox.replies.values()]
+        return RoundReport(
+            server_round=server_round,
+            learning_rate=rate,
+            asked=len(plans),
+            answered=len(scalars),
+            loss=sum(losses) / len(losses) if losses else None,
+            checksum=f"{self.checksum:016x}" if self.checksum else "",
+            down=exchange.down,
+            up=exchange.up,
+            refused=inbox.refused,
+            zero_quanta_share=share,
+            ledger_bytes=self.ledger.path.stat().st_size,
+            seconds=time.monotonic() - start,
+        )
+
+    def _commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> float:
+        """Apply to the weights, record the checksum they reach; returns the share of quanta that were zero."""
+        share = 0.0
+        if self.held is not None:
+            state = self.held.state
+            before = (state.quanta, state.zero_quanta)
+            updates = [u for c in contributions for u in c.updates()]
+            try:
+                state.apply(updates)
+            except LatticeOverflow as error:
+                raise ConfigError(f"round {server_round} was not recorded: {error}") from None
+            moved = state.quanta - before[0]
+            share = (state.zero_quanta - before[1]) / moved if moved else 0.0
+            if share > 0.01:
+                self.events.on_word(
+                    f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
+                    "ask fewer clients a round, or merge local steps"
+                )
+        before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
+        try:
+            self.ledger.append(Record(server_round, self.checksum, contributions))
+        except LedgerError:
+            if self.held is not None:  # what is not on disk did not happen
+                self.held.state.apply([u for c in contributions for u in c.updates()], sign=-1)
+            self.checksum = before_commit
+            raise
+        return share
+
+    def _choose(self, server_round: int) -> list[Member]:
+        """Who is asked this round: late joiners not before their round; a seeded sample if not all are wanted."""
+        members = sorted(self.members.values(), key=lambda m: m.client_id)
+        if server_round < self.config.late_round and self.config.late_joiners:
+            members = members[: len(members) - self.config.late_joiners]
+        wanted = self.config.clients_per_round
+        if wanted and wanted < len(members):
+            draw = random.Random(fold_in(self.config.run_seed, _SAMPLING_STREAM, server_round))
+            members = sorted(draw.sample(members, wanted), key=lambda m: m.client_id)
+        return members
+
+    def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
+        config = self.config
+        ledger = self.ledger.ledger
+        if config.directions == "shared":
+            seed = shared_seed(config.run_seed, server_round)
+        else:
+            seed = client_seed(config.run_seed, server_round, member.client_id)
+        return Plan(
+            server_round=server_round,
+            seed=seed,
+            client_id=member.client_id,
+            base_id=ledger.header.base_id,
+            checksum=self.checksum,
+            local_steps=config.local_steps,
+            batch_size=config.batch_size,
+            learning_rate=learning_rate,
+            estimator=config.estimator_config,
+            records=ledger.records[-1:],
+        )

@@ -1,0 +1,85 @@
+"""Who takes part: every node introduces itself once, before any training."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from zo_common.errors import ConfigError
+
+CONTENT = "zo"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One device: Flower's node id, our client id, how many utterances it trains on, what it said of its base."""
+
+    node_id: int
+    client_id: int
+    num_examples: int
+    description: dict[str, Any]
+
+
+def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
+    """Node ids once at least `least` are connected.
+
+    Raises:
+        ConfigError: too few after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= least:
+            return nodes
+        if time.monotonic() > deadline:
+            raise ConfigError(f"{len(nodes)} devices are connected after {timeout:g} s, min-clients is {least}")
+        time.sleep(0.5)
+
+
+def introduce(
+    grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None]
+) -> dict[int, Member]:
+    """Ask every node who it is; those that cannot train are left out, with a word.
+
+    Raises:
+        ConfigError: two nodes claim one client id, or a device's user error leaves nobody to train with.
+    """
+    messages = [
+        Message(RecordDict({CONTENT: ConfigRecord({"hello": b""})}), dst_node_id=node, message_type=MessageType.QUERY)
+        for node in nodes
+    ]
+    members: dict[int, Member] = {}
+    problems: list[str] = []
+    for answer in grid.send_and_receive(messages, timeout=timeout):
+        node = answer.metadata.src_node_id
+        if answer.has_error():
+            problems.append(f"node {node} did not answer ({answer.error.reason})")
+            continue
+        try:
+            word = json.loads(bytes(answer.content.config_records[CONTENT]["hello"]))  # type: ignore[arg-type]
+            if "error" in word:
+                problems.append(f"device {word.get('client_id')}: {word['error']}")
+                continue
+            member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"node {node} introduced itself with malformed bytes ({error})")
+            continue
+        if not 0 <= member.client_id < 1 << 64 or member.num_examples < 1:
+            problems.append(f"node {node} claims client id {member.client_id} and {member.num_examples} examples")
+            continue
+        members[node] = member
+    for problem in problems:
+        on_problem(problem)
+    ids = [m.client_id for m in members.values()]
+    if len(set(ids)) != len(ids):
+        twice = next(i for i in ids if ids.count(i) > 1)
+        raise ConfigError(f"two devices claim client id {twice}: set distinct client-id values in their node configs")
+    if not members:
+        raise ConfigError(problems[0] if problems else "no device answered: are the clients running?")
+    return members

@@ -1,0 +1,78 @@
+"""What a run leaves behind line by line: rounds.jsonl, with bytes counted at the payload and as serialised messages."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class ByteCounts:
+    """Bytes of one direction: our packed payload, and Flower's serialised message content around it."""
+
+    payload: int = 0
+    serialised: int = 0
+
+    def add(self, payload: int, serialised: int) -> None:
+        """Count one message."""
+        self.payload += payload
+        self.serialised += serialised
+
+
+@dataclass
+class RoundReport:
+    """One line of rounds.jsonl; bytes are sums over the round's clients."""
+
+    server_round: int
+    learning_rate: float
+    asked: int
+    answered: int
+    loss: float | None = None
+    checksum: str = ""
+    down: ByteCounts = field(default_factory=ByteCounts)
+    up: ByteCounts = field(default_factory=ByteCounts)
+    refused: Counter[str] = field(default_factory=Counter)
+    zero_quanta_share: float = 0.0
+    ledger_bytes: int = 0
+    seconds: float = 0.0
+    evaluation: dict[str, Any] | None = None
+
+
+class RunLog:
+    """Appends rounds to `<output>/rounds.jsonl`, keeps totals, and drops rounds that a resume will run again."""
+
+    def __init__(self, directory: Path, resume_after: int = 0) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.path = directory / "rounds.jsonl"
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists():
+            self.rows = [row for row in _read(self.path) if row["server_round"] <= resume_after]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+        os.replace(temporary, self.path)
+
+    def append(self, report: RoundReport) -> None:
+        """Write one round."""
+        row = asdict(report)
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+    def total(self, direction: str, kind: str = "payload") -> int:
+        """Bytes of all rounds and clients; direction "up" or "down"."""
+        return sum(int(row[direction][kind]) for row in self.rows)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break  # the line a crash tore
+    return rows

@@ -1,0 +1,116 @@
+"""Every field of every reply is checked; what fails is refused and counted by reason, and the round goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from zo_common.aggregate import ClientScalars
+from zo_common.errors import CodecError
+from zo_common.messages import Plan, Reply, Status, decode_reply
+
+MAX_EXAMPLES = 100_000_000
+
+
+class Refused(Exception):
+    """A reply that must not touch the model; `reason` is a short stable word for counting."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
+    """The reply to `plan`, or Refused.
+
+    A BEHIND reply passes: it is a request for older rounds, not an error.
+
+    Raises:
+        Refused: malformed, wrong-round, wrong-client, wrong-seed, wrong-checksum, wrong-shape, no-examples,
+            non-finite, out-of-range, or the client's own refusal.
+    """
+    try:
+        reply = decode_reply(data)
+    except CodecError as error:
+        raise Refused("malformed", str(error)) from None
+    if reply.server_round != plan.server_round:
+        raise Refused("wrong-round", f"reply is for round {reply.server_round}, the plan for {plan.server_round}")
+    if reply.client_id != plan.client_id:
+        raise Refused("wrong-client", f"reply names client {reply.client_id}, the plan {plan.client_id}")
+    if reply.seed != plan.seed:
+        raise Refused("wrong-seed", f"reply has seed {reply.seed:016x}, the plan {plan.seed:016x}")
+    if reply.status is Status.BEHIND:
+        return reply
+    if reply.status is not Status.OK:
+        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", reply.message or reply.status.name)
+    if reply.have_round != plan.server_round - 1:
+        raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
+    if plan.checksum and reply.checksum != plan.checksum:
+        raise Refused("wrong-checksum", f"client trained at {reply.checksum:016x}, expected {plan.checksum:016x}")
+    _check_scalars(reply, plan, max_scalar)
+    return reply
+
+
+def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
+    expected = (plan.local_steps, plan.estimator.num_queries)
+    if reply.projected_grads.shape != expected:
+        raise Refused("wrong-shape", f"reply holds {reply.projected_grads.shape} scalars, expected {expected}")
+    if not 0 < reply.num_examples <= MAX_EXAMPLES:
+        raise Refused("no-examples", f"reply claims {reply.num_examples} examples")
+    if not np.isfinite(reply.projected_grads).all():
+        raise Refused("non-finite", "reply holds a scalar that is not finite")
+    if not np.isfinite(reply.loss):
+        raise Refused("non-finite", "reply holds a loss that is not finite")
+    largest = float(np.abs(reply.projected_grads).max())
+    if largest > max_scalar:
+        raise Refused("out-of-range", f"reply holds a scalar of size {largest:g}, max-scalar is {max_scalar:g}")
+
+
+class RoundInbox:
+    """Collects the replies of one round: at most one a client, the rest refused by reason."""
+
+    def __init__(self, plans: dict[int, Plan], max_scalar: float) -> None:
+        self._plans = plans
+        self._max_scalar = max_scalar
+        self.refused: Counter[str] = Counter()
+        self.details: list[str] = []
+        self.replies: dict[int, Reply] = {}
+        self.behind: dict[int, int] = {}
+
+    def put(self, node_id: int, data: bytes) -> None:
+        """Take one node's bytes."""
+        plan = self._plans.get(node_id)
+        if plan is None:
+            self.refuse("not-asked", f"node {node_id} was not asked")
+            return
+        if node_id in self.replies:
+            self.refuse("duplicate", f"client {plan.client_id} answered twice")
+            return
+        try:
+            reply = check_reply(data, plan, self._max_scalar)
+        except Refused as refused:
+            self.refuse(refused.reason, f"client {plan.client_id}: {refused}")
+            return
+        if reply.status is Status.BEHIND:
+            self.behind[node_id] = reply.have_round
+        else:
+            self.replies[node_id] = reply
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Count a refusal."""
+        self.refused[reason] += 1
+        self.details.append(detail)
+
+    def agree_on_checksum(self) -> None:
+        """Without a model the server cannot know the checksum: the majority's counts, others are refused."""
+        votes = Counter(reply.checksum for reply in self.replies.values())
+        if len(votes) > 1:
+            majority = votes.most_common(1)[0][0]
+            for node_id in [n for n, reply in self.replies.items() if reply.checksum != majority]:
+                del self.replies[node_id]
+                self.refuse("wrong-checksum", f"client {self._plans[node_id].client_id} differs from the majority")
+
+    def scalars(self) -> list[ClientScalars]:
+        """The valid replies, ready to aggregate."""
+        return [ClientScalars(r.client_id, r.seed, r.num_examples, r.projected_grads) for r in self.replies.values()]

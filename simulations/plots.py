@@ -1,0 +1,46 @@
+"""Plots of a run with matplotlib: held-out loss and WER over the bytes that were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devices: int) -> Path:
+    """Two panels over the payload a device has sent up: held-out loss, and WER where it was decoded.
+
+    Args:
+        curve: rows of `evaluation.json`.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
+    sent = [row["payload"]["up"] / devices for row in curve]
+    left.plot(sent, [row["loss"] for row in curve], marker="o", color="tab:blue")
+    left.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out loss (nats a token)")
+    # rounds in between decode a subset: only points on the whole split are comparable
+    whole = max(row.get("utterances", 0) for row in curve)
+    decoded = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] == whole]
+    partial = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] != whole]
+    right.plot(
+        [s for s, _ in decoded], [100 * r["wer"] for _, r in decoded], marker="o", color="tab:red",
+        label=f"all {whole} utterances",
+    )  # fmt: skip
+    if partial:
+        count = partial[0][1]["utterances"]
+        right.plot(
+            [s for s, _ in partial], [100 * r["wer"] for _, r in partial], marker="x", linestyle=":", color="tab:orange",
+            label=f"first {count} utterances",
+        )  # fmt: skip
+    right.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out WER, 30 s window (%)", ylim=(0, None))
+    right.legend()
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path

@@ -1,0 +1,143 @@
+"""The end of a run: the table people look at and `result.json`, every number read from what the run left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from server.federation import LEDGER_NAME
+from zo_common.config import RunConfig
+from zo_common.ledger_file import read_ledger
+
+_PACKAGES = ("federated-zo-asr", "flwr", "torch", "transformers", "numba", "numpy", "jiwer", "ray")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of a device over the whole run, and what FedAvg would send on the same model."""
+
+    up: int
+    down: int
+    serialised_up: int
+    serialised_down: int
+    fedavg_each_way: int
+
+
+def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
+    """Mean bytes a device, from rounds.jsonl; FedAvg sends all float32 weights down and up each round."""
+    rows = [json.loads(line) for line in (output / "rounds.jsonl").read_text().splitlines()]
+    total = {
+        (way, kind): sum(row[way][kind] for row in rows) for way in ("up", "down") for kind in ("payload", "serialised")
+    }
+    return Traffic(
+        up=round(total["up", "payload"] / devices),
+        down=round(total["down", "payload"] / devices),
+        serialised_up=round(total["up", "serialised"] / devices),
+        serialised_down=round(total["down", "serialised"] / devices),
+        fedavg_each_way=4 * model_parameters * len(rows),
+    )
+
+
+def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
+    """The state checksum (hex) that another process reaches from base model and ledger, with its own thread count."""
+    command = [
+        sys.executable, "-m", "server.ledger_cli", "verify", str(output / LEDGER_NAME), "--model", model,
+        "--threads", str(threads),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    for line in done.stdout.splitlines():
+        if line.startswith("replayed checksum"):
+            return line.split()[2]
+    return f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores and memory of this machine."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1)}
+
+
+def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[str, Any], command: str) -> None:
+    """`result.json`: what was run, where, and what came out."""
+    ledger = read_ledger(output / LEDGER_NAME)
+    result = {
+        "command": command,
+        "config": config.to_mapping(),
+        "devices": devices,
+        "fingerprint": ledger.header.fingerprint,
+        "trained_weights": sum(_size(t.shape) for t in ledger.header.tensors),
+        "versions": versions(),
+        "hardware": hardware(),
+        **numbers,
+    }
+    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    return size
+
+
+def human_bytes(count: float) -> str:
+    """A count of bytes to three digits: `1.23 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.4g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def summary_table(numbers: dict[str, Any], title: str) -> Table:
+    """The closing table of a run.
+
+    Args:
+        numbers: as `write_result` stores them.
+    """
+    table = Table(title=title, title_justify="left")
+    for column in ("held-out speakers and sentences", "before", "after", "relative change"):
+        table.add_column(column, justify="left" if column.startswith("held") else "right")
+    before, after = numbers["before"], numbers["after"]
+    if before and after:
+        for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
+            change = after[key] / before[key] - 1 if before[key] else 0.0
+            table.add_row(label, f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
+        table.add_row("loss (nats a token)", f"{before['loss']:.3f}", f"{after['loss']:.3f}", "")
+    sent = numbers["traffic"]
+    fedavg = human_bytes(sent["fedavg_each_way"])
+    table.add_section()
+    table.add_row("payload a device, whole run", "up", "down", "")
+    table.add_row("  ours", human_bytes(sent["up"]), human_bytes(sent["down"]), "")
+    table.add_row("  FedAvg on this model", fedavg, fedavg, f"÷ {sent['fedavg_each_way'] / max(sent['up'], 1):,.0f} up")
+    table.add_section()
+    table.add_row("ledger (the adapted model)", "", human_bytes(numbers["ledger_bytes"]), "")
+    agreement = "agree" if numbers["checksums_agree"] else "DIFFER"
+    table.add_row("checksum: live server, replay in another process", agreement, numbers["checksum"], "")
+    table.add_row("minutes", "", f"{numbers['minutes']:.1f}", "")
+    return table

@@ -1,0 +1,80 @@
+"""Scenario files: a TOML table of run settings, how many devices there are, and the speech they hold."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from simulations.corpus import CorpusConfig
+from zo_common.config import RunConfig
+from zo_common.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A simulation: `[run]` settings (see RunConfig), `[simulation]`, and optionally a `[corpus]` to synthesise.
+
+    Attributes:
+        devices: number of virtual devices; 0 takes one a train speaker of the corpus.
+        actors: processes that serve them; 0 takes one a core.
+    """
+
+    name: str
+    run: Mapping[str, Any] = field(default_factory=dict)
+    devices: int = 0
+    actors: int = 0
+    corpus: CorpusConfig | None = None
+
+    def config(self, **overrides: Any) -> RunConfig:
+        """The run's settings; keyword arguments (snake_case) win over the file."""
+        chosen = {k.replace("_", "-"): v for k, v in self.run.items()}
+        return RunConfig.from_mapping(chosen | {k.replace("_", "-"): v for k, v in overrides.items()})
+
+
+def read_scenario(path: Path) -> Scenario:
+    """Parse a scenario file.
+
+    Raises:
+        ConfigError: not readable, not TOML, or a table or key that does not exist, with the nearest valid name.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"scenario {path} cannot be read ({error.strerror}): check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"scenario {path} is not valid TOML: {error}") from None
+    _known(tables, ("name", "run", "simulation", "corpus"), f"table in {path.name}")
+    simulation = tables.get("simulation", {})
+    _known(simulation, ("devices", "actors"), f"key in [simulation] of {path.name}")
+    corpus = None
+    if "corpus" in tables:
+        corpus = corpus_config(tables["corpus"], path.name)
+    scenario = Scenario(
+        name=str(tables.get("name", path.stem)),
+        run=tables.get("run", {}),
+        devices=int(simulation.get("devices", 0)),
+        actors=int(simulation.get("actors", 0)),
+        corpus=corpus,
+    )
+    scenario.config()  # unknown keys and wrong values are named now, not after the corpus is made
+    return scenario
+
+
+def corpus_config(table: Mapping[str, Any], where: str) -> CorpusConfig:
+    """A corpus description from a TOML table with kebab-case keys."""
+    names = [f.name.replace("_", "-") for f in fields(CorpusConfig)]
+    _known(table, names, f"key in [corpus] of {where}")
+    values = {k.replace("-", "_"): tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    return CorpusConfig(**values)
+
+
+def _known(table: Mapping[str, Any], names: list[str] | tuple[str, ...], what: str) -> None:
+    for key in table:
+        if key not in names:
+            near = get_close_matches(key, names, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+            raise ConfigError(f"unknown {what}: {key!r}, {hint}")

@@ -1,0 +1,251 @@
+"""The choice of trained tensors on the speech models people adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperConfig, WhisperForConditionalGeneration
+
+from zo_common import parameters
+from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
+from zo_common.parameters import PRESETS, check_ids, select, unique_parameters
+from zo_common.state import LatticeState, Update
+
+Models = Callable[..., nn.Module]
+
+
+@pytest.fixture(scope="module")
+def whisper() -> nn.Module:
+    """A Whisper of three layers and 16 channels, random weights."""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=60,
+        d_model=16,
+        encoder_layers=3,
+        decoder_layers=3,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=8,
+        max_source_positions=20,
+        max_target_positions=24,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+    )
+    return WhisperForConditionalGeneration(config).eval()
+
+
+@pytest.fixture(scope="module")
+def wav2vec2() -> nn.Module:
+    """A Wav2Vec2 with a CTC head, two layers and 16 channels, random weights."""
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(
+        vocab_size=12,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+    )
+    return Wav2Vec2ForCTC(config).eval()
+
+
+def _names(model: nn.Module, pattern: str) -> set[str]:
+    return set(select(model, pattern))
+
+
+def _layers(model: str, part: str, count: int, *names: str) -> set[str]:
+    return {
+        f"{model}.{part}.layers.{layer}.{name}.{leaf}"
+        for layer in range(count)
+        for name in names
+        for leaf in ("weight", "bias")
+    }
+
+
+class TestWhisper:
+    def test_all_is_every_parameter_with_the_tied_projection_once(self, whisper: nn.Module) -> None:
+        found = _names(whisper, "all")
+
+        assert found == {name for name, _ in whisper.named_parameters()}
+        assert "model.decoder.embed_tokens.weight" in found
+        assert "proj_out.weight" not in found
+
+    def test_encoder(self, whisper: nn.Module) -> None:
+        expected = {n for n, _ in whisper.named_parameters() if n.startswith("model.encoder.")}
+
+        assert _names(whisper, "encoder") == expected - {"model.encoder.embed_positions.weight"}
+
+    def test_encoder_ffn(self, whisper: nn.Module) -> None:
+        assert _names(whisper, "encoder-ffn") == _layers("model", "encoder", 3, "fc1", "fc2")
+
+    def test_encoder_attention_has_no_norms_and_no_cross_attention(self, whisper: nn.Module) -> None:
+        found = _names(whisper, "encoder-attention")
+
+        projections = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj")
+        without_bias = {n for n in _layers("model", "encoder", 3, "self_attn.k_proj") if n.endswith("bias")}
+        assert found == _layers("model", "encoder", 3, *projections) - without_bias
+
+    def test_encoder_conv(self, whisper: nn.Module) -> None:
+        expected = {f"model.encoder.conv{i}.{leaf}" for i in (1, 2) for leaf in ("weight", "bias")}
+
+        assert _names(whisper, "encoder-conv") == expected
+
+    def test_encoder_early(self, whisper: nn.Module) -> None:
+        first_convolution = {"model.encoder.conv1.weight", "model.encoder.conv1.bias"}
+
+        assert _names(whisper, "encoder-early") == first_convolution | _layers("model", "encoder", 2, "fc1", "fc2")
+
+    def test_decoder_leaves_the_embeddings(self, whisper: nn.Module) -> None:
+        expected = {n for n, _ in whisper.named_parameters() if n.startswith("model.decoder.")}
+        embeddings = {"model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"}
+
+        assert _names(whisper, "decoder") == expected - embeddings
+
+    def test_decoder_ffn(self, whisper: nn.Module) -> None:
+        assert _names(whisper, "decoder-ffn") == _layers("model", "decoder", 3, "fc1", "fc2")
+
+    def test_norm_is_every_layer_norm(self, whisper: nn.Module) -> None:
+        expected = {
+            f"{name}.{leaf}"
+            for name, module in whisper.named_modules()
+            if isinstance(module, nn.LayerNorm)
+            for leaf in ("weight", "bias")
+        }
+
+        assert _names(whisper, "norm") == expected
+
+    def test_bias(self, whisper: nn.Module) -> None:
+        assert _names(whisper, "bias") == {n for n, _ in whisper.named_parameters() if n.endswith(".bias")}
+
+
+class TestWav2Vec2:
+    def test_encoder(self, wav2vec2: nn.Module) -> None:
+        expected = {n for n, _ in wav2vec2.named_parameters() if n.startswith("wav2vec2.encoder.")}
+
+        assert _names(wav2vec2, "encoder") == expected
+
+    def test_encoder_ffn(self, wav2vec2: nn.Module) -> None:
+        dense = ("feed_forward.intermediate_dense", "feed_forward.output_dense")
+
+        assert _names(wav2vec2, "encoder-ffn") == _layers("wav2vec2", "encoder", 2, *dense)
+
+    def test_encoder_attention(self, wav2vec2: nn.Module) -> None:
+        projections = ("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj")
+
+        assert _names(wav2vec2, "encoder-attention") == _layers("wav2vec2", "encoder", 2, *projections)
+
+    def test_encoder_conv_is_the_feature_extractor(self, wav2vec2: nn.Module) -> None:
+        expected = {n for n, _ in wav2vec2.named_parameters() if n.startswith("wav2vec2.feature_extractor.")}
+
+        assert _names(wav2vec2, "encoder-conv") == expected
+
+    def test_norm_covers_the_layer_norms(self, wav2vec2: nn.Module) -> None:
+        layer_norms = {
+            f"{name}.weight" for name, module in wav2vec2.named_modules() if isinstance(module, nn.LayerNorm)
+        }
+
+        assert layer_norms <= _names(wav2vec2, "norm")
+        assert not any("proj" in n and "projection" not in n for n in _names(wav2vec2, "norm"))
+
+    @pytest.mark.parametrize("pattern", ["decoder", "decoder-ffn"])
+    def test_a_model_without_decoder_refuses_its_presets(self, wav2vec2: nn.Module, pattern: str) -> None:
+        with pytest.raises(PatternError, match=f"'{pattern}' matches none"):
+            select(wav2vec2, pattern)
+
+    def test_parametrised_weights_can_be_trained(self, wav2vec2: nn.Module) -> None:
+        state = LatticeState(wav2vec2, "encoder", threads=1)
+        checksum = state.checksum()
+
+        state.apply([Update(1, 1e-3)])
+        moved = state.checksum()
+        state.apply([Update(1, 1e-3)], sign=-1)
+
+        assert any("parametrizations" in t.name for t in state.tensors)
+        assert moved != checksum
+        state.expect_checksum(checksum)
+
+
+def test_names_come_in_order_whatever_the_pattern(whisper: nn.Module) -> None:
+    for pattern in [*PRESETS, "*fc2*,*fc1*"]:
+        names = list(select(whisper, pattern))
+        assert names == sorted(names)
+
+
+def test_patterns_are_unions_less_exclusions(whisper: nn.Module) -> None:
+    found = _names(whisper, " *encoder.layers.0.* , *encoder.conv1.*, !*.bias ,!*attn*")
+
+    assert found == {
+        "model.encoder.conv1.weight",
+        "model.encoder.layers.0.fc1.weight",
+        "model.encoder.layers.0.fc2.weight",
+        "model.encoder.layers.0.final_layer_norm.weight",
+    }
+
+
+def test_an_exact_name_is_a_pattern(whisper: nn.Module) -> None:
+    assert _names(whisper, "model.encoder.conv1.bias") == {"model.encoder.conv1.bias"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("encoder-fnn", "did you mean 'encoder-ffn'"),
+        ("encodr", "did you mean 'encoder'"),
+        ("", "presets"),
+        ("@", "all,"),
+    ],
+)
+def test_nothing_matches(whisper: nn.Module, pattern: str, hint: str) -> None:
+    with pytest.raises(PatternError, match="matches none") as caught:
+        select(whisper, pattern)
+
+    assert hint in str(caught.value)
+
+
+def test_colliding_tensor_ids_are_refused(small_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameters, "tensor_id", lambda name: 7 if name.endswith("bias") else len(name))
+
+    with pytest.raises(TensorIdCollision, match="'0.bias' and '2.bias' share tensor id 7"):
+        select(small_model(), "*bias")
+    assert _names(small_model(), "0.*") == {"0.weight", "0.bias"}
+
+
+def test_ids_of_plain_names_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_ids(["a", "b"])
+    monkeypatch.setattr(parameters, "tensor_id", lambda name: 1)
+
+    with pytest.raises(TensorIdCollision):
+        check_ids(["a", "b"])
+
+
+def test_tied_tensors_go_by_their_alphabetically_first_name() -> None:
+    model = nn.Module()
+    for name in ("z", "b", "m"):
+        model.add_module(name, nn.Linear(2, 2, bias=False))
+    model.z.weight = model.b.weight
+
+    assert list(unique_parameters(model)) == ["b.weight", "m.weight"]
+    with pytest.raises(PatternError):
+        select(model, "z.*")
+
+
+def test_integer_tensors_are_refused_only_where_they_are_trained() -> None:
+    model = nn.Module()
+    model.table = nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)
+    model.weight = nn.Parameter(torch.zeros(2))
+
+    assert _names(model, "weight") == {"weight"}
+    with pytest.raises(UnsupportedModel, match="'table' has dtype torch.int8"):
+        select(model, "all")

@@ -1,0 +1,26 @@
+"""Shared behaviour of the command lines: a user error is one sentence on stderr, exit status 1, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from zo_common.errors import ZOError
+
+
+def run_typer(app: typer.Typer) -> Callable[[], None]:
+    """An entry point for a Typer app that prints user errors plainly."""
+
+    def main() -> None:
+        try:
+            app()
+        except ZOError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return main

@@ -1,0 +1,153 @@
+"""Run settings as a frozen dataclass; the same names as kebab-case keys in run-config, scenario files and command lines."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args, get_type_hints
+
+from zo_common.aggregate import Weighting
+from zo_common.errors import ConfigError
+from zo_common.estimator import Estimator, EstimatorConfig
+from zo_common.lattice import Scale
+
+Directions = Literal["independent", "shared"]
+Schedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One federated run. Learning rates are for the *mean* over queries (ZO-ASR's published ones are for the sum).
+
+    Raises:
+        ConfigError: a value out of range; says what was got, what is expected and where to look.
+    """
+
+    # model and data
+    model: str = ""
+    data: str = ""
+    train_split: str = "train"
+    eval_split: str = ""
+    text_column: str = "transcription"
+    language: str = "en"
+    partition_by: str = "speaker"
+    skip_bad: bool = False
+    # method
+    trained_tensors: str = "encoder-early"
+    scale: Scale = "unit"
+    estimator: Estimator = "leave-one-out"
+    num_queries: int = 8
+    epsilon: float = 1e-3
+    learning_rate: float = 1e-3
+    lr_schedule: Schedule = "linear"
+    batch_size: int = 16
+    local_steps: int = 2
+    directions: Directions = "independent"
+    weighting: Weighting = "examples"
+    tail_tokens: int = 64
+    precision: Precision = "auto"
+    # federation
+    run_seed: int = 0
+    num_server_rounds: int = 10
+    min_clients: int = 1
+    clients_per_round: int = 0
+    round_timeout: float = 600.0
+    max_scalar: float = 1e6
+    evaluate_every: int = 0
+    eval_utterances: int = 0
+    server_model: bool = True
+    resume: bool = False
+    output: str = "results/run"
+    drop_out: float = 0.0
+    late_joiners: int = 0
+    late_round: int = 0
+    torch_threads: int = 0
+    feature_cache: str = ""
+
+    def __post_init__(self) -> None:
+        for name, options in CHOICES.items():
+            if getattr(self, name) not in options:
+                raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
+        for name in ("num_server_rounds", "local_steps", "batch_size", "min_clients"):
+            self._at_least(name, 1)
+        for name in ("clients_per_round", "evaluate_every", "eval_utterances", "tail_tokens", "late_joiners"):
+            self._at_least(name, 0)
+        for name in ("learning_rate", "round_timeout", "max_scalar"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
+        if not 0 <= self.run_seed < 1 << 63:
+            raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
+        if not 0 <= self.drop_out < 1:
+            raise ConfigError(f"drop-out is {self.drop_out}, expected a share of clients in [0, 1)")
+        if max(self.local_steps, self.batch_size) > 65535:
+            raise ConfigError("local-steps and batch-size are at most 65535")
+        _ = self.estimator_config
+
+    def _at_least(self, name: str, least: int) -> None:
+        if getattr(self, name) < least:
+            raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected at least {least}")
+
+    @property
+    def estimator_config(self) -> EstimatorConfig:
+        """The estimator's part of the settings."""
+        return EstimatorConfig(self.estimator, self.num_queries, self.epsilon)
+
+    def learning_rate_at(self, server_round: int) -> float:
+        """The learning rate of a round, 1 … num_server_rounds, falling towards zero for "linear" and "cosine"."""
+        done = (server_round - 1) / self.num_server_rounds
+        if self.lr_schedule == "linear":
+            return self.learning_rate * (1 - done)
+        if self.lr_schedule == "cosine":
+            return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Settings from kebab-case (or snake_case) keys, as `context.run_config` or a TOML table give them.
+
+        Raises:
+            ConfigError: an unknown key, with the nearest valid name, or a value of the wrong type.
+        """
+        hints = get_type_hints(cls)
+        chosen: dict[str, Any] = {}
+        for key, value in values.items():
+            name = key.replace("-", "_")
+            if name not in hints:
+                known = [kebab(f.name) for f in fields(cls)]
+                near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.4)
+                hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+                raise ConfigError(f"unknown setting {key!r}: {hint}")
+            chosen[name] = _convert(key, value, hints[name])
+        return cls(**chosen)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Kebab-case keys and plain values."""
+        return {kebab(name): value for name, value in asdict(self).items()}
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "scale": get_args(Scale),
+    "estimator": get_args(Estimator),
+    "lr_schedule": get_args(Schedule),
+    "directions": get_args(Directions),
+    "weighting": get_args(Weighting),
+    "precision": get_args(Precision),
+}
+
+
+def kebab(name: str) -> str:
+    """`num_queries` → `num-queries`."""
+    return name.replace("_", "-")
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    expected = kind if kind in (int, float, bool, str) else str
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}), expected {expected.__name__}")
+    return value

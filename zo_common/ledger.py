@@ -1,0 +1,223 @@
+"""The ledger: a header that names the base model, then one checksummed record a round, chained by hash.
+
+Whoever holds the base model and this file has the adapted model; whoever lacks either has nothing.
+
+File layout, little-endian: magic `ZOLEDGER`, protocol u16, length u32 of the header, header (zlib-compressed JSON),
+header chain (16 bytes); then records: length u32, record bytes (`record_codec`), chain (16 bytes). A chain value is
+BLAKE2b-128, person `zo-asr/ledger/v1`, of the previous chain value and the bytes it closes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from zo_common.contribution import Record, all_updates
+from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
+from zo_common.lattice import Scale
+from zo_common.packing import Reader
+from zo_common.record_codec import decode_record, encode_record
+from zo_common.state import LatticeState, Update
+
+PROTOCOL = 1
+MAGIC = b"ZOLEDGER"
+CHAIN_BYTES = 16
+_PERSON = b"zo-asr/ledger/v1"
+_MAX_HEADER = 64 << 20
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A trained tensor as the ledger fixes it."""
+
+    name: str
+    shape: tuple[int, ...]
+    grid_exponent: int
+    scale_exponent: int
+
+
+@dataclass(frozen=True)
+class LedgerHeader:
+    """What a replay must know besides the rounds.
+
+    Attributes:
+        fingerprint: of the base model, 64 hex digits.
+        base_checksum: state checksum of the snapped base, as u64.
+        model: where the base model was loaded from (hub id or path), a hint only.
+        pattern: the choice of trained tensors, as the user wrote it.
+        settings: run settings kept for the record (learning rate, queries …); they do not affect a replay.
+    """
+
+    fingerprint: str
+    base_checksum: int
+    model: str
+    pattern: str
+    scale: Scale
+    epsilon: float
+    estimator: str
+    run_seed: int
+    created: str
+    tensors: tuple[TensorEntry, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def base_id(self) -> int:
+        """First 8 bytes of the fingerprint as a u64, as plans carry it."""
+        return int(self.fingerprint[:16], 16)
+
+    @property
+    def exponents(self) -> dict[str, tuple[int, int]]:
+        """Name → (grid exponent, scale exponent)."""
+        return {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A header and consecutive rounds from 1."""
+
+    header: LedgerHeader
+    records: tuple[Record, ...] = ()
+
+    @property
+    def last_round(self) -> int:
+        """The newest round, 0 before the first."""
+        return self.records[-1].server_round if self.records else 0
+
+    def since(self, server_round: int) -> tuple[Record, ...]:
+        """Records of the rounds after `server_round`."""
+        return self.records[server_round:]
+
+    def updates(self) -> list[Update]:
+        """Every update of every round."""
+        return all_updates(self.records)
+
+
+def describe_tensors(state: LatticeState) -> tuple[TensorEntry, ...]:
+    """The header's tensor list of a lattice state."""
+    return tuple(TensorEntry(t.name, tuple(t.weight.shape), t.grid_exponent, t.scale_exponent) for t in state.tensors)
+
+
+def chain_next(chain: bytes, data: bytes) -> bytes:
+    """The chain value that closes `data` after `chain`."""
+    return hashlib.blake2b(chain + data, digest_size=CHAIN_BYTES, person=_PERSON).digest()
+
+
+def encode_header(header: LedgerHeader) -> tuple[bytes, bytes]:
+    """File bytes of the header and its chain value."""
+    text = json.dumps(asdict(header), sort_keys=True, separators=(",", ":"))
+    body = zlib.compress(text.encode(), 9)
+    data = MAGIC + struct.pack("<HI", PROTOCOL, len(body)) + body
+    chain = chain_next(b"", data)
+    return data + chain, chain
+
+
+def encode_entry(record: Record, chain: bytes) -> tuple[bytes, bytes]:
+    """File bytes of one record and the chain value after it."""
+    body = encode_record(record)
+    following = chain_next(chain, body)
+    return struct.pack("<I", len(body)) + body + following, following
+
+
+def encode_ledger(ledger: Ledger) -> bytes:
+    """A whole file."""
+    data, chain = encode_header(ledger.header)
+    parts = [data]
+    for record in ledger.records:
+        entry, chain = encode_entry(record, chain)
+        parts.append(entry)
+    return b"".join(parts)
+
+
+def _decode_header(body: bytes) -> LedgerHeader:
+    try:
+        unzip = zlib.decompressobj()
+        text = unzip.decompress(body, _MAX_HEADER)
+        if not unzip.eof:
+            raise ValueError("compressed header does not end")
+        raw = json.loads(text)
+        tensors = tuple(
+            TensorEntry(str(t["name"]), tuple(map(int, t["shape"])), int(t["grid_exponent"]), int(t["scale_exponent"]))
+            for t in raw.pop("tensors")
+        )
+        header = LedgerHeader(**raw, tensors=tensors)
+        int(header.fingerprint, 16)
+    except (ValueError, KeyError, TypeError, zlib.error) as error:
+        raise LedgerAltered(f"the ledger's header cannot be read ({error}): fetch the file again") from None
+    return header
+
+
+def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:
+    """Header and its chain value.
+
+    Raises:
+        LedgerTruncated, LedgerAltered, ProtocolMismatch: see the messages.
+    """
+    try:
+        magic, protocol, length = reader.take("8sHI")
+        if magic != MAGIC:
+            raise LedgerAltered(f"the file starts with {magic!r}, a ledger starts with {MAGIC!r}: is it the right file?")
+        if protocol != PROTOCOL:
+            raise ProtocolMismatch(
+                f"the ledger has protocol version {protocol}, this program speaks {PROTOCOL}: use a matching release"
+            )
+        body = reader.raw(length)
+        chain = reader.raw(CHAIN_BYTES)
+    except CodecError:
+        raise LedgerTruncated("the ledger ends within its header: fetch the file again") from None
+    if chain_next(b"", MAGIC + struct.pack("<HI", protocol, length) + body) != chain:
+        raise LedgerAltered("the ledger's header does not match its checksum: the file was altered or damaged")
+    return _decode_header(body), chain
+
+
+def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]:
+    """Records with their chain values.
+
+    Raises:
+        LedgerTruncated: the last record is torn (what a crash within an append leaves).
+        LedgerAltered: a chain value does not hold, or rounds do not count up from 1.
+    """
+    expected = 1
+    while reader.remaining:
+        try:
+            body = reader.raw(reader.take("I")[0])
+            found = reader.raw(CHAIN_BYTES)
+        except CodecError:
+            raise LedgerTruncated(f"the ledger ends within round {expected}: a crash cut the last record") from None
+        chain = chain_next(chain, body)
+        if found != chain:
+            raise LedgerAltered(f"round {expected} of the ledger does not match its hash chain: the file was altered")
+        try:
+            record = decode_record(body)
+        except CodecError as error:
+            raise LedgerAltered(f"round {expected} of the ledger is malformed: {error}") from None
+        if record.server_round != expected:
+            raise LedgerAltered(f"round {record.server_round} stands where round {expected} belongs")
+        yield record, chain
+        expected += 1
+
+
+def decode_ledger(data: bytes) -> Ledger:
+    """A whole file, strictly: a torn end is an error here (`ledger_file.open_ledger` repairs it)."""
+    reader = Reader(data, "ledger")
+    header, chain = read_header(reader)
+    return Ledger(header, tuple(record for record, _ in iter_entries(reader, chain)))
+
+
+def require_same_base(ledger: LedgerHeader, other: LedgerHeader) -> None:
+    """Two ledgers can only be joined on one base, one choice of tensors and one scale.
+
+    Raises:
+        LedgerError: names the first difference.
+    """
+    for what, a, b in (
+        ("base model", ledger.fingerprint, other.fingerprint),
+        ("trained tensors", ledger.tensors, other.tensors),
+        ("scale", ledger.scale, other.scale),
+    ):
+        if a != b:
+            raise LedgerError(f"the ledgers differ in {what}: only runs on one base with the same settings combine")

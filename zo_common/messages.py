@@ -1,0 +1,180 @@
+"""What travels: the server's plan and the client's reply, as packed bytes of bounded size."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.contribution import Record
+from zo_common.errors import CodecError, ConfigError
+from zo_common.estimator import Estimator, EstimatorConfig
+from zo_common.packing import Reader, pack_text
+from zo_common.record_codec import decode_record, encode_record
+
+MESSAGE_VERSION = 1
+_PLAN, _REPLY = b"ZP", b"ZR"
+_PLAN_LAYOUT = "IQQQQHHHBff"
+_REPLY_LAYOUT = "BIIQQQHHIf"
+_ESTIMATORS = get_args(Estimator)
+MAX_RECORDS = 1 << 20
+
+
+class Status(IntEnum):
+    """How a client answered."""
+
+    OK = 0
+    BEHIND = 1
+    NON_FINITE = 2
+    CHECKSUM = 3
+    ERROR = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One client's work in one round.
+
+    Attributes:
+        server_round: the round to contribute to; the client must hold the state of round `server_round − 1`.
+        seed: u64 of this client's directions in this round (`seeds.client_seed` or `seeds.shared_seed`).
+        client_id: who the server takes the client for.
+        base_id: first 8 bytes of the base model's fingerprint, as u64.
+        checksum: state checksum before the round's training; 0 if the server holds no model.
+        records: ledger rounds the client may lack, consecutive, the last one `server_round − 1`.
+    """
+
+    server_round: int
+    seed: int
+    client_id: int
+    base_id: int
+    checksum: int
+    local_steps: int
+    batch_size: int
+    learning_rate: float
+    estimator: EstimatorConfig
+    records: tuple[Record, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """A client's answer. For status OK it carries projected gradients, float32 (K, q); else a word to the operator.
+
+    Attributes:
+        have_round: the last ledger round the client has applied.
+        checksum: state checksum at which it trained, that is after `have_round`.
+        loss: mean training loss, for progress only.
+    """
+
+    status: Status
+    server_round: int
+    have_round: int
+    client_id: int
+    seed: int
+    checksum: int
+    num_examples: int = 0
+    loss: float = 0.0
+    projected_grads: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    message: str = ""
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Packed plan: 62 bytes and the ledger records."""
+    e = plan.estimator
+    head = struct.pack(
+        "<2sB" + _PLAN_LAYOUT,
+        _PLAN,
+        MESSAGE_VERSION,
+        plan.server_round,
+        plan.seed,
+        plan.client_id,
+        plan.base_id,
+        plan.checksum,
+        e.num_queries,
+        plan.local_steps,
+        plan.batch_size,
+        _ESTIMATORS.index(e.estimator),
+        e.epsilon,
+        plan.learning_rate,
+    )
+    parts = [encode_record(r) for r in plan.records]
+    return head + struct.pack("<I", len(parts)) + b"".join(struct.pack("<I", len(p)) + p for p in parts)
+
+
+def _open(data: bytes, magic: bytes, what: str) -> Reader:
+    reader = Reader(data, what)
+    found, version = reader.take("2sB")
+    if found != magic:
+        raise CodecError(f"{what} starts with {found!r}, expected {magic!r}: these bytes are something else")
+    if version != MESSAGE_VERSION:
+        raise CodecError(f"{what} has version {version}, this program speaks {MESSAGE_VERSION}: update the older side")
+    return reader
+
+
+def decode_plan(data: bytes) -> Plan:
+    """Inverse of `encode_plan`.
+
+    Raises:
+        CodecError: truncated, oversized, or a field out of range.
+    """
+    reader = _open(data, _PLAN, "plan")
+    rnd, seed, client, base, checksum, q, steps, batch, kind, epsilon, rate = reader.take(_PLAN_LAYOUT)
+    if kind >= len(_ESTIMATORS) or steps < 1 or batch < 1 or rnd < 1 or not np.isfinite(rate):
+        raise CodecError("plan has a field out of range")
+    try:
+        estimator = EstimatorConfig(_ESTIMATORS[kind], q, epsilon)
+    except ConfigError as error:
+        raise CodecError(f"plan: {error}") from None
+    (count,) = reader.take("I")
+    if count > min(MAX_RECORDS, reader.remaining // 4):
+        raise CodecError(f"plan announces {count} records in {reader.remaining} bytes")
+    records = tuple(decode_record(reader.raw(reader.take("I")[0])) for _ in range(count))
+    reader.finish()
+    for before, after in zip(records, records[1:], strict=False):
+        if after.server_round != before.server_round + 1:
+            raise CodecError("plan's ledger records are not consecutive")
+    if records and records[-1].server_round != rnd - 1:
+        raise CodecError(f"plan for round {rnd} ends its records at round {records[-1].server_round}")
+    return Plan(rnd, seed, client, base, checksum, steps, batch, rate, estimator, records)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Packed reply: 54 bytes and 4 bytes a scalar."""
+    steps, queries = reply.projected_grads.shape
+    head = struct.pack(
+        "<2sB" + _REPLY_LAYOUT,
+        _REPLY,
+        MESSAGE_VERSION,
+        reply.status,
+        reply.server_round,
+        reply.have_round,
+        reply.client_id,
+        reply.seed,
+        reply.checksum,
+        steps,
+        queries,
+        reply.num_examples,
+        reply.loss,
+    )
+    return head + reply.projected_grads.astype("<f4").tobytes() + pack_text(reply.message)
+
+
+def decode_reply(data: bytes) -> Reply:
+    """Inverse of `encode_reply`.
+
+    Raises:
+        CodecError: truncated, oversized, or of unknown status.
+    """
+    reader = _open(data, _REPLY, "reply")
+    status, rnd, have, client, seed, checksum, steps, queries, examples, loss = reader.take(_REPLY_LAYOUT)
+    if status not in set(Status):
+        raise CodecError(f"reply has unknown status {status}")
+    if 4 * steps * queries > reader.remaining:
+        raise CodecError(f"reply announces {steps}·{queries} scalars in {reader.remaining} bytes")
+    grads = reader.floats(steps * queries).reshape(steps, queries)
+    message = reader.text()
+    reader.finish()
+    return Reply(Status(status), rnd, have, client, seed, checksum, examples, loss, grads, message)

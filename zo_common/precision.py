@@ -1,0 +1,37 @@
+"""Forward-pass precision. Weights stay float32 on the lattice; autocast only changes how losses are computed."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 natively; emulation would be slower than float32."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            flags = next((line for line in info if line.startswith("flags")), "")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """"auto" → "bfloat16" where the device multiplies it natively, else "float32"; anything else is kept."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if device.type == "cpu" and _cpu_has_bfloat16() else "float32"
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which matrix products run in `precision` ("float32" changes nothing)."""
+    if precision == "float32":
+        return nullcontext()
+    # weights change between two forwards of one context, so casts must not be cached
+    return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)

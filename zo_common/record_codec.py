@@ -1,0 +1,44 @@
+"""Bytes of one ledger round, the same in a ledger file and in a plan."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+
+from zo_common.contribution import Contribution, Record
+from zo_common.errors import CodecError
+from zo_common.packing import Reader
+
+
+def encode_record(record: Record) -> bytes:
+    """server_round u32, checksum u64, count u32; then for each contribution seed u64, client_id u64, K u16, q u16,
+    K·q float32."""
+    parts = [struct.pack("<IQI", record.server_round, record.checksum, len(record.contributions))]
+    for c in record.contributions:
+        parts.append(struct.pack("<QQHH", c.seed, c.client_id, *c.coefficients.shape))
+        parts.append(c.coefficients.astype("<f4").tobytes())
+    return b"".join(parts)
+
+
+def decode_record(data: bytes) -> Record:
+    """Inverse of `encode_record`.
+
+    Raises:
+        CodecError: truncated, oversized or non-finite coefficients.
+    """
+    reader = Reader(data, "ledger record")
+    server_round, checksum, count = reader.take("IQI")
+    if count > reader.remaining // 20:
+        raise CodecError(f"ledger record announces {count} contributions in {reader.remaining} bytes")
+    contributions = []
+    for _ in range(count):
+        seed, client_id, steps, queries = reader.take("QQHH")
+        if 4 * steps * queries > reader.remaining:
+            raise CodecError(f"ledger record announces {steps}·{queries} coefficients in {reader.remaining} bytes")
+        coefficients = reader.floats(steps * queries).reshape(steps, queries)
+        if not np.isfinite(coefficients).all():
+            raise CodecError(f"ledger record of round {server_round} holds a coefficient that is not finite")
+        contributions.append(Contribution(seed, client_id, coefficients))
+    reader.finish()
+    return Record(server_round, checksum, tuple(contributions))
