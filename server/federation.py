@@ -118,7 +118,8 @@ class Federation:
         for detail in inbox.details:
             self.events.on_word(f"round {server_round}: refused: {detail}")
         scalars = inbox.scalars()
-        contributions = aggregate(scalars, rate, self.config.weighting) if scalars else ()
+        shared = self.config.directions == "shared"
+        contributions = aggregate(scalars, rate, self.config.weighting, shared) if scalars else ()
         share = self._commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(

@@ -33,12 +33,12 @@ def client_weights(clients: Sequence[ClientScalars], weighting: Weighting) -> li
 
 
 def aggregate(
-    clients: Sequence[ClientScalars], learning_rate: float, weighting: Weighting = "examples"
+    clients: Sequence[ClientScalars], learning_rate: float, weighting: Weighting = "examples", shared: bool = False
 ) -> tuple[Contribution, ...]:
     """Coefficients −learning_rate · weight_i · g_ikj / q, a float64 product in that order, rounded once to float32.
 
-    Clients that share one seed (directions = "shared") are summed into a single contribution, so that the ledger and
-    the download do not grow with their number.
+    With `shared` directions all clients have one seed and are summed into a single contribution of client 0, so that
+    the ledger and the download do not grow with their number.
     """
     ordered = sorted(clients, key=lambda c: c.client_id)
     weights = client_weights(ordered, weighting)
@@ -46,7 +46,7 @@ def aggregate(
         -learning_rate * weight * client.projected_grads.astype(np.float64) / client.projected_grads.shape[1]
         for client, weight in zip(ordered, weights, strict=True)
     ]
-    if len(ordered) > 1 and len({c.seed for c in ordered}) == 1:
+    if shared:
         total = np.sum(np.stack(products), axis=0)
         return (Contribution(ordered[0].seed, 0, total.astype(np.float32)),)
     return tuple(

@@ -3,8 +3,7 @@
 The unit of work is a chunk of Philox blocks, so 500 small tensors cost what one tensor of their total size costs.
 Threads are ours (the kernels release the GIL): Numba's own threading layers are neither fork- nor Ray-safe everywhere.
 
-The hot loop is a plain float32 add of ±c, which is exact as long as no partial sum leaves ±2**24 units. `NumbaTable`
-keeps a bound on every tensor's largest |n| to guarantee that without looking at each element in each pass.
+The hot loop is a plain float32 add of ±c; `Kernel` guarantees that it is exact.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from zo_common.lattice import MAX_UNITS
+from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 
 CHUNK_BLOCKS = 64
@@ -30,7 +29,7 @@ _LOW32 = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def _float_pointer(typingctx: Any, address: Any) -> Any:
     pointer = types.CPointer(types.float32)
 
@@ -139,61 +138,45 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-class NumbaTable:
-    """Where the trained tensors lie in memory, cut into chunks of equal work; built once per lattice state.
+class NumbaKernel(Kernel):
+    """Knows where the trained tensors lie in memory, cut into chunks of equal work.
 
     Args:
-        addresses: data pointers of contiguous float32 tensors, which must outlive the table.
-        numels, tensor_ids, grid_exponents: one entry a tensor.
+        tensors: contiguous float32 CPU tensors, whose storage must outlive the kernel.
         threads: how many threads share a pass.
     """
 
-    def __init__(
-        self, addresses: list[int], numels: list[int], tensor_ids: list[int], grid_exponents: list[int], threads: int
-    ) -> None:
+    def __init__(self, tensors: tuple[LatticeTensor, ...], threads: int) -> None:
+        super().__init__(tensors)
         self.threads = threads
-        self.address = np.array(addresses, np.int64)
+        numels = [t.weight.numel() for t in tensors]
+        self.address = np.array([t.weight.data_ptr() for t in tensors], np.int64)
         self.numel = np.array(numels, np.int64)
-        self.tid = np.array(tensor_ids, np.uint32)
-        self.inverse = np.array([2.0**-k for k in grid_exponents], np.float32)
-        self.grid = np.array([2.0**k for k in grid_exponents], np.float32)
+        self.tid = np.array([t.tensor_id for t in tensors], np.uint32)
+        self.inverse = np.array([2.0**-t.grid_exponent for t in tensors], np.float32)
+        self.grid = np.array([2.0**t.grid_exponent for t in tensors], np.float32)
         blocks = [range(0, -(-n // BLOCK_ELEMENTS), CHUNK_BLOCKS) for n in numels]
         self.chunk_tensor = np.array([t for t, r in enumerate(blocks) for _ in r], np.int64)
         self.chunk_block = np.array([b for r in blocks for b in r], np.int64)
-        self._bound = self.peaks()
 
-    def shift(self, seeds: list[int], units: NDArray[np.int64]) -> bool:
-        """Move every tensor by Σ_j units[t, j]·z_j, units of shape (tensors, seeds), if that is provably exact.
-
-        Returns False, with nothing changed, where a partial sum might leave ±2**24 units.
-        """
-        reach = np.abs(units).sum(axis=1)
-        if np.any(self._bound + reach > MAX_UNITS):
-            self._bound = self.peaks()
-            if np.any(self._bound + reach > MAX_UNITS):
-                return False
-        self._bound = self._bound + reach
+    def add(self, seeds: list[int], units: NDArray[np.int64]) -> None:
+        """See `Kernel.add`."""
         keys = np.array([[s & 0xFFFFFFFF, s >> 32] for s in seeds], np.uint32).reshape(-1, 2)
         coefficients = np.ascontiguousarray(units.astype(np.float32) * self.grid[:, None])
         self._run(lambda _, lo, hi: shift_chunks(lo, hi, *self._where(), self.tid, keys, coefficients))
-        return True
 
     def peaks(self) -> NDArray[np.int64]:
-        """The largest |n| of every tensor, in units; shape (tensors,)."""
+        """See `Kernel.peaks`."""
         bits = np.zeros((self.threads, len(self.numel)), np.int32)
         self._run(lambda part, lo, hi: peak_chunks(lo, hi, *self._where(), bits[part]))
-        largest: NDArray[np.float32] = bits.max(axis=0).view(np.float32)
-        return np.rint(largest * self.inverse).astype(np.int64)
+        units: NDArray[np.int64] = np.rint(bits.max(axis=0).view(np.float32) * self.inverse).astype(np.int64)
+        return units
 
     def checksum_sums(self) -> list[int]:
-        """The u64 sum S of every tensor, in table order."""
+        """See `Kernel.checksum_sums`."""
         sums = np.zeros((self.threads, len(self.numel)), np.uint64)
         self._run(lambda part, lo, hi: sum_chunks(lo, hi, *self._where(), self.inverse, sums[part]))
         return [int(s) for s in sums.sum(axis=0, dtype=np.uint64)]
-
-    def forget_bound(self) -> None:
-        """Weights were changed by another kernel: measure them again before the next pass."""
-        self._bound = np.full_like(self.numel, MAX_UNITS)
 
     def _where(self) -> tuple[NDArray[np.int64], ...]:
         return self.chunk_tensor, self.chunk_block, self.address, self.numel

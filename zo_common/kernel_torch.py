@@ -1,12 +1,17 @@
 """The same operations in plain torch for every device without a kernel of its own, chunked to a bounded scratch.
 
-Also the int64 path: sums of units that would not fit the fast CPU kernel's int32.
+Also the exact int64 path near the edge of the lattice, which measures before it writes.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Iterator
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 
 _U32 = 0xFFFFFFFF
@@ -30,21 +35,25 @@ def direction_signs(seed: int, tid: int, first_block: int, num_blocks: int, devi
     return (1 - 2 * bits).reshape(-1)
 
 
-def shift_tensor(weight: torch.Tensor, tid: int, grid_exponent: int, seeds: list[int], units: list[int]) -> int:
-    """Add Σ_j units[j]·z_j grid units to a contiguous float32 tensor in place; returns the largest |n| reached."""
-    flat = weight.view(-1)
-    peak = 0
+def shifted_chunks(
+    tensor: LatticeTensor, seeds: list[int], units: list[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Chunks of a flattened weight (a live view) and the int64 units each would hold after the shift."""
+    flat = tensor.weight.view(-1)
     terms = [(seed, unit) for seed, unit in zip(seeds, units, strict=True) if unit]
     total_blocks = -(-flat.numel() // BLOCK_ELEMENTS)
     for first in range(0, total_blocks, CHUNK_BLOCKS):
         count = min(CHUNK_BLOCKS, total_blocks - first)
         part = flat[first * BLOCK_ELEMENTS : (first + count) * BLOCK_ELEMENTS]
-        n = (part * 2.0**-grid_exponent).to(torch.int64)
+        n = (part * 2.0**-tensor.grid_exponent).to(torch.int64)
         for seed, unit in terms:
-            n += unit * direction_signs(seed, tid, first, count, part.device)[: part.numel()]
-        peak = max(peak, int(n.abs().max()))
-        part.copy_(n.to(torch.float32) * 2.0**grid_exponent)
-    return peak
+            n += unit * direction_signs(seed, tensor.tensor_id, first, count, part.device)[: part.numel()]
+        yield part, n
+
+
+def peak_after(tensor: LatticeTensor, seeds: list[int], units: list[int]) -> int:
+    """The largest |n| a shift would reach, as exact integers; nothing is changed."""
+    return max((int(n.abs().max()) for _, n in shifted_chunks(tensor, seeds, units)), default=0)
 
 
 def checksum_sum(weight: torch.Tensor, grid_exponent: int) -> int:
@@ -58,3 +67,21 @@ def checksum_sum(weight: torch.Tensor, grid_exponent: int) -> int:
         index = torch.arange(start, start + part.numel(), dtype=torch.int64, device=part.device)
         total += int((n * (2 * index + 1)).sum())
     return total & ((1 << 64) - 1)
+
+
+class TorchKernel(Kernel):
+    """Runs wherever torch does."""
+
+    def add(self, seeds: list[int], units: NDArray[np.int64]) -> None:
+        """See `Kernel.add`."""
+        for tensor, row in zip(self.tensors, units, strict=True):
+            for part, n in shifted_chunks(tensor, seeds, row.tolist()):
+                part.copy_(n.to(torch.float32) * 2.0**tensor.grid_exponent)
+
+    def peaks(self) -> NDArray[np.int64]:
+        """See `Kernel.peaks`."""
+        return np.array([peak_after(t, [], []) for t in self.tensors], np.int64)
+
+    def checksum_sums(self) -> list[int]:
+        """See `Kernel.checksum_sums`."""
+        return [checksum_sum(t.weight, t.grid_exponent) for t in self.tensors]

@@ -29,18 +29,20 @@ PRESETS: dict[str, tuple[str, ...]] = {
 
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """All parameters in name order; tied ones once, under the alphabetically first of their names."""
-    by_storage: dict[int, str] = {}
+    seen: set[tuple[int, ...]] = set()
     result: dict[str, nn.Parameter] = {}
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
-        if id(parameter) not in by_storage:
-            by_storage[id(parameter)] = name
+        place = (parameter.data_ptr(), *parameter.shape) if parameter.data_ptr() else (id(parameter),)
+        if place not in seen:
+            seen.add(place)
             result[name] = parameter
     return result
 
 
 def expand(pattern: str) -> tuple[str, ...]:
-    """A preset's patterns, or the comma-separated patterns themselves."""
-    return PRESETS.get(pattern) or tuple(p.strip() for p in pattern.split(",") if p.strip())
+    """Comma-separated patterns with the presets among them replaced by theirs: `encoder-ffn,!*bias`."""
+    parts = [p.strip() for p in pattern.split(",") if p.strip()]
+    return tuple(q for p in parts for q in PRESETS.get(p, (p,)))
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:

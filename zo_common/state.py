@@ -15,9 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zo_common import kernel_torch, lattice
+from zo_common import lattice
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
-from zo_common.kernel_numba import NumbaTable
+from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.kernel_numba import NumbaKernel
+from zo_common.kernel_torch import TorchKernel, peak_after
 from zo_common.parameters import select
 from zo_common.seeds import tensor_id
 
@@ -27,22 +29,15 @@ _MAX_QUANTUM = 2 * lattice.MAX_UNITS
 
 
 @dataclass(frozen=True)
-class LatticeTensor:
-    """One trained tensor: its live float32 storage and its fixed exponents (grid 2**k_t, scale 2**s_t)."""
-
-    name: str
-    weight: torch.Tensor
-    tensor_id: int
-    grid_exponent: int
-    scale_exponent: int
-
-
-@dataclass(frozen=True)
 class Update:
     """One replayed direction: `w_t += 2**k_t · quantum(coefficient, t) · z_t(seed)`; coefficient is a float32."""
 
     seed: int
     coefficient: float
+
+
+def _version(parameter: torch.Tensor) -> int:
+    return 0 if parameter.is_inference() else int(parameter._version)
 
 
 class LatticeState:
@@ -77,7 +72,13 @@ class LatticeState:
             self._adopt(name, parameter, (exponents or {}).get(name)) for name, parameter in select(model, pattern).items()
         )
         on_cpu = all(t.weight.device.type == "cpu" for t in self.tensors)
-        self._table = None if reference or not on_cpu else self._make_table(threads or torch.get_num_threads())
+        self._kernel: Kernel = (
+            NumbaKernel(self.tensors, threads or torch.get_num_threads())
+            if on_cpu and not reference
+            else TorchKernel(self.tensors)
+        )
+        self._versions = [_version(parameter) for parameter in self._parameters()]
+        self._refuse_beyond(self._kernel.peaks())
 
     def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
         if parameter.dtype != torch.float32:
@@ -94,15 +95,6 @@ class LatticeState:
         )
         parameter.data.copy_(lattice.snap(parameter.data, grid))
         return LatticeTensor(name, parameter.data, tensor_id(name), grid, scale)
-
-    def _make_table(self, threads: int) -> NumbaTable:
-        return NumbaTable(
-            [t.weight.data_ptr() for t in self.tensors],
-            [t.weight.numel() for t in self.tensors],
-            [t.tensor_id for t in self.tensors],
-            [t.grid_exponent for t in self.tensors],
-            threads,
-        )
 
     @property
     def num_elements(self) -> int:
@@ -146,39 +138,50 @@ class LatticeState:
         """One pass over the weights: add Σ_j units[t, j]·z_t(seeds[j]) grid units to every tensor t.
 
         Raises:
-            LatticeOverflow: a weight would leave ±2**24 units. The weights are then undefined: reload the base model.
+            LatticeOverflow: a weight would leave ±2**24 units; nothing is changed then.
         """
         if len(seeds) == 0:
             return
         self.passes += 1
-        for t, parameter in zip(self.tensors, self._parameters(), strict=True):
-            if parameter.data_ptr() != t.weight.data_ptr():
-                raise UnsupportedModel(f"tensor {t.name!r} was moved or replaced after the lattice was built: rebuild it")
-        if self._table is None:
-            self._shift_checked(seeds, units)
-        else:
-            self._shift_fast(self._table, list(seeds), units)
-
-    def _shift_fast(self, table: NumbaTable, seeds: list[int], units: NDArray[np.int64]) -> None:
-        """The largest batches that are provably in range; what cannot be proved goes through the checked kernel."""
-        while seeds:
-            size = len(seeds)
-            while size and not table.shift(seeds[:size], units[:, :size]):
+        self._expect_untouched()
+        done = 0
+        while done < len(seeds):
+            size = len(seeds) - done
+            while size and not self._kernel.shift(list(seeds[done : done + size]), units[:, done : done + size]):
                 size //= 2
             if size == 0:
-                self._shift_checked(seeds, units)
-                table.forget_bound()
+                self._shift_near_edge(list(seeds), units, done)
                 return
-            seeds, units = seeds[size:], units[:, size:]
+            done += size
 
-    def _shift_checked(self, seeds: Sequence[int], units: NDArray[np.int64]) -> None:
-        """The int64 kernel of any device: measures what it reaches."""
-        for t, row in zip(self.tensors, units, strict=True):
-            peak = kernel_torch.shift_tensor(t.weight, t.tensor_id, t.grid_exponent, list(seeds), row.tolist())
-            if peak > lattice.MAX_UNITS:
-                raise LatticeOverflow(
-                    f"tensor {t.name!r} left its lattice (a weight reached {peak} units, legal are "
-                    f"{lattice.MAX_UNITS}): lower the learning rate or epsilon"
+    def _shift_near_edge(self, seeds: list[int], units: NDArray[np.int64], done: int) -> None:
+        """Where the bound proves nothing: measure what the rest would reach exactly, then write all or nothing."""
+        left, columns = seeds[done:], units[:, done:]
+        try:
+            self._refuse_beyond(
+                np.array([peak_after(t, left, row.tolist()) for t, row in zip(self.tensors, columns, strict=True)])
+            )
+        except LatticeOverflow:
+            self._kernel.add(seeds[:done], -units[:, :done])
+            raise
+        finally:
+            self._kernel.forget_bound()
+        TorchKernel(self.tensors).add(left, columns)
+
+    def _refuse_beyond(self, peaks: NDArray[np.int64]) -> None:
+        if int(peaks.max()) > lattice.MAX_UNITS:
+            worst = self.tensors[int(peaks.argmax())]
+            raise LatticeOverflow(
+                f"tensor {worst.name!r} would leave its lattice (a weight would reach {int(peaks.max())} units, legal "
+                f"are {lattice.MAX_UNITS}): lower the learning rate or epsilon"
+            )
+
+    def _expect_untouched(self) -> None:
+        """Weights must only move through the lattice; anything else would go unnoticed until the checksum."""
+        for t, parameter, version in zip(self.tensors, self._parameters(), self._versions, strict=True):
+            if parameter.data_ptr() != t.weight.data_ptr() or _version(parameter) != version:
+                raise UnsupportedModel(
+                    f"tensor {t.name!r} was moved, replaced or written to after the lattice was built: build it again"
                 )
 
     def _parameters(self) -> list[torch.Tensor]:
@@ -198,10 +201,7 @@ class LatticeState:
 
     def checksum(self) -> int:
         """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""
-        if self._table is not None:
-            sums = self._table.checksum_sums()
-        else:
-            sums = [kernel_torch.checksum_sum(t.weight, t.grid_exponent) for t in self.tensors]
+        sums = self._kernel.checksum_sums()
         walk = b"".join(struct.pack("<IQ", t.tensor_id, s) for t, s in zip(self.tensors, sums, strict=True))
         return int.from_bytes(hashlib.blake2b(walk, digest_size=8, person=_PERSON).digest(), "little")
 

@@ -40,13 +40,13 @@ def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> Enco
     if x.shape[1] >= full or tail_tokens == 0:
         return EncoderStates(x + positions[: x.shape[1]], None)
     keep = x.shape[1] - EDGE_POSITIONS
-    silence = x[:, keep - 1 : keep]
-    edges = torch.linspace(keep, full, min(tail_tokens, full - keep) + 1).long()
+    silence, last = x[:, keep - 1 : keep], x[:, -1:]  # the last position of any window sees the zero padding behind it
+    edges = torch.linspace(keep, full - 1, min(tail_tokens, full - 1 - keep) + 1).long()
     counts = edges.diff()
     middle = positions[((edges[1:] + edges[:-1]) // 2).to(positions.device)]
-    hidden = torch.cat([x[:, :keep] + positions[:keep], silence + middle], dim=1)
-    bias = torch.cat([torch.zeros(keep, device=x.device), counts.to(x).log()])
-    return EncoderStates(hidden, bias.to(x.dtype)[None, None, None, :])
+    hidden = torch.cat([x[:, :keep] + positions[:keep], silence + middle, last + positions[-1:]], dim=1)
+    bias = F.pad(counts.to(x).log(), (keep, 1))
+    return EncoderStates(hidden, bias[None, None, None, :])
 
 
 def encode(model: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:

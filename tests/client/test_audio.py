@@ -76,7 +76,7 @@ def test_recordings_that_cannot_teach(tmp_path: Path) -> None:
 
     assert problem(wav([])).startswith("'x.wav' has no samples")
     assert problem(wav(np.zeros(800))).startswith("'x.wav' holds only silence")
-    assert problem(wav(np.stack([tone(0.1), -tone(0.1)], axis=1))).startswith("'x.wav' holds only silence")
+    assert problem(wav(np.stack([tone(0.1), -tone(0.1)], axis=1), "FLOAT")).startswith("'x.wav' holds only silence")
     assert problem(wav([0.1, np.nan, 0.2], "FLOAT")).startswith("'x.wav' has NaN or infinite samples")
     assert problem(wav([0.1, np.inf, 0.2], "FLOAT")).startswith("'x.wav' has NaN or infinite samples")
     assert problem(wav(tone(31.5))).startswith("'x.wav' lasts 31.50 s")

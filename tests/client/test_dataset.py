@@ -66,16 +66,13 @@ def test_windows_are_bit_exact(source: str, processor: WhisperProcessor, mels: i
         frames = example.features.shape[1]
         assert torch.equal(example.window(), full)
         assert example.features.shape[0] == mels
-        assert frames % 2 == 0
         assert frames == min(math.ceil(seconds * 100) + 30 + math.ceil(seconds * 100) % 2, WINDOW_FRAMES)
         if frames < WINDOW_FRAMES:
             # The forward pass takes the last frames as the silence of the rest of the window.
             assert (example.features[:, -16:] == full[0, -1]).all()
         assert example.seconds == len(wave) / RATE
     batch = data.batch([0, 2], full_window=True)
-    waves = [decode(Path(source) / f"{index}.wav") for index in (0, 2)]
-    each = [extractor(wave, sampling_rate=RATE, return_tensors="pt").input_features for wave in waves]
-    assert torch.equal(batch.features, torch.cat(each))
+    assert torch.equal(batch.features, torch.stack([data.examples[index].window() for index in (0, 2)]))
 
 
 def test_batches_are_trimmed_to_their_longest(data: SpeechDataset) -> None:
@@ -159,6 +156,9 @@ def test_all_problems_come_together(bad_source: str, processor: WhisperProcessor
     for problem, (line, start) in zip(caught.value.problems, BAD, strict=True):
         assert problem.startswith(f"train/metadata.csv:{line}: {start}")
     assert str(caught.value).startswith("10 problems in the data:\n  train/metadata.csv:3: ")
+    twice = Utterance("here:1", Path(bad_source) / "silent.wav", "<|notimestamps|>", {})
+    with pytest.raises(DataError, match="2 problems in the data"):
+        load_dataset(Manifest((twice,), ()), processor)
 
 
 def test_skip_bad(bad_source: str, processor: WhisperProcessor, tmp_path: Path) -> None:
@@ -171,18 +171,6 @@ def test_skip_bad(bad_source: str, processor: WhisperProcessor, tmp_path: Path) 
     assert len(caught.value.problems) == 4
 
 
-def test_wrong_text_column(source: str, processor: WhisperProcessor) -> None:
-    with pytest.raises(DataError, match="text column 'sentence' not found"):
-        load_dataset(source, processor, text_column="sentence")
-
-
-def test_one_utterance_can_have_two_faults(bad_source: str, processor: WhisperProcessor) -> None:
-    bad = Utterance("here:1", Path(bad_source) / "silent.wav", "<|notimestamps|>", {})
-    with pytest.raises(DataError) as caught:
-        load_dataset(Manifest((bad,), ()), processor)
-    assert len(caught.value.problems) == 2
-
-
 def test_cache(source: str, processor: WhisperProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = tmp_path / "new" / "cache"
     first = load_dataset(source, processor, cache_dir=cache)
@@ -190,9 +178,8 @@ def test_cache(source: str, processor: WhisperProcessor, tmp_path: Path, monkeyp
     assert len(files) == len(LENGTHS)
     whole = [file.read_bytes() for file in files]
     files[0].write_bytes(whole[0][:-100])
-    flipped = bytearray(whole[1])
-    flipped[len(flipped) // 2] ^= 1
-    files[1].write_bytes(flipped)
+    half = len(whole[1]) // 2
+    files[1].write_bytes(whole[1][:half] + bytes([whole[1][half] ^ 1]) + whole[1][half + 1 :])
     files[2].write_bytes(b"")
     calls = []
     monkeypatch.setattr(module, "decode", lambda audio: calls.append(audio) or decode(audio))
@@ -201,7 +188,7 @@ def test_cache(source: str, processor: WhisperProcessor, tmp_path: Path, monkeyp
     assert [file.read_bytes()[:4] for file in files] == [b"PK\3\4"] * len(files)
     for one, other in zip(first.examples, again.examples, strict=True):
         assert torch.equal(one.features, other.features)
-        assert replace(one, features=other.features).seconds == other.seconds
+        assert one.seconds == other.seconds
     load_dataset(source, processor, cache_dir=cache)
     assert len(calls) == 3
     load_dataset(
@@ -227,13 +214,9 @@ def test_prompts(processor: WhisperProcessor, whisper_dir: Path) -> None:
     assert prompt_ids(processor) == prompt_ids(GenerationConfig.from_pretrained(whisper_dir)) == english
     with pytest.raises(ConfigError, match="English-only, but the language is 'de'"):
         prompt_ids(processor, "de")
-    config = GenerationConfig(
-        decoder_start_token_id=50258,
-        no_timestamps_token_id=50363,
-        is_multilingual=True,
-        lang_to_id={"<|en|>": 50259, "<|de|>": 50261},
-        task_to_id={"transcribe": 50359},
-    )
+    maps = {"lang_to_id": {"<|en|>": 50259, "<|de|>": 50261}, "task_to_id": {"transcribe": 50359}}
+    ids = {"decoder_start_token_id": 50258, "no_timestamps_token_id": 50363}
+    config = GenerationConfig(is_multilingual=True, **ids, **maps)
     names = {"startoftranscript": 50258, "notimestamps": 50363, "transcribe": 50359, "en": 50259, "de": 50261}
     vocabulary = {f"<|{name}|>": token for name, token in names.items()}
     tokenizer = SimpleNamespace(eos_token_id=50257, get_added_vocab=lambda: vocabulary)

@@ -44,8 +44,8 @@ def _mezo_step(weights: Weights, seeds: list[int], learning_rate: float) -> None
     """MeZO's loop: perturb by +ε, −2ε, +ε; then ZO-ASR's rule, the sum over queries, after all are measured."""
 
     def add(seed: int, factor: float) -> None:
-        for name, w in weights.items():
-            w += factor * direction(seed, name, w.size).reshape(w.shape)
+        for name in weights:
+            weights[name] += factor * direction(seed, name, weights[name].size).reshape(weights[name].shape)
 
     grads = []
     for seed in seeds:

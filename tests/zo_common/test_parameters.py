@@ -217,7 +217,7 @@ def test_nothing_matches(whisper: nn.Module, pattern: str, hint: str) -> None:
 def test_colliding_tensor_ids_are_refused(small_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parameters, "tensor_id", lambda name: 7 if name.endswith("bias") else len(name))
 
-    with pytest.raises(TensorIdCollision, match="'0.bias' and '2.bias' share tensor id 7"):
+    with pytest.raises(TensorIdCollision, match=r"'0\.bias' and '2.bias' share tensor id 7"):
         select(small_model(), "*bias")
     assert _names(small_model(), "0.*") == {"0.weight", "0.bias"}
 
@@ -247,5 +247,5 @@ def test_integer_tensors_are_refused_only_where_they_are_trained() -> None:
     model.weight = nn.Parameter(torch.zeros(2))
 
     assert _names(model, "weight") == {"weight"}
-    with pytest.raises(UnsupportedModel, match="'table' has dtype torch.int8"):
+    with pytest.raises(UnsupportedModel, match=r"'table' has dtype torch\.int8"):
         select(model, "all")
