@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,12 +49,15 @@ def parse_settings(pairs: list[str] | None) -> dict[str, Any]:
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Run seed: directions and batches.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of sentences, voices, directions and batches.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-demo.")] = None,
     setting: Settings = None,
 ) -> None:
     """Eight speakers of one dialect adapt real Whisper-tiny.en; WER before and after on unseen speakers."""
-    _run(read_scenario(SCENARIOS / "demo.toml"), output, {"run-seed": seed} | parse_settings(setting))
+    scenario = read_scenario(SCENARIOS / "demo.toml")
+    if scenario.corpus is not None:
+        scenario = replace(scenario, corpus=replace(scenario.corpus, seed=seed))
+    _run(scenario, output, {"run-seed": seed} | parse_settings(setting))
 
 
 @app.command()

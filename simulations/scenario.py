@@ -68,7 +68,7 @@ def corpus_config(table: Mapping[str, Any], where: str) -> CorpusConfig:
     """A corpus description from a TOML table with kebab-case keys."""
     names = [f.name.replace("_", "-") for f in fields(CorpusConfig)]
     _known(table, names, f"key in [corpus] of {where}")
-    values = {k.replace("-", "_"): tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    values: dict[str, Any] = {k.replace("-", "_"): tuple(v) if isinstance(v, list) else v for k, v in table.items()}
     return CorpusConfig(**values)
 
 
