@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,77 +11,87 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client.dataset import SpeechDataset, load_dataset
-from server.evaluation import Evaluation, evaluate, held_out_loss
+from server.evaluation import evaluate, held_out_loss
 from server.export import export_model
 from server.federation import Events, Federation
+from server.global_model import GlobalModel
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
 from zo_common.errors import ZOError
 
 
-@dataclass
-class Outcome:
-    """What a run reports at its end; `before` and `after` are there if `eval-split` names a held-out split."""
-
-    before: Evaluation | None = None
-    after: Evaluation | None = None
-    curve: list[dict[str, Any]] = field(default_factory=list)
-
-
 class HeldOut:
     """Evaluates the global model on a held-out split before, during and after a run.
 
-    The first and last evaluation use the whole split; those between, a fixed subset of `eval-utterances` (0: loss only).
+    The first and last evaluation use the whole split; those between, its first `eval-utterances` (0: the loss only).
+    Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before.
     """
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
+        self.path = Path(config.output) / "curve.jsonl"
         self.data: SpeechDataset | None = None
-        self.outcome = Outcome()
+        self.curve: list[dict[str, Any]] = []
 
     def __call__(self, server_round: int, federation: Federation) -> dict[str, Any] | None:
-        """Evaluate at a round; also appends to the curve."""
+        """Evaluate at a round, unless a run that is resumed did so already."""
         held = federation.held
         if not self.config.eval_split or held is None:
             return None
+        if not self.curve and self.path.exists():
+            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
+            self.curve = [row for row in rows if row["server_round"] <= server_round]
+        if self.curve and self.curve[-1]["server_round"] == server_round:
+            return self.curve[-1]
+        sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
+        measured = self._measure(server_round, held, federation.events)
+        row = {"server_round": server_round, "payload": sent, **measured}
+        self.curve.append(row)
+        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.curve))
+        return row
+
+    def _measure(self, server_round: int, held: GlobalModel, events: Events) -> dict[str, Any]:
+        data = self._load(held)
+        whole = server_round in (0, self.config.num_server_rounds)
+        if not whole and not self.config.eval_utterances:
+            return {"loss": held_out_loss(held.model, data)}
+        if not whole:
+            data = replace(data, examples=data.examples[: self.config.eval_utterances])
+        label = f"decoding {self.config.eval_split}, round {server_round}"
+        result = evaluate(
+            held.model,
+            held.processor,
+            data,
+            language=self.config.language,
+            on_progress=lambda done, total: events.on_stage(label, done, total),
+        )
+        return result.summary()
+
+    def _load(self, held: GlobalModel) -> SpeechDataset:
         if self.data is None:
             self.data = load_dataset(
                 self.config.data,
                 held.processor,
                 split=self.config.eval_split,
                 text_column=self.config.text_column,
+                language=self.config.language,
                 skip_bad=self.config.skip_bad,
             )
-        sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
-        last = server_round == self.config.num_server_rounds
-        if not last and server_round > 0 and not self.config.eval_utterances:
-            row: dict[str, Any] = {"loss": held_out_loss(held.model, self.data)}
-        else:
-            whole = last or self.outcome.before is None
-            data = self.data if whole else replace(self.data, examples=self.data.examples[: self.config.eval_utterances])
-            result = evaluate(held.model, held.processor, data, language=self.config.language)
-            row = result.summary()
-            if last:
-                self.outcome.after = result
-            elif self.outcome.before is None:
-                self.outcome.before = result
-        row = {"server_round": server_round, "payload": sent, **row}
-        self.outcome.curve.append(row)
-        return row
+        return self.data
 
 
 def finish(federation: Federation, held_out: HeldOut) -> None:
     """Write `evaluation.json` and the adapted model."""
     output = Path(federation.config.output)
-    outcome = held_out.outcome
+    curve = held_out.curve
     summary = {
-        "before": outcome.before.summary() if outcome.before else None,
-        "after": outcome.after.summary() if outcome.after else None,
-        "curve": outcome.curve,
-        "checksum": f"{federation.checksum:016x}",
+        "before": curve[0] if curve else None,
+        "after": curve[-1] if curve else None,
+        "curve": curve,
+        "checksum": f"{federation.checksum:016x}" if federation.checksum else "",
     }
     (output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
-    if federation.held is not None:
+    if federation.held is not None and not (output / "model").exists():
         export_model(federation.held.model, federation.held.processor, output / "model")
 
 

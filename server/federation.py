@@ -36,6 +36,7 @@ class Events:
     on_round: Callable[[RoundReport], None] = lambda report: None
     on_evaluate: Callable[[int, Federation], dict[str, float] | None] = lambda server_round, federation: None
     on_word: Callable[[str], None] = print
+    on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
 class Federation:

@@ -33,6 +33,8 @@ _FORMAT = 1
 class CorpusConfig:
     """What to synthesise; speakers are espeak-ng variant names, rates are in words/min, sampling rate in Hz.
 
+    A speaker of another accent than `accent` is written "accent/variant", such as "caribbean/m3".
+
     `utterances_per_speaker` is for training; `dev_utterances` and `test_utterances` are totals, shared out evenly
     among that split's speakers. `lead_seconds` and `tail_seconds` of room tone surround the speech, over white noise
     at `noise_dbfs`: a recogniser trained on real recordings loses the first words of speech that starts at sample 0.
@@ -118,7 +120,8 @@ def corpus_speakers(config: CorpusConfig) -> dict[str, tuple[Speaker, ...]]:
 def _speaker(config: CorpusConfig, variant: str) -> Speaker:
     rng = random.Random(f"{config.seed}/{variant}")
     rate, pitch = rng.randint(*config.rate_range), rng.randint(*config.pitch_range)
-    return Speaker(accent=config.accent, variant=variant, rate=rate, pitch=pitch)
+    accent, _, name = variant.rpartition("/")
+    return Speaker(accent=accent or config.accent, variant=name, rate=rate, pitch=pitch)
 
 
 def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int, int], None] | None = None) -> Corpus:

@@ -40,7 +40,7 @@ class RunProgress:
 
     def events(self) -> Events:
         """Hooks for `Federation`."""
-        return Events(on_round=self._round, on_word=self.say)
+        return Events(on_round=self._round, on_word=self.say, on_stage=self.track)
 
     def say(self, word: str) -> None:
         """A line above the bar."""

@@ -82,7 +82,7 @@ class Reply:
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Packed plan: 62 bytes and the ledger records."""
+    """Packed plan: 58 bytes, and each ledger record with a u32 length before it."""
     e = plan.estimator
     head = struct.pack(
         "<2sB" + _PLAN_LAYOUT,
@@ -142,7 +142,7 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Packed reply: 54 bytes and 4 bytes a scalar."""
+    """Packed reply: 50 bytes, 4 bytes a scalar and the message."""
     steps, queries = reply.projected_grads.shape
     head = struct.pack(
         "<2sB" + _REPLY_LAYOUT,

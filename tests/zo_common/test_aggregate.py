@@ -55,7 +55,8 @@ def test_the_server_rebuilds_fedavg_within_the_grid(small_model: Models, weighti
     server = LatticeState(small_model(), "all", "rms", threads=1)
     start = _units(server)
 
-    contributions = aggregate([reply for reply, _ in rounds], RATE, weighting)
+    contributions = aggregate([reply for reply, _ in rounds], RATE, weighting, shared)
+    assert len(contributions) == (1 if shared else 3)
     server.apply([u for c in contributions for u in c.updates()])
 
     # each applied direction is rounded to half a unit, and each client's own rounding enters with its weight;
@@ -95,7 +96,7 @@ def test_coefficients_are_float64_products_rounded_once() -> None:
 def test_shared_directions_collapse_to_one_contribution() -> None:
     clients = [_scalars(i, 99, 2 + i) for i in range(1, 5)]
 
-    (contribution,) = aggregate(clients, 0.1)
+    (contribution,) = aggregate(clients, 0.1, shared=True)
 
     weighted = sum(-0.1 * (c.num_examples / 18) * c.projected_grads.astype(np.float64) / 3 for c in clients)
     assert (contribution.seed, contribution.client_id) == (99, 0)
@@ -105,10 +106,29 @@ def test_shared_directions_collapse_to_one_contribution() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_order_of_replies_does_not_matter(shared: bool) -> None:
     clients = [_scalars(i, 99 if shared else 100 + i, 3 * i) for i in (3, 1, 2)]
-    expected = aggregate(clients, 1e-4)
+    expected = aggregate(clients, 1e-4, shared=shared)
 
+    assert len(expected) == (1 if shared else 3)
     for order in itertools.permutations(clients):
-        assert aggregate(order, 1e-4) == expected
+        assert aggregate(order, 1e-4, shared=shared) == expected
+
+
+def test_one_client_alone_keeps_its_id_unless_directions_are_shared() -> None:
+    (own,) = aggregate([_scalars(7, 99, 3)], 0.1)
+    (common,) = aggregate([_scalars(7, 99, 3)], 0.1, shared=True)
+
+    assert (own.client_id, common.client_id) == (7, 0)
+    assert own.coefficients.tolist() == common.coefficients.tolist()
+
+
+def test_equal_seeds_alone_do_not_make_a_round_shared() -> None:
+    clients = [_scalars(1, 99, 3), _scalars(2, 99, 4)]
+
+    apart, together = aggregate(clients, 0.1), aggregate(clients, 0.1, shared=True)
+
+    assert [(c.seed, c.client_id) for c in apart] == [(99, 1), (99, 2)]
+    total = sum(c.coefficients.astype(np.float64) for c in apart)
+    np.testing.assert_allclose(together[0].coefficients, total, rtol=1e-6)
 
 
 def test_weights_sum_to_one_and_follow_the_examples() -> None:

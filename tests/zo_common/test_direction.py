@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.kernel_numba import CHUNK_BLOCKS as NUMBA_CHUNK
-from zo_common.kernel_numba import NumbaTable, _philox
+from zo_common.kernel_numba import NumbaKernel, _philox
 from zo_common.kernel_torch import CHUNK_BLOCKS as TORCH_CHUNK
-from zo_common.kernel_torch import direction_signs, shift_tensor
+from zo_common.kernel_torch import TorchKernel, direction_signs
 from zo_common.philox import BLOCK_ELEMENTS, direction, direction_words
 from zo_common.seeds import tensor_id
 
@@ -27,17 +28,22 @@ CHUNK_LENGTHS = [
 ]
 
 
+def _signs(kernel: Kernel, seed: int) -> NDArray[np.int64]:
+    """The direction a kernel adds to its one tensor of zeros."""
+    assert kernel.shift([seed], np.array([[1]]))
+    return (kernel.tensors[0].weight.double().numpy() * 2.0**-GRID).astype(np.int64)
+
+
+def _zeros(name: str, numel: int) -> tuple[LatticeTensor]:
+    return (LatticeTensor(name, torch.zeros(numel), tensor_id(name), GRID, 0),)
+
+
 def _signs_by_numba(seed: int, name: str, numel: int, threads: int = 1) -> NDArray[np.int64]:
-    weight = torch.zeros(numel)
-    table = NumbaTable([weight.data_ptr()], [numel], [tensor_id(name)], [GRID], threads)
-    assert table.shift([seed], np.array([[1]]))
-    return (weight.double().numpy() * 2.0**-GRID).astype(np.int64)
+    return _signs(NumbaKernel(_zeros(name, numel), threads), seed)
 
 
 def _signs_by_torch(seed: int, name: str, numel: int) -> NDArray[np.int64]:
-    weight = torch.zeros(numel)
-    shift_tensor(weight, tensor_id(name), GRID, [seed], [1])
-    return (weight.double().numpy() * 2.0**-GRID).astype(np.int64)
+    return _signs(TorchKernel(_zeros(name, numel)), seed)
 
 
 def test_words_and_sign_sums_of_the_vectors(golden: dict[str, Any]) -> None:

@@ -135,10 +135,10 @@ class TestWhisperLosses:
         logits = model(input_features=features, decoder_input_ids=batch.decoder_input_ids).logits
 
         torch.testing.assert_close(losses, token_cross_entropy(logits, batch.labels), rtol=1e-4, atol=1e-4)
-        # four seconds stand for the whole window: exactly but for its last position, or closely with 64 tail tokens
+        # four seconds stand for the whole window: exactly with a token for each position, or closely with 64 tail tokens
         trimmed = WhisperBatch(features[:, :, :400], batch.decoder_input_ids, batch.labels)
         errors = {t: (whisper_losses(model, trimmed, t) - losses).abs() for t in (0, 64, 1400)}
-        assert torch.all(errors[1400] < 0.1)
+        assert torch.all(errors[1400] < 1e-3)
         assert torch.all(errors[64] < 0.5 * errors[0])
 
     @torch.inference_mode()
@@ -171,7 +171,7 @@ class TestWhisperLosses:
         assert losses[1] > 0.0
 
     @torch.inference_mode()
-    @pytest.mark.parametrize("tail_tokens", [28, 1000])
+    @pytest.mark.parametrize("tail_tokens", [27, 28, 1000])
     def test_one_token_a_tail_position_is_the_full_window(self, tiny: nn.Module, tail_tokens: int) -> None:
         features = _speech_then_silence(18, 2 * FULL)
         texts = [[10, 11, 12], [20]]
@@ -180,8 +180,7 @@ class TestWhisperLosses:
 
         losses = whisper_losses(tiny, trimmed, tail_tokens)
 
-        # only the very last position differs: there the full window's convolutions see its zero padding
-        torch.testing.assert_close(losses, whisper_losses(tiny, full), rtol=0, atol=0.02)
+        torch.testing.assert_close(losses, whisper_losses(tiny, full), rtol=0, atol=1e-5)
         assert (losses - whisper_losses(tiny, trimmed, 0)).abs().max() > 0.05
 
 
@@ -191,15 +190,14 @@ class TestEmbedWindow:
     @pytest.mark.parametrize("extra", [0, 1000])
     def test_enough_tail_tokens_give_the_full_window(self, tiny: nn.Module, frames: int, extra: int) -> None:
         features = _speech_then_silence(frames - 8, 2 * FULL)
-        tail = FULL - (frames // 2 - EDGE_POSITIONS)
+        tail = FULL - (frames // 2 - EDGE_POSITIONS) - 1  # the last position has a token of its own
 
         found = embed_window(tiny.model.encoder, features[:, :, :frames], tail + extra)
         expected = embed_window(tiny.model.encoder, features, 0)
 
         assert found.bias is not None
         assert torch.equal(found.bias, torch.zeros(1, 1, 1, FULL))
-        # the last position of the full window sees the zero padding beyond it
-        torch.testing.assert_close(found.hidden[:, :-1], expected.hidden[:, :-1], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.hidden, expected.hidden, rtol=0, atol=1e-6)
         assert expected.bias is None
 
     @torch.inference_mode()
@@ -209,10 +207,25 @@ class TestEmbedWindow:
 
         assert found.bias is not None
         counts = found.bias.exp().round().reshape(-1)
-        assert found.hidden.shape[1] == 12 + tail_tokens == len(counts)
+        assert found.hidden.shape[1] == 12 + tail_tokens + 1 == len(counts)
         assert counts.sum() == FULL
         assert torch.all(counts[:12] == 1)
-        assert counts[12:].max() - counts[12:].min() <= 1
+        assert counts[12:-1].max() - counts[12:-1].min() <= 1
+        assert counts[-1] == 1
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [1, 5, 27])
+    def test_the_last_token_is_the_last_position_of_the_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        features = _speech_then_silence(20, 2 * FULL)
+
+        found = embed_window(tiny.model.encoder, features[:, :, :28], tail_tokens)
+
+        window = embed_window(tiny.model.encoder, features, 0)
+        torch.testing.assert_close(found.hidden[:, -1], window.hidden[:, -1], rtol=0, atol=1e-6)
+        # it sees the padding, unlike the silence before it
+        positions = tiny.model.encoder.embed_positions.weight
+        silence = window.hidden[:, -2] - positions[-2]
+        assert (found.hidden[:, -1] - positions[-1] - silence).abs().max() > 0.05
 
     @torch.inference_mode()
     def test_no_tail_tokens_cut_the_window_off(self, tiny: nn.Module) -> None:
@@ -226,12 +239,14 @@ class TestEmbedWindow:
         features = _speech_then_silence(18, 2 * FULL)
         full = WhisperBatch(features, *whisper_labels(PROMPT, [[10, 11, 12], [20]], END))
         trimmed = WhisperBatch(features[:, :, :28], full.decoder_input_ids, full.labels)
-        exact = whisper_losses(tiny, trimmed, 1000)
+        exact = whisper_losses(tiny, full)
 
-        errors = [float((whisper_losses(tiny, trimmed, t) - exact).abs().max()) for t in (0, 4, 14)]
+        errors = [float((whisper_losses(tiny, trimmed, t) - exact).abs().max()) for t in (0, 4, 8, 14, 20, 27)]
 
-        assert errors[0] > 4 * errors[1]
-        assert errors[0] > 4 * errors[2]
+        assert errors == sorted(errors, reverse=True)
+        assert errors[0] > 2 * errors[1]
+        assert errors[0] > 8 * errors[2]
+        assert errors[-1] < 1e-5
 
 
 def test_any_module_and_loss_trains_with_forward_passes_alone(small_model: Models) -> None:
