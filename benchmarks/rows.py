@@ -38,7 +38,7 @@ def timed(action: Callable[[], Any], repeats: int) -> list[float]:
 
 
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int = 9) -> dict[str, Any]:
-    """Time of ours ÷ time of theirs, measured in turn in one process: median of the pairwise ratios, and their range."""
+    """Time of ours ÷ time of theirs, measured in turn in one process: median and range of the pairs."""
     ours()
     theirs()
     ratios = []

@@ -26,9 +26,7 @@ from zo_common.parameters import select
 BATCH = 8
 
 
-def gradient(
-    model: Any, data: SpeechDataset, tail_tokens: int, full: bool
-) -> tuple[torch.Tensor, torch.Tensor, float]:
+def gradient(model: Any, data: SpeechDataset, tail_tokens: int, full: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Mean gradient of the trained tensors (flattened), losses, and seconds of the forwards alone."""
     model.zero_grad()
     losses, seconds = [], 0.0
@@ -70,7 +68,12 @@ def main() -> None:
             }
         )
         print(rows[-1], flush=True)
-    numbers = {"tensors": arguments.tensors, "utterances": len(data), "full_window_loss": float(exact.mean()), "rows": rows}
+    numbers = {
+        "tensors": arguments.tensors,
+        "utterances": len(data),
+        "full_window_loss": float(exact.mean()),
+        "rows": rows,
+    }
     print(f"wrote {store('window', numbers)}")
 
 

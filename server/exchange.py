@@ -36,7 +36,7 @@ class Exchange:
         self.up = ByteCounts()
 
     def run(self, plans: dict[int, Plan], inbox: RoundInbox, records: tuple[Record, ...]) -> None:
-        """One round: every node in `plans` gets its plan; a node that is behind gets the rounds it lacks and another chance.
+        """One round: every node gets its plan; one that is behind gets the rounds it lacks and another chance.
 
         Args:
             records: all rounds of the ledger.

@@ -45,7 +45,7 @@ class Federation:
     1. Load the model (unless `server-model` is off) and wait for devices; each introduces itself.
     2. Open a new ledger or resume one: replay it, go on with the next round.
     3. Each round: choose devices, send plans, collect replies until the deadline, refuse what is not valid.
-    4. Aggregate, append to the ledger with fsync, then apply: a crash at any instruction loses the round in flight only.
+    4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
 
     Raises:
         ConfigError, LedgerError, ModelNotFound …: user errors, before the first round.
@@ -87,9 +87,9 @@ class Federation:
         self._evaluate(first - 1)
         for server_round in range(first, self.config.num_server_rounds + 1):
             report = self.run_round(server_round)
+            self.log.append(report)
             if self._due(server_round):
                 report.evaluation = self._evaluate(server_round)
-            self.log.append(report)
             self.events.on_round(report)
             self._stop_if_stuck(report)
 

@@ -93,7 +93,9 @@ def check_resumable(header: LedgerHeader, config: RunConfig, held: GlobalModel |
         ("estimator", header.estimator, config.estimator),
     ):
         if then != now:
-            raise ConfigError(f"the ledger was made with {what} {then!r}, this run asks for {now!r}: use the same to resume")
+            raise ConfigError(
+                f"the ledger was made with {what} {then!r}, this run asks for {now!r}: use the same to resume"
+            )
     if held is not None and held.fingerprint != header.fingerprint:
         raise WrongBaseModel(
             f"the ledger was made on base model {header.fingerprint[:16]}… ({header.model}), this run's model is "

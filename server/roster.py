@@ -42,9 +42,7 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
         time.sleep(0.5)
 
 
-def introduce(
-    grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None]
-) -> dict[int, Member]:
+def introduce(grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None]) -> dict[int, Member]:
     """Ask every node who it is; those that cannot train are left out, with a word.
 
     Raises:

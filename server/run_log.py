@@ -25,7 +25,7 @@ class ByteCounts:
 
 @dataclass
 class RoundReport:
-    """One line of rounds.jsonl; bytes are sums over the round's clients."""
+    """One line of rounds.jsonl; bytes are sums over the round's clients. The evaluation is in curve.jsonl."""
 
     server_round: int
     learning_rate: float
@@ -57,7 +57,7 @@ class RunLog:
 
     def append(self, report: RoundReport) -> None:
         """Write one round."""
-        row = asdict(report)
+        row = {name: value for name, value in asdict(report).items() if name != "evaluation"}
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -62,7 +62,9 @@ def run_scenario(
     curve = json.loads((output / "evaluation.json").read_text())["curve"]
     if curve:
         plot_curve(curve, output / "curve.png", f"{scenario.name}: held-out speakers and sentences", devices)
-    console.print(summary_table(numbers, f"{scenario.name}, {devices} devices, seed {config.run_seed}"))
+    console.print(
+        summary_table(numbers, f"{scenario.name}: {devices} devices, speakers and sentences nobody trained on")
+    )
     console.print(f"results in {output}", highlight=False)
     return numbers
 
@@ -86,7 +88,8 @@ def _speech(scenario: Scenario, places: Places, console: Console, overrides: dic
 def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: int, corpus: Corpus | None) -> None:
     console.print(
         f"{scenario.name}: {devices} devices, {config.num_server_rounds} rounds of {config.local_steps} step(s) x "
-        f"{config.num_queries} queries ({config.estimator}), batch {config.batch_size}, trained: {config.trained_tensors}",
+        f"{config.num_queries} queries ({config.estimator}), batch {config.batch_size}, "
+        f"trained: {config.trained_tensors}",
         highlight=False,
     )
     console.print("Ray and the models start now; the bar appears with the first round", highlight=False)

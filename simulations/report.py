@@ -121,8 +121,8 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
         numbers: as `write_result` stores them.
     """
     table = Table(title=title, title_justify="left")
-    for column in ("held-out speakers and sentences", "before", "after", "relative change"):
-        table.add_column(column, justify="left" if column.startswith("held") else "right")
+    for column in ("held out", "before", "after", "change"):
+        table.add_column(column, justify="left" if column == "held out" else "right", no_wrap=True)
     before, after = numbers["before"], numbers["after"]
     if before and after:
         for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
@@ -132,12 +132,12 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
     sent = numbers["traffic"]
     fedavg = human_bytes(sent["fedavg_each_way"])
     table.add_section()
-    table.add_row("payload a device, whole run", "up", "down", "")
+    table.add_row("payload of a device", "up", "down", "")
     table.add_row("  ours", human_bytes(sent["up"]), human_bytes(sent["down"]), "")
-    table.add_row("  FedAvg on this model", fedavg, fedavg, f"÷ {sent['fedavg_each_way'] / max(sent['up'], 1):,.0f} up")
+    table.add_row("  FedAvg on this model", fedavg, fedavg, "")
     table.add_section()
-    table.add_row("ledger (the adapted model)", "", human_bytes(numbers["ledger_bytes"]), "")
+    table.add_row("ledger = adapted model", "", human_bytes(numbers["ledger_bytes"]), "")
     agreement = "agree" if numbers["checksums_agree"] else "DIFFER"
-    table.add_row("checksum: live server, replay in another process", agreement, numbers["checksum"], "")
+    table.add_row("checksum, live / replayed", agreement, numbers["checksum"], "")
     table.add_row("minutes", "", f"{numbers['minutes']:.1f}", "")
     return table

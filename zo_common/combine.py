@@ -23,5 +23,7 @@ def combine(ledgers: list[Ledger], weights: list[float], created: str) -> Ledger
         for record in ledger.records:
             scaled = tuple(c if weight == 1 else c.scaled(weight) for c in record.contributions)
             records.append(Record(len(records) + 1, 0, scaled))
-    settings = {"combined": [{"run_seed": x.header.run_seed, "weight": w} for x, w in zip(ledgers, weights, strict=True)]}
+    settings = {
+        "combined": [{"run_seed": x.header.run_seed, "weight": w} for x, w in zip(ledgers, weights, strict=True)]
+    }
     return Ledger(replace(first, created=created, settings=settings), tuple(records))

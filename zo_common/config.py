@@ -1,4 +1,4 @@
-"""Run settings as a frozen dataclass; the same names as kebab-case keys in run-config, scenario files and command lines."""
+"""Run settings as a frozen dataclass; the same names in kebab-case in run-config, scenario files, command lines."""
 
 from __future__ import annotations
 

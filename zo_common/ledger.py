@@ -160,7 +160,9 @@ def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:
     try:
         magic, protocol, length = reader.take("8sHI")
         if magic != MAGIC:
-            raise LedgerAltered(f"the file starts with {magic!r}, a ledger starts with {MAGIC!r}: is it the right file?")
+            raise LedgerAltered(
+                f"the file starts with {magic!r}, a ledger starts with {MAGIC!r}: is it the right file?"
+            )
         if protocol != PROTOCOL:
             raise ProtocolMismatch(
                 f"the ledger has protocol version {protocol}, this program speaks {PROTOCOL}: use a matching release"

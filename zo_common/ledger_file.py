@@ -125,7 +125,9 @@ class LedgerFile:
                 os.fsync(file.fileno())
         except OSError as error:
             self._cut_back()
-            raise LedgerError(f"round {record.server_round} could not be written to {self.path} ({error.strerror})") from None
+            raise LedgerError(
+                f"round {record.server_round} could not be written to {self.path} ({error.strerror})"
+            ) from None
         self._chain = chain
         self._size += len(entry)
         self.ledger = Ledger(self.ledger.header, (*self.ledger.records, record))
@@ -134,4 +136,6 @@ class LedgerFile:
         try:
             os.truncate(self.path, self._size)
         except OSError:
-            warnings.warn(f"{self.path}: an unfinished record could not be cut off; the next opening does it", stacklevel=3)
+            warnings.warn(
+                f"{self.path}: an unfinished record could not be cut off; the next opening does it", stacklevel=3
+            )

@@ -36,7 +36,9 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
             f"model {source!r} is a {config.model_type!r} model, supported are: {', '.join(SUPPORTED)}"
         )
     try:
-        model: nn.Module = WhisperForConditionalGeneration.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa")
+        model: nn.Module = WhisperForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="sdpa"
+        )
         processor = WhisperProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
@@ -47,7 +49,8 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
 def _not_found(source: str, error: Exception) -> str:
     if Path(source).exists():
         first = str(error).strip().splitlines()[0]
-        return f"directory {source!r} is not a complete saved model ({first}): save model and processor with save_pretrained"
+        return f"directory {source!r} is not a complete saved model ({first}): "
+            "save model and processor with save_pretrained"
     return (
         f"model {source!r} is neither a local directory nor a hub id that can be reached: check the name, "
         "or download it where there is a network and pass the directory"

@@ -1,4 +1,4 @@
-"""Objectives as pure functions of logits, and the loss of a Whisper batch. Losses are per example: the mean comes last."""
+"""Objectives as pure functions of logits, and the loss of a Whisper batch; per example, the mean comes last."""
 
 from __future__ import annotations
 

@@ -31,7 +31,9 @@ class Reader:
     def raw(self, count: int) -> bytes:
         """The next `count` bytes."""
         if not 0 <= count <= self.remaining:
-            raise CodecError(f"{self._what} ends early: {count} bytes expected at offset {self._at}, {self.remaining} left")
+            raise CodecError(
+                f"{self._what} ends early: {count} bytes expected at offset {self._at}, {self.remaining} left"
+            )
         self._at += count
         return bytes(self._data[self._at - count : self._at])
 

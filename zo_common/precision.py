@@ -21,7 +21,7 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """"auto" → "bfloat16" where the device multiplies it natively, else "float32"; anything else is kept."""
+    """ "auto" → "bfloat16" where the device multiplies it natively, else "float32"; anything else is kept."""
     if precision != "auto":
         return precision
     if device.type == "cuda":

@@ -55,6 +55,7 @@ def replay(state: LatticeState, ledger: Ledger, on_progress: Callable[[int, int]
     recorded = ledger.records[-1].checksum if ledger.records else 0
     if recorded and recorded != reached:
         raise ChecksumMismatch(
-            f"replay ends at checksum {reached:016x}, the ledger records {recorded:016x}: base model or ledger is damaged"
+            f"replay ends at checksum {reached:016x}, the ledger records {recorded:016x}: base model or ledger is "
+            "damaged"
         )
     return reached

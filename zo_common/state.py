@@ -69,7 +69,8 @@ class LatticeState:
         self.zero_quanta = 0
         self.quanta = 0
         self.tensors = tuple(
-            self._adopt(name, parameter, (exponents or {}).get(name)) for name, parameter in select(model, pattern).items()
+            self._adopt(name, parameter, (exponents or {}).get(name))
+            for name, parameter in select(model, pattern).items()
         )
         on_cpu = all(t.weight.device.type == "cpu" for t in self.tensors)
         self._kernel: Kernel = (
@@ -83,7 +84,8 @@ class LatticeState:
     def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
         if parameter.dtype != torch.float32:
             raise UnsupportedModel(
-                f"trained tensor {name!r} has dtype {parameter.dtype}, the lattice needs float32: load with dtype=float32"
+                f"trained tensor {name!r} has dtype {parameter.dtype}, the lattice needs float32: "
+                "load with dtype=float32"
             )
         if not parameter.data.is_contiguous():
             parameter.data = parameter.data.contiguous()
@@ -114,7 +116,8 @@ class LatticeState:
         if not np.all(np.abs(quanta) <= _MAX_QUANTUM):
             t, j = np.argwhere(~(np.abs(quanta) <= _MAX_QUANTUM))[0]
             raise LatticeOverflow(
-                f"coefficient {c[j]:g} is beyond the lattice of tensor {self.tensors[t].name!r}: lower the learning rate"
+                f"coefficient {c[j]:g} is beyond the lattice of tensor {self.tensors[t].name!r}: "
+                "lower the learning rate"
             )
         return quanta.astype(np.int64)
 
@@ -162,7 +165,8 @@ class LatticeState:
                 np.array([peak_after(t, left, row.tolist()) for t, row in zip(self.tensors, columns, strict=True)])
             )
         except LatticeOverflow:
-            self._kernel.add(seeds[:done], -units[:, :done])
+            # last in, first out: any other order could pass through sums that were never proven to be legal
+            self._kernel.add(seeds[:done][::-1], -units[:, :done][:, ::-1])
             raise
         finally:
             self._kernel.forget_bound()
@@ -209,4 +213,6 @@ class LatticeState:
         """Raise ChecksumMismatch unless the state has this checksum."""
         got = self.checksum()
         if got != expected:
-            raise ChecksumMismatch(f"state checksum is {got:016x}, expected {expected:016x}: replay from the base model")
+            raise ChecksumMismatch(
+                f"state checksum is {got:016x}, expected {expected:016x}: replay from the base model"
+            )

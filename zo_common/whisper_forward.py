@@ -30,7 +30,7 @@ def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> Enco
     """Encoder inputs of a trimmed mel window.
 
     Args:
-        features: log-mel (B, n_mels, T), T even; if T is less than the full window, its last 8 frames or more are silence.
+        features: log-mel (B, n_mels, T), T even; shorter than the full window, it ends in at least 8 frames of silence.
         tail_tokens: how many tokens stand for the silent rest of the window; 0 cuts it off.
     """
     x = F.gelu(encoder.conv1(features))
