@@ -26,16 +26,12 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
     whole = max(row.get("utterances", 0) for row in curve)
     decoded = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] == whole]
     partial = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] != whole]
-    right.plot(
-        [s for s, _ in decoded], [100 * r["wer"] for _, r in decoded], marker="o", color="tab:red",
-        label=f"all {whole} utterances",
-    )  # fmt: skip
-    if partial:
-        count = partial[0][1]["utterances"]
-        right.plot(
-            [s for s, _ in partial], [100 * r["wer"] for _, r in partial], marker="x", linestyle=":", color="tab:orange",
-            label=f"first {count} utterances",
-        )  # fmt: skip
+    for points, label, style in (
+        (decoded, f"all {whole} utterances", {"marker": "o", "color": "tab:red"}),
+        (partial, "a subset", {"marker": "x", "linestyle": ":", "color": "tab:orange"}),
+    ):
+        if points:
+            right.plot([s for s, _ in points], [100 * r["wer"] for _, r in points], label=label, **style)
     right.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out WER, 30 s window (%)", ylim=(0, None))
     right.legend()
     for axis in (left, right):

@@ -49,8 +49,10 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
 def _not_found(source: str, error: Exception) -> str:
     if Path(source).exists():
         first = str(error).strip().splitlines()[0]
-        return f"directory {source!r} is not a complete saved model ({first}): "
+        return (
+            f"directory {source!r} is not a complete saved model ({first}): "
             "save model and processor with save_pretrained"
+        )
     return (
         f"model {source!r} is neither a local directory nor a hub id that can be reached: check the name, "
         "or download it where there is a network and pass the directory"
