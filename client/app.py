@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -11,6 +12,7 @@ from flwr.clientapp import ClientApp
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
 from zo_common.errors import ZOError
+from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
 from zo_common.messages import Plan, Reply, Status, decode_plan, encode_reply
 from zo_common.seeds import fold_in
 
@@ -31,6 +33,12 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
         settings = config or RunConfig.from_mapping(context.run_config)
         plan = decode_plan(bytes(message.content.config_records[CONTENT]["plan"]))  # type: ignore[arg-type]
         return _answer(message, "reply", encode_reply(_train(settings, plan, context)))
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        settings = config or RunConfig.from_mapping(context.run_config)
+        plan = decode_plan(bytes(message.content.config_records[CONTENT]["plan"]))  # type: ignore[arg-type]
+        return _answer(message, "reply", encode_evaluation(_evaluate(settings, plan, context)))
 
     return app
 
@@ -79,6 +87,16 @@ def _train(config: RunConfig, plan: Plan, context: Context) -> Reply:
         return engine.train(plan, warm_dataset(config, engine, *_place(context)))
     except ZOError as error:
         return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
+
+
+def _evaluate(config: RunConfig, plan: Plan, context: Context) -> EvaluationReply:
+    try:
+        config = _local(config, context)
+        engine = warm_engine(config)
+        held_out = replace(config, train_split=config.eval_split)
+        return engine.evaluate(plan, warm_dataset(held_out, engine, *_place(context)))
+    except ZOError as error:
+        return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
 
 
 def _drops_out(config: RunConfig, plan: Plan) -> bool:

@@ -14,10 +14,12 @@ import numpy as np
 import torch
 
 from client.dataset import SpeechDataset
+from client.evaluation import evaluate
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator import LossFn
+from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import describe_tensors
 from zo_common.local_steps import run_local_steps
@@ -136,6 +138,15 @@ class Engine:
         except ZOError as error:
             return replace(base, status=Status.ERROR, message=str(error))
         return replace(base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads)
+
+    def evaluate(self, plan: Plan, data: SpeechDataset) -> EvaluationReply:
+        """Sync, then decode held-out speech; the answer holds counts only."""
+        status = self.sync(plan)
+        base = EvaluationReply(status, plan.server_round, self.have_round, plan.client_id, self.state.checksum())
+        if status is not Status.OK:
+            return base
+        result = evaluate(self.model, self.processor, data, language=self.config.language)
+        return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
     def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
         """A batch without replacement; which utterances is this device's own affair and never leaves it."""

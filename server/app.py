@@ -11,7 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client.dataset import SpeechDataset, load_dataset
-from server.evaluation import evaluate, held_out_loss
+from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
 from server.federation import Events, Federation
 from server.global_model import GlobalModel
@@ -36,7 +36,8 @@ class HeldOut:
     def __call__(self, server_round: int, federation: Federation) -> dict[str, Any] | None:
         """Evaluate at a round, unless a run that is resumed did so already."""
         held = federation.held
-        if not self.config.eval_split or held is None:
+        on_clients = self.config.evaluate_on == "clients"
+        if not self.config.eval_split or (held is None and not on_clients):
             return None
         if not self.curve and self.path.exists():
             rows = [json.loads(line) for line in self.path.read_text().splitlines()]
@@ -44,7 +45,10 @@ class HeldOut:
         if self.curve and self.curve[-1]["server_round"] == server_round:
             return self.curve[-1]
         sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
-        measured = self._measure(server_round, held, federation.events)
+        if held is None or on_clients:
+            measured = federation.evaluate_on_clients(server_round)
+        else:
+            measured = self._measure(server_round, held, federation.events)
         row = {"server_round": server_round, "payload": sent, **measured}
         self.curve.append(row)
         self.path.write_text("".join(json.dumps(r) + "\n" for r in self.curve))

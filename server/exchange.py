@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.roster import CONTENT
 from server.run_log import ByteCounts
-from server.validation import RoundInbox
 from zo_common.contribution import Record
 from zo_common.messages import Plan, encode_plan
 
@@ -26,16 +26,27 @@ def serialised_size(content: RecordDict) -> int:
     return int(recorddict_to_proto(content).ByteSize())
 
 
+class Inbox(Protocol):
+    """Where replies go: `server.validation.RoundInbox` or `server.client_evaluation.EvaluationInbox`."""
+
+    behind: dict[int, int]
+
+    def put(self, node_id: int, data: bytes) -> None: ...
+
+    def refuse(self, reason: str, detail: str) -> None: ...
+
+
 class Exchange:
     """Sends plans to nodes and fills an inbox until all have answered or the deadline has passed."""
 
-    def __init__(self, grid: Grid, timeout: float) -> None:
+    def __init__(self, grid: Grid, timeout: float, message_type: str = MessageType.TRAIN) -> None:
         self._grid = grid
         self._timeout = timeout
+        self._message_type = message_type
         self.down = ByteCounts()
         self.up = ByteCounts()
 
-    def run(self, plans: dict[int, Plan], inbox: RoundInbox, records: tuple[Record, ...]) -> None:
+    def run(self, plans: dict[int, Plan], inbox: Inbox, records: tuple[Record, ...]) -> None:
         """One round: every node gets its plan; one that is behind gets the rounds it lacks and another chance.
 
         Args:
@@ -59,11 +70,11 @@ class Exchange:
             content = RecordDict({CONTENT: ConfigRecord({"plan": payload})})
             self.down.add(len(payload), serialised_size(content))
             messages.append(
-                Message(content, dst_node_id=node, message_type=MessageType.TRAIN, group_id=str(plan.server_round))
+                Message(content, dst_node_id=node, message_type=self._message_type, group_id=str(plan.server_round))
             )
         return {str(i) for i in self._grid.push_messages(messages) if i}
 
-    def _collect(self, pending: set[str], inbox: RoundInbox, deadline: float) -> None:
+    def _collect(self, pending: set[str], inbox: Inbox, deadline: float) -> None:
         while pending:
             answers = list(self._grid.pull_messages(pending))
             for answer in answers:
@@ -76,7 +87,7 @@ class Exchange:
             if pending and not answers:
                 time.sleep(_POLL_SECONDS)
 
-    def _take(self, answers: Iterable[Message], inbox: RoundInbox) -> None:
+    def _take(self, answers: Iterable[Message], inbox: Inbox) -> None:
         for answer in answers:
             node = answer.metadata.src_node_id
             if answer.has_error():

@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
+from server.client_evaluation import EvaluationInbox
 from server.exchange import Exchange
 from server.global_model import GlobalModel, check_resumable, open_header
 from server.roster import Member, introduce, wait_for_nodes
@@ -34,7 +37,7 @@ class Events:
     """Hooks for progress: what happens while a run goes on."""
 
     on_round: Callable[[RoundReport], None] = lambda report: None
-    on_evaluate: Callable[[int, Federation], dict[str, float] | None] = lambda server_round, federation: None
+    on_evaluate: Callable[[int, Federation], dict[str, Any] | None] = lambda server_round, federation: None
     on_word: Callable[[str], None] = print
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
@@ -103,8 +106,18 @@ class Federation:
         every = self.config.evaluate_every
         return server_round == self.config.num_server_rounds or bool(every and server_round % every == 0)
 
-    def _evaluate(self, server_round: int) -> dict[str, float] | None:
+    def _evaluate(self, server_round: int) -> dict[str, Any] | None:
         return self.events.on_evaluate(server_round, self)
+
+    def evaluate_on_clients(self, server_round: int) -> dict[str, Any]:
+        """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
+        plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in self.members.values()}
+        inbox = EvaluationInbox(plans)
+        exchange = Exchange(self.grid, self.config.round_timeout, MessageType.EVALUATE)
+        exchange.run(plans, inbox, self.ledger.ledger.records)
+        for detail in inbox.details:
+            self.events.on_word(f"evaluation after round {server_round}: refused: {detail}")
+        return inbox.summary()
 
     def run_round(self, server_round: int) -> RoundReport:
         """One round from plan to ledger. A round in which nobody gave a valid answer is recorded as empty."""

@@ -15,6 +15,7 @@ from zo_common.lattice import Scale
 
 Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
+Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -58,6 +59,7 @@ class RunConfig:
     max_scalar: float = 1e6
     evaluate_every: int = 0
     eval_utterances: int = 0
+    evaluate_on: Place = "server"
     server_model: bool = True
     resume: bool = False
     output: str = "results/run"
@@ -136,6 +138,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "directions": get_args(Directions),
     "weighting": get_args(Weighting),
     "precision": get_args(Precision),
+    "evaluate_on": get_args(Place),
 }
 
 

@@ -6,6 +6,7 @@ perturb, restore, update and undo are all `shift`: an exact in-place add of whol
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class LatticeState:
 
     Raises:
         PatternError, TensorIdCollision, UnsupportedModel: see `zo_common.parameters.select`.
+        LatticeOverflow: a weight does not fit the grid that `exponents` gives its tensor.
     """
 
     def __init__(
@@ -79,7 +81,6 @@ class LatticeState:
             else TorchKernel(self.tensors)
         )
         self._versions = [_version(parameter) for parameter in self._parameters()]
-        self._refuse_beyond(self._kernel.peaks())
 
     def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
         if parameter.dtype != torch.float32:
@@ -95,6 +96,12 @@ class LatticeState:
             lattice.grid_exponent(parameter.data),
             lattice.scale_exponent(parameter.data, self.scale),
         )
+        largest = float(parameter.data.abs().max()) if parameter.numel() else 0.0
+        if round(math.ldexp(largest, -grid)) > lattice.MAX_UNITS:
+            raise LatticeOverflow(
+                f"tensor {name!r} holds a weight of {largest:g}, which does not fit the given grid 2**{grid}: "
+                "load the base model that the exponents were taken from"
+            )
         parameter.data.copy_(lattice.snap(parameter.data, grid))
         return LatticeTensor(name, parameter.data, tensor_id(name), grid, scale)
 

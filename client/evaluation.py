@@ -1,4 +1,4 @@
-"""Held-out evaluation on the server: loss, and WER decoded on Whisper's 30 s window."""
+"""Held-out evaluation, by a device or a server with speech of its own: loss, and WER decoded on the 30 s window."""
 
 from __future__ import annotations
 
