@@ -47,7 +47,17 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     """
     if not config.data:
         raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
-    key = (config.data, config.train_split, config.text_column, config.partition_by, partition_id, num_partitions)
+    key = (
+        config.data,
+        config.train_split,
+        config.text_column,
+        config.language,
+        config.skip_bad,
+        config.partition_by,
+        config.run_seed,
+        partition_id,
+        num_partitions,
+    )
     if key in _datasets:
         _datasets.move_to_end(key)
         return _datasets[key]

@@ -56,7 +56,10 @@ class Exchange:
         waiting = plans
         for _ in range(_CATCH_UPS):
             inbox.behind.clear()
-            self._collect(self._push(waiting), inbox, deadline)
+            sent = self._push(waiting)
+            for _ in range(len(waiting) - len(sent)):
+                inbox.refuse("no-answer", "a device's plan could not be sent")
+            self._collect(sent, inbox, deadline)
             waiting = {n: replace(plans[n], records=records[have:]) for n, have in inbox.behind.items()}
             if not waiting or time.monotonic() > deadline:
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Federation:
         self.events = events or Events()
         self.held = GlobalModel(config) if config.server_model else None
         nodes = wait_for_nodes(grid, config.min_clients, config.round_timeout)
-        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word)
+        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word, config.min_clients)
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.checksum = self._state_checksum()
@@ -72,8 +73,12 @@ class Federation:
             return LedgerFile.create(path, header)
         if not self.config.resume:
             raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
-        opened = LedgerFile.open(path)
-        check_resumable(opened.ledger.header, self.config, self.held)
+        with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
+            warnings.simplefilter("always")
+            opened = LedgerFile.open(path)
+        for warning in caught:
+            self.events.on_word(f"warning: {warning.message}")
+        check_resumable(opened.ledger.header, self.config, header)
         if self.held is not None:
             replay(self.held.state, opened.ledger)
         self.events.on_word(f"resumed {path} after round {opened.ledger.last_round}")

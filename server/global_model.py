@@ -79,8 +79,11 @@ def _view(description: dict[str, Any]) -> tuple[str, int, tuple[TensorEntry, ...
         raise ConfigError(f"a device described its base model with malformed fields ({error})") from None
 
 
-def check_resumable(header: LedgerHeader, config: RunConfig, held: GlobalModel | None) -> None:
+def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader) -> None:
     """Refuse to continue a ledger with other settings than it was made with.
+
+    Args:
+        found: the header a new run would get now, from the server's model or the devices'.
 
     Raises:
         ConfigError, WrongBaseModel: names the setting, its value in the ledger and the one asked for.
@@ -96,8 +99,8 @@ def check_resumable(header: LedgerHeader, config: RunConfig, held: GlobalModel |
             raise ConfigError(
                 f"the ledger was made with {what} {then!r}, this run asks for {now!r}: use the same to resume"
             )
-    if held is not None and held.fingerprint != header.fingerprint:
+    if found.fingerprint != header.fingerprint:
         raise WrongBaseModel(
             f"the ledger was made on base model {header.fingerprint[:16]}… ({header.model}), this run's model is "
-            f"{held.fingerprint[:16]}…: use the same base to resume"
+            f"{found.fingerprint[:16]}…: use the same base to resume"
         )

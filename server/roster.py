@@ -42,11 +42,13 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
         time.sleep(0.5)
 
 
-def introduce(grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None]) -> dict[int, Member]:
+def introduce(
+    grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None], least: int = 1
+) -> dict[int, Member]:
     """Ask every node who it is; those that cannot train are left out, with a word.
 
     Raises:
-        ConfigError: two nodes claim one client id, or a device's user error leaves nobody to train with.
+        ConfigError: two nodes claim one client id, or fewer than `least` devices can train; says why they cannot.
     """
     messages = [
         Message(RecordDict({CONTENT: ConfigRecord({"hello": b""})}), dst_node_id=node, message_type=MessageType.QUERY)
@@ -78,6 +80,7 @@ def introduce(grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Call
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise ConfigError(f"two devices claim client id {twice}: set distinct client-id values in their node configs")
-    if not members:
-        raise ConfigError(problems[0] if problems else "no device answered: are the clients running?")
+    if len(members) < least:
+        head = f"{len(members)} of {len(messages)} devices can train, min-clients is {least}:"
+        raise ConfigError("\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])]))
     return members

@@ -58,6 +58,7 @@ class RunLog:
     def append(self, report: RoundReport) -> None:
         """Write one round."""
         row = {name: value for name, value in asdict(report).items() if name != "evaluation"}
+        row["refused"] = dict(report.refused)  # asdict rebuilds a Counter with pairs for keys
         self.rows.append(row)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")

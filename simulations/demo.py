@@ -46,6 +46,7 @@ def run_scenario(
     """
     start = time.monotonic()
     overrides = dict(overrides or {})
+    scenario.config(**overrides)  # a mistyped setting is named before speech is made
     corpus = _speech(scenario, places, console, overrides)
     config = scenario.config(**overrides)
     if not config.model:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 # Before anything imports huggingface_hub, which reads it once: no test needs, or may use, the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Helpers that several folders of tests share are modules there.
+sys.path.append(str(Path(__file__).parent / "helpers"))
 
 MODELS = Path(__file__).parent.parent / "models"
 

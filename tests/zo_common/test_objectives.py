@@ -135,7 +135,7 @@ class TestWhisperLosses:
         logits = model(input_features=features, decoder_input_ids=batch.decoder_input_ids).logits
 
         torch.testing.assert_close(losses, token_cross_entropy(logits, batch.labels), rtol=1e-4, atol=1e-4)
-        # four seconds stand for the whole window: exactly with a token for each position, or closely with 64 tail tokens
+        # four seconds stand for the whole window: exactly with a token a position, closely with 64 tail tokens
         trimmed = WhisperBatch(features[:, :, :400], batch.decoder_input_ids, batch.labels)
         errors = {t: (whisper_losses(model, trimmed, t) - losses).abs() for t in (0, 64, 1400)}
         assert torch.all(errors[1400] < 1e-3)

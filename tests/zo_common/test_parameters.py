@@ -11,7 +11,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperConfig, WhisperF
 
 from zo_common import parameters
 from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
-from zo_common.parameters import PRESETS, check_ids, select, unique_parameters
+from zo_common.parameters import PRESETS, check_ids, expand, select, unique_parameters
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
@@ -239,6 +239,48 @@ def test_tied_tensors_go_by_their_alphabetically_first_name() -> None:
     assert list(unique_parameters(model)) == ["b.weight", "m.weight"]
     with pytest.raises(PatternError):
         select(model, "z.*")
+
+
+def test_different_parameters_on_one_storage_are_one_tensor() -> None:
+    model = nn.Module()
+    for name in ("z", "b", "m"):
+        model.add_module(name, nn.Linear(2, 2, bias=False))
+    model.z.weight = nn.Parameter(model.b.weight.data)
+    assert model.z.weight is not model.b.weight
+    before = model.b.weight.detach().clone()
+
+    state = LatticeState(model, "all", threads=1)
+    state.apply([Update(1, 0.5)])
+
+    assert [t.name for t in state.tensors] == ["b.weight", "m.weight"]
+    assert torch.equal(model.z.weight, model.b.weight)
+    assert torch.equal((model.b.weight - before).abs().round(decimals=3), torch.full((2, 2), 0.5))
+
+
+def test_neighbours_in_one_buffer_and_empty_tensors_stay_apart() -> None:
+    buffer = torch.ones(6)
+    model = nn.Module()
+    for name, part in {"a": buffer[:3], "b": buffer[3:], "c": torch.empty(0), "d": torch.empty(0)}.items():
+        model.register_parameter(name, nn.Parameter(part))
+
+    assert list(unique_parameters(model)) == ["a", "b", "c", "d"]
+
+
+def test_presets_combine_with_patterns_and_with_each_other(whisper: nn.Module) -> None:
+    ffn = _layers("model", "encoder", 3, "fc1", "fc2")
+    encoder_conv = _names(whisper, "encoder-conv")
+
+    assert _names(whisper, "encoder-ffn,!*bias") == {n for n in ffn if n.endswith(".weight")}
+    assert _names(whisper, "!*.layers.1.*, encoder-ffn") == {n for n in ffn if ".layers.1." not in n}
+    assert _names(whisper, "encoder-conv,encoder-ffn") == ffn | encoder_conv
+    assert _names(whisper, "encoder-ffn,model.decoder.layer_norm.bias") == ffn | {"model.decoder.layer_norm.bias"}
+    assert _names(whisper, "encoder,decoder") == _names(whisper, "encoder") | _names(whisper, "decoder")
+
+
+def test_presets_expand_in_place() -> None:
+    assert expand(" a* ,bias,, !b ") == ("a*", "*.bias", "bias", "!b")
+    assert expand("encoder") == PRESETS["encoder"]
+    assert expand(" , ") == ()
 
 
 def test_integer_tensors_are_refused_only_where_they_are_trained() -> None:

@@ -69,7 +69,9 @@ def _add_in_inference(model: nn.Module) -> None:
 WRITES = {
     "load_state_dict": lambda m: m.load_state_dict({k: 0.5 * t for k, t in m.state_dict().items()}),
     "load_state_dict, equal values": lambda m: m.load_state_dict(m.state_dict()),
-    "load_state_dict, assigned": lambda m: m.load_state_dict({k: t.clone() for k, t in m.state_dict().items()}, assign=True),
+    "load_state_dict, assigned": lambda m: m.load_state_dict(
+        {k: t.clone() for k, t in m.state_dict().items()}, assign=True
+    ),
     "in place": _add_without_grad,
     "in place in inference mode": _add_in_inference,
     "through a detached view": lambda m: m.w.detach().add_(0.25),

@@ -47,11 +47,14 @@ def test_overflow_is_raised_exactly_when_the_true_result_is_out_of_range(
         for j, seed in enumerate(seeds):
             signs = direction(seed, tensor.name, len(expected[t])).tolist()
             expected[t] = [n + int(units[t, j]) * z for n, z in zip(expected[t], signs, strict=True)]
-    outside = [max(map(abs, row)) > MAX_UNITS for row in expected]
+    peaks = [max(map(abs, row)) for row in expected]
+    before = _integers(state)
 
-    if any(outside):
-        with pytest.raises(LatticeOverflow, match=state.tensors[outside.index(True)].name):
+    if max(peaks) > MAX_UNITS:
+        worst = state.tensors[peaks.index(max(peaks))].name
+        with pytest.raises(LatticeOverflow, match=f"^tensor '{worst}' .* would reach {max(peaks)} units"):
             state.shift(seeds, units)
+        assert _integers(state) == before
     else:
         state.shift(seeds, units)
         assert _integers(state) == expected

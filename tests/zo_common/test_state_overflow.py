@@ -53,7 +53,7 @@ def test_a_refused_shift_leaves_every_bit(
     values = {"first": first, "second": second}
     # the grid is given, so that the integers are these ones
     model = module_of(**{name: torch.tensor(units, dtype=torch.float32) * 2.0**-24 for name, units in values.items()})
-    state = LatticeState(model, "all", threads=1, reference=reference, exponents={name: (-24, 0) for name in values})
+    state = LatticeState(model, "all", threads=1, reference=reference, exponents=dict.fromkeys(values, (-24, 0)))
     seeds = [seed for seed, _ in moves]
     units = np.array([[u for _, u in moves], [-(u // 3) for _, u in moves]], np.int64)
     moved = {

@@ -1,0 +1,118 @@
+"""Fill the README's numbers from the committed result rows: `python -m benchmarks.readme` after new measurements.
+
+Everything between `<!-- name -->` and `<!-- /name -->` is replaced; `--check` fails if the README is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import RESULTS
+from simulations.report import human_bytes
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def _row(name: str) -> dict[str, Any]:
+    row: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return row
+
+
+def _percent(numbers: dict[str, Any]) -> str:
+    return f"{numbers['mean']:.1%} ± {numbers['std']:.1%}"
+
+
+def demo_block() -> str:
+    """The output of one demo, as it was printed."""
+    lines = (RESULTS / "demo.txt").read_text().rstrip().splitlines()
+    return "\n".join("    " + line.rstrip() for line in lines)
+
+
+def seeds_block() -> str:
+    """WER over seeds."""
+    row = _row("dialect")
+    lines = [
+        f"| {len(row['seeds'])} seeds, mean ± standard deviation | before | after |",
+        "|---|---|---|",
+        f"| WER, Whisper normaliser | {_percent(row['wer_before'])} | {_percent(row['wer_after'])} |",
+        f"| WER, raw | {_percent(row['raw_wer_before'])} | {_percent(row['raw_wer_after'])} |",
+        f"| CER | {_percent(row['cer_before'])} | {_percent(row['cer_after'])} |",
+        "",
+        f"Relative change of WER: **{_percent(row['relative_change'])}** "
+        f"(worst seed {row['relative_change']['max']:.1%}), "
+        f"in {row['minutes']['mean']:.1f} ± {row['minutes']['std']:.1f} minutes on "
+        f"{row['hardware']['cores']} CPU cores ({row['hardware']['cpu']}).",
+    ]
+    return "\n".join(lines)
+
+
+def cost_block() -> str:
+    """Bytes of a device against FedAvg."""
+    row = _row("dialect")
+    up, down = row["payload_up_per_device"]["mean"], row["payload_down_per_device"]["mean"]
+    fedavg = row["fedavg_each_way_per_device"]
+    rounds = row["config"]["num-server-rounds"]
+    lines = [
+        f"| bytes a device, {rounds} rounds of the demo | up | down |",
+        "|---|---|---|",
+        f"| ours (payload) | {human_bytes(up)} | {human_bytes(down)} |",
+        f"| FedAvg, all float32 weights of this model | {human_bytes(fedavg)} | {human_bytes(fedavg)} |",
+        f"| FedAvg ÷ ours | {fedavg / up:,.0f} | {fedavg / down:,.0f} |",
+        "",
+        f"The adapted model is a ledger of {human_bytes(row['ledger_bytes']['mean'])}. "
+        "FedAvg's bytes are computed from the model's size; ours are counted at every message.",
+    ]
+    return "\n".join(lines)
+
+
+def kernel_text() -> str:
+    """One pass against torch.add_."""
+    one = _row("kernel")["one_pass_over_torch_add"]
+    return f"{one['median']:.2f} × ({one['min']:.2f} … {one['max']:.2f})"
+
+
+def _window(tail: int) -> dict[str, float]:
+    rows: list[dict[str, float]] = _row("window")["rows"]
+    return next(row for row in rows if row["tail_tokens"] == tail)
+
+
+BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block}
+INLINE = {
+    "kernel": kernel_text,
+    "cut-cosine": lambda: f"{_window(0)['gradient_cosine']:.2f}",
+    "tail-cosine": lambda: f"{_window(64)['gradient_cosine']:.2f}",
+    "tail-time": lambda: f"{1 / _window(64)['forward_time_over_full_window']:.1f}",
+}
+
+
+def fill(text: str) -> str:
+    """The README with all marked places replaced."""
+    for name, make in BLOCKS.items():
+        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
+        assert count == 1, f"README has {count} places for {name}"
+    for name, make in INLINE.items():
+        pattern = rf"(<!-- {name} -->).*?(<!-- /{name} -->)"
+        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text)  # type: ignore[misc]
+        assert count >= 1, f"README has no place for {name}"
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    before = README.read_text()
+    after = fill(before)
+    if arguments.check and after != before:
+        sys.exit("README.md does not show the committed results: run python -m benchmarks.readme")
+    README.write_text(after)
+
+
+if __name__ == "__main__":
+    main()
