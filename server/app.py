@@ -13,11 +13,11 @@ from flwr.serverapp import Grid, ServerApp
 from client.dataset import SpeechDataset, load_dataset
 from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
-from server.federation import Events, Federation
+from server.federation import LEDGER_NAME, Events, Federation
 from server.global_model import GlobalModel
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
-from zo_common.errors import ZOError
+from zo_common.errors import ConfigError, ZOError
 
 
 class HeldOut:
@@ -95,8 +95,16 @@ def finish(federation: Federation, held_out: HeldOut) -> None:
         "checksum": f"{federation.checksum:016x}" if federation.checksum else "",
     }
     (output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
-    if federation.held is not None and not (output / "model").exists():
-        export_model(federation.held.model, federation.held.processor, output / "model")
+    if federation.held is not None:
+        held = federation.held
+        export_model(held.model, held.processor, output / "model", replace=federation.config.resume)
+
+
+def refuse_occupied(config: RunConfig) -> None:
+    """Refuse, before the first round, an output in which a new run could not save its model."""
+    output = Path(config.output)
+    if config.server_model and not config.resume and not (output / LEDGER_NAME).exists() and (output / "model").exists():
+        raise ConfigError(f"{output / 'model'} exists already: name another output")
 
 
 def print_round(report: RoundReport) -> None:
@@ -118,6 +126,7 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         settings = config or RunConfig.from_mapping(context.run_config)
+        refuse_occupied(settings)
         held_out = HeldOut(settings)
         hooks = events or Events(on_round=print_round)
         hooks.on_evaluate = held_out

@@ -10,13 +10,16 @@ from typing import Any
 from zo_common.errors import ConfigError
 
 
-def export_model(model: Any, processor: Any, directory: Path) -> Path:
+def export_model(model: Any, processor: Any, directory: Path, *, replace: bool = False) -> Path:
     """Save an adapted model and its processor; the directory appears whole or not at all.
+
+    Args:
+        replace: put it in the place of an earlier export of the same run.
 
     Raises:
         ConfigError: the directory exists and holds something.
     """
-    if directory.exists() and any(directory.iterdir()):
+    if not replace and directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"{directory} exists and is not empty: name a new directory")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -26,7 +29,7 @@ def export_model(model: Any, processor: Any, directory: Path) -> Path:
         processor.save_pretrained(temporary)
         _copy_normalizer(processor, temporary)
         if directory.exists():
-            directory.rmdir()
+            shutil.rmtree(directory)
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

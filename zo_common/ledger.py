@@ -21,7 +21,7 @@ from zo_common.contribution import Record, all_updates
 from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
 from zo_common.lattice import Scale
 from zo_common.packing import Reader
-from zo_common.record_codec import decode_record, encode_record
+from zo_common.record_codec import decode_record, described_size, encode_record
 from zo_common.state import LatticeState, Update
 
 PROTOCOL = 1
@@ -146,7 +146,7 @@ def _decode_header(body: bytes) -> LedgerHeader:
         )
         header = LedgerHeader(**raw, tensors=tensors)
         int(header.fingerprint, 16)
-    except (ValueError, KeyError, TypeError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         raise LedgerAltered(f"the ledger's header cannot be read ({error}): fetch the file again") from None
     return header
 
@@ -176,6 +176,22 @@ def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:
     return _decode_header(body), chain
 
 
+def _is_torn(rest: memoryview, chain: bytes) -> bool:
+    """Whether the bytes from a record's length to the end of the file are what a crash within an append leaves.
+
+    That is fewer bytes than the length announces, or only zeros (space that was reserved, not written). If a whole
+    record stands there and only its length does not fit, the file was altered: later rounds must not be dropped.
+    """
+    if not any(rest):
+        return True
+    if len(rest) < 4 or len(rest) - 4 >= struct.unpack_from("<I", rest)[0] + CHAIN_BYTES:
+        return len(rest) < 4
+    size = described_size(rest[4:])
+    if size is None or len(rest) < 4 + size + CHAIN_BYTES:
+        return True
+    return chain_next(chain, bytes(rest[4 : 4 + size])) != rest[4 + size : 4 + size + CHAIN_BYTES]
+
+
 def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]:
     """Records with their chain values.
 
@@ -185,11 +201,14 @@ def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]
     """
     expected = 1
     while reader.remaining:
+        rest = reader.rest()
+        if _is_torn(rest, chain):
+            raise LedgerTruncated(f"the ledger ends within round {expected}: a crash cut the last record")
         try:
             body = reader.raw(reader.take("I")[0])
             found = reader.raw(CHAIN_BYTES)
         except CodecError:
-            raise LedgerTruncated(f"the ledger ends within round {expected}: a crash cut the last record") from None
+            raise LedgerAltered(f"the length of round {expected} was altered: fetch the file again") from None
         chain = chain_next(chain, body)
         if found != chain:
             raise LedgerAltered(f"round {expected} of the ledger does not match its hash chain: the file was altered")

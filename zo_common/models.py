@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
@@ -27,6 +29,7 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model: nn.Module
     try:
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -36,14 +39,29 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
             f"model {source!r} is a {config.model_type!r} model, supported are: {', '.join(SUPPORTED)}"
         )
     try:
-        model: nn.Module = WhisperForConditionalGeneration.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="sdpa"
+        loaded: Any = WhisperForConditionalGeneration.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
+        model, report = loaded
         processor = WhisperProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        _refuse_incomplete(report["missing_keys"], config.vocab_size, len(processor.tokenizer))
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
     model.eval().requires_grad_(False)
     return model, processor
+
+
+def _refuse_incomplete(missing: Iterable[str], vocabulary: int, tokens: int) -> None:
+    """transformers only warns where it makes up weights or a tokenizer.
+
+    Raises:
+        ValueError: says what is missing.
+    """
+    names = sorted(missing)
+    if names:
+        raise ValueError(f"{len(names)} tensors are missing, such as {names[0]}")
+    if tokens < vocabulary - 2000:  # checkpoints without timestamp tokens lack 1501
+        raise ValueError(f"its tokenizer knows {tokens} tokens, the model {vocabulary}")
 
 
 def _not_found(source: str, error: Exception) -> str:

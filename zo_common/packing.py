@@ -28,6 +28,10 @@ class Reader:
         """Bytes not yet taken."""
         return len(self._data) - self._at
 
+    def rest(self) -> memoryview:
+        """All bytes not yet taken; they stay."""
+        return self._data[self._at :]
+
     def raw(self, count: int) -> bytes:
         """The next `count` bytes."""
         if not 0 <= count <= self.remaining:
@@ -61,5 +65,5 @@ class Reader:
 
 def pack_text(text: str, limit: int = 1000) -> bytes:
     """A UTF-8 string of at most `limit` bytes with a u16 length before it."""
-    encoded = text.encode()[:limit].decode(errors="ignore").encode()
+    encoded = text.encode(errors="replace")[:limit].decode(errors="ignore").encode()
     return struct.pack("<H", len(encoded)) + encoded

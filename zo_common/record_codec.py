@@ -13,12 +13,35 @@ from zo_common.packing import Reader
 
 def encode_record(record: Record) -> bytes:
     """server_round u32, checksum u64, count u32; then for each contribution seed u64, client_id u64, K u16, q u16,
-    K·q float32."""
+    K·q float32.
+
+    Raises:
+        CodecError: a coefficient is not finite; such a record could never be read again.
+    """
+    for c in record.contributions:
+        if not np.isfinite(c.coefficients).all():
+            raise CodecError(
+                f"round {record.server_round} has a coefficient that is not finite: lower the learning rate or weight"
+            )
     parts = [struct.pack("<IQI", record.server_round, record.checksum, len(record.contributions))]
     for c in record.contributions:
         parts.append(struct.pack("<QQHH", c.seed, c.client_id, *c.coefficients.shape))
         parts.append(c.coefficients.astype("<f4").tobytes())
     return b"".join(parts)
+
+
+def described_size(data: bytes | memoryview) -> int | None:
+    """Bytes that the record at the start of `data` says it has, or None if `data` ends before that is known."""
+    at = struct.calcsize("<IQI")
+    if len(data) < at:
+        return None
+    (count,) = struct.unpack_from("<I", data, at - 4)
+    for _ in range(count):
+        if len(data) < at + 20:
+            return None
+        steps, queries = struct.unpack_from("<HH", data, at + 16)
+        at += 20 + 4 * steps * queries
+    return at
 
 
 def decode_record(data: bytes) -> Record:

@@ -93,6 +93,52 @@ def test_names_and_shapes_count(module_of: Models) -> None:
     assert len(found) == 5
 
 
+def test_tied_tensors_count_once_however_they_are_tied(small_model: Models) -> None:
+    def build(tie: str) -> nn.Module:
+        model = nn.Module()
+        model.z, model.b = nn.Linear(3, 2, bias=False), nn.Linear(3, 2, bias=False)
+        model.b.weight.data = torch.arange(6.0).reshape(2, 3)
+        if tie == "parameter":
+            model.z.weight = model.b.weight
+        elif tie == "storage":
+            model.z.weight = nn.Parameter(model.b.weight.data)
+        else:
+            model.z.weight.data = model.b.weight.data.clone()
+        return model
+
+    assert fingerprint(build("parameter")) == fingerprint(build("storage"))
+    assert fingerprint(build("parameter")) != fingerprint(build("copied"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_equal_values_of_another_dtype_have_one_fingerprint(module_of: Models, dtype: torch.dtype) -> None:
+    values = torch.tensor([0.5, -1.75, 3.0, 0.0])
+
+    assert fingerprint(module_of(w=values.to(dtype))) == fingerprint(module_of(w=values))
+
+
+def test_scalars_and_empty_tensors_have_a_place(module_of: Models) -> None:
+    scalar, empty = torch.tensor(0.5), torch.empty(0, 3)
+    found = {
+        fingerprint(module_of(a=scalar)),
+        fingerprint(module_of(a=scalar.reshape(1))),
+        fingerprint(module_of(a=scalar, b=empty)),
+        fingerprint(module_of(a=scalar, b=empty.reshape(3, 0))),
+    }
+
+    assert len(found) == 4
+
+
+def test_gradients_mode_and_buffers_do_not_matter(small_model: Models) -> None:
+    model = small_model()
+    expected = fingerprint(model)
+
+    model.eval().requires_grad_(False)
+    model.register_buffer("running", torch.ones(3))
+
+    assert fingerprint(model) == expected
+
+
 def test_chunks_do_not_matter(small_model: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = fingerprint(small_model())
 

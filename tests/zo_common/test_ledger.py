@@ -205,16 +205,12 @@ def test_fields_that_no_header_has(header_of: Headers, fields: dict[str, Any]) -
         decode_ledger(_with_header(zlib.compress(_header_json(header_of(), **fields).encode())))
 
 
-@pytest.mark.xfail(strict=True, reason="ledger._decode_header does not expect these exceptions")
 @pytest.mark.parametrize("text", ['"text"', "7", "null", "[" * 100_000], ids=["text", "number", "null", "nested"])
 def test_crafted_headers_that_are_not_one(text: str) -> None:
     with pytest.raises(LedgerAltered):
         decode_ledger(_with_header(zlib.compress(text.encode())))
 
 
-@pytest.mark.xfail(
-    raises=OverflowError, strict=True, reason="ledger._decode_header does not expect an infinite integer"
-)
 def test_a_crafted_infinite_exponent(header_of: Headers) -> None:
     tensor = {"name": "a", "shape": [1], "grid_exponent": float("inf"), "scale_exponent": 0}
 

@@ -28,7 +28,7 @@ from zo_common.state import LatticeState
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
-ROUNDS, CLIENTS, STEPS, RATE, RUN_SEED = 3, (1, 2, 9), 2, 5e-2, 77
+ROUNDS, CLIENTS, STEPS, RATE, RUN_SEED = 3, (1, 2, 9), 2, 1e-2, 77
 CONFIG = EstimatorConfig("two-sided", 3, 1e-3)
 
 

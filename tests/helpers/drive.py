@@ -1,0 +1,57 @@
+"""A server and its devices on the fake grid in one process that a test can kill.
+
+`python drive.py SETTINGS.json`: imports once, then for each line on stdin that names a JSON file of settings forks a
+child that runs the federation and writes its checksums to `<output>/reached.json`. Answers with the child's process id,
+and with its exit status when it has ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from fake_grid import FakeGrid, Memory
+
+from server.federation import Events, Federation
+from zo_common.config import RunConfig
+
+
+def run(settings: Path) -> None:
+    """One federation of three devices, to its end."""
+    config = RunConfig.from_mapping(json.loads(settings.read_text()))
+    grid = FakeGrid(config, [Memory() for _ in range(3)])
+    federation = Federation(config, grid, Events(on_word=lambda word: None))
+    federation.run()
+    # after its last plan a device has not heard of the last round: sync it to compare with the server
+    reached = []
+    for partition in range(3):
+        engine = grid[partition].engine
+        engine.applied += (missing := federation.ledger.ledger.since(engine.have_round))
+        engine.state.apply([u for record in missing for u in record.updates()])
+        reached.append(engine.state.checksum())
+    held = federation.held
+    assert held is not None
+    summary = {"server": held.state.checksum(), "devices": reached}
+    (Path(config.output) / "reached.json").write_text(json.dumps(summary))
+
+
+def main() -> None:
+    """Fork a child a line; nothing here starts a thread, so that forking is safe."""
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                run(Path(line.strip()))
+            except BaseException as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

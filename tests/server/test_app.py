@@ -1,0 +1,133 @@
+"""What the ServerApp leaves in the output directory, and how it ends on a user's error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_grid import FakeGrid
+from flwr.app import Context, RecordDict
+from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+from server.app import friendly_main, make_server_app
+from server.federation import Events
+from zo_common.config import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.ledger_file import read_ledger
+from zo_common.models import load_whisper
+from zo_common.replay import replay, restore_state
+
+Settings = Callable[..., RunConfig]
+Grids = Callable[..., FakeGrid]
+QUIET = {"on_word": lambda word: None}
+
+
+def _run(config: RunConfig, grid: FakeGrid) -> Path:
+    make_server_app(config, Events(**QUIET))(grid, _context(config))
+    return Path(config.output)
+
+
+def _context(config: RunConfig) -> Context:
+    return Context(1, 1, {}, RecordDict(), config.to_mapping())
+
+
+def _same_weights(directory: Path, output: Path, model: str) -> None:
+    """The saved model is base + ledger, tensor by tensor."""
+    ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
+    expected, _ = load_whisper(model)
+    replay(restore_state(expected, ledger.header), ledger)
+    saved = WhisperForConditionalGeneration.from_pretrained(directory).state_dict()
+    for name, value in expected.state_dict().items():
+        assert torch.equal(saved[name], value), name
+
+
+def test_ledger_rounds_and_a_model_that_loads(settings: Settings, grid_of: Grids) -> None:
+    config = settings()
+
+    output = _run(config, grid_of(config))
+
+    assert {p.name for p in output.iterdir()} == {"ledger.zo", "rounds.jsonl", "evaluation.json", "model"}
+    _same_weights(output / "model", output, config.model)
+    assert WhisperProcessor.from_pretrained(output / "model").tokenizer("hello").input_ids
+    found = json.loads((output / "evaluation.json").read_text())
+    assert found["checksum"] == f"{read_ledger(output / 'ledger.zo').records[-1].checksum:016x}"
+    assert (found["before"], found["after"], found["curve"]) == (None, None, [])
+
+
+def test_the_model_of_a_resumed_run_is_the_new_state(settings: Settings, grid_of: Grids) -> None:
+    config = settings(num_server_rounds=2)
+    output = _run(config, grid_of(config))
+
+    _run(replace(config, num_server_rounds=4, resume=True), grid_of(config))
+
+    assert read_ledger(output / "ledger.zo").last_round == 4
+    _same_weights(output / "model", output, config.model)
+    assert not list(output.glob(".model*"))
+
+
+def test_somebody_elses_model_in_the_output_is_refused_before_the_first_round(
+    settings: Settings, grid_of: Grids
+) -> None:
+    config = settings()
+    kept = Path(config.output) / "model" / "weights.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("mine")
+
+    with pytest.raises(ConfigError, match="exists already: name another output"):
+        _run(config, grid_of(config))
+
+    assert kept.read_text() == "mine"
+    assert not (Path(config.output) / "ledger.zo").exists()
+
+
+@pytest.mark.parametrize("evaluate_on", ["server", "clients"])
+def test_the_curve_survives_a_resume(
+    settings: Settings, grid_of: Grids, monkeypatch: pytest.MonkeyPatch, evaluate_on: str
+) -> None:
+    """Decoding is replaced by a fixed word: a random model writes nonsense to the last of its 448 tokens."""
+    monkeypatch.setattr(
+        "client.evaluation.evaluate_texts",
+        lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
+    )
+    config = settings(
+        num_server_rounds=2, eval_split="test", evaluate_every=1, evaluate_on=evaluate_on, partition_by="iid"
+    )
+    grid = grid_of(config)
+    output = _run(config, grid)
+
+    _run(replace(config, num_server_rounds=4, resume=True), grid)
+
+    found = json.loads((output / "evaluation.json").read_text())
+    assert [row["server_round"] for row in found["curve"]] == [0, 1, 2, 3, 4]
+    assert (found["before"], found["after"]) == (found["curve"][0], found["curve"][-1])
+    assert found["before"]["utterances"] == 3
+    assert found["curve"][0]["payload"] == {"up": 0, "down": 0}
+    sent = [row["payload"]["up"] for row in found["curve"]]
+    assert sent == [3 * 66 * done for done in range(5)]
+    assert found["before"]["loss"] != found["after"]["loss"]
+
+
+def _scores(texts: tuple[str, ...]) -> Any:
+    from zo_common.metrics import score
+
+    return score(list(texts), ["anna counts to"] * len(texts))
+
+
+def test_a_users_error_is_one_sentence_and_exit_status_one(
+    settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(model="/nowhere/model")
+    grid = grid_of(settings())
+
+    with pytest.raises(SystemExit) as ended:
+        friendly_main()(grid, _context(config))
+
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert said.startswith("error: model '/nowhere/model' is neither")
+    assert len(said.splitlines()) == 1
