@@ -30,6 +30,7 @@ def warm_engine(config: RunConfig) -> Engine:
         config.epsilon,
         config.tail_tokens,
         config.precision,
+        config.language,
     )
     if key not in _engines:
         if config.torch_threads:

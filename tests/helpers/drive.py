@@ -1,8 +1,7 @@
 """A server and its devices on the fake grid in one process that a test can kill.
 
-`python drive.py SETTINGS.json`: imports once, then for each line on stdin that names a JSON file of settings forks a
-child that runs the federation and writes its checksums to `<output>/reached.json`. Answers with the child's process id,
-and with its exit status when it has ended.
+Imports once; for each line on stdin, the name of a JSON file of settings, it forks a child that runs the federation and
+writes the checksums reached to `<output>/reached.json`. It answers with the child's process id, then its exit status.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from fake_grid import FakeGrid, Memory
 
 from server.federation import Events, Federation
 from zo_common.config import RunConfig
+from zo_common.messages import Status
 
 
 def run(settings: Path) -> None:
@@ -24,12 +24,12 @@ def run(settings: Path) -> None:
     grid = FakeGrid(config, [Memory() for _ in range(3)])
     federation = Federation(config, grid, Events(on_word=lambda word: None))
     federation.run()
-    # after its last plan a device has not heard of the last round: sync it to compare with the server
+    # a device hears of the last round with the plan of a next one
     reached = []
-    for partition in range(3):
-        engine = grid[partition].engine
-        engine.applied += (missing := federation.ledger.ledger.since(engine.have_round))
-        engine.state.apply([u for record in missing for u in record.updates()])
+    for node, member in federation.members.items():
+        engine = grid.devices[node].engine
+        plan = federation._plan(config.num_server_rounds + 1, member, config.learning_rate)
+        assert engine.sync(plan) is Status.OK
         reached.append(engine.state.checksum())
     held = federation.held
     assert held is not None

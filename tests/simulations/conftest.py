@@ -1,0 +1,25 @@
+"""The tiny federation's fixtures, and scenarios without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fake_grid import FakeGrid
+from fixtures import *  # noqa: F403
+from flwr.app import Context, RecordDict
+
+from server.app import make_server_app
+from server.federation import Events
+from simulations import demo
+from zo_common.config import RunConfig
+
+
+@pytest.fixture
+def in_memory(grid_of: Callable[..., FakeGrid], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs scenarios on the in-memory grid instead of Flower's simulation engine."""
+
+    def simulate(config: RunConfig, devices: int, events: Events, actors: int) -> None:
+        make_server_app(config, events)(grid_of(config, devices), Context(1, 1, {}, RecordDict(), {}))
+
+    monkeypatch.setattr(demo, "run_simulation", simulate)

@@ -1,0 +1,93 @@
+"""A scenario from settings to result files, with the in-memory grid in the place of Flower's simulation engine."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from simulations.demo import Places, run_scenario
+from simulations.runner import available_cpus, quiet_environment, run_simulation
+from simulations.scenario import Scenario
+from zo_common.config import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.ledger_file import read_ledger
+
+Settings = Callable[..., RunConfig]
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_a_scenario_leaves_its_files_and_prints_its_numbers(settings: Settings, tmp_path: Path) -> None:
+    config = settings(num_server_rounds=2)
+    scenario = Scenario("small", config.to_mapping(), devices=3)
+    console = Console(file=(said := io.StringIO()), width=120)
+
+    numbers = run_scenario(scenario, Places(), console, "the command")
+
+    output = Path(config.output)
+    result = json.loads((output / "result.json").read_text())
+    ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
+    checksum = f"{ledger.records[-1].checksum:016x}"
+    assert result["command"] == "the command"
+    assert result["checksum"] == result["replayed_checksum"] == numbers["checksum"] == checksum
+    assert result["checksums_agree"] is True
+    assert result["ledger_bytes"] == (output / "ledger.zo").stat().st_size
+    assert result["traffic"]["up"] == 2 * 66
+    for word in ("small: 3 devices, 2 rounds", "round 1/2", "round 2/2", "agree", checksum, str(output)):
+        assert word in said.getvalue()
+    assert not (output / "curve.png").exists()  # nothing was evaluated
+
+
+def test_settings_are_checked_before_speech_is_made(tmp_path: Path) -> None:
+    from simulations.corpus import CorpusConfig
+
+    places = Places(tmp_path / "models", tmp_path / "data", tmp_path / "results")
+    scenario = Scenario("small", {}, corpus=CorpusConfig())
+
+    with pytest.raises(ConfigError, match="did you mean 'learning-rate'"):
+        run_scenario(scenario, places, Console(file=io.StringIO()), "", {"lerning-rate": 1})
+
+    assert not list(tmp_path.iterdir())
+
+
+def test_neither_devices_nor_a_corpus(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match="set devices in"):
+        run_scenario(Scenario("small", settings().to_mapping()), Places(), Console(file=io.StringIO()), "")
+
+
+def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> None:
+    from server.run_log import RoundReport
+    from simulations.progress import RunProgress
+
+    console = Console(file=(said := io.StringIO()), width=120)
+    with RunProgress(console, 3) as progress:
+        events = progress.events()
+        events.on_round(RoundReport(1, 1e-3, asked=2, answered=0))
+        events.on_word("refused [0] a device")
+        events.on_stage("decoding", 1, 2)
+
+    assert "round 1/3: no valid reply" in said.getvalue()
+    assert "refused [0] a device" in said.getvalue()
+
+
+@pytest.mark.parametrize("devices", [0, -1])
+def test_a_simulation_without_devices(settings: Settings, devices: int) -> None:
+    with pytest.raises(ConfigError, match="expected at least 1"):
+        run_simulation(settings(), devices)
+
+
+def test_the_environment_is_quiet_but_the_users_choices_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("FLWR_TELEMETRY_ENABLED", "1")
+    monkeypatch.delenv("FLWR_DISABLE_UPDATE_CHECK", raising=False)
+
+    quiet_environment()
+
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "1"
+    assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert available_cpus() >= 1
