@@ -103,7 +103,8 @@ def finish(federation: Federation, held_out: HeldOut) -> None:
 def refuse_occupied(config: RunConfig) -> None:
     """Refuse, before the first round, an output in which a new run could not save its model."""
     output = Path(config.output)
-    if config.server_model and not config.resume and not (output / LEDGER_NAME).exists() and (output / "model").exists():
+    fresh = not config.resume and not (output / LEDGER_NAME).exists()
+    if config.server_model and fresh and (output / "model").exists():
         raise ConfigError(f"{output / 'model'} exists already: name another output")
 
 

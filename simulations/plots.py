@@ -33,7 +33,8 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
         if points:
             right.plot([s for s, _ in points], [100 * r["wer"] for _, r in points], label=label, **style)
     right.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out WER, 30 s window (%)", ylim=(0, None))
-    right.legend()
+    if decoded or partial:
+        right.legend()
     for axis in (left, right):
         axis.grid(alpha=0.3)
     figure.suptitle(title)

@@ -29,6 +29,7 @@ class RunProgress:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
+            disable=not console.is_terminal,  # a log file gets a line a round instead
         )
 
     def __enter__(self) -> RunProgress:
@@ -64,5 +65,5 @@ class RunProgress:
         if report.evaluation:
             word += f", held-out loss {report.evaluation['loss']:.3f}"
         self._progress.update(self._task, completed=report.server_round, word=word)
-        if not self._console.is_terminal:  # a log file gets a line a round instead of a bar
+        if not self._console.is_terminal:
             self.say(f"round {report.server_round}/{self._num_rounds}: {word}, {report.seconds:.1f} s")

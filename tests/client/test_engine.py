@@ -68,9 +68,7 @@ def _history(engine: Engine, salt: int = 0) -> tuple[Record, ...]:
 def _plan(engine: Engine, server_round: int = 1, records: tuple[Record, ...] = (), **changes: Any) -> Plan:
     """The plan of a round after `records`, whose checksum is the last record's."""
     checksum = records[-1].checksum if records else (engine.base_checksum if server_round == 1 else 0)
-    plan = Plan(
-        server_round, 4242, 3, int(engine.fingerprint[:16], 16), checksum, 2, 3, 0.05, ESTIMATOR, records
-    )
+    plan = Plan(server_round, 4242, 3, int(engine.fingerprint[:16], 16), checksum, 2, 3, 0.05, ESTIMATOR, records)
     return replace(plan, **changes)
 
 
@@ -97,9 +95,7 @@ class TestSync:
         assert engine.state.checksum() == history[-1].checksum
 
     @pytest.mark.parametrize("have", [0, 1])
-    def test_missing_rounds_are_behind_and_move_nothing(
-        self, engine: Engine, speech: SpeechDataset, have: int
-    ) -> None:
+    def test_missing_rounds_are_behind_and_move_nothing(self, engine: Engine, speech: SpeechDataset, have: int) -> None:
         history = _history(engine)
         engine.sync(_plan(engine, have + 1, history[:have]))
         before = _bits(engine)
@@ -190,7 +186,9 @@ class TestTrain:
                 )
                 expected[step, query] = ((up - down) / (2 * plan.estimator.epsilon)).mean()
             coefficients = -plan.learning_rate * expected[step].astype(np.float64) / 2
-            past += [Update(direction_seed(plan.seed, step, q), float(np.float32(c))) for q, c in enumerate(coefficients)]
+            past += [
+                Update(direction_seed(plan.seed, step, q), float(np.float32(c))) for q, c in enumerate(coefficients)
+            ]
         assert reply.status is Status.OK
         assert np.abs(expected).min() > 0
         np.testing.assert_array_equal(reply.projected_grads, expected)  # equal weights give equal losses

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from fake_grid import FakeGrid, NeverAnswers
 
-from client.app import make_client_app
 from server.federation import MAX_BAD_ROUNDS, Federation
 from zo_common.config import RunConfig
-from zo_common.errors import ConfigError, WrongBaseModel
+from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
 from zo_common.messages import decode_reply, encode_reply
 from zo_common.models import load_whisper
@@ -262,75 +261,3 @@ class TestFaults:
         federate(config, grid)
 
         assert [len(clients) for clients in _clients(ledger_of(config))] == [0, 0, 3, 0, 0, 3]
-
-
-class TestIntroduction:
-    def test_too_few_devices(self, settings: Settings, federate: Federate) -> None:
-        with pytest.raises(ConfigError, match=r"3 devices are connected after 0\.1 s, min-clients is 4"):
-            federate(settings(min_clients=4, round_timeout=0.1))
-
-    def test_a_data_problem_of_one_device_is_a_sentence_and_the_others_go_on(
-        self, settings: Settings, federate: Federate, observed: Any, ledger_of: Ledgers, mini_corpus: Path, tmp_path: Path
-    ) -> None:
-        config = settings(data=str(_with_broken_audio(mini_corpus, tmp_path)))
-
-        federate(config)
-
-        assert "device 0" in observed.text
-        assert "anna0.wav" in observed.text
-        assert "Traceback" not in observed.text
-        assert _clients(ledger_of(config)) == [[1, 2]] * 3
-
-    def test_fewer_usable_devices_than_wanted_stop_the_run_with_the_reason(
-        self, settings: Settings, federate: Federate, mini_corpus: Path, tmp_path: Path
-    ) -> None:
-        config = settings(data=str(_with_broken_audio(mini_corpus, tmp_path)), min_clients=3)
-
-        with pytest.raises(ConfigError, match=r"2 of 3 devices can train.*min-clients is 3(.|\n)*anna0\.wav"):
-            federate(config)
-
-        assert not (Path(config.output) / "ledger.zo").exists()
-
-    def test_data_that_nobody_can_use_stop_the_run_with_the_reason(
-        self, settings: Settings, federate: Federate, tmp_path: Path
-    ) -> None:
-        with pytest.raises(ConfigError, match="nowhere"):
-            federate(settings(data=str(tmp_path / "nowhere")))
-
-    def test_two_devices_with_one_client_id(self, settings: Settings, federate: Federate, grid_of: Grids) -> None:
-        config = settings()
-        grid = grid_of(config)
-        grid[2].context.node_config["client-id"] = 1
-
-        with pytest.raises(ConfigError, match="client id 1"):
-            federate(config, grid)
-
-    @pytest.mark.parametrize("server_model", [True, False])
-    def test_a_device_with_another_base_model_is_named(
-        self, settings: Settings, federate: Federate, grid_of: Grids, other_whisper: Path, server_model: bool
-    ) -> None:
-        config = settings(server_model=server_model)
-        grid = grid_of(config)
-        grid[2].context.node_config["model"] = str(other_whisper)
-
-        with pytest.raises(WrongBaseModel, match="devices 2 hold another base model"):
-            federate(config, grid)
-
-    def test_settings_may_come_with_the_run(self, settings: Settings, grid_of: Grids, federate: Federate) -> None:
-        """As `flwr run` gives them: through `context.run_config`."""
-        config = settings(num_server_rounds=1)
-        grid = grid_of(config)
-        grid.app = make_client_app()
-        for device in grid.devices.values():
-            device.context.run_config = config.to_mapping()
-
-        assert federate(config, grid).checksum
-
-
-def _with_broken_audio(corpus: Path, directory: Path) -> Path:
-    import shutil
-
-    broken = directory / "broken"
-    shutil.copytree(corpus, broken)
-    (broken / "train" / "anna0.wav").write_bytes(b"not audio")
-    return broken
