@@ -141,6 +141,9 @@ class Engine:
 
     def evaluate(self, plan: Plan, data: SpeechDataset) -> EvaluationReply:
         """Sync, then decode held-out speech; the answer holds counts only."""
+        if plan.base_id != int(self.fingerprint[:16], 16):
+            word = f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
+            return EvaluationReply(Status.CHECKSUM, plan.server_round, self.have_round, plan.client_id, 0, message=word)
         status = self.sync(plan)
         base = EvaluationReply(status, plan.server_round, self.have_round, plan.client_id, self.state.checksum())
         if status is not Status.OK:

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 from client.dataset import SpeechDataset, load_dataset
 from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
-from server.federation import LEDGER_NAME, Events, Federation
+from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
@@ -106,6 +106,17 @@ def refuse_occupied(config: RunConfig) -> None:
     fresh = not config.resume and not (output / LEDGER_NAME).exists()
     if config.server_model and fresh and (output / "model").exists():
         raise ConfigError(f"{output / 'model'} exists already: name another output")
+
+
+def check_before_start(config: RunConfig) -> None:
+    """Load the base model and check settings against it before slow things start (a simulation engine, devices).
+
+    Raises:
+        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as the run itself would.
+    """
+    refuse_occupied(config)
+    refuse_used_ledger(config)
+    GlobalModel(config)
 
 
 def print_round(report: RoundReport) -> None:

@@ -31,6 +31,8 @@ class EvaluationInbox:
             return
         if plan is None or (reply.client_id, reply.server_round) != (plan.client_id, plan.server_round):
             self.refuse("not-asked", f"node {node_id} answered as client {reply.client_id}, round {reply.server_round}")
+        elif node_id in self.replies:
+            self.refuse("duplicate", f"client {plan.client_id} answered twice")
         elif reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status is not Status.OK:

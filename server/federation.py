@@ -43,6 +43,13 @@ class Events:
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
+def refuse_used_ledger(config: RunConfig) -> None:
+    """Refuse to start a new run on the ledger of another."""
+    path = Path(config.output) / LEDGER_NAME
+    if path.exists() and not config.resume:
+        raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
+
+
 class Federation:
     """One run on a Flower Grid.
 
@@ -69,10 +76,9 @@ class Federation:
 
     def _open_ledger(self, path: Path) -> LedgerFile:
         header = open_header(self.config, self.held, self.members.values())
+        refuse_used_ledger(self.config)
         if not path.exists():
             return LedgerFile.create(path, header)
-        if not self.config.resume:
-            raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
         with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
             warnings.simplefilter("always")
             opened = LedgerFile.open(path)
@@ -122,7 +128,7 @@ class Federation:
         exchange.run(plans, inbox, self.ledger.ledger.records)
         for detail in inbox.details:
             self.events.on_word(f"evaluation after round {server_round}: refused: {detail}")
-        return inbox.summary()
+        return inbox.summary() | {"evaluation_bytes": {"down": exchange.down.payload, "up": exchange.up.payload}}
 
     def run_round(self, server_round: int) -> RoundReport:
         """One round from plan to ledger. A round in which nobody gave a valid answer is recorded as empty."""

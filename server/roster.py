@@ -42,6 +42,11 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
         time.sleep(0.5)
 
 
+def _problem_lines(refusals: dict[str, list[str]]) -> list[str]:
+    """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
+    return [f"device{'s' if len(who) > 1 else ''} {', '.join(who)}: {what}" for what, who in refusals.items()]
+
+
 def introduce(
     grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None], least: int = 1
 ) -> dict[int, Member]:
@@ -56,6 +61,7 @@ def introduce(
     ]
     members: dict[int, Member] = {}
     problems: list[str] = []
+    refusals: dict[str, list[str]] = {}
     for answer in grid.send_and_receive(messages, timeout=timeout):
         node = answer.metadata.src_node_id
         if answer.has_error():
@@ -64,7 +70,7 @@ def introduce(
         try:
             word = json.loads(bytes(answer.content.config_records[CONTENT]["hello"]))  # type: ignore[arg-type]
             if "error" in word:
-                problems.append(f"device {word.get('client_id')}: {word['error']}")
+                refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
                 continue
             member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
         except (KeyError, TypeError, ValueError) as error:
@@ -74,6 +80,7 @@ def introduce(
             problems.append(f"node {node} claims client id {member.client_id} and {member.num_examples} examples")
             continue
         members[node] = member
+    problems += _problem_lines(refusals)
     for problem in problems:
         on_problem(problem)
     ids = [m.client_id for m in members.values()]

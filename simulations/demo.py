@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from server.app import check_before_start
 from server.federation import LEDGER_NAME
 from simulations.corpus import Corpus, write_corpus
 from simulations.plots import plot_curve
@@ -55,6 +56,7 @@ def run_scenario(
     if not devices:
         raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
     output = Path(config.output)
+    check_before_start(config)
     _say_what(console, scenario, config, devices, corpus)
     with RunProgress(console, config.num_server_rounds) as progress:
         run_simulation(config, devices, progress.events(), scenario.actors)
@@ -104,7 +106,7 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
         "after": evaluation["after"],
         "checksum": evaluation["checksum"],
         "replayed_checksum": replayed,
-        "checksums_agree": replayed == evaluation["checksum"],
+        "checksums_agree": replayed == evaluation["checksum"] if evaluation["checksum"] else None,
         "traffic": asdict(traffic(output, devices, _parameters(output, config))),
         "ledger_bytes": (output / LEDGER_NAME).stat().st_size,
         "minutes": (time.monotonic() - start) / 60,

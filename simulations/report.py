@@ -137,7 +137,7 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
     table.add_row("  FedAvg on this model", fedavg, fedavg, "")
     table.add_section()
     table.add_row("ledger = adapted model", "", human_bytes(numbers["ledger_bytes"]), "")
-    agreement = "agree" if numbers["checksums_agree"] else "DIFFER"
-    table.add_row("checksum, live / replayed", agreement, numbers["checksum"], "")
+    agreement = {True: "agree", False: "DIFFER", None: "no model on the server"}[numbers["checksums_agree"]]
+    table.add_row("checksum, live / replayed", agreement, numbers["checksum"] or numbers["replayed_checksum"], "")
     table.add_row("minutes", "", f"{numbers['minutes']:.1f}", "")
     return table
