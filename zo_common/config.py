@@ -45,7 +45,7 @@ class RunConfig:
     learning_rate: float = 1e-3
     lr_schedule: Schedule = "linear"
     batch_size: int = 16
-    local_steps: int = 2
+    local_steps: int = 1
     directions: Directions = "independent"
     weighting: Weighting = "examples"
     tail_tokens: int = 64
