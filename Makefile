@@ -15,10 +15,11 @@ demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## style and types
+lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m benchmarks.readme --check
 
 bench: $(STAMP)  ## the demo over three seeds; rows go to benchmarks/results
 	$(BIN)/python -m benchmarks.dialect --seeds 0 1 2
