@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from client.dataset import SpeechDataset, load_dataset
+from client.dataset import SpeechDataset, SpeechExample, load_dataset
 from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
@@ -23,7 +23,8 @@ from zo_common.errors import ConfigError, ZOError
 class HeldOut:
     """Evaluates the global model on a held-out split before, during and after a run.
 
-    The first and last evaluation use the whole split; those between, its first `eval-utterances` (0: the loss only).
+    The first and last evaluation decode the whole split; those between, `eval-utterances` spread evenly over it (0:
+    none). The loss is always that of the whole split.
     Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before.
     """
 
@@ -56,20 +57,24 @@ class HeldOut:
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events) -> dict[str, Any]:
         data = self._load(held)
-        whole = server_round in (0, self.config.num_server_rounds)
-        if not whole and not self.config.eval_utterances:
-            return {"loss": held_out_loss(held.model, data)}
-        if not whole:
-            data = replace(data, examples=data.examples[: self.config.eval_utterances])
+        whole: dict[str, Any] = {"loss_utterances": len(data)}
+        if server_round in (0, self.config.num_server_rounds):
+            return self._decode(server_round, held, data, events) | whole
+        whole |= {"loss": held_out_loss(held.model, data)}
+        if not self.config.eval_utterances:
+            return whole
+        some = replace(data, examples=_spread(data.examples, self.config.eval_utterances))
+        return self._decode(server_round, held, some, events) | whole
+
+    def _decode(self, server_round: int, held: GlobalModel, data: SpeechDataset, events: Events) -> dict[str, Any]:
         label = f"decoding {self.config.eval_split}, round {server_round}"
-        result = evaluate(
+        return evaluate(
             held.model,
             held.processor,
             data,
             language=self.config.language,
             on_progress=lambda done, total: events.on_stage(label, done, total),
-        )
-        return result.summary()
+        ).summary()
 
     def _load(self, held: GlobalModel) -> SpeechDataset:
         if self.data is None:
@@ -82,6 +87,12 @@ class HeldOut:
                 skip_bad=self.config.skip_bad,
             )
         return self.data
+
+
+def _spread(examples: tuple[SpeechExample, ...], count: int) -> tuple[SpeechExample, ...]:
+    """At most `count` examples at even distances: tables are often sorted by speaker."""
+    step = max(1, -(-len(examples) // count))
+    return examples[::step]
 
 
 def finish(federation: Federation, held_out: HeldOut) -> None:
