@@ -19,9 +19,9 @@ def main() -> None:
 
     row = json.loads((RESULTS / "dialect.json").read_text())
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
-    for seed, curve in zip(row["seeds"], row["curves"], strict=True):
-        whole = curve[-1]["utterances"]  # only points measured on the whole split compare
-        curve = [point for point in curve if point.get("loss_utterances", point.get("utterances")) == whole]
+    for seed, points in zip(row["seeds"], row["curves"], strict=True):
+        whole = points[-1]["utterances"]  # only points measured on the whole split compare
+        curve = [point for point in points if point.get("loss_utterances", point.get("utterances")) == whole]
         sent = [point["payload"]["up"] / DEVICES for point in curve]
         left.plot(sent, [point["loss"] for point in curve], marker="o", label=f"seed {seed}")
         ends = [curve[0], curve[-1]]
