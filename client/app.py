@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
-from zo_common.errors import ZOError
+from zo_common.errors import DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
 from zo_common.messages import Plan, Reply, Status, decode_plan, encode_reply
 from zo_common.seeds import fold_in
@@ -69,7 +69,9 @@ def _hello(config: RunConfig, context: Context) -> bytes:
         word = {"client_id": client_id(context), "num_examples": len(data), "skipped": len(data.skipped)}
         return json.dumps(word | engine.describe()).encode()
     except ZOError as error:
-        return json.dumps({"client_id": client_id(context), "error": str(error)}).encode()
+        # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
+        stop = isinstance(error, DataError) and _place(context)[0] is not None
+        return json.dumps({"client_id": client_id(context), "error": str(error), "stop": stop}).encode()
 
 
 def _local(config: RunConfig, context: Context) -> RunConfig:
@@ -93,7 +95,8 @@ def _evaluate(config: RunConfig, plan: Plan, context: Context) -> EvaluationRepl
     try:
         config = _local(config, context)
         engine = warm_engine(config)
-        held_out = replace(config, train_split=config.eval_split)
+        # held-out speakers are others than the train split's: shares are dealt out in turn
+        held_out = replace(config, train_split=config.eval_split, partition_by="round-robin")
         return engine.evaluate(plan, warm_dataset(held_out, engine, *_place(context)))
     except ZOError as error:
         return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))

@@ -152,16 +152,14 @@ class Engine:
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
     def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
-        """A batch without replacement; which utterances is this device's own affair and never leaves it."""
+        """A batch without replacement; which utterances does not matter to a replay."""
         generator = np.random.default_rng(fold_in(plan.seed, _BATCH_STREAM, plan.client_id, step))
         chosen = generator.permutation(len(data))[: plan.batch_size]
         return data.batch([int(i) for i in sorted(chosen)])
 
     def loss_fn(self, batch: WhisperBatch) -> LossFn:
         """The per-example loss of a batch under the current weights."""
-        batch = WhisperBatch(
-            batch.features.to(self.device), batch.decoder_input_ids.to(self.device), batch.labels.to(self.device)
-        )
+        batch = batch.to(self.device)
 
         def losses() -> torch.Tensor:
             with autocast(self.precision, self.device):

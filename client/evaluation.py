@@ -40,7 +40,9 @@ class Evaluation:
 @torch.inference_mode()
 def held_out_loss(model: nn.Module, data: SpeechDataset, batch_size: int = 16) -> float:
     """Mean per-utterance loss in float32."""
-    losses = [whisper_losses(model, data.batch(chosen), _TAIL) for chosen in data.length_sorted_batches(batch_size)]
+    device = next(model.parameters()).device
+    batches = (data.batch(chosen).to(device) for chosen in data.length_sorted_batches(batch_size))
+    losses = [whisper_losses(model, batch, _TAIL) for batch in batches]
     return float(np.mean(torch.cat(losses).double().numpy(force=True)))
 
 

@@ -18,11 +18,14 @@ def partition(
 ) -> list[int]:
     """Ascending indices of the utterances of one client; the same arguments always give the same ones.
 
-    `by` is a column ("speaker": client i has the i-th value in sorted order), "iid", "dirichlet:<column>:<alpha>"
+    `by` is a column ("speaker": client i has the i-th value in sorted order), "round-robin", "iid",
+    "dirichlet:<column>:<alpha>"
     or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that
     equal shards leave over belong to nobody).
     Raises ConfigError for unknown columns, numbers that do not fit, and a client without utterances.
     """
+    if by == "round-robin" and 0 <= partition_id < min(num_partitions, len(utterances)):
+        return list(range(partition_id, len(utterances), num_partitions))
     if not 0 <= partition_id < num_partitions:
         raise ConfigError(
             f"partition-id is {partition_id} with num-partitions {num_partitions}: "

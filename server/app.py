@@ -15,7 +15,7 @@ from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
-from server.run_log import RoundReport
+from server.run_log import RoundReport, read_rows, write_rows
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ZOError
 
@@ -34,31 +34,38 @@ class HeldOut:
         self.data: SpeechDataset | None = None
         self.curve: list[dict[str, Any]] = []
 
+    def prepare(self, held: GlobalModel | None) -> None:
+        """Read the held-out split: its problems are told before a ledger exists."""
+        if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
+            self._load(held)
+
     def __call__(self, server_round: int, federation: Federation) -> dict[str, Any] | None:
         """Evaluate at a round, unless a run that is resumed did so already."""
         held = federation.held
         on_clients = self.config.evaluate_on == "clients"
         if not self.config.eval_split or (held is None and not on_clients):
             return None
-        if not self.curve and self.path.exists():
-            rows = [json.loads(line) for line in self.path.read_text().splitlines()]
-            self.curve = [row for row in rows if row["server_round"] <= server_round]
+        if not self.curve and federation.resumed and self.path.exists():
+            self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
         if self.curve and self.curve[-1]["server_round"] == server_round:
             return self.curve[-1]
         sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
+        measured: dict[str, Any] | None
         if held is None or on_clients:
             measured = federation.evaluate_on_clients(server_round)
         else:
             measured = self._measure(server_round, held, federation.events)
+        if measured is None:
+            return None
         row = {"server_round": server_round, "payload": sent, **measured}
         self.curve.append(row)
-        self.path.write_text("".join(json.dumps(r) + "\n" for r in self.curve))
+        write_rows(self.path, self.curve)
         return row
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events) -> dict[str, Any]:
         data = self._load(held)
         whole: dict[str, Any] = {"loss_utterances": len(data)}
-        if server_round in (0, self.config.num_server_rounds):
+        if server_round == 0 or server_round >= self.config.num_server_rounds:
             return self._decode(server_round, held, data, events) | whole
         whole |= {"loss": held_out_loss(held.model, data)}
         if not self.config.eval_utterances:
@@ -108,13 +115,13 @@ def finish(federation: Federation, held_out: HeldOut) -> None:
     (output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
     if federation.held is not None:
         held = federation.held
-        export_model(held.model, held.processor, output / "model", replace=federation.config.resume)
+        export_model(held.model, held.processor, output / "model", replace=federation.resumed)
 
 
 def refuse_occupied(config: RunConfig) -> None:
     """Refuse, before the first round, an output in which a new run could not save its model."""
     output = Path(config.output)
-    fresh = not config.resume and not (output / LEDGER_NAME).exists()
+    fresh = not (output / LEDGER_NAME).exists()
     if config.server_model and fresh and (output / "model").exists():
         raise ConfigError(f"{output / 'model'} exists already: name another output")
 
@@ -127,7 +134,7 @@ def check_before_start(config: RunConfig) -> None:
     """
     refuse_occupied(config)
     refuse_used_ledger(config)
-    GlobalModel(config)
+    HeldOut(config).prepare(GlobalModel(config))
 
 
 def print_round(report: RoundReport) -> None:
@@ -153,6 +160,7 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
         held_out = HeldOut(settings)
         hooks = events or Events(on_round=print_round)
         hooks.on_evaluate = held_out
+        hooks.on_model = held_out.prepare
         federation = Federation(settings, grid, hooks)
         federation.run()
         finish(federation, held_out)

@@ -10,20 +10,13 @@ from typing import Protocol
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.roster import CONTENT
+from server.roster import CONTENT, serialised_size
 from server.run_log import ByteCounts
 from zo_common.contribution import Record
 from zo_common.messages import Plan, encode_plan
 
 _POLL_SECONDS = 0.2
 _CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
-
-
-def serialised_size(content: RecordDict) -> int:
-    """Bytes of Flower's protobuf of a message's content."""
-    from flwr.common.serde import recorddict_to_proto
-
-    return int(recorddict_to_proto(content).ByteSize())
 
 
 class Inbox(Protocol):

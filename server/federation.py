@@ -6,20 +6,22 @@ import random
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from server.client_evaluation import EvaluationInbox
 from server.exchange import Exchange
 from server.global_model import GlobalModel, check_resumable, open_header
-from server.roster import Member, introduce, wait_for_nodes
+from server.range_guard import first_out_of_range, largest
+from server.roster import Introductions, Member, introduce, wait_for_nodes
 from server.run_log import RoundReport, RunLog
 from server.validation import RoundInbox
-from zo_common.aggregate import aggregate
+from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
@@ -40,6 +42,7 @@ class Events:
     on_round: Callable[[RoundReport], None] = lambda report: None
     on_evaluate: Callable[[int, Federation], dict[str, Any] | None] = lambda server_round, federation: None
     on_word: Callable[[str], None] = print
+    on_model: Callable[[GlobalModel | None], None] = lambda held: None
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
@@ -68,9 +71,15 @@ class Federation:
         self.events = events or Events()
         self.held = GlobalModel(config) if config.server_model else None
         nodes = wait_for_nodes(grid, config.min_clients, config.round_timeout)
-        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word, config.min_clients)
+        told = Introductions()
+        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word, config.min_clients, told)
+        for client, count in told.skipped.items():
+            self.events.on_word(f"device {client} skipped {count} bad recordings")
+        self.events.on_model(self.held)
+        self.resumed = False
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
+        self.log.add_introduction(asdict(told), resumed=self.resumed)
         self.checksum = self._state_checksum()
         self._bad_rounds = 0
 
@@ -78,7 +87,10 @@ class Federation:
         header = open_header(self.config, self.held, self.members.values())
         refuse_used_ledger(self.config)
         if not path.exists():
+            if self.config.resume:
+                self.events.on_word(f"there is no ledger at {path}: a new run starts")
             return LedgerFile.create(path, header)
+        self.resumed = True
         with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
             warnings.simplefilter("always")
             opened = LedgerFile.open(path)
@@ -120,7 +132,7 @@ class Federation:
     def _evaluate(self, server_round: int) -> dict[str, Any] | None:
         return self.events.on_evaluate(server_round, self)
 
-    def evaluate_on_clients(self, server_round: int) -> dict[str, Any]:
+    def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
         """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in self.members.values()}
         inbox = EvaluationInbox(plans)
@@ -128,12 +140,15 @@ class Federation:
         exchange.run(plans, inbox, self.ledger.ledger.records)
         for detail in inbox.details:
             self.events.on_word(f"evaluation after round {server_round}: refused: {detail}")
+        if not inbox.replies:
+            self.events.on_word(f"evaluation after round {server_round}: no device answered, nothing is recorded")
+            return None
         return inbox.summary() | {"evaluation_bytes": {"down": exchange.down.payload, "up": exchange.up.payload}}
 
     def run_round(self, server_round: int) -> RoundReport:
         """One round from plan to ledger. A round in which nobody gave a valid answer is recorded as empty."""
         start = time.monotonic()
-        rate = self.config.learning_rate_at(server_round)
+        rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
         plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
         inbox = RoundInbox(plans, self.config.max_scalar)
         exchange = Exchange(self.grid, self.config.round_timeout)
@@ -142,10 +157,16 @@ class Federation:
             inbox.agree_on_checksum()
         for detail in inbox.details:
             self.events.on_word(f"round {server_round}: refused: {detail}")
-        scalars = inbox.scalars()
-        shared = self.config.directions == "shared"
-        contributions = aggregate(scalars, rate, self.config.weighting, shared) if scalars else ()
-        share = self._commit(server_round, contributions)
+        # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
+        shown = {m.client_id: m.num_examples for m in self.members.values()}
+        scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
+        counted = len(inbox.details)
+        before = (self.held.state.quanta, self.held.state.zero_quanta) if self.held is not None else (0, 0)
+        contributions = self._aggregate_in_range(scalars, rate, inbox)
+        for detail in inbox.details[counted:]:
+            self.events.on_word(f"round {server_round}: refused: {detail}")
+        share = self._zero_share(server_round, before)
+        self._commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
             server_round=server_round,
@@ -162,24 +183,41 @@ class Federation:
             seconds=time.monotonic() - start,
         )
 
-    def _commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> float:
-        """Apply to the weights, record the checksum they reach; returns the share of quanta that were zero."""
-        share = 0.0
-        if self.held is not None:
-            state = self.held.state
-            before = (state.quanta, state.zero_quanta)
-            updates = [u for c in contributions for u in c.updates()]
-            try:
-                state.apply(updates)
-            except LatticeOverflow as error:
-                raise ConfigError(f"round {server_round} was not recorded: {error}") from None
-            moved = state.quanta - before[0]
-            share = (state.zero_quanta - before[1]) / moved if moved else 0.0
-            if share > 0.01:
-                self.events.on_word(
-                    f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
-                    "ask fewer clients a round, or merge local steps"
-                )
+    def _aggregate_in_range(
+        self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox
+    ) -> tuple[Contribution, ...]:
+        """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
+        config, header = self.config, self.ledger.ledger.header
+        while scalars:
+            worst = first_out_of_range(scalars, rate, config.weighting, header)
+            if worst is None:
+                contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")
+                try:
+                    if self.held is not None:
+                        self.held.state.apply([u for c in contributions for u in c.updates()])
+                    return contributions
+                except LatticeOverflow:
+                    worst = largest(scalars)
+            scalars.remove(worst)
+            inbox.refuse("out-of-range", f"client {worst.client_id}'s scalars would leave the lattice")
+        return ()
+
+    def _zero_share(self, server_round: int, before: tuple[int, int]) -> float:
+        """Share of this round's quanta that were zero; a word above 1 %."""
+        if self.held is None:
+            return 0.0
+        state = self.held.state
+        moved = state.quanta - before[0]
+        share = (state.zero_quanta - before[1]) / moved if moved else 0.0
+        if share > 0.01:
+            self.events.on_word(
+                f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
+                "ask fewer clients a round, or merge local steps"
+            )
+        return share
+
+    def _commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
+        """Record the round and the checksum its weights have; if that fails, the weights go back."""
         before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
         try:
             self.ledger.append(Record(server_round, self.checksum, contributions))
@@ -188,13 +226,12 @@ class Federation:
                 self.held.state.apply([u for c in contributions for u in c.updates()], sign=-1)
             self.checksum = before_commit
             raise
-        return share
 
     def _choose(self, server_round: int) -> list[Member]:
         """Who is asked this round: late joiners not before their round; a seeded sample if not all are wanted."""
         members = sorted(self.members.values(), key=lambda m: m.client_id)
         if server_round < self.config.late_round and self.config.late_joiners:
-            members = members[: len(members) - self.config.late_joiners]
+            members = members[: max(1, len(members) - self.config.late_joiners)]
         wanted = self.config.clients_per_round
         if wanted and wanted < len(members):
             draw = random.Random(fold_in(self.config.run_seed, _SAMPLING_STREAM, server_round))

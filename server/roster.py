@@ -5,15 +5,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.run_log import ByteCounts
 from zo_common.errors import ConfigError
 
 CONTENT = "zo"
+
+
+def serialised_size(content: RecordDict) -> int:
+    """Bytes of Flower's protobuf of a message's content."""
+    from flwr.common.serde import recorddict_to_proto
+
+    return int(recorddict_to_proto(content).ByteSize())
+
+
+@dataclass
+class Introductions:
+    """What introductions cost and told: bytes both ways, and recordings that devices skipped as bad."""
+
+    down: ByteCounts = field(default_factory=ByteCounts)
+    up: ByteCounts = field(default_factory=ByteCounts)
+    skipped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,9 +65,17 @@ def _problem_lines(refusals: dict[str, list[str]]) -> list[str]:
 
 
 def introduce(
-    grid: Grid, nodes: Iterable[int], timeout: float, on_problem: Callable[[str], None], least: int = 1
+    grid: Grid,
+    nodes: Iterable[int],
+    timeout: float,
+    on_problem: Callable[[str], None],
+    least: int = 1,
+    told: Introductions | None = None,
 ) -> dict[int, Member]:
     """Ask every node who it is; those that cannot train are left out, with a word.
+
+    Args:
+        told: filled with the bytes of both ways and with skipped recordings.
 
     Raises:
         ConfigError: two nodes claim one client id, or fewer than `least` devices can train; says why they cannot.
@@ -59,8 +84,12 @@ def introduce(
         Message(RecordDict({CONTENT: ConfigRecord({"hello": b""})}), dst_node_id=node, message_type=MessageType.QUERY)
         for node in nodes
     ]
+    told = told or Introductions()
+    for message in messages:
+        told.down.add(0, serialised_size(message.content))
     members: dict[int, Member] = {}
     problems: list[str] = []
+    stop = False
     refusals: dict[str, list[str]] = {}
     for answer in grid.send_and_receive(messages, timeout=timeout):
         node = answer.metadata.src_node_id
@@ -68,10 +97,15 @@ def introduce(
             problems.append(f"node {node} did not answer ({answer.error.reason})")
             continue
         try:
-            word = json.loads(bytes(answer.content.config_records[CONTENT]["hello"]))  # type: ignore[arg-type]
+            payload = bytes(answer.content.config_records[CONTENT]["hello"])  # type: ignore[arg-type]
+            told.up.add(len(payload), serialised_size(answer.content))
+            word = json.loads(payload)
             if "error" in word:
+                stop = stop or bool(word.get("stop"))
                 refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
                 continue
+            if int(word.get("skipped", 0)):
+                told.skipped[str(word["client_id"])] = int(word["skipped"])
             member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
         except (KeyError, TypeError, ValueError) as error:
             problems.append(f"node {node} introduced itself with malformed bytes ({error})")
@@ -87,7 +121,9 @@ def introduce(
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise ConfigError(f"two devices claim client id {twice}: set distinct client-id values in their node configs")
-    if len(members) < least:
+    if len(members) < least or stop:
         head = f"{len(members)} of {len(messages)} devices can train, min-clients is {least}:"
+        if stop:
+            head = "correct these recordings, or set skip-bad=true to train on the rest:"
         raise ConfigError("\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])]))
     return members

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+INTRODUCTIONS = "introductions.jsonl"
+
 
 @dataclass
 class ByteCounts:
@@ -50,10 +52,17 @@ class RunLog:
         self.path = directory / "rounds.jsonl"
         self.rows: list[dict[str, Any]] = []
         if self.path.exists():
-            self.rows = [row for row in _read(self.path) if row["server_round"] <= resume_after]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
-        os.replace(temporary, self.path)
+            self.rows = [row for row in read_rows(self.path) if row["server_round"] <= resume_after]
+        logged = {row["server_round"] for row in self.rows}
+        # a crash between ledger and log loses a row: the round happened, its bytes are not known
+        self.rows += [_lost(r) for r in range(1, resume_after + 1) if r not in logged]
+        self.rows.sort(key=lambda row: int(row["server_round"]))
+        write_rows(self.path, self.rows)
+
+    def add_introduction(self, told: dict[str, Any], *, resumed: bool) -> None:
+        """Add a line to introductions.jsonl: bytes of the devices' introductions, once a start of the server."""
+        path = self.path.with_name(INTRODUCTIONS)
+        write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), told])
 
     def append(self, report: RoundReport) -> None:
         """Write one round."""
@@ -69,7 +78,21 @@ class RunLog:
         return sum(int(row[direction][kind]) for row in self.rows)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _lost(server_round: int) -> dict[str, Any]:
+    row = asdict(RoundReport(server_round, 0.0, 0, 0))
+    del row["evaluation"]
+    return row | {"refused": {}, "lost": True}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace a file of JSON lines, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """JSON lines up to the first that a crash tore."""
     rows = []
     for line in path.read_text().splitlines():
         try:

@@ -106,7 +106,7 @@ class RoundInbox:
         """Without a model the server cannot know the checksum: the majority's counts, others are refused."""
         votes = Counter(reply.checksum for reply in self.replies.values())
         if len(votes) > 1:
-            majority = votes.most_common(1)[0][0]
+            majority = min(votes, key=lambda checksum: (-votes[checksum], checksum))  # a tie is settled the same way
             for node_id in [n for n, reply in self.replies.items() if reply.checksum != majority]:
                 del self.replies[node_id]
                 self.refuse("wrong-checksum", f"client {self._plans[node_id].client_id} differs from the majority")

@@ -76,7 +76,8 @@ def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> N
     from simulations.demo import Places, run_scenario
 
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
+    if output is not None or "output" not in scenario.run:
+        settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
     run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
 
 

@@ -64,10 +64,10 @@ def run_scenario(
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / "evaluation.json").read_text())["curve"]
     if curve:
-        plot_curve(curve, output / "curve.png", f"{scenario.name}: held-out speakers and sentences", devices)
-    console.print(
-        summary_table(numbers, f"{scenario.name}: {devices} devices, speakers and sentences nobody trained on")
-    )
+        plot_curve(curve, output / "curve.png", f"{scenario.name}: split {config.eval_split}", devices)
+    unseen = corpus is not None and config.eval_split not in ("", config.train_split)
+    note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
+    console.print(summary_table(numbers, f"{scenario.name}: {devices} devices, {note}"))
     console.print(f"results in {output}", highlight=False)
     return numbers
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from server.federation import LEDGER_NAME
+from server.run_log import INTRODUCTIONS, read_rows
 from zo_common.config import RunConfig
 from zo_common.ledger_file import read_ledger
 
@@ -33,10 +34,14 @@ class Traffic:
 
 
 def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
-    """Mean bytes a device, from rounds.jsonl; FedAvg sends all float32 weights down and up each round."""
-    rows = [json.loads(line) for line in (output / "rounds.jsonl").read_text().splitlines()]
+    """Mean bytes a device, introductions and rounds; FedAvg sends all float32 weights down and up each round."""
+    rows = read_rows(output / "rounds.jsonl")
+    introductions = output / INTRODUCTIONS
+    counted = rows + (read_rows(introductions) if introductions.exists() else [])
     total = {
-        (way, kind): sum(row[way][kind] for row in rows) for way in ("up", "down") for kind in ("payload", "serialised")
+        (way, kind): sum(row[way][kind] for row in counted)
+        for way in ("up", "down")
+        for kind in ("payload", "serialised")
     }
     return Traffic(
         up=round(total["up", "payload"] / devices),

@@ -48,8 +48,14 @@ def read_scenario(path: Path) -> Scenario:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"scenario {path} is not valid TOML: {error}") from None
     _known(tables, ("name", "run", "simulation", "corpus"), f"table in {path.name}")
+    for name in ("run", "simulation", "corpus"):
+        if not isinstance(tables.get(name, {}), dict):
+            raise ConfigError(f"{name!r} in {path.name} is a value, expected a table: write [{name}]")
     simulation = tables.get("simulation", {})
     _known(simulation, ("devices", "actors"), f"key in [simulation] of {path.name}")
+    for key, value in simulation.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"{key} in [simulation] of {path.name} is {value!r}, expected a whole number from 0")
     corpus = None
     if "corpus" in tables:
         corpus = corpus_config(tables["corpus"], path.name)
@@ -69,6 +75,17 @@ def corpus_config(table: Mapping[str, Any], where: str) -> CorpusConfig:
     names = [f.name.replace("_", "-") for f in fields(CorpusConfig)]
     _known(table, names, f"key in [corpus] of {where}")
     values: dict[str, Any] = {k.replace("-", "_"): tuple(v) if isinstance(v, list) else v for k, v in table.items()}
+    for name, value in values.items():
+        default = getattr(CorpusConfig, name)
+        fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+        if isinstance(default, tuple) and isinstance(value, tuple):
+            fits = all(isinstance(v, type(default[0])) for v in value) and (
+                name.endswith("speakers") or len(value) == 2
+            )
+        if not fits:
+            raise ConfigError(
+                f"{name.replace('_', '-')} in [corpus] of {where} is {value!r}, expected something like {default!r}"
+            )
     return CorpusConfig(**values)
 
 

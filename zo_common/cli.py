@@ -19,6 +19,9 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
         except ZOError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
+        except OSError as error:
+            print(f"error: {error.filename or 'a file'}: {error.strerror or error}: check the path", file=sys.stderr)
+            raise SystemExit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None

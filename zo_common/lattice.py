@@ -40,8 +40,8 @@ def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
 
 
 def snap(weight: torch.Tensor, exponent: int) -> torch.Tensor:
-    """The nearest grid points (half to even), float32, same shape."""
-    return torch.round(weight.detach().to(torch.float32) * 2.0**-exponent) * 2.0**exponent
+    """The nearest grid points (half to even), float32, same shape; a zero is +0.0, as integers have no other."""
+    return torch.round(weight.detach().to(torch.float32) * 2.0**-exponent) * 2.0**exponent + 0.0
 
 
 def quantum(coefficient: float, scale_exp: int, grid_exp: int) -> int:

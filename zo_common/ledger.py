@@ -223,7 +223,7 @@ def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]
 
 
 def decode_ledger(data: bytes) -> Ledger:
-    """A whole file, strictly: a torn end is an error here (`ledger_file.open_ledger` repairs it)."""
+    """A whole file, strictly: a torn end is an error here (`LedgerFile.open` repairs it)."""
     reader = Reader(data, "ledger")
     header, chain = read_header(reader)
     return Ledger(header, tuple(record for record, _ in iter_entries(reader, chain)))

@@ -42,6 +42,10 @@ class WhisperBatch:
     decoder_input_ids: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> WhisperBatch:
+        """The same batch on a device."""
+        return WhisperBatch(self.features.to(device), self.decoder_input_ids.to(device), self.labels.to(device))
+
 
 def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
     """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `whisper_forward.embed_window`."""

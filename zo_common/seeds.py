@@ -28,7 +28,7 @@ def fold_in(seed: int, *data: int) -> int:
 
 
 def client_seed(run_seed: int, server_round: int, client_id: int) -> int:
-    """The seed one client uses in one round; both sides derive it, the server refuses another."""
+    """The seed one client uses in one round; the plan carries it, and the server refuses a reply with another."""
     return fold_in(run_seed, server_round, client_id)
 
 

@@ -47,7 +47,7 @@ class LatticeState:
     1. `select` chooses tensors by `pattern`; grid and scale exponents are taken from their present (base) values,
        or from `exponents` (name → (grid, scale)) where a ledger fixes them.
     2. Every tensor is snapped in place.
-    3. `perturb` and `apply` shift all of them in one pass; `checksum` identifies the result.
+    3. `shift` and `apply` move all of them in one pass; `checksum` identifies the result.
 
     Raises:
         PatternError, TensorIdCollision, UnsupportedModel: see `zo_common.parameters.select`.

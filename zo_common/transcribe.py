@@ -9,7 +9,7 @@ import torch
 
 from zo_common.metrics import Scores, score
 
-MAX_NEW_TOKENS = 96
+MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
 
 
 @torch.inference_mode()
