@@ -51,7 +51,13 @@ def test_ledger_rounds_and_a_model_that_loads(settings: Settings, grid_of: Grids
 
     output = _run(config, grid_of(config))
 
-    assert {p.name for p in output.iterdir()} == {"ledger.zo", "rounds.jsonl", "evaluation.json", "model"}
+    assert {p.name for p in output.iterdir()} == {
+        "ledger.zo",
+        "rounds.jsonl",
+        "introductions.jsonl",
+        "evaluation.json",
+        "model",
+    }
     _same_weights(output / "model", output, config.model)
     assert WhisperProcessor.from_pretrained(output / "model").tokenizer("hello").input_ids
     found = json.loads((output / "evaluation.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -27,26 +28,57 @@ def test_too_few_devices(settings: Settings, federate: Federate) -> None:
         federate(settings(min_clients=4, round_timeout=0.1))
 
 
-def test_a_data_problem_of_one_device_is_a_sentence_and_the_others_go_on(
-    settings: Settings, federate: Federate, observed: Any, ledger_of: Ledgers, mini_corpus: Path, tmp_path: Path
+def test_bad_recordings_in_a_simulation_stop_the_run_before_a_ledger_exists(
+    settings: Settings, federate: Federate, mini_corpus: Path, tmp_path: Path
 ) -> None:
     config = settings(data=str(_with_broken_audio(mini_corpus, tmp_path)))
 
-    federate(config)
+    with pytest.raises(ConfigError, match=r"skip-bad=true(.|\n)*device 0(.|\n)*metadata\.csv:2: 'anna0\.wav'"):
+        federate(config)
+
+    assert not (Path(config.output) / "ledger.zo").exists()
+
+
+def test_a_real_device_with_bad_recordings_is_left_out_and_the_others_go_on(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers, tmp_path: Path
+) -> None:
+    config = settings()
+    grid = grid_of(config)
+    broken = tmp_path / "own"
+    broken.mkdir()
+    (broken / "metadata.csv").write_text("file_name,transcription\ngone.wav,Hello.\n")
+    grid[0].context.node_config.update({"own-data": True, "data": str(broken)})
+
+    federate(config, grid)
 
     assert "device 0" in observed.text
-    assert "anna0.wav" in observed.text
+    assert "gone.wav" in observed.text
     assert "Traceback" not in observed.text
     assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[1, 2]] * 3
 
 
-def test_fewer_usable_devices_than_wanted_stop_the_run_with_the_reason(
-    settings: Settings, federate: Federate, mini_corpus: Path, tmp_path: Path
+def test_skipped_recordings_are_told_and_counted(
+    settings: Settings, federate: Federate, observed: Any, mini_corpus: Path, tmp_path: Path
 ) -> None:
-    config = settings(data=str(_with_broken_audio(mini_corpus, tmp_path)), min_clients=3)
+    config = settings(data=str(_with_broken_audio(mini_corpus, tmp_path)), skip_bad=True)
 
-    with pytest.raises(ConfigError, match=r"2 of 3 devices can train.*min-clients is 3(.|\n)*anna0\.wav"):
-        federate(config)
+    federate(config)
+
+    assert "device 0 skipped 1 bad recordings" in observed.text
+    told = json.loads((Path(config.output) / "introductions.jsonl").read_text())
+    assert told["skipped"] == {"0": 1}
+    assert told["up"]["serialised"] > told["up"]["payload"] > 0
+
+
+def test_fewer_usable_devices_than_wanted_stop_the_run_with_the_reason(
+    settings: Settings, federate: Federate, grid_of: Grids, tmp_path: Path
+) -> None:
+    config = settings(min_clients=3)
+    grid = grid_of(config)
+    grid[0].context.node_config.update({"own-data": True, "data": str(tmp_path / "nowhere")})
+
+    with pytest.raises(ConfigError, match=r"2 of 3 devices can train.*min-clients is 3(.|\n)*nowhere"):
+        federate(config, grid)
 
     assert not (Path(config.output) / "ledger.zo").exists()
 

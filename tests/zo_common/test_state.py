@@ -162,6 +162,7 @@ import multiprocessing
 import torch
 from torch import nn
 from zo_common.state import LatticeState, Update
+torch.set_num_threads(1)  # OpenMP's own threads do not survive a fork either, but they are not ours
 def move():
     model = nn.Linear(200, 200)
     state = LatticeState(model, "all", threads=2)
