@@ -65,7 +65,8 @@ def cost_block() -> str:
         f"| FedAvg ÷ ours | {fedavg / up:,.0f} | {fedavg / down:,.0f} |",
         "",
         f"The adapted model is a ledger of {human_bytes(row['ledger_bytes']['mean'])}. "
-        "FedAvg's bytes are computed from the model's size; ours are counted at every message.",
+        "FedAvg's bytes are computed from the model's size; ours are counted at every plan and reply. A device also "
+        "introduces itself once (fingerprint and list of trained tensors), in less than a kilobyte.",
     ]
     return "\n".join(lines)
 

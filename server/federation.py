@@ -19,6 +19,7 @@ from server.exchange import Exchange
 from server.global_model import GlobalModel, check_resumable, open_header
 from server.range_guard import first_out_of_range, largest
 from server.roster import Introductions, Member, introduce, wait_for_nodes
+from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
 from server.validation import RoundInbox
 from zo_common.aggregate import ClientScalars, aggregate
@@ -77,6 +78,7 @@ class Federation:
             self.events.on_word(f"device {client} skipped {count} bad recordings")
         self.events.on_model(self.held)
         self.resumed = False
+        self._lock = RunLock(Path(config.output))
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(told), resumed=self.resumed)
@@ -109,6 +111,16 @@ class Federation:
 
     def run(self) -> None:
         """All rounds that are still to do."""
+        try:
+            self._run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let another server have the run's directory."""
+        self._lock.release()
+
+    def _run(self) -> None:
         first = self.ledger.ledger.last_round + 1
         self._evaluate(first - 1)
         for server_round in range(first, self.config.num_server_rounds + 1):

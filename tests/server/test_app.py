@@ -52,6 +52,7 @@ def test_ledger_rounds_and_a_model_that_loads(settings: Settings, grid_of: Grids
     output = _run(config, grid_of(config))
 
     assert {p.name for p in output.iterdir()} == {
+        ".lock",
         "ledger.zo",
         "rounds.jsonl",
         "introductions.jsonl",

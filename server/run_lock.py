@@ -1,0 +1,31 @@
+"""One server a run: two that append to one ledger would overwrite each other's rounds."""
+
+from __future__ import annotations
+
+import fcntl
+from pathlib import Path
+
+from zo_common.errors import LedgerError
+
+
+class RunLock:
+    """An advisory lock on a run's directory; the system releases it when the process ends, however it ends.
+
+    Raises:
+        LedgerError: another process holds it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._file = (directory / ".lock").open("w")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise LedgerError(
+                f"another server is running in {directory}: stop it first, or name another output"
+            ) from None
+
+    def release(self) -> None:
+        """Let another server have the run."""
+        self._file.close()
