@@ -59,9 +59,47 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
         time.sleep(0.5)
 
 
-def _problem_lines(refusals: dict[str, list[str]]) -> list[str]:
-    """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
-    return [f"device{'s' if len(who) > 1 else ''} {', '.join(who)}: {what}" for what, who in refusals.items()]
+class _Roll:
+    """Takes the devices' answers one by one and sorts them into members and problems."""
+
+    def __init__(self, told: Introductions) -> None:
+        self.members: dict[int, Member] = {}
+        self.stop = False
+        self._told = told
+        self._problems: list[str] = []
+        self._refusals: dict[str, list[str]] = {}
+
+    def take(self, answer: Message) -> None:
+        """One node's answer, whatever it is."""
+        node = answer.metadata.src_node_id
+        if answer.has_error():
+            self._problems.append(f"node {node} did not answer ({answer.error.reason})")
+            return
+        try:
+            payload = bytes(answer.content.config_records[CONTENT]["hello"])  # type: ignore[arg-type]
+            self._told.up.add(len(payload), serialised_size(answer.content))
+            self._read(node, json.loads(payload))
+        except (KeyError, TypeError, ValueError) as error:
+            self._problems.append(f"node {node} introduced itself with malformed bytes ({error})")
+
+    def _read(self, node: int, word: dict[str, Any]) -> None:
+        if "error" in word:
+            self.stop = self.stop or bool(word.get("stop"))
+            self._refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
+            return
+        member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
+        if not 0 <= member.client_id < 1 << 64 or member.num_examples < 1:
+            self._problems.append(f"node {node} claims client id {member.client_id} and {member.num_examples} examples")
+            return
+        if int(word.get("skipped", 0)):
+            self._told.skipped[str(member.client_id)] = int(word["skipped"])
+        self.members[node] = member
+
+    def problems(self) -> list[str]:
+        """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
+        return self._problems + [
+            f"device{'s' if len(who) > 1 else ''} {', '.join(who)}: {what}" for what, who in self._refusals.items()
+        ]
 
 
 def introduce(
@@ -78,7 +116,8 @@ def introduce(
         told: filled with the bytes of both ways and with skipped recordings.
 
     Raises:
-        ConfigError: two nodes claim one client id, or fewer than `least` devices can train; says why they cannot.
+        ConfigError: two nodes claim one client id, a simulated device has bad recordings, or fewer than `least`
+            devices can train; says why they cannot.
     """
     messages = [
         Message(RecordDict({CONTENT: ConfigRecord({"hello": b""})}), dst_node_id=node, message_type=MessageType.QUERY)
@@ -87,43 +126,19 @@ def introduce(
     told = told or Introductions()
     for message in messages:
         told.down.add(0, serialised_size(message.content))
-    members: dict[int, Member] = {}
-    problems: list[str] = []
-    stop = False
-    refusals: dict[str, list[str]] = {}
+    roll = _Roll(told)
     for answer in grid.send_and_receive(messages, timeout=timeout):
-        node = answer.metadata.src_node_id
-        if answer.has_error():
-            problems.append(f"node {node} did not answer ({answer.error.reason})")
-            continue
-        try:
-            payload = bytes(answer.content.config_records[CONTENT]["hello"])  # type: ignore[arg-type]
-            told.up.add(len(payload), serialised_size(answer.content))
-            word = json.loads(payload)
-            if "error" in word:
-                stop = stop or bool(word.get("stop"))
-                refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
-                continue
-            if int(word.get("skipped", 0)):
-                told.skipped[str(word["client_id"])] = int(word["skipped"])
-            member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(f"node {node} introduced itself with malformed bytes ({error})")
-            continue
-        if not 0 <= member.client_id < 1 << 64 or member.num_examples < 1:
-            problems.append(f"node {node} claims client id {member.client_id} and {member.num_examples} examples")
-            continue
-        members[node] = member
-    problems += _problem_lines(refusals)
+        roll.take(answer)
+    problems = roll.problems()
     for problem in problems:
         on_problem(problem)
-    ids = [m.client_id for m in members.values()]
+    ids = [m.client_id for m in roll.members.values()]
     if len(set(ids)) != len(ids):
         twice = next(i for i in ids if ids.count(i) > 1)
         raise ConfigError(f"two devices claim client id {twice}: set distinct client-id values in their node configs")
-    if len(members) < least or stop:
-        head = f"{len(members)} of {len(messages)} devices can train, min-clients is {least}:"
-        if stop:
+    if len(roll.members) < least or roll.stop:
+        head = f"{len(roll.members)} of {len(messages)} devices can train, min-clients is {least}:"
+        if roll.stop:
             head = "correct these recordings, or set skip-bad=true to train on the rest:"
         raise ConfigError("\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])]))
-    return members
+    return roll.members
