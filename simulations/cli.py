@@ -22,6 +22,7 @@ app = typer.Typer(help="Simulate federations of speech devices.", no_args_is_hel
 console = Console(highlight=False)
 SCENARIOS = Path(__file__).parent / "scenarios"
 
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Train on the rest where recordings are bad; count them.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="A run setting as key=value, such as --set num-server-rounds=3.")
 ]
@@ -64,12 +65,13 @@ def demo(
 def run(
     scenario: Annotated[Path, typer.Argument(help="A scenario file, or the name of one that comes with the package.")],
     output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-<name>.")] = None,
+    skip_bad: SkipBad = False,
     setting: Settings = None,
 ) -> None:
     """Run a scenario file."""
     bundled = SCENARIOS / f"{scenario}.toml"
     path = bundled if not scenario.exists() and bundled.exists() else scenario
-    _run(read_scenario(path), output, parse_settings(setting))
+    _run(read_scenario(path), output, parse_settings(setting) | ({"skip-bad": True} if skip_bad else {}))
 
 
 def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> None:
