@@ -139,6 +139,6 @@ def introduce(
     if len(roll.members) < least or roll.stop:
         head = f"{len(roll.members)} of {len(messages)} devices can train, min-clients is {least}:"
         if roll.stop:
-            head = "the data must be corrected before training starts (skip-bad=true trains on the recordings that are good):"
+            head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
         raise ConfigError("\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])]))
     return roll.members
