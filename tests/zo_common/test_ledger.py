@@ -253,4 +253,8 @@ def test_ledgers_of_different_bases_do_not_join(header_of: Headers, fields: dict
 
 
 def test_run_settings_do_not_keep_ledgers_apart(header_of: Headers) -> None:
-    require_same_base(header_of(), header_of(run_seed=1, created="x", model="y", settings={}, epsilon=1.0, pattern="z"))
+    other = header_of(run_seed=1, created="x", model="y", settings={}, epsilon=1.0, pattern="z")
+
+    require_same_base(header_of(), other)  # raises nothing
+
+    assert other != header_of()
