@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ WINDOW_FRAMES = 3000
 HOP = 160  # samples for each frame
 SILENT_FRAMES = 30  # kept behind the speech: the forward pass needs 8, of which none may see the speech
 MAX_TOKENS = 448
+BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
 CACHE_VERSION = 1
 
 _ENGLISH_ONLY_END = 50256  # GPT-2's <|endoftext|>; the multilingual vocabulary has one text token more
@@ -88,8 +90,26 @@ class SpeechDataset:
         """Indices of all examples in groups of `size`, longest first, so that little of a batch is padding."""
         if size < 1:
             raise ConfigError(f"The batch size is {size}, expected a positive number, such as 16.")
-        order = sorted(range(len(self)), key=lambda index: (-self.examples[index].features.shape[1], index))
+        order = self._longest_first
         return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def draw(self, size: int, generator: np.random.Generator) -> list[int]:
+        """A random batch without replacement, of utterances of similar length: little of it is padding.
+
+        1. Sorted by length, the examples are cut into buckets of at least `BUCKET_BATCHES` batches.
+        2. A bucket is drawn in proportion to its size, then the batch from it, so all examples are equally likely.
+        """
+        count = max(1, len(self) // (BUCKET_BATCHES * size))
+        bucket: Sequence[int] = range(len(self))
+        if count > 1:
+            place = int(generator.integers(len(self))) * count // len(self)
+            bounds = [-(-len(self) * b // count) for b in (place, place + 1)]
+            bucket = sorted(self._longest_first[bounds[0] : bounds[1]])
+        return sorted(bucket[int(i)] for i in generator.permutation(len(bucket))[:size])
+
+    @cached_property
+    def _longest_first(self) -> list[int]:
+        return sorted(range(len(self)), key=lambda index: (-self.examples[index].features.shape[1], index))
 
 
 def load_dataset(

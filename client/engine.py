@@ -15,22 +15,26 @@ import torch
 
 from client.dataset import SpeechDataset
 from client.evaluation import evaluate
+from zo_common.compiled import compile_layers
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
-from zo_common.estimator import LossFn
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
+from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.ledger import describe_tensors
 from zo_common.local_steps import run_local_steps
 from zo_common.messages import Plan, Reply, Status
 from zo_common.models import load_whisper
-from zo_common.objectives import WhisperBatch, whisper_losses
-from zo_common.precision import autocast, resolve_precision
-from zo_common.seeds import fold_in
+from zo_common.objectives import WhisperBatch
+from zo_common.precision import resolve_precision
+from zo_common.rounding_noise import measure_noise
+from zo_common.seeds import direction_seed, fold_in
 from zo_common.state import LatticeState
+from zo_common.whisper_loss import WhisperLoss
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
+_NOISE_DIRECTIONS = 3
 
 
 class Engine:
@@ -57,6 +61,10 @@ class Engine:
         self.base_checksum = self.state.checksum()
         self.applied: list[Record] = []
         self.precision = resolve_precision(self.config.precision, self.device)
+        self._prefix = FrozenPrefix(self.model, self.state.exponents)
+        self._noise_to_check = self.config.noise_check
+        if self.config.torch_compile:
+            compile_layers(self.model)
 
     @property
     def have_round(self) -> int:
@@ -116,11 +124,13 @@ class Engine:
         if plan.base_id != int(self.fingerprint[:16], 16):
             word = f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
             return replace(base, status=Status.CHECKSUM, message=word)
+        word = ""
         try:
             status = self.sync(plan)
             base = replace(base, status=status, have_round=self.have_round, checksum=self.state.checksum())
             if status is not Status.OK:
                 return base
+            word = self._check_noise(plan, data)
             result = run_local_steps(
                 self.state,
                 lambda step: self.loss_fn(self._draw(plan, data, step)),
@@ -134,10 +144,12 @@ class Engine:
             return replace(base, status=Status.NON_FINITE, message=str(error))
         except LatticeOverflow as error:
             self._load()
-            return replace(base, status=Status.ERROR, have_round=0, message=str(error))
+            return replace(base, status=Status.ERROR, have_round=0, message="; ".join(filter(None, [str(error), word])))
         except ZOError as error:
             return replace(base, status=Status.ERROR, message=str(error))
-        return replace(base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads)
+        return replace(
+            base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads, message=word
+        )
 
     def evaluate(self, plan: Plan, data: SpeechDataset) -> EvaluationReply:
         """Sync, then decode held-out speech; the answer holds counts only."""
@@ -151,21 +163,24 @@ class Engine:
         result = evaluate(self.model, self.processor, data, language=self.config.language)
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
+    def _check_noise(self, plan: Plan, data: SpeechDataset) -> str:
+        """Once a model is loaded: a warning if the loss differences drown in rounding noise, else nothing."""
+        if not self._noise_to_check:
+            return ""
+        self._noise_to_check = False
+        epsilon = plan.estimator.epsilon
+        seeds = [direction_seed(plan.seed, 0, j) for j in range(_NOISE_DIRECTIONS)]
+        found = measure_noise(self.state, self.loss_fn(self._draw(plan, data, 0)), seeds, epsilon)
+        return found.word(epsilon, self.precision) if found.drowns else ""
+
     def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
         """A batch without replacement; which utterances does not matter to a replay."""
         generator = np.random.default_rng(fold_in(plan.seed, _BATCH_STREAM, plan.client_id, step))
-        chosen = generator.permutation(len(data))[: plan.batch_size]
-        return data.batch([int(i) for i in sorted(chosen)])
+        return data.batch(data.draw(plan.batch_size, generator))
 
-    def loss_fn(self, batch: WhisperBatch) -> LossFn:
+    def loss_fn(self, batch: WhisperBatch) -> WhisperLoss:
         """The per-example loss of a batch under the current weights."""
-        batch = batch.to(self.device)
-
-        def losses() -> torch.Tensor:
-            with autocast(self.precision, self.device):
-                return whisper_losses(self.model, batch, self.config.tail_tokens)
-
-        return losses
+        return WhisperLoss(self.model, batch.to(self.device), self._prefix, self.config.tail_tokens, self.precision)
 
 
 def default_device() -> torch.device:

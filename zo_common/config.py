@@ -50,6 +50,8 @@ class RunConfig:
     weighting: Weighting = "examples"
     tail_tokens: int = 64
     precision: Precision = "auto"
+    noise_check: bool = True
+    torch_compile: bool = False
     # federation
     run_seed: int = 0
     num_server_rounds: int = 10

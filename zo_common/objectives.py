@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from zo_common.whisper_forward import decode, encode
+from zo_common.whisper_forward import EncoderStates, decode, encode
 
 IGNORE = -100
 
@@ -49,7 +49,11 @@ class WhisperBatch:
 
 def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
     """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `whisper_forward.embed_window`."""
-    states = encode(model, batch.features, tail_tokens)
+    return decoder_losses(model, batch, encode(model, batch.features, tail_tokens))
+
+
+def decoder_losses(model: Any, batch: WhisperBatch, states: EncoderStates) -> torch.Tensor:
+    """Per-example cross-entropy (B,), float32, of a batch whose audio is encoded already."""
     hidden = decode(model, batch.decoder_input_ids, states)
     # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
     counted = batch.labels != IGNORE

@@ -49,15 +49,20 @@ def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> Enco
     return EncoderStates(hidden, bias[None, None, None, :])
 
 
+def run_layers(encoder: Any, states: EncoderStates, first: int, last: int) -> EncoderStates:
+    """Encoder layers first … last−1, without the final norm."""
+    hidden = states.hidden
+    for layer in encoder.layers[first:last]:
+        hidden = layer(hidden, states.bias)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
+    return EncoderStates(hidden, states.bias)
+
+
 def encode(model: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
     """Encoder states of a trimmed window; see `embed_window` for the arguments."""
     encoder = model.model.encoder
-    states = embed_window(encoder, features, tail_tokens)
-    hidden = states.hidden
-    for layer in encoder.layers:
-        hidden = layer(hidden, states.bias)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden
-    return EncoderStates(encoder.layer_norm(hidden), states.bias)
+    states = run_layers(encoder, embed_window(encoder, features, tail_tokens), 0, len(encoder.layers))
+    return EncoderStates(encoder.layer_norm(states.hidden), states.bias)
 
 
 def decode(model: Any, decoder_input_ids: torch.Tensor, states: EncoderStates) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProce
 
 from client import dataset as module
 from client.audio import decode
-from client.dataset import WINDOW_FRAMES, SpeechDataset, load_dataset, prompt_ids
+from client.dataset import WINDOW_FRAMES, SpeechDataset, SpeechExample, load_dataset, prompt_ids
 from client.manifest import Manifest, Utterance, read_manifest
 from zo_common.errors import ConfigError, DataError
 from zo_common.objectives import IGNORE, whisper_losses
@@ -247,3 +248,38 @@ def test_whisper_prefers_the_leading_space(whisper_dir: Path, processor: Whisper
         generated = model.generate(data.batch([0], full_window=True).features)
     assert spaced < unspaced - 0.3
     assert processor.tokenizer.decode(generated[0], skip_special_tokens=True).startswith(" ")
+
+
+class TestDraw:
+    """Batches of similar length, in which every utterance is equally likely."""
+
+    @staticmethod
+    def _of(frames: list[int]) -> SpeechDataset:
+        examples = tuple(SpeechExample(torch.zeros(1, n), n / 100, "a", (1,), str(n)) for n in frames)
+        return SpeechDataset(examples, (0,), 2)
+
+    def test_a_small_data_set_is_one_bucket(self) -> None:
+        data = self._of([10, 300, 20, 200, 30])
+
+        batches = [data.draw(3, np.random.default_rng(seed)) for seed in range(200)]
+
+        assert all(batch == sorted(set(batch)) and len(batch) == 3 for batch in batches)
+        assert {tuple(batch) for batch in batches} == set(combinations(range(5), 3))
+
+    def test_a_batch_larger_than_the_data_is_all_of_it(self) -> None:
+        assert self._of([4, 2]).draw(16, np.random.default_rng(0)) == [0, 1]
+
+    def test_partners_are_of_similar_length_and_all_are_equally_likely(self) -> None:
+        lengths = [int(n) for n in np.random.default_rng(1).permutation(90)]
+        data = self._of([2 * n + 2 for n in lengths])
+        draws = 9000
+        generator = np.random.default_rng(2)
+        seen = np.zeros(90)
+
+        for _ in range(draws):
+            batch = data.draw(4, generator)
+            assert max(lengths[i] for i in batch) - min(lengths[i] for i in batch) < 9  # 11 buckets of 8 or 9
+            seen[batch] += 1
+
+        expected = draws * 4 / 90
+        assert np.abs(seen - expected).max() < 5 * np.sqrt(expected)

@@ -1,0 +1,46 @@
+"""The loss that a step perturbs: one Whisper batch under the current weights, at the precision asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zo_common.frozen_prefix import FrozenPrefix
+from zo_common.objectives import WhisperBatch, decoder_losses, whisper_losses
+from zo_common.precision import autocast
+from zo_common.whisper_forward import EncoderStates
+
+
+class WhisperLoss:
+    """Per-example losses of one batch, as `estimator.LossFn`; equal, bit for bit, to `objectives.whisper_losses`.
+
+    1. At the first call, the encoder stages that no trained tensor touches are computed and kept.
+    2. Every call runs the rest of the encoder and the decoder under the weights of that moment.
+
+    An object must not outlive a change of a tensor that is not trained. It keeps one encoder state a batch.
+
+    Args:
+        prefix: made from the model and the names of the trained tensors.
+        precision: "float32", "bfloat16" or "float16", for matrix products; losses are float32.
+    """
+
+    def __init__(
+        self, model: Any, batch: WhisperBatch, prefix: FrozenPrefix, tail_tokens: int = 64, precision: str = "float32"
+    ) -> None:
+        self._model = model
+        self._batch = batch
+        self._prefix = prefix
+        self._tail_tokens = tail_tokens
+        self._precision = precision
+        self._start: EncoderStates | None = None
+
+    def __call__(self) -> torch.Tensor:
+        """Losses (B,), float32, in nats a token."""
+        with autocast(self._precision, self._batch.features.device):
+            if self._prefix.stages == 0:
+                return whisper_losses(self._model, self._batch, self._tail_tokens)
+            if self._start is None:
+                self._start = self._prefix.start(self._batch.features, self._tail_tokens)
+                assert self._start is not None
+            return decoder_losses(self._model, self._batch, self._prefix.finish(self._start))
