@@ -14,15 +14,24 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import spread, store
+from benchmarks.rows import RESULTS, spread, store
 
 
 def run_seed(seed: int, directory: Path, extra: list[str]) -> dict[str, Any]:
-    """One demo in its own process; returns its result.json."""
+    """One demo in its own process; returns its result.json, with what it printed under `printed`."""
     output = directory / f"seed-{seed}"
     command = [sys.executable, "-m", "simulations.cli", "demo", "--seed", str(seed), "--output", str(output), *extra]
-    subprocess.run(command, check=True)
+    printed = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            printed.append(line.rstrip() + "\n")
+    if process.returncode:
+        raise SystemExit(f"the demo with seed {seed} failed, see above")
     result: dict[str, Any] = json.loads((output / "result.json").read_text())
+    end = max(index for index, line in enumerate(printed) if line.startswith("└"))  # where the results lie is no matter
+    result["printed"] = "".join(printed[: end + 1])
     result["curve"] = json.loads((output / "evaluation.json").read_text())["curve"]
     return result
 
@@ -56,6 +65,7 @@ def main() -> None:
         "curves": [r["curve"] for r in results],
     }
     path = store("dialect", numbers)
+    (RESULTS / "demo.txt").write_text(results[0]["printed"])
     change = numbers["relative_change"]
     print(f"WER {numbers['wer_before']['mean']:.1%} → {numbers['wer_after']['mean']:.1%}, ", end="")
     print(f"relative change {change['mean']:+.1%} ± {change['std']:.1%} over {len(results)} seeds; wrote {path}")

@@ -27,6 +27,7 @@ from zo_common.models import load_whisper
 from zo_common.objectives import WhisperBatch
 from zo_common.parameters import select
 from zo_common.precision import resolve_precision
+from zo_common.rounding_noise import measure_noise
 from zo_common.state import LatticeState
 from zo_common.whisper_loss import WhisperLoss
 
@@ -62,6 +63,18 @@ def cached_encoder_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[
         zo_step(state, WhisperLoss(model, batch, FrozenPrefix(model, state.exponents)), 3, 0, config, 0.0)
 
     return ratio(kept, lambda: zo_step(state, whole_forward(model, batch), 3, 0, config, 0.0), repeats)
+
+
+def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:
+    """Loss difference and rounding noise of the demo's tensors, by precision and ε (`zo_common.rounding_noise`)."""
+    state = LatticeState(model, "encoder-early")
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        for epsilon in (1e-3, 1e-4, 1e-5):
+            found = measure_noise(state, whole_forward(model, batch, precision), range(4), epsilon)
+            about = {"precision": precision, "epsilon": epsilon, "warns": found.drowns}
+            rows.append(about | {"difference": found.difference, "noise": found.noise, "share": found.share})
+    return rows
 
 
 def padding(data: SpeechDataset, draws: int) -> dict[str, float]:
@@ -101,6 +114,7 @@ def main() -> None:
             "threads": torch.get_num_threads(),
             "auto_precision_over_float32": precision_ratio(model, batch, arguments.repeats),
             "cached_encoder_over_computed": cached_encoder_ratio(model, batch, arguments.repeats),
+            "rounding_noise": noise(model, batch),
             "padding_share": padding(data, 200),
         }
         if arguments.compile:

@@ -32,7 +32,7 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _update(digest: hashlib._Hash, weight: torch.Tensor) -> None:
-    exponent = lattice.grid_exponent(weight.float())
+    exponent = lattice.grid_exponent(weight)
     flat = weight.reshape(-1)
     for start in range(0, flat.numel(), _CHUNK):
         snapped = lattice.snap(flat[start : start + _CHUNK], exponent).cpu()

@@ -39,10 +39,9 @@ class FrozenPrefix:
             return 1 + int(part.split(".")[1])
         return self._layers + 1 if part.startswith("layer_norm.") else 0
 
-    def start(self, features: torch.Tensor, tail_tokens: int) -> EncoderStates | None:
-        """The output of all frozen stages for log-mel features (B, n_mels, T); None where nothing is frozen."""
-        if self.stages == 0:
-            return None
+    def start(self, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
+        """The output of all frozen stages, of which there is at least one, for log-mel features (B, n_mels, T)."""
+        assert self.stages > 0
         states = run_layers(self._encoder, embed_window(self._encoder, features, tail_tokens), 0, self.stages - 1)
         return self._norm(states) if self.stages > self._layers + 1 else states
 

@@ -1,6 +1,7 @@
 """CPU kernel: one in-place pass over all trained tensors for any number of directions (Numba, threaded).
 
-The unit of work is a chunk of Philox blocks, so 500 small tensors cost what one tensor of their total size costs.
+The unit of work is a chunk of Philox blocks, of one tensor or of many, so 500 small tensors cost about what one tensor
+of their total size costs. A segment is the part of a chunk that lies in one tensor.
 Threads are ours (the kernels release the GIL): Numba's own threading layers are neither fork- nor Ray-safe everywhere.
 
 The hot loop is a plain float32 add of ±c; `Kernel` guarantees that it is exact.
@@ -23,6 +24,10 @@ from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 
 CHUNK_BLOCKS = 64
+PART_CHUNKS = 32  # chunks x directions below which another thread costs more than it saves
+# the table of segments: its tensor, its first block there and their number, the place of the first in the chunk, the
+# address of its first weight and their number
+TENSOR, BLOCK, BLOCKS, COLUMN, ADDRESS, COUNT, SEGMENT_COLUMNS = range(7)
 _M0, _M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
 _W0, _W1 = np.uint32(WEYL[0]), np.uint32(WEYL[1])
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -59,74 +64,122 @@ def _philox(block, tid, key0, key1):  # type: ignore[no-untyped-def]
     return np.uint32(c0), np.uint32(c1), np.uint32(c2), np.uint32(c3)
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def _as_float(typingctx: Any, bits: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(types.float32))
+
+    return types.float32(types.uint32), codegen
+
+
 @njit(inline="always")
 def _signed(word, i, coefficient):  # type: ignore[no-untyped-def]
-    bit = np.int32((word >> np.uint32(i)) & np.uint32(1))
-    return np.float32(np.int32(1) - np.int32(2) * bit) * coefficient
+    sign = (word << np.uint32(31 - i)) & np.uint32(0x80000000)
+    return _as_float(sign ^ coefficient)
+
+
+@njit(inline="always")
+def _add_signed(weights, words, column, coefficient):  # type: ignore[no-untyped-def]
+    """Add ±coefficient (float32 bits) to a stretch of weights whose words begin at `column` of (4, blocks)."""
+    whole = len(weights) // 32
+    for v in range(whole):
+        word = words[v & 3, column + (v >> 2)]
+        for i in range(32):
+            weights[32 * v + i] += _signed(word, i, coefficient)
+    at = 32 * whole
+    if at < len(weights):
+        word = words[whole & 3, column + (whole >> 2)]
+        # fours become vector instructions, a loop of unknown length would not
+        for _ in range((len(weights) - at) // 4):
+            for i in range(4):
+                weights[at + i] += _signed(word, (at + i) & 31, coefficient)
+            at += 4
+        for i in range(at, len(weights)):
+            weights[i] += _signed(word, i & 31, coefficient)
+
+
+@njit(inline="always")
+def _weights(segment):  # type: ignore[no-untyped-def]
+    """The live weights of a segment."""
+    return carray(_float_pointer(segment[ADDRESS]), (segment[COUNT],), np.float32)
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def shift_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, tid, keys, coefficients):  # type: ignore[no-untyped-def]
-    """Add Σ_j coefficients[t, j]·z_j to chunks [lo, hi); coefficients are float32 multiples of the grid."""
+def shift_chunks(lo, hi, first, segments, tid, keys, coefficients):  # type: ignore[no-untyped-def]
+    """Add Σ_j coefficients[t, j]·z_j to chunks [lo, hi); coefficients are the bits of float32 multiples of the grid."""
     words = np.empty((4, CHUNK_BLOCKS), np.uint32)
+    block = np.zeros(CHUNK_BLOCKS, np.int64)
+    tensor = np.zeros(CHUNK_BLOCKS, np.uint32)
     for chunk in range(lo, hi):
-        t = chunk_tensor[chunk]
-        first = chunk_block[chunk]
-        start = first * BLOCK_ELEMENTS
-        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
-        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
-        tensor = tid[t]
+        for s in range(first[chunk], first[chunk + 1]):
+            for b in range(segments[s, BLOCKS]):
+                block[segments[s, COLUMN] + b] = segments[s, BLOCK] + b
+                tensor[segments[s, COLUMN] + b] = tid[segments[s, TENSOR]]
         for j in range(keys.shape[0]):
-            coefficient = coefficients[t, j]
-            if coefficient == 0:
+            moving = False
+            for s in range(first[chunk], first[chunk + 1]):
+                moving = moving or coefficients[segments[s, TENSOR], j] != 0
+            if not moving:
                 continue
             key0, key1 = keys[j, 0], keys[j, 1]
+            # a fixed number of blocks, whatever tensors they belong to: the loop becomes vector instructions
             for g in range(CHUNK_BLOCKS):
-                w0, w1, w2, w3 = _philox(first + g, tensor, key0, key1)
+                w0, w1, w2, w3 = _philox(block[g], tensor[g], key0, key1)
                 words[0, g] = w0
                 words[1, g] = w1
                 words[2, g] = w2
                 words[3, g] = w3
-            for g in range(count // BLOCK_ELEMENTS):
-                for k in range(4):
-                    word = words[k, g]
-                    base = g * BLOCK_ELEMENTS + 32 * k
-                    for i in range(32):
-                        weights[base + i] += _signed(word, i, coefficient)
-            for i in range(count - count % BLOCK_ELEMENTS, count):
-                within = i % BLOCK_ELEMENTS
-                weights[i] += _signed(words[within // 32, i // BLOCK_ELEMENTS], within % 32, coefficient)
+            for s in range(first[chunk], first[chunk + 1]):
+                coefficient = coefficients[segments[s, TENSOR], j]
+                if coefficient != 0:
+                    _add_signed(_weights(segments[s]), words, segments[s, COLUMN], coefficient)
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def peak_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, peak):  # type: ignore[no-untyped-def]
+def peak_chunks(lo, hi, first, segments, peak):  # type: ignore[no-untyped-def]
     """`peak[t]` becomes the largest |w| of chunks [lo, hi), as float32 bits (their order is that of integers)."""
-    for chunk in range(lo, hi):
-        t = chunk_tensor[chunk]
-        start = chunk_block[chunk] * BLOCK_ELEMENTS
-        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
-        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
-        bits = weights.view(np.int32)
+    for s in range(first[lo], first[hi]):
+        bits = _weights(segments[s]).view(np.int32)
         largest = np.int32(0)
-        for i in range(count):
+        for i in range(len(bits)):
             largest = max(largest, np.int32(bits[i] & np.int32(0x7FFFFFFF)))
+        t = segments[s, TENSOR]
         peak[t] = max(peak[t], largest)
 
 
 @njit(nogil=True, cache=True, boundscheck=False)
-def sum_chunks(lo, hi, chunk_tensor, chunk_block, address, numel, inverse, sums):  # type: ignore[no-untyped-def]
+def sum_chunks(lo, hi, first, segments, inverse, sums):  # type: ignore[no-untyped-def]
     """Add Σ_i (n_i mod 2**32)·(2i+1) mod 2**64 of chunks [lo, hi) to `sums[t]` (state checksum)."""
-    for chunk in range(lo, hi):
-        t = chunk_tensor[chunk]
-        start = chunk_block[chunk] * BLOCK_ELEMENTS
-        count = min(CHUNK_BLOCKS * BLOCK_ELEMENTS, numel[t] - start)
-        weights = carray(_float_pointer(address[t] + 4 * start), (count,), np.float32)
+    for s in range(first[lo], first[hi]):
+        t = segments[s, TENSOR]
+        start = segments[s, BLOCK] * BLOCK_ELEMENTS
+        weights = _weights(segments[s])
         scale = inverse[t]
         total = np.uint64(0)
-        for i in range(count):
+        for i in range(len(weights)):
             units = np.uint32(np.int32(weights[i] * scale))
             total += np.uint64(units) * np.uint64(2 * (start + i) + 1)
         sums[t] += total
+
+
+def _cut(address: NDArray[np.int64], numel: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Lay the blocks of all tensors end to end and cut them every CHUNK_BLOCKS and at the tensors' ends.
+
+    Returns the first segment of every chunk, then one past the last, shape (chunks + 1,); and the table of segments.
+    """
+    ends = np.cumsum(-(-numel // BLOCK_ELEMENTS))
+    begins = np.concatenate([np.zeros(1, np.int64), ends])
+    chunks = np.arange(0, begins[-1], CHUNK_BLOCKS)
+    cuts = np.unique(np.concatenate([begins, chunks]))
+    at, blocks = cuts[:-1], np.diff(cuts)
+    tensor = np.searchsorted(ends, at, side="right")
+    block = at - begins[tensor]
+    count = np.minimum(blocks * BLOCK_ELEMENTS, numel[tensor] - block * BLOCK_ELEMENTS)
+    segments = np.empty((len(at), SEGMENT_COLUMNS), np.int64)
+    segments[:, TENSOR], segments[:, BLOCK], segments[:, BLOCKS] = tensor, block, blocks
+    segments[:, COLUMN] = at % CHUNK_BLOCKS
+    segments[:, ADDRESS], segments[:, COUNT] = address[tensor] + 4 * BLOCK_ELEMENTS * block, count
+    return np.searchsorted(cuts, np.append(chunks, begins[-1])), segments
 
 
 @lru_cache(maxsize=8)
@@ -143,50 +196,43 @@ class NumbaKernel(Kernel):
 
     Args:
         tensors: contiguous float32 CPU tensors, whose storage must outlive the kernel.
-        threads: how many threads share a pass.
+        threads: how many threads share a pass, where it is long enough for that to pay.
     """
 
     def __init__(self, tensors: tuple[LatticeTensor, ...], threads: int) -> None:
         super().__init__(tensors)
         self.threads = threads
-        numels = [t.weight.numel() for t in tensors]
-        self.address = np.array([t.weight.data_ptr() for t in tensors], np.int64)
-        self.numel = np.array(numels, np.int64)
         self.tid = np.array([t.tensor_id for t in tensors], np.uint32)
         self.inverse = np.array([2.0**-t.grid_exponent for t in tensors], np.float32)
         self.grid = np.array([2.0**t.grid_exponent for t in tensors], np.float32)
-        blocks = [range(0, -(-n // BLOCK_ELEMENTS), CHUNK_BLOCKS) for n in numels]
-        self.chunk_tensor = np.array([t for t, r in enumerate(blocks) for _ in r], np.int64)
-        self.chunk_block = np.array([b for r in blocks for b in r], np.int64)
+        address = np.array([t.weight.data_ptr() for t in tensors], np.int64)
+        self.first, self.segments = _cut(address, np.array([t.weight.numel() for t in tensors], np.int64))
 
     def add(self, seeds: list[int], units: NDArray[np.int64]) -> None:
         """See `Kernel.add`."""
         keys = np.array([[s & 0xFFFFFFFF, s >> 32] for s in seeds], np.uint32).reshape(-1, 2)
-        coefficients = np.ascontiguousarray(units.astype(np.float32) * self.grid[:, None])
-        self._run(lambda _, lo, hi: shift_chunks(lo, hi, *self._where(), self.tid, keys, coefficients))
+        bits = np.ascontiguousarray(units.astype(np.float32) * self.grid[:, None]).view(np.uint32)
+        self._run(lambda _, lo, hi: shift_chunks(lo, hi, self.first, self.segments, self.tid, keys, bits), len(seeds))
 
     def peaks(self) -> NDArray[np.int64]:
         """See `Kernel.peaks`."""
-        bits = np.zeros((self.threads, len(self.numel)), np.int32)
-        self._run(lambda part, lo, hi: peak_chunks(lo, hi, *self._where(), bits[part]))
+        bits = np.zeros((self.threads, len(self.tensors)), np.int32)
+        self._run(lambda part, lo, hi: peak_chunks(lo, hi, self.first, self.segments, bits[part]))
         units: NDArray[np.int64] = np.rint(bits.max(axis=0).view(np.float32) * self.inverse).astype(np.int64)
         return units
 
     def checksum_sums(self) -> list[int]:
         """See `Kernel.checksum_sums`."""
-        sums = np.zeros((self.threads, len(self.numel)), np.uint64)
-        self._run(lambda part, lo, hi: sum_chunks(lo, hi, *self._where(), self.inverse, sums[part]))
+        sums = np.zeros((self.threads, len(self.tensors)), np.uint64)
+        self._run(lambda part, lo, hi: sum_chunks(lo, hi, self.first, self.segments, self.inverse, sums[part]))
         return [int(s) for s in sums.sum(axis=0, dtype=np.uint64)]
 
-    def _where(self) -> tuple[NDArray[np.int64], ...]:
-        return self.chunk_tensor, self.chunk_block, self.address, self.numel
-
-    def _run(self, work: Callable[[int, int, int], Any]) -> None:
-        """Call work(part, first chunk, last chunk) on every thread's share and wait for all."""
-        bounds = [len(self.chunk_tensor) * p // self.threads for p in range(self.threads + 1)]
-        if self.threads == 1:
-            work(0, bounds[0], bounds[1])
-            return
-        futures = [_pool(self.threads).submit(work, p, bounds[p], bounds[p + 1]) for p in range(self.threads)]
+    def _run(self, work: Callable[[int, int, int], Any], directions: int = 1) -> None:
+        """Call work(part, first chunk, last chunk) on every thread's share, one of them ours, and wait for all."""
+        chunks = len(self.first) - 1
+        parts = max(1, min(self.threads, chunks * directions // PART_CHUNKS))
+        bounds = [chunks * p // parts for p in range(parts + 1)]
+        futures = [_pool(self.threads).submit(work, p, bounds[p], bounds[p + 1]) for p in range(1, parts)]
+        work(0, bounds[0], bounds[1])
         for future in futures:
             future.result()

@@ -17,6 +17,7 @@ UNIT_BITS = 24
 MAX_UNITS = 1 << UNIT_BITS
 MIN_MAGNITUDE = 2.0**-3
 MIN_RMS = 2.0**-7
+_CHUNK = 1 << 20  # elements a temporary may have: building a lattice must not need a copy of a tensor
 
 
 def ceil_log2(value: float) -> int:
@@ -25,23 +26,37 @@ def ceil_log2(value: float) -> int:
     return exponent - 1 if mantissa == 0.5 else exponent
 
 
+def magnitude(weight: torch.Tensor) -> float:
+    """max|w|; 0 of an empty tensor, NaN or infinite if one of its elements is."""
+    if not weight.numel():
+        return 0.0
+    low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
+    return max(-low, high)
+
+
 def grid_exponent(weight: torch.Tensor) -> int:
     """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight."""
-    largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
-    return ceil_log2(max(largest, MIN_MAGNITUDE)) + 1 - UNIT_BITS
+    return ceil_log2(max(magnitude(weight), MIN_MAGNITUDE)) + 1 - UNIT_BITS
 
 
 def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
     """s_t: 0 for "unit"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
     if scale == "unit":
         return 0
-    rms = float(weight.detach().double().square().mean().sqrt()) if weight.numel() else 0.0
+    parts = torch.split(weight.detach().reshape(-1), _CHUNK)
+    rms = math.sqrt(sum(float(part.double().square().sum()) for part in parts) / max(weight.numel(), 1))
     return round(math.log2(max(rms, MIN_RMS)))
 
 
 def snap(weight: torch.Tensor, exponent: int) -> torch.Tensor:
     """The nearest grid points (half to even), float32, same shape; a zero is +0.0, as integers have no other."""
     return torch.round(weight.detach().to(torch.float32) * 2.0**-exponent) * 2.0**exponent + 0.0
+
+
+def snap_in_place(weight: torch.Tensor, exponent: int) -> None:
+    """`snap` written back to a contiguous float32 tensor, a bounded part at a time."""
+    for part in torch.split(weight.view(-1), _CHUNK):
+        part.copy_(snap(part, exponent))
 
 
 def quantum(coefficient: float, scale_exp: int, grid_exp: int) -> int:

@@ -49,17 +49,20 @@ class WhisperBatch:
 
 def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
     """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `whisper_forward.embed_window`."""
-    return decoder_losses(model, batch, encode(model, batch.features, tail_tokens))
+    states = encode(model, batch.features, tail_tokens)
+    return decoder_losses(model, batch.decoder_input_ids, batch.labels, states)
 
 
-def decoder_losses(model: Any, batch: WhisperBatch, states: EncoderStates) -> torch.Tensor:
-    """Per-example cross-entropy (B,), float32, of a batch whose audio is encoded already."""
-    hidden = decode(model, batch.decoder_input_ids, states)
+def decoder_losses(
+    model: Any, decoder_input_ids: torch.Tensor, labels: torch.Tensor, states: EncoderStates
+) -> torch.Tensor:
+    """Per-example cross-entropy (B,), float32, of audio that is encoded already; token tensors as in `WhisperBatch`."""
+    hidden = decode(model, decoder_input_ids, states)
     # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
-    counted = batch.labels != IGNORE
+    counted = labels != IGNORE
     rows = counted.nonzero()[:, 0]
-    losses = F.cross_entropy(model.proj_out(hidden[counted]).float(), batch.labels[counted], reduction="none")
-    sums = torch.zeros(len(batch.labels), device=losses.device).index_add_(0, rows, losses)
+    losses = F.cross_entropy(model.proj_out(hidden[counted]).float(), labels[counted], reduction="none")
+    sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses)
     return sums / counted.sum(dim=1).clamp(min=1)
 
 

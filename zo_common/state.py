@@ -18,8 +18,8 @@ from torch import nn
 
 from zo_common import lattice
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_numba import NumbaKernel
+from zo_common.kernel import LatticeTensor
+from zo_common.kernel_choice import choose_kernel
 from zo_common.kernel_torch import TorchKernel, peak_after
 from zo_common.parameters import select
 from zo_common.seeds import tensor_id
@@ -74,12 +74,9 @@ class LatticeState:
             self._adopt(name, parameter, (exponents or {}).get(name))
             for name, parameter in select(model, pattern).items()
         )
-        on_cpu = all(t.weight.device.type == "cpu" for t in self.tensors)
-        self._kernel: Kernel = (
-            NumbaKernel(self.tensors, threads or torch.get_num_threads())
-            if on_cpu and not reference
-            else TorchKernel(self.tensors)
-        )
+        # looked up once: finding a thousand parameters by name would cost more than a pass over them on a GPU
+        self._slots = tuple(self._slot(t.name) for t in self.tensors)
+        self._kernel = choose_kernel(self.tensors, threads or torch.get_num_threads(), reference)
         self._versions = [_version(parameter) for parameter in self._parameters()]
 
     def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
@@ -90,19 +87,19 @@ class LatticeState:
             )
         if not parameter.data.is_contiguous():
             parameter.data = parameter.data.contiguous()
-        if not bool(torch.isfinite(parameter.data).all()):
+        largest = lattice.magnitude(parameter.data)
+        if not math.isfinite(largest):
             raise UnsupportedModel(f"trained tensor {name!r} holds NaN or infinite weights: the checkpoint is damaged")
         grid, scale = exponents or (
             lattice.grid_exponent(parameter.data),
             lattice.scale_exponent(parameter.data, self.scale),
         )
-        largest = float(parameter.data.abs().max()) if parameter.numel() else 0.0
         if round(math.ldexp(largest, -grid)) > lattice.MAX_UNITS:
             raise LatticeOverflow(
                 f"tensor {name!r} holds a weight of {largest:g}, which does not fit the given grid 2**{grid}: "
                 "load the base model that the exponents were taken from"
             )
-        parameter.data.copy_(lattice.snap(parameter.data, grid))
+        lattice.snap_in_place(parameter.data, grid)
         return LatticeTensor(name, parameter.data, tensor_id(name), grid, scale)
 
     @property
@@ -195,8 +192,22 @@ class LatticeState:
                     f"tensor {t.name!r} was moved, replaced or written to after the lattice was built: build it again"
                 )
 
+    def _slot(self, name: str) -> tuple[dict[str, nn.Parameter | None], str]:
+        """Where a parameter hangs: its module's dictionary and its name there."""
+        path, _, leaf = name.rpartition(".")
+        return self.model.get_submodule(path)._parameters, leaf
+
     def _parameters(self) -> list[torch.Tensor]:
-        return [self.model.get_parameter(t.name) for t in self.tensors]
+        found = [slot[leaf] for slot, leaf in self._slots]
+        return [parameter for parameter in found if parameter is not None]
+
+    def _expect_attached(self) -> None:
+        """A module that was replaced takes its parameters with it; looked at where a state is told to others."""
+        for t, (slot, leaf) in zip(self.tensors, self._slots, strict=True):
+            if self.model.get_parameter(t.name) is not slot[leaf]:
+                raise UnsupportedModel(
+                    f"the module of tensor {t.name!r} was replaced after the lattice was built: build it again"
+                )
 
     def apply(self, updates: Sequence[Update], sign: int = 1) -> None:
         """Apply all updates in one fused pass; `sign=-1` undoes them to the bit."""
@@ -212,6 +223,7 @@ class LatticeState:
 
     def checksum(self) -> int:
         """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""
+        self._expect_attached()
         sums = self._kernel.checksum_sums()
         walk = b"".join(struct.pack("<IQ", t.tensor_id, s) for t, s in zip(self.tensors, sums, strict=True))
         return int.from_bytes(hashlib.blake2b(walk, digest_size=8, person=_PERSON).digest(), "little")

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.objectives import WhisperBatch, decoder_losses, whisper_losses
+from zo_common.objectives import WhisperBatch, decoder_losses
 from zo_common.precision import autocast
-from zo_common.whisper_forward import EncoderStates
+from zo_common.whisper_forward import EncoderStates, encode
 
 
 class WhisperLoss:
@@ -29,18 +29,23 @@ class WhisperLoss:
         self, model: Any, batch: WhisperBatch, prefix: FrozenPrefix, tail_tokens: int = 64, precision: str = "float32"
     ) -> None:
         self._model = model
-        self._batch = batch
+        self._decoder_input_ids, self._labels = batch.decoder_input_ids, batch.labels
         self._prefix = prefix
         self._tail_tokens = tail_tokens
         self._precision = precision
+        self._features: torch.Tensor | None = batch.features
         self._start: EncoderStates | None = None
 
     def __call__(self) -> torch.Tensor:
         """Losses (B,), float32, in nats a token."""
-        with autocast(self._precision, self._batch.features.device):
+        with autocast(self._precision, self._labels.device):
+            return decoder_losses(self._model, self._decoder_input_ids, self._labels, self._encode())
+
+    def _encode(self) -> EncoderStates:
+        if self._start is None:
+            assert self._features is not None
             if self._prefix.stages == 0:
-                return whisper_losses(self._model, self._batch, self._tail_tokens)
-            if self._start is None:
-                self._start = self._prefix.start(self._batch.features, self._tail_tokens)
-                assert self._start is not None
-            return decoder_losses(self._model, self._batch, self._prefix.finish(self._start))
+                return encode(self._model, self._features, self._tail_tokens)
+            self._start = self._prefix.start(self._features, self._tail_tokens)
+            self._features = None  # what was made of them takes their place in memory
+        return self._prefix.finish(self._start)

@@ -112,6 +112,17 @@ def test_a_write_in_the_middle_of_a_step_is_detected(module_of: Models, referenc
         zo_step(state, losses, 1, 0, EstimatorConfig(num_queries=2, epsilon=1e-2), 1e-3)
 
 
+def test_a_module_that_was_replaced_is_detected_before_a_checksum_is_told(small_model: Models) -> None:
+    model = small_model()
+    state = LatticeState(model, "all", threads=1)
+    before = state.checksum()
+    model[0] = nn.Linear(3, 11)
+
+    with pytest.raises(UnsupportedModel, match=r"module of tensor '0\.bias' was replaced"):
+        state.checksum()
+    assert before == LatticeState(small_model(), "all", threads=1).checksum()
+
+
 @KERNELS
 def test_what_leaves_the_weights_alone_is_no_write(module_of: Models, weight_bytes: Reader, reference: bool) -> None:
     model = module_of(v=torch.ones(2), w=torch.tensor([0.5, -1.0, 0.125]))

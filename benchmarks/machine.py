@@ -1,0 +1,57 @@
+"""What stands beside every measured number: machine, versions and revision. Needs neither Flower nor soundfile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parent.parent
+_PACKAGES = ("federated-zo-asr", "flwr", "torch", "triton", "transformers", "numba", "numpy", "jiwer", "ray")
+
+
+def hardware(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores and memory of this machine, and its GPU where `device` is "cuda"."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1)}
+    if device == "cuda":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def revision() -> str | None:
+    """Short commit id, with "+changes" where files other than results differ from it; None without git."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if commit is None:
+        return None
+    changes = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return commit + ("+changes" if changes else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,106 @@
+"""One two-sided ZO step against its bare forward passes, and against MeZO's and ZO-ASR's way of making one.
+
+All sides compute the same loss of the same batch (8 windows of 5 s) and are timed in turn in one process. "Forwards" is
+2q calls of our step's loss function under `inference_mode`, frozen encoder stages computed once as in the step. The
+plain ways are `benchmarks.plain` on the same trained tensors, with whole forward passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks import workload
+from benchmarks.plain import plain_step
+from benchmarks.rows import Action, interleaved, quotient, row, spread, store
+from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.parameters import select
+from zo_common.state import LatticeState
+
+AT_MOST = {"encoder-ffn": 1.05, "all": 1.10}  # a step's time over its forwards'
+AT_LEAST = 1.3  # the published way's time over ours
+
+
+def make_sides(model: Any, tensors: str, precision: str, batch: int, queries: int) -> dict[str, Action]:
+    """What is timed: forwards alone, our step, and the plain step out of place (as published) and in place."""
+    config = EstimatorConfig("two-sided", queries, workload.EPSILON)
+    inputs = workload.random_batch(model, batch)
+    state = LatticeState(model, tensors)
+    other = copy.deepcopy(model)  # the published way replaces the storage of weights, which a lattice does not allow
+    weights = list(select(other, tensors).values())
+    other_loss = workload.whole_loss(other, inputs, precision)
+
+    @torch.inference_mode()
+    def forwards() -> None:
+        loss_fn = workload.device_loss(model, inputs, tensors, precision)
+        for _ in range(config.forwards):
+            loss_fn()
+
+    def ours() -> None:
+        loss_fn = workload.device_loss(model, inputs, tensors, precision)
+        zo_step(state, loss_fn, 7, 0, config, workload.LEARNING_RATE)
+
+    def plain(in_place: bool, seeds: Sequence[int] = range(queries)) -> None:
+        plain_step(weights, other_loss, seeds, workload.EPSILON, workload.LEARNING_RATE, in_place)
+
+    plain(False, [0])  # its first call, short
+    return {
+        "forwards": forwards,
+        "ours": ours,
+        "plain": lambda: plain(False),
+        "plain_in_place": lambda: plain(True),
+    }
+
+
+def measure(model: Any, tensors: str, precision: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of one choice of trained tensors in one precision."""
+    sides = make_sides(model, tensors, precision, arguments.batch, arguments.queries)
+    fast = {name: sides.pop(name) for name in ("forwards", "ours")}
+    near = interleaved(fast, arguments.repeats, arguments.device)
+    far = interleaved({"ours": fast["ours"], **sides}, arguments.plain_repeats, arguments.device, warm=True)
+    where = f"{tensors}, {precision}"
+    rows = [
+        row(f"ZO step ÷ its {2 * arguments.queries} forwards, {where}", quotient(near["ours"], near["forwards"]))
+        | ({"at_most": AT_MOST[tensors]} if tensors in AT_MOST else {}),
+        row(f"MeZO and ZO-ASR as published ÷ ours, {where}", quotient(far["plain"], far["ours"]), at_least=AT_LEAST),
+        row(f"the same in place ÷ ours, {where}", quotient(far["plain_in_place"], far["ours"]), against="1×"),
+    ]
+    if arguments.device == "cuda":
+        milliseconds = spread([1000 * s for s in near["ours"]])
+        rows.append(row(f"ZO step of {arguments.queries} directions, {where}", milliseconds, unit="ms"))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    workload.add_arguments(parser, repeats=4)
+    parser.add_argument("--plain-repeats", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--tensors", nargs="+", default=["encoder-ffn", "all"])
+    parser.add_argument("--precisions", nargs="+", help="default: float32, on a GPU bfloat16 beside it")
+    arguments = parser.parse_args()
+    precisions = arguments.precisions or ["float32", *(["bfloat16"] if arguments.device == "cuda" else [])]
+    rows = []
+    for tensors in arguments.tensors:
+        for precision in precisions:
+            model = workload.whisper(arguments.architecture, arguments.device)
+            rows += measure(model, tensors, precision, arguments)
+            for found in rows[-3:]:
+                print(f"{found['row']}: {found.get('ratio', found['median']):.3f}", flush=True)
+    numbers = {
+        "architecture": arguments.architecture,
+        "batch": arguments.batch,
+        "queries": arguments.queries,
+        "threads": torch.get_num_threads(),
+        "rows": rows,
+    }
+    print(f"wrote {store('step', numbers, arguments.device)}")
+
+
+if __name__ == "__main__":
+    main()

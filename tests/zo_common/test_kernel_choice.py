@@ -1,0 +1,68 @@
+"""The kernel follows from where the tensors are."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from zo_common import kernel_triton
+from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.kernel_choice import choose_kernel
+from zo_common.kernel_numba import NumbaKernel
+from zo_common.kernel_torch import TorchKernel
+
+
+class _Launched(TorchKernel):
+    """In the place of the CUDA kernel, which reads addresses."""
+
+
+@pytest.fixture(autouse=True)
+def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_triton, "TritonKernel", _Launched)
+
+
+def _chosen(*devices: str, reference: bool = False) -> Kernel:
+    weights = [cast(Any, SimpleNamespace(device=torch.device(d))) for d in devices]
+    real = [torch.zeros(3) if d == "cpu" else weight for d, weight in zip(devices, weights, strict=True)]
+    tensors = tuple(LatticeTensor(f"w{i}", weight, i, -24, 0) for i, weight in enumerate(real))
+    return choose_kernel(tensors, 2, reference)
+
+
+@pytest.mark.parametrize(
+    ("devices", "kind"),
+    [
+        (["cpu"], NumbaKernel),
+        (["cpu", "cpu"], NumbaKernel),
+        ([], NumbaKernel),
+        (["cuda:0"], _Launched),
+        (["cuda:1", "cuda:1"], _Launched),
+        (["cuda:0", "cuda:1"], TorchKernel),
+        (["cuda:0", "cpu"], TorchKernel),
+        (["cpu", "mps"], TorchKernel),
+        (["mps"], TorchKernel),
+    ],
+)
+def test_each_device_has_its_kernel(devices: list[str], kind: type[Kernel]) -> None:
+    assert type(_chosen(*devices)) is kind
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
+def test_the_reference_is_plain_torch_everywhere(device: str) -> None:
+    assert type(_chosen(device, reference=True)) is TorchKernel
+
+
+def test_threads_reach_the_cpu_kernel() -> None:
+    kernel = _chosen("cpu")
+
+    assert isinstance(kernel, NumbaKernel)
+    assert kernel.threads == 2
+
+
+def test_cuda_without_triton_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zo_common.kernel_triton", None)
+
+    assert type(_chosen("cuda:0")) is TorchKernel

@@ -1,0 +1,34 @@
+"""Which kernel moves the weights: the compiled one of their device, or plain torch where there is none."""
+
+from __future__ import annotations
+
+from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.kernel_torch import TorchKernel
+
+
+def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: bool = False) -> Kernel:
+    """All of them give the same bits; they differ in speed alone.
+
+    Args:
+        tensors: the trained tensors, contiguous float32, on any devices.
+        threads: how many threads share a pass on the CPU.
+        reference: plain torch everywhere.
+    """
+    devices = {tensor.weight.device for tensor in tensors}
+    kinds = {device.type for device in devices}
+    if reference:
+        return TorchKernel(tensors)
+    if kinds <= {"cpu"}:
+        # not at the top: where all weights are on a GPU, Numba need not be installed
+        from zo_common.kernel_numba import NumbaKernel
+
+        return NumbaKernel(tensors, threads)
+    # several devices would need a launch each: rare enough to leave to torch
+    if kinds == {"cuda"} and len(devices) == 1:
+        try:
+            # not at the top: machines without a GPU need neither Triton nor the time that its import takes
+            from zo_common.kernel_triton import TritonKernel
+        except ImportError:
+            return TorchKernel(tensors)
+        return TritonKernel(tensors)
+    return TorchKernel(tensors)
