@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test lint bench venv clean
+.PHONY: demo test lint bench bench-full bench-gpu dialect venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -21,8 +21,27 @@ lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.readme --check
 
-bench: $(STAMP)  ## the demo over three seeds; rows go to benchmarks/results
+BENCHMARKS := kernel step replay memory drift traffic forward replay_cost simulation
+bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.table
+
+bench-full: $(STAMP)  ## the same with the largest sizes, and torch.compile
+	set -e; for name in kernel step replay memory drift traffic; do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.forward --compile
+	$(BIN)/python -m benchmarks.replay_cost --full
+	$(BIN)/python -m benchmarks.simulation --devices 10 100 1000
+	$(BIN)/python -m benchmarks.table
+
+bench-gpu: $(STAMP)  ## the GPU's rows of the same table
+	set -e; for name in kernel_gpu large_v3; do $(BIN)/python -m benchmarks.$$name; done
+	set -e; for name in step replay memory; do $(BIN)/python -m benchmarks.$$name --device cuda; done
+	$(BIN)/python -m benchmarks.table
+
+dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's numbers
 	$(BIN)/python -m benchmarks.dialect --seeds 0 1 2
+	$(BIN)/python -m benchmarks.figure
+	$(BIN)/python -m benchmarks.readme
 
 venv: $(STAMP)
 

@@ -1,6 +1,6 @@
-"""Fill the README's numbers from the committed result rows: `python -m benchmarks.readme` after new measurements.
+"""Fill the numbers of README and docs from the committed result rows: `python -m benchmarks.readme` after measurements.
 
-Everything between `<!-- name -->` and `<!-- /name -->` is replaced; `--check` fails if the README is out of date.
+Everything between `<!-- name -->` and `<!-- /name -->` is replaced; `--check` fails if a page is out of date.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import scaling
 from benchmarks.rows import RESULTS
 from simulations.report import human_bytes
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -65,8 +67,8 @@ def cost_block() -> str:
         f"| FedAvg ÷ ours | {fedavg / up:,.0f} | {fedavg / down:,.0f} |",
         "",
         f"The adapted model is a ledger of {human_bytes(row['ledger_bytes']['mean'])}. "
-        "FedAvg's bytes are computed from the model's size; ours are counted at every plan and reply. A device also "
-        "introduces itself once (fingerprint and list of trained tensors), in less than a kilobyte.",
+        "FedAvg's bytes are computed from the model's size; ours are counted at every message: plans, replies, and the "
+        "introduction of every device (fingerprint and list of trained tensors, once).",
     ]
     return "\n".join(lines)
 
@@ -82,7 +84,12 @@ def _window(tail: int) -> dict[str, float]:
     return next(row for row in rows if row["tail_tokens"] == tail)
 
 
-BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block}
+def table_block() -> str:
+    """The comparison, without the list of its sources."""
+    return (RESULTS / "table.md").read_text().split("\n\n", 1)[0]
+
+
+BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block, "table": table_block}
 INLINE = {
     "kernel": kernel_text,
     "cut-cosine": lambda: f"{_window(0)['gradient_cosine']:.2f}",
@@ -91,16 +98,25 @@ INLINE = {
 }
 
 
-def fill(text: str) -> str:
-    """The README with all marked places replaced."""
-    for name, make in BLOCKS.items():
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)  # type: ignore[misc]
-        assert count == 1, f"README has {count} places for {name}"
-    for name, make in INLINE.items():
-        pattern = rf"(<!-- {name} -->).*?(<!-- /{name} -->)"
-        text, count = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text)  # type: ignore[misc]
-        assert count >= 1, f"README has no place for {name}"
+PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
+    "README.md": (BLOCKS, INLINE),
+    "docs/scaling.md": (scaling.BLOCKS, {}),
+}
+
+
+def fill(text: str, blocks: dict[str, Callable[[], str]], inline: dict[str, Callable[[], str]]) -> str:
+    """A page with all marked places replaced."""
+    for name, make in blocks.items():
+        text = _replace(text, name, "\n" + make() + "\n")
+    for name, make in inline.items():
+        text = _replace(text, name, make())
+    return text
+
+
+def _replace(text: str, name: str, made: str) -> str:
+    pattern = rf"(<!-- {name} -->).*?(<!-- /{name} -->)"
+    text, count = re.subn(pattern, lambda match: match[1] + made + match[2], text, flags=re.DOTALL)
+    assert count >= 1, f"the page has no place for {name}"
     return text
 
 
@@ -108,11 +124,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    before = README.read_text()
-    after = fill(before)
-    if arguments.check and after != before:
-        sys.exit("README.md does not show the committed results: run python -m benchmarks.readme")
-    README.write_text(after)
+    for name, (blocks, inline) in PAGES.items():
+        page = ROOT / name
+        before = page.read_text()
+        after = fill(before, blocks, inline)
+        if arguments.check and after != before:
+            sys.exit(f"{name} does not show the committed results: run python -m benchmarks.readme")
+        page.write_text(after)
 
 
 if __name__ == "__main__":

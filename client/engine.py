@@ -28,6 +28,7 @@ from zo_common.messages import Plan, Reply, Status
 from zo_common.models import load_whisper
 from zo_common.objectives import WhisperBatch
 from zo_common.precision import resolve_precision
+from zo_common.replay import apply_all
 from zo_common.rounding_noise import measure_noise
 from zo_common.seeds import direction_seed, fold_in
 from zo_common.state import LatticeState
@@ -83,7 +84,7 @@ class Engine:
 
     def rewind(self, server_round: int) -> None:
         """Go back to the state of an earlier round by exact negated replay."""
-        self.state.apply(all_updates(self.applied[server_round:]), sign=-1)
+        apply_all(self.state, all_updates(self.applied[server_round:]), sign=-1)
         del self.applied[server_round:]
 
     def sync(self, plan: Plan) -> Status:
@@ -100,7 +101,7 @@ class Engine:
         if target > self.have_round:
             if not fresh or fresh[0].server_round != self.have_round + 1 or fresh[-1].server_round != target:
                 return Status.BEHIND
-            self.state.apply(all_updates(fresh))
+            apply_all(self.state, all_updates(fresh))
             self.applied += fresh
         if not plan.checksum or self.state.checksum() == plan.checksum:
             return Status.OK
@@ -111,7 +112,7 @@ class Engine:
         if not complete:
             return Status.BEHIND
         # every round is at hand: whatever history was applied before, replay this one from the base
-        self.state.apply(all_updates(plan.records))
+        apply_all(self.state, all_updates(plan.records))
         self.applied = list(plan.records)
         if self.state.checksum() == plan.checksum:
             return Status.OK

@@ -7,8 +7,9 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,26 @@ _TABLES = ("metadata.csv", "metadata.jsonl")
 _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_text", "raw_text")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
+_Source = Path | bytes | Callable[[], bytes]
 _Row = tuple[int, dict[str, Any] | str]  # line of the table, and its fields or what is wrong with it
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording: where it is listed ("train/metadata.csv:12"), its file or bytes, text, and other columns."""
+    """One recording: where it is listed ("train/metadata.csv:12"), where its sound is, text, and other columns.
+
+    `source` is a file, bytes, or what reads the bytes: a manifest that is kept must not hold all recordings.
+    """
 
     where: str
-    audio: Path | bytes = field(repr=False)
+    source: _Source = field(repr=False)
     text: str
     columns: Mapping[str, str]
+
+    @property
+    def audio(self) -> Path | bytes:
+        """The recording's file or bytes."""
+        return self.source if isinstance(self.source, Path | bytes) else self.source()
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class _Collector:
     problems: list[str]
     utterances: list[Utterance] = field(default_factory=list)
 
-    def add(self, where: str, audio: Path | bytes | str, row: dict[str, Any]) -> None:
+    def add(self, where: str, audio: _Source | str, row: dict[str, Any]) -> None:
         """Take the row's utterance, or all that is wrong with it; `audio` is a fault where it is a string."""
         text = row.pop(self.text_column, None)
         faults = [audio] if isinstance(audio, str) else []
@@ -243,6 +253,14 @@ def _read_loaded(loaded: Any, source: str, split: str | None, text_column: str) 
         name = "audio" if "audio" in audio else audio[0]
         # Any further column of audio would be decoded on access.
         rows = loaded.remove_columns([other for other in audio if other != name])
-        for index, row in enumerate(rows.cast_column(name, datasets.Audio(decode=False))):
-            found.add(f"{table} row {index}", stored_audio(row.pop(name)), row)
+        rows = rows.cast_column(name, datasets.Audio(decode=False))
+        sounds = rows.select_columns(name)
+        for index, row in enumerate(rows):
+            sound = stored_audio(row.pop(name))
+            lazy = partial(_bytes_of, sounds, index, name) if isinstance(sound, bytes) else sound
+            found.add(f"{table} row {index}", lazy, row)
     return found.manifest(table, len(loaded))
+
+
+def _bytes_of(sounds: Any, index: int, name: str) -> bytes:
+    return bytes(sounds[index][name]["bytes"])

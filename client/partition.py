@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 from client.manifest import Utterance
@@ -16,48 +17,74 @@ SHARDS_PER_PARTITION = 2
 def partition(
     utterances: Sequence[Utterance], partition_id: int, num_partitions: int, by: str, *, seed: int = 0
 ) -> list[int]:
-    """Ascending indices of the utterances of one client; the same arguments always give the same ones.
+    """Ascending indices of the utterances of one client; see `Partitions`."""
+    return Partitions(utterances, num_partitions, by, seed=seed).of(partition_id)
+
+
+class Partitions:
+    """Shares of all clients in a table, worked out once; the same arguments always give the same ones.
 
     `by` is a column ("speaker": client i has the i-th value in sorted order), "round-robin", "iid",
     "dirichlet:<column>:<alpha>"
     or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that
     equal shards leave over belong to nobody).
-    Raises ConfigError for unknown columns, numbers that do not fit, and a client without utterances.
     """
-    if by == "round-robin" and 0 <= partition_id < min(num_partitions, len(utterances)):
-        return list(range(partition_id, len(utterances), num_partitions))
-    if not 0 <= partition_id < num_partitions:
-        raise ConfigError(
-            f"partition-id is {partition_id} with num-partitions {num_partitions}: "
-            "give num-partitions a positive number, and partition-id one from 0 to below it."
-        )
-    if num_partitions > len(utterances):
-        raise ConfigError(
-            f"{num_partitions} partitions of {len(utterances)} utterances leave some empty: lower num-partitions."
-        )
-    scheme, _, argument = by.partition(":")
-    if by != "iid" and scheme not in ("dirichlet", "shard"):
-        return _natural(utterances, partition_id, num_partitions, by)
-    values = [""] * len(utterances)
-    alpha = 1.0
-    if scheme != "iid":
-        column, alpha = _arguments(scheme, argument)
-        values = _values(utterances, column)
-    partitioners, rows = _flwr_datasets(scheme, values)
-    partitioner: Any
-    if scheme == "iid":
-        # The partitioner cuts consecutive blocks, which in a table sorted by speaker are speakers.
-        rows, partitioner = rows.shuffle(seed=seed), partitioners.IidPartitioner(num_partitions)
-    elif scheme == "dirichlet":
-        partitioner = partitioners.DirichletPartitioner(
-            num_partitions, "value", alpha, min_partition_size=1, shuffle=False, seed=seed
-        )
-    else:
-        partitioner = partitioners.ShardPartitioner(
-            num_partitions, "value", num_shards_per_partition=SHARDS_PER_PARTITION, shuffle=False, seed=seed
-        )
-    partitioner.dataset = rows
-    return _load(partitioner, partition_id, f"{len(values)} utterances by '{by}' among {num_partitions} clients")
+
+    def __init__(self, utterances: Sequence[Utterance], num_partitions: int, by: str, *, seed: int = 0) -> None:
+        self._utterances = utterances
+        self._count = num_partitions
+        self._by = by
+        self._seed = seed
+
+    def of(self, partition_id: int) -> list[int]:
+        """Ascending indices of the utterances of one client.
+
+        Raises ConfigError for unknown columns, numbers that do not fit, and a client without utterances.
+        """
+        if self._by == "round-robin" and 0 <= partition_id < min(self._count, len(self._utterances)):
+            return list(range(partition_id, len(self._utterances), self._count))
+        if not 0 <= partition_id < self._count:
+            raise ConfigError(
+                f"partition-id is {partition_id} with num-partitions {self._count}: "
+                "give num-partitions a positive number, and partition-id one from 0 to below it."
+            )
+        if self._count > len(self._utterances):
+            raise ConfigError(
+                f"{self._count} partitions of {len(self._utterances)} utterances leave some empty: "
+                "lower num-partitions."
+            )
+        return self._shares(partition_id)
+
+    @cached_property
+    def _shares(self) -> Callable[[int], list[int]]:
+        scheme, _, argument = self._by.partition(":")
+        if self._by != "iid" and scheme not in ("dirichlet", "shard"):
+            return _natural(self._utterances, self._count, self._by).__getitem__
+        task = f"{len(self._utterances)} utterances by '{self._by}' among {self._count} clients"
+        return partial(_load, self._partitioner(scheme, argument), task)
+
+    def _partitioner(self, scheme: str, argument: str) -> Any:
+        count, seed = self._count, self._seed
+        values = [""] * len(self._utterances)
+        alpha = 1.0
+        if scheme != "iid":
+            column, alpha = _arguments(scheme, argument)
+            values = _values(self._utterances, column)
+        partitioners, rows = _flwr_datasets(scheme, values)
+        partitioner: Any
+        if scheme == "iid":
+            # The partitioner cuts consecutive blocks, which in a table sorted by speaker are speakers.
+            rows, partitioner = rows.shuffle(seed=seed), partitioners.IidPartitioner(count)
+        elif scheme == "dirichlet":
+            partitioner = partitioners.DirichletPartitioner(
+                count, "value", alpha, min_partition_size=1, shuffle=False, seed=seed
+            )
+        else:
+            partitioner = partitioners.ShardPartitioner(
+                count, "value", num_shards_per_partition=SHARDS_PER_PARTITION, shuffle=False, seed=seed
+            )
+        partitioner.dataset = rows
+        return partitioner
 
 
 def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
@@ -76,15 +103,17 @@ def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
     return values
 
 
-def _natural(utterances: Sequence[Utterance], partition_id: int, num_partitions: int, column: str) -> list[int]:
-    values = _values(utterances, column)
-    distinct = sorted(set(values))
+def _natural(utterances: Sequence[Utterance], num_partitions: int, column: str) -> list[list[int]]:
+    shares: dict[str, list[int]] = {}
+    for index, value in enumerate(_values(utterances, column)):
+        shares.setdefault(value, []).append(index)
+    distinct = sorted(shares)
     if len(distinct) != num_partitions:
         raise ConfigError(
             f"num-partitions is {num_partitions}, but the data has {len(distinct)} values of {column} "
             f"({', '.join(distinct[:8])}{', ...' if len(distinct) > 8 else ''}): set num-partitions={len(distinct)}."
         )
-    return [index for index, value in enumerate(values) if value == distinct[partition_id]]
+    return [shares[value] for value in distinct]
 
 
 def _arguments(scheme: str, argument: str) -> tuple[str, float]:
@@ -116,7 +145,7 @@ def _flwr_datasets(scheme: str, values: Sequence[str]) -> tuple[Any, Any]:
     return partitioner, Dataset.from_dict({"index": list(range(len(values))), "value": list(values)})
 
 
-def _load(partitioner: Any, partition_id: int, task: str) -> list[int]:
+def _load(partitioner: Any, task: str, partition_id: int) -> list[int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one for each further draw of the Dirichlet fractions

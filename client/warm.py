@@ -1,22 +1,25 @@
-"""Engines and data sets kept warm per process: virtual devices that share a process share one model."""
+"""What a process keeps warm for all virtual devices on it: one model, the table of recordings, and recent data sets."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from client.dataset import SpeechDataset, load_dataset
 from client.engine import Engine
-from client.manifest import read_manifest
-from client.partition import partition
+from client.manifest import Manifest, read_manifest
+from client.partition import Partitions
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 
-_MAX_DATASETS = 64
+MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`
 _engines: dict[tuple[object, ...], Engine] = {}
-_datasets: OrderedDict[tuple[object, ...], SpeechDataset] = OrderedDict()
+_datasets: OrderedDict[tuple[object, ...], tuple[int, SpeechDataset]] = OrderedDict()  # with bytes of features
 
 
 def warm_engine(config: RunConfig) -> Engine:
@@ -31,17 +34,28 @@ def warm_engine(config: RunConfig) -> Engine:
         config.tail_tokens,
         config.precision,
         config.language,
+        config.noise_check,
+        config.torch_compile,
     )
     if key not in _engines:
-        if config.torch_threads:
-            torch.set_num_threads(config.torch_threads)
+        _share_the_machine(config.torch_threads)
         _engines.clear()  # one model in memory
         _engines[key] = Engine(config)
     return _engines[key]
 
 
+def _share_the_machine(threads: int) -> None:
+    """Other processes serve devices beside this one: no threads that a forward pass does not use."""
+    if threads:
+        torch.set_num_threads(threads)
+    with suppress(RuntimeError):  # too late once torch has computed in parallel
+        torch.set_num_interop_threads(1)
+
+
 def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, num_partitions: int) -> SpeechDataset:
-    """The data set of one device, features computed once.
+    """The data set of one device, from memory, else from `config.feature_cache`, else from its recordings.
+
+    Memory holds the data sets used last, `MAX_FEATURE_BYTES` of features in all, however many devices there are.
 
     Args:
         partition_id: which part of `config.data` belongs to this virtual device; None takes all of it.
@@ -61,21 +75,36 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     )
     if key in _datasets:
         _datasets.move_to_end(key)
-        return _datasets[key]
-    manifest = read_manifest(config.data, split=config.train_split or None, text_column=config.text_column)
-    wanted: set[str] | None = None
-    if partition_id is not None:
-        mine = partition(manifest.utterances, partition_id, num_partitions, config.partition_by, seed=config.run_seed)
-        wanted = {manifest.utterances[i].where for i in mine}
+        return _datasets[key][1]
     dataset = load_dataset(
-        manifest,
+        _share(config, partition_id, num_partitions),
         engine.processor,
         language=config.language,
         skip_bad=config.skip_bad,
-        keep=lambda utterance: wanted is None or utterance.where in wanted,
         cache_dir=Path(config.feature_cache) if config.feature_cache else None,
     )
-    _datasets[key] = dataset
-    if len(_datasets) > _MAX_DATASETS:
-        _datasets.popitem(last=False)
+    _datasets[key] = sum(example.features.nbytes for example in dataset.examples), dataset
+    held = sum(size for size, _ in _datasets.values())
+    while held > MAX_FEATURE_BYTES and len(_datasets) > 1:
+        held -= _datasets.popitem(last=False)[1][0]
     return dataset
+
+
+def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> Manifest:
+    """The rows of one device, with the problems of the whole table."""
+    table = config.data, config.train_split, config.text_column
+    manifest = _manifest(*table)
+    if partition_id is None:
+        return manifest
+    mine = _partitions(*table, config.partition_by, config.run_seed, num_partitions).of(partition_id)
+    return replace(manifest, utterances=tuple(manifest.utterances[index] for index in mine))
+
+
+@lru_cache(maxsize=2)  # the train and the held-out split
+def _manifest(data: str, split: str, text_column: str) -> Manifest:
+    return read_manifest(data, split=split or None, text_column=text_column)
+
+
+@lru_cache(maxsize=2)
+def _partitions(data: str, split: str, text_column: str, by: str, seed: int, count: int) -> Partitions:
+    return Partitions(_manifest(data, split, text_column).utterances, count, by, seed=seed)

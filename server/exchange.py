@@ -15,7 +15,7 @@ from server.run_log import ByteCounts
 from zo_common.contribution import Record
 from zo_common.messages import Plan, encode_plan
 
-_POLL_SECONDS = 0.2
+POLL_SECONDS = 0.2
 _CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
 
 
@@ -80,8 +80,8 @@ class Exchange:
                 for _ in pending:
                     inbox.refuse("no-answer", "a device did not answer before the round's deadline")
                 return
-            if pending and not answers:
-                time.sleep(_POLL_SECONDS)
+            if pending:  # also after answers: every look costs time in proportion to the devices that are waited for
+                time.sleep(POLL_SECONDS)
 
     def _take(self, answers: Iterable[Message], inbox: Inbox) -> None:
         for answer in answers:

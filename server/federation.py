@@ -28,7 +28,7 @@ from zo_common.contribution import Contribution, Record
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Plan
-from zo_common.replay import replay
+from zo_common.replay import apply_all, replay
 from zo_common.seeds import client_seed, fold_in, shared_seed
 
 LEDGER_NAME = "ledger.zo"
@@ -169,6 +169,8 @@ class Federation:
             inbox.agree_on_checksum()
         for detail in inbox.details:
             self.events.on_word(f"round {server_round}: refused: {detail}")
+        for word in inbox.words:
+            self.events.on_word(f"round {server_round}: {word}")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = {m.client_id: m.num_examples for m in self.members.values()}
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
@@ -206,7 +208,7 @@ class Federation:
                 contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")
                 try:
                     if self.held is not None:
-                        self.held.state.apply([u for c in contributions for u in c.updates()])
+                        apply_all(self.held.state, [u for c in contributions for u in c.updates()])
                     return contributions
                 except LatticeOverflow:
                     worst = largest(scalars)
@@ -235,7 +237,7 @@ class Federation:
             self.ledger.append(Record(server_round, self.checksum, contributions))
         except LedgerError:
             if self.held is not None:  # what is not on disk did not happen
-                self.held.state.apply([u for c in contributions for u in c.updates()], sign=-1)
+                apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
             self.checksum = before_commit
             raise
 

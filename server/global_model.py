@@ -37,7 +37,10 @@ def open_header(config: RunConfig, held: GlobalModel | None, members: Iterable[M
     Raises:
         WrongBaseModel: a device holds another base model or other trained tensors; names the devices.
     """
-    views = {m.client_id: _view(m.description) for m in members}
+    members = list(members)
+    # devices that say the same share one description (see the roster): a thousand of them are read once
+    different = {id(m.description): _view(m.description) for m in members}
+    views = {m.client_id: different[id(m.description)] for m in members}
     if held is not None:
         reference = (held.fingerprint, held.base_checksum, held.tensors)
     else:

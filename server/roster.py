@@ -15,6 +15,7 @@ from server.run_log import ByteCounts
 from zo_common.errors import ConfigError
 
 CONTENT = "zo"
+DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 
 
 def serialised_size(content: RecordDict) -> int:
@@ -66,6 +67,7 @@ class _Roll:
         self.members: dict[int, Member] = {}
         self.stop = False
         self._told = told
+        self._description: dict[str, Any] = {}
         self._problems: list[str] = []
         self._refusals: dict[str, list[str]] = {}
 
@@ -87,13 +89,20 @@ class _Roll:
             self.stop = self.stop or bool(word.get("stop"))
             self._refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
             return
-        member = Member(node, int(word["client_id"]), int(word["num_examples"]), dict(word))
+        member = Member(node, int(word["client_id"]), int(word["num_examples"]), self._shared(word))
         if not 0 <= member.client_id < 1 << 64 or member.num_examples < 1:
             self._problems.append(f"node {node} claims client id {member.client_id} and {member.num_examples} examples")
             return
         if int(word.get("skipped", 0)):
             self._told.skipped[str(member.client_id)] = int(word["skipped"])
         self.members[node] = member
+
+    def _shared(self, word: dict[str, Any]) -> dict[str, Any]:
+        """What a device says of its base model; devices that say the same share it, however many they are."""
+        said = {key: value for key, value in word.items() if key in DESCRIPTION}
+        if said != self._description:
+            self._description = said
+        return self._description
 
     def problems(self) -> list[str]:
         """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""

@@ -68,13 +68,17 @@ def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
 
 
 class RoundInbox:
-    """Collects the replies of one round: at most one a client, the rest refused by reason."""
+    """Collects the replies of one round: at most one a client, the rest refused by reason.
+
+    `details` says why replies were refused, `words` what devices whose replies count want their operator to know.
+    """
 
     def __init__(self, plans: dict[int, Plan], max_scalar: float) -> None:
         self._plans = plans
         self._max_scalar = max_scalar
         self.refused: Counter[str] = Counter()
         self.details: list[str] = []
+        self.words: list[str] = []
         self.replies: dict[int, Reply] = {}
         self.behind: dict[int, int] = {}
 
@@ -96,6 +100,8 @@ class RoundInbox:
             self.behind[node_id] = reply.have_round
         else:
             self.replies[node_id] = reply
+            if reply.message:
+                self.words.append(f"client {reply.client_id}: {reply.message}")
 
     def refuse(self, reason: str, detail: str) -> None:
         """Count a refusal."""

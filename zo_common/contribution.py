@@ -28,11 +28,10 @@ class Contribution:
 
     def updates(self) -> list[Update]:
         """The K·q updates, in step then query order (any order gives the same weights)."""
-        steps, queries = self.coefficients.shape
         return [
-            Update(direction_seed(self.seed, k, j), float(self.coefficients[k, j]))
-            for k in range(steps)
-            for j in range(queries)
+            Update(direction_seed(self.seed, k, j), coefficient)
+            for k, row in enumerate(self.coefficients.tolist())
+            for j, coefficient in enumerate(row)
         ]
 
     def scaled(self, factor: float) -> Contribution:
@@ -65,6 +64,9 @@ class Record:
     server_round: int
     checksum: int
     contributions: tuple[Contribution, ...]
+
+    def __hash__(self) -> int:
+        return hash((self.server_round, self.checksum))  # not over a thousand contributions
 
     def updates(self) -> list[Update]:
         """All updates of the round."""

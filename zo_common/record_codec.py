@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from zo_common.errors import CodecError
 from zo_common.packing import Reader
 
 
+@lru_cache(maxsize=2)  # all plans of a round carry the same one
 def encode_record(record: Record) -> bytes:
     """server_round u32, checksum u64, count u32; then for each contribution seed u64, client_id u64, K u16, q u16,
     K·q float32.
@@ -44,6 +46,7 @@ def described_size(data: bytes | memoryview) -> int | None:
     return at
 
 
+@lru_cache(maxsize=2)  # virtual devices that share a process are all told the same one
 def decode_record(data: bytes) -> Record:
     """Inverse of `encode_record`.
 

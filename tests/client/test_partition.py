@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from client.manifest import Utterance
-from client.partition import partition
+from client.partition import Partitions, partition
 from zo_common.errors import ConfigError
 
 UTTERANCES = [
@@ -39,6 +39,19 @@ def test_generated(by: str) -> None:
     assert all(part == sorted(part) and part for part in parts)
     assert parts == all_of(by, 4)
     assert parts != all_of(by, 4, seed=1)
+
+
+@pytest.mark.parametrize("by", [*GENERATED, "speaker", "round-robin"])
+def test_shares_are_worked_out_once_for_all(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("flwr_datasets")
+    expected = all_of(by, 6)
+    shares = Partitions(UTTERANCES, 6, by)
+    first = shares.of(3)
+    monkeypatch.setattr("client.partition._values", None)
+    monkeypatch.setattr("client.partition._flwr_datasets", None)
+
+    assert [shares.of(index) for index in range(6)] == expected
+    assert first == expected[3]
 
 
 def test_schemes_differ_as_they_should() -> None:

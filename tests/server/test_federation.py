@@ -263,3 +263,19 @@ class TestFaults:
         federate(config, grid)
 
         assert [len(clients) for clients in _clients(ledger_of(config))] == [0, 0, 3, 0, 0, 3]
+
+
+def test_devices_warn_of_rounding_noise_and_the_run_goes_on(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any
+) -> None:
+    config = settings(
+        epsilon=1e-5, precision="bfloat16", learning_rate=1e-6, estimator="two-sided", num_server_rounds=2
+    )
+    grid = grid_of(config)
+
+    federate(config, grid)
+
+    warned = [word for word in observed.words if "rounding noise" in word]
+    assert len(warned) >= 1
+    assert all("epsilon 1e-05 in bfloat16" in word for word in warned)
+    assert [report.answered for report in observed.reports] == [3, 3]

@@ -166,6 +166,15 @@ class TestRoundInbox:
         assert dict(inbox.refused) == {"malformed": 1}
         assert "client 1" in inbox.details[0]
 
+    def test_a_word_beside_valid_scalars_is_kept_and_refuses_nothing(self) -> None:
+        inbox = RoundInbox({1: PLAN}, MAX_SCALAR)
+
+        inbox.put(1, _changed(message="rounding noise"))
+
+        assert inbox.words == ["client 5: rounding noise"]
+        assert list(inbox.replies) == [1]
+        assert not inbox.refused
+
     def test_duplicate(self) -> None:
         inbox = RoundInbox(self.plans(), MAX_SCALAR)
 

@@ -1,0 +1,91 @@
+"""Flower's own floor: an app that exchanges messages as ours does, of the same sizes, and computes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from server.exchange import POLL_SECONDS
+from server.roster import CONTENT, wait_for_nodes
+from simulations.runner import actors_for, simulate
+
+HELLO_BYTES = 600  # fingerprint, checksum and the list of a few trained tensors
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Payload bytes of a round with all of `devices` devices answering K·q = `scalars` each; see zo_common.messages."""
+
+    devices: int
+    scalars: int
+
+    @property
+    def plan(self) -> int:
+        """A plan that carries one ledger round."""
+        return 62 + 20 + self.devices * (20 + 4 * self.scalars)
+
+    @property
+    def reply(self) -> int:
+        """A reply without a word to the operator."""
+        return 52 + 4 * self.scalars
+
+
+def run_floor(sizes: Sizes, rounds: int) -> list[float]:
+    """Seconds of each round of messages to all devices and back, in Flower's simulation engine."""
+    seconds: list[float] = []
+    simulate(_server(sizes, rounds, seconds), _client(sizes), sizes.devices, actors_for(sizes.devices))
+    return seconds
+
+
+def _content(key: str, size: int) -> RecordDict:
+    return RecordDict({CONTENT: ConfigRecord({key: bytes(size)})})
+
+
+def _server(sizes: Sizes, rounds: int, seconds: list[float]) -> ServerApp:
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        nodes = wait_for_nodes(grid, sizes.devices, TIMEOUT)
+        hello = [Message(_content("hello", 0), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
+        list(grid.send_and_receive(hello, timeout=TIMEOUT))
+        for _ in range(rounds):
+            start = time.monotonic()
+            _exchange(grid, nodes, sizes.plan)
+            seconds.append(time.monotonic() - start)
+
+    return app
+
+
+def _exchange(grid: Grid, nodes: Iterable[int], size: int) -> None:
+    """Push and pull as `server.exchange.Exchange` does."""
+    messages = [Message(_content("plan", size), dst_node_id=node, message_type=MessageType.TRAIN) for node in nodes]
+    pending = {str(name) for name in grid.push_messages(messages)}
+    deadline = time.monotonic() + TIMEOUT
+    while pending and time.monotonic() < deadline:
+        answers = list(grid.pull_messages(pending))
+        pending -= {answer.metadata.reply_to_message_id for answer in answers}
+        if any(answer.has_error() for answer in answers):
+            raise RuntimeError("a device of the floor failed")
+        if pending:
+            time.sleep(POLL_SECONDS)
+
+
+def _client(sizes: Sizes) -> ClientApp:
+    app = ClientApp()
+
+    @app.query()
+    def hello(message: Message, context: Context) -> Message:
+        return Message(_content("hello", HELLO_BYTES), reply_to=message)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return Message(_content("reply", sizes.reply), reply_to=message)
+
+    return app
