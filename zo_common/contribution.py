@@ -43,9 +43,10 @@ class Contribution:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Contribution):
             return NotImplemented
-        return (self.seed, self.client_id) == (other.seed, other.client_id) and np.array_equal(
-            self.coefficients, other.coefficients
-        )
+        mine, theirs = self.coefficients, other.coefficients
+        # bit for bit, as what is encoded: −0.0 is not 0.0, and a NaN is itself
+        same = mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()
+        return same and (self.seed, self.client_id) == (other.seed, other.client_id)
 
     def __hash__(self) -> int:
         return hash((self.seed, self.client_id))

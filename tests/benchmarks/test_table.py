@@ -55,9 +55,9 @@ def test_the_kernel_file_shows_its_numbers_under_their_targets(tmp_path: Path) -
     assert found["one pass over the weights ÷ torch add_"].met == "missed"
     signs = found["fused signs a core"]
     assert (signs.measured, signs.target, signs.met) == ("2.5 G/s (1 G/s … 3 G/s)", "≥ 2 G/s", "yes")
-    assert "many small tensors ÷ one of their size" not in found
+    assert "500 small tensors ÷ one of their size" not in found
     _write(tmp_path, "kernel", kernel | {"small_tensors_over_one": {"median": 1.2, "min": 1.1, "max": 1.3}})
-    assert "many small tensors ÷ one of their size" in {line.row for line in lines(tmp_path)}
+    assert "500 small tensors ÷ one of their size" in {line.row for line in lines(tmp_path)}
 
 
 def test_a_file_of_unknown_shape_shows_what_has_a_median(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ local-steps = 1
 batch-size = 2
 num-server-rounds = 2
 min-clients = 2
+noise-check = false
 """
 
 

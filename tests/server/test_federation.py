@@ -269,7 +269,12 @@ def test_devices_warn_of_rounding_noise_and_the_run_goes_on(
     settings: Settings, federate: Federate, grid_of: Grids, observed: Any
 ) -> None:
     config = settings(
-        epsilon=1e-5, precision="bfloat16", learning_rate=1e-6, estimator="two-sided", num_server_rounds=2
+        noise_check=True,
+        epsilon=1e-5,
+        precision="bfloat16",
+        learning_rate=1e-6,
+        estimator="two-sided",
+        num_server_rounds=2,
     )
     grid = grid_of(config)
 

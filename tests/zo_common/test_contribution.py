@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zo_common.contribution import Contribution, Record, all_updates
+from zo_common.record_codec import encode_record
 from zo_common.seeds import direction_seed
 from zo_common.state import Update
 
@@ -48,3 +49,13 @@ def test_several_rounds_replay_as_one_list() -> None:
 
     assert all_updates([first, second]) == first.updates() + second.updates()
     assert len(first.updates()) == 9
+
+
+def test_equality_is_bit_for_bit() -> None:
+    zero, minus, nan = (Contribution(1, 2, np.array([[value]], np.float32)) for value in (0.0, -0.0, np.nan))
+
+    assert zero != minus
+    assert nan == Contribution(1, 2, np.array([[np.nan]], np.float32))
+    assert zero != Contribution(1, 2, np.zeros((1, 2), np.float32))
+    assert Record(1, 0, (zero,)) != Record(1, 0, (minus,))
+    assert encode_record(Record(1, 0, (zero,))) != encode_record(Record(1, 0, (minus,)))
