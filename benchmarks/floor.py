@@ -10,7 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from server.exchange import POLL_SECONDS
+from server.exchange import pause
 from server.roster import CONTENT, wait_for_nodes
 from simulations.runner import actors_for, simulate
 
@@ -69,12 +69,14 @@ def _exchange(grid: Grid, nodes: Iterable[int], size: int) -> None:
     pending = {str(name) for name in grid.push_messages(messages)}
     deadline = time.monotonic() + TIMEOUT
     while pending and time.monotonic() < deadline:
+        asked = time.monotonic()
         answers = list(grid.pull_messages(pending))
+        took = time.monotonic() - asked
         pending -= {answer.metadata.reply_to_message_id for answer in answers}
         if any(answer.has_error() for answer in answers):
             raise RuntimeError("a device of the floor failed")
         if pending:
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause(took))
 
 
 def _client(sizes: Sizes) -> ClientApp:

@@ -84,13 +84,25 @@ def _window(tail: int) -> dict[str, float]:
     return next(row for row in rows if row["tail_tokens"] == tail)
 
 
-def table_block() -> str:
-    """The comparison, without the list of its sources."""
-    return (RESULTS / "table.md").read_text().split("\n\n", 1)[0]
+def _labelled(name: str, label: str) -> float:
+    """The headline number of a row of the comparison."""
+    entry = next(entry for entry in _row(name)["rows"] if entry["row"] == label)
+    return float(entry.get("ratio", entry["median"]))
 
 
-BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block, "table": table_block}
+BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block}
 INLINE = {
+    "cached-encoder": lambda: f"{_row('forward')['cached_encoder_over_computed']['ratio']:.2f}",
+    "compiled": lambda: f"{_row('forward')['compiled_over_eager']['ratio']:.2f}",
+    "step-all": lambda: f"{_labelled('step', 'ZO step ÷ its 16 forwards, all, float32'):.2f}",
+    "plain-all": lambda: f"{_labelled('step', 'MeZO and ZO-ASR as published ÷ ours, all, float32'):.2f}",
+    "memory": lambda: f"{_labelled('memory', 'memory, ZO step ÷ inference, all, batch 8'):.2f}",
+    "memory-sgd": lambda: f"{_labelled('memory', 'memory, SGD ÷ inference, all, batch 8'):.2f}",
+    "memory-adam": lambda: f"{_labelled('memory', 'memory, Adam ÷ inference, all, batch 8'):.2f}",
+    "drift": lambda: f"{_labelled('drift', 'weights changed by 240 queries, plain, float32'):.0%}",
+    "replay-one": lambda: f"{_labelled('replay', 'seed + randn + add ÷ our replay, 1 direction'):.1f}",
+    "replay-many": lambda: f"{_labelled('replay', 'seed + randn + add ÷ our replay, 64 directions'):.0f}",
+    "replay-full": lambda: f"{_row('replay_cost')['full']['seconds']:.0f} s",
     "kernel": kernel_text,
     "cut-cosine": lambda: f"{_window(0)['gradient_cosine']:.2f}",
     "tail-cosine": lambda: f"{_window(64)['gradient_cosine']:.2f}",

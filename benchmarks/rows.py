@@ -90,8 +90,8 @@ def ratio(ours: Action, theirs: Action, repeats: int = 9, device: str = "cpu") -
 def amount(value: float, unit: str = "×") -> str:
     """A measured number as text: `1.022×`, `600 kB`, `5.68 G/s`, `99.3%`; with another unit, three digits before it."""
     if unit in ("B", "/s"):
-        for prefix in ("", "k", "M", "G"):
-            if abs(value) < 1000 or prefix == "G":
+        for prefix in ("", "k", "M", "G", "T"):
+            if abs(value) < 1000 or prefix == "T":
                 return f"{value:.4g} {prefix}{unit}"
             value /= 1000
     if unit == "%":

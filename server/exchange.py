@@ -15,8 +15,19 @@ from server.run_log import ByteCounts
 from zo_common.contribution import Record
 from zo_common.messages import Plan, encode_plan
 
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2, 2.0  # at least, at most
+_POLL_SHARE = 0.1
 _CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
+
+
+def pause(took: float) -> float:
+    """Seconds to wait between two looks for answers, of which the last took that long.
+
+    A look costs time in proportion to the devices that are waited for. With a thousand of them on one machine, looking
+    as often as possible would take a core from those that compute.
+    """
+    least, most = _POLL_SECONDS
+    return min(most, max(least, took / _POLL_SHARE))
 
 
 class Inbox(Protocol):
@@ -72,7 +83,9 @@ class Exchange:
 
     def _collect(self, pending: set[str], inbox: Inbox, deadline: float) -> None:
         while pending:
+            asked = time.monotonic()
             answers = list(self._grid.pull_messages(pending))
+            took = time.monotonic() - asked
             for answer in answers:
                 pending.discard(answer.metadata.reply_to_message_id)
             self._take(answers, inbox)
@@ -80,8 +93,8 @@ class Exchange:
                 for _ in pending:
                     inbox.refuse("no-answer", "a device did not answer before the round's deadline")
                 return
-            if pending:  # also after answers: every look costs time in proportion to the devices that are waited for
-                time.sleep(POLL_SECONDS)
+            if pending:
+                time.sleep(pause(took))
 
     def _take(self, answers: Iterable[Message], inbox: Inbox) -> None:
         for answer in answers:
