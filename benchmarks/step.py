@@ -2,8 +2,8 @@
 
 All sides compute the same loss of the same batch (8 windows of 5 s) and are timed in turn in one process. "Forwards" is
 2q calls of our step's loss function under `inference_mode`, frozen encoder stages computed once as in the step. The
-plain ways are `benchmarks.plain` on the same trained tensors, with whole forward passes; ours is timed in their precision
-and in the one that devices choose by default.
+plain ways are `benchmarks.plain` on the same trained tensors, with whole forward passes; ours is timed in their
+precision and in the one that devices choose by default.
 """
 
 from __future__ import annotations
