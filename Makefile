@@ -31,7 +31,9 @@ bench-full: $(STAMP)  ## the same with the largest sizes, and torch.compile
 	$(BIN)/python -m benchmarks.forward --compile
 	$(BIN)/python -m benchmarks.replay_cost --full
 	$(BIN)/python -m benchmarks.simulation --devices 10 100 1000
+	$(BIN)/python -m benchmarks.thousand
 	$(BIN)/python -m benchmarks.table
+	$(BIN)/python -m benchmarks.readme
 
 bench-gpu: $(STAMP)  ## the GPU's rows of the same table
 	set -e; for name in kernel_gpu large_v3; do $(BIN)/python -m benchmarks.$$name; done

@@ -22,6 +22,7 @@ from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
 
 TENSORS = "*encoder.layers.0.fc1.*,*encoder.layers.0.fc2.*"
+NAMES = {TENSORS: "feed-forward weights of the first encoder layer"}
 FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -73,19 +74,22 @@ def main() -> None:
         name: plain_drift(weights, dtype, arguments.queries, workload.EPSILON) for name, dtype in FORMATS.items()
     }
     found["ours"] = lattice_drift(model, arguments.tensors, arguments.queries, workload.EPSILON)
+    count = sum(w.numel() for w in weights)
+    of = f"{NAMES.get(arguments.tensors, arguments.tensors)}, {count / 1e6:.2f} M"
     rows = []
     for name, numbers in found.items():
         ours = name == "ours"
         target: dict[str, Any] = {"at_most": 0.0} if ours else {"against": "0"}
         what = "ours" if ours else f"plain, {name}"
         share = {"median": numbers["share_changed"]}
-        rows.append(row(f"weights changed by {arguments.queries} queries, {what}", share, unit="%", **target))
+        rows.append(row(f"weights changed by {arguments.queries} queries, {what}", share, unit="%", of=of, **target))
         if not ours:
             far = {"median": numbers["relative_l2"]}
-            rows.append(row(f"relative L2 of that change, {what}", far, unit="", against="0"))
+            rows.append(row(f"relative L2 of that change, {what}", far, unit="", of=of, against="0"))
         print(f"{what}: {numbers}", flush=True)
-    settings = {"tensors": arguments.tensors, "weights": sum(w.numel() for w in weights), "queries": arguments.queries}
-    print(f"wrote {store('drift', {**settings, 'epsilon': workload.EPSILON, 'drift': found, 'rows': rows})}")
+    settings = {"tensors": arguments.tensors, "weights": count, "queries": arguments.queries}
+    numbers = {**settings, "epsilon": workload.EPSILON, "drift": found, "rows": rows}
+    print(f"wrote {store('drift', numbers, arguments.device)}")
 
 
 if __name__ == "__main__":

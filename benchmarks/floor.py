@@ -1,4 +1,7 @@
-"""Flower's own floor: an app that exchanges messages as ours does, of the same sizes, and computes nothing."""
+"""Flower's own floor: an app that exchanges messages as ours does, of the same sizes, and computes nothing.
+
+It polls exactly as our server does (`server.exchange.pause`), so this is Flower's floor with our polling.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,18 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from server.exchange import pause
 from server.roster import CONTENT, wait_for_nodes
 from simulations.runner import actors_for, simulate
+from zo_common.contribution import Contribution, Record
+from zo_common.estimator import EstimatorConfig
+from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 
 HELLO_BYTES = 600  # fingerprint, checksum and the list of a few trained tensors
 TIMEOUT = 600.0
@@ -20,7 +28,7 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """Payload bytes of a round with all of `devices` devices answering K·q = `scalars` each; see zo_common.messages."""
+    """Payload bytes of a round with all of `devices` devices answering K·q = `scalars` each, of encoded messages."""
 
     devices: int
     scalars: int
@@ -28,12 +36,18 @@ class Sizes:
     @property
     def plan(self) -> int:
         """A plan that carries one ledger round."""
-        return 62 + 20 + self.devices * (20 + 4 * self.scalars)
+        record = Record(1, 0, tuple(Contribution(0, device, self._answer) for device in range(self.devices)))
+        estimator = EstimatorConfig("two-sided", self.scalars, 1e-3)
+        return len(encode_plan(Plan(2, 0, 0, 0, 0, 1, 1, 0.0, estimator, (record,))))
 
     @property
     def reply(self) -> int:
         """A reply without a word to the operator."""
-        return 52 + 4 * self.scalars
+        return len(encode_reply(Reply(Status.OK, 2, 1, 0, 0, 0, projected_grads=self._answer)))
+
+    @property
+    def _answer(self) -> NDArray[np.float32]:
+        return np.zeros((1, self.scalars), np.float32)
 
 
 def run_floor(sizes: Sizes, rounds: int) -> list[float]:
@@ -49,6 +63,7 @@ def _content(key: str, size: int) -> RecordDict:
 
 def _server(sizes: Sizes, rounds: int, seconds: list[float]) -> ServerApp:
     app = ServerApp()
+    plan = sizes.plan
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
@@ -57,7 +72,7 @@ def _server(sizes: Sizes, rounds: int, seconds: list[float]) -> ServerApp:
         list(grid.send_and_receive(hello, timeout=TIMEOUT))
         for _ in range(rounds):
             start = time.monotonic()
-            _exchange(grid, nodes, sizes.plan)
+            _exchange(grid, nodes, plan)
             seconds.append(time.monotonic() - start)
 
     return app
@@ -81,6 +96,7 @@ def _exchange(grid: Grid, nodes: Iterable[int], size: int) -> None:
 
 def _client(sizes: Sizes) -> ClientApp:
     app = ClientApp()
+    reply = sizes.reply
 
     @app.query()
     def hello(message: Message, context: Context) -> Message:
@@ -88,6 +104,6 @@ def _client(sizes: Sizes) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        return Message(_content("reply", sizes.reply), reply_to=message)
+        return Message(_content("reply", reply), reply_to=message)
 
     return app

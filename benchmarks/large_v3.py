@@ -81,7 +81,7 @@ def main() -> None:
     rows = step_rows(model, state, arguments)
     rows += [replay_row(state, count, min(arguments.repeats, 3)) for count in arguments.directions]
     for found in rows:
-        print(f"{found['row']}: {found.get('ratio', found['median']):.4g} {found.get('unit', '')}")
+        print(f"{found['row']}: {found['median']:.4g} {found.get('unit', '')}")
     settings = {key: getattr(arguments, key) for key in ("architecture", "precision", "batch", "queries")}
     print(f"wrote {store('large_v3', {**settings, 'weights': state.num_elements, 'rows': rows}, 'cuda')}")
 

@@ -47,7 +47,7 @@ def main() -> None:
         label = f"seed + randn + add ÷ our replay, {count} direction{'s' if count > 1 else ''}"
         target = {"at_least": AT_LEAST[count]} if count in AT_LEAST else {}
         rows.append(row(label, faster, **target))
-        print(f"{label}: {faster['ratio']:.1f} ({faster['min']:.1f} … {faster['max']:.1f})", flush=True)
+        print(f"{label}: {faster['median']:.1f} ({faster['min']:.1f} … {faster['max']:.1f})", flush=True)
     numbers = {
         "architecture": arguments.architecture,
         "weights": state.num_elements,

@@ -84,14 +84,20 @@ def state_of(parameters: int, threads: int) -> LatticeState:
 
 
 def replies_of(size: Size) -> tuple[dict[int, Plan], dict[int, bytes]]:
-    """Plans by node and the bytes that the nodes answer."""
+    """Plans by node and the bytes that the nodes answer.
+
+    Scalars are of the size that was measured: of smaller ones more quanta are zero, which the kernel skips.
+    """
+    from benchmarks.scaling import projected_gradient
+
+    typical = projected_gradient()
     estimator = EstimatorConfig("leave-one-out", size.num_queries, 1e-3)
     rng = np.random.default_rng(0)
     plans, replies = {}, {}
     for client in range(size.clients):
         seed = client_seed(0, 1, client)
         plans[client] = Plan(1, seed, client, 1, 2, size.local_steps, 16, RATE, estimator)
-        scalars = rng.standard_normal((size.local_steps, size.num_queries)).astype(np.float32)
+        scalars = (typical * rng.standard_normal((size.local_steps, size.num_queries))).astype(np.float32)
         replies[client] = encode_reply(Reply(Status.OK, 1, 0, client, seed, 2, 16, 1.0, scalars))
     return plans, replies
 

@@ -70,7 +70,7 @@ def interleaved(
 
 
 def quotient(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Ours ÷ theirs: ratio of the medians; median and range of the ratios of pairs taken one after the other."""
+    """Ours ÷ theirs, median and range over pairs taken one after the other; `ratio` of the medians is beside it."""
     pairs = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
         "ratio": statistics.median(ours) / statistics.median(theirs),
@@ -107,7 +107,8 @@ def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
 
     Args:
         numbers: of `quotient` or `spread`.
-        about: `unit`; `at_most` or `at_least`, the target; `against`, where there is something beside it but no target.
+        about: `unit`; `at_most` or `at_least`, the target; `against`, where there is something beside it but no target;
+            `of`, what the table adds to the label.
     """
     return {"row": label, **{key: value for key, value in numbers.items() if key != "values"}, **about}
 

@@ -93,8 +93,10 @@ def reply_bytes() -> int:
 
 
 def signs_a_second() -> float:
-    """Fused replay on two CPU cores."""
-    return 2 * float(result("kernel")["fused_signs_per_second_per_core"]["median"])
+    """Directions × weights a second that a whole round is replayed with, on two CPU cores."""
+    data = result("replay_cost")
+    row = data.get("full") or data["sweeps"]["parameters"][-1]
+    return 1e9 / float(row["nanoseconds_a_direction_and_weight"])
 
 
 def largest_sweep(name: str) -> dict[str, Any]:
@@ -134,7 +136,7 @@ def constants() -> str:
     """What was measured or counted."""
     clients = largest_sweep("clients")
     rows = [
-        ("replay, fused", f"{amount(signs_a_second(), '/s')} signs on 2 cores", "`kernel.json`"),
+        ("a round's replay", f"{amount(signs_a_second(), '/s')} directions × weights, 2 cores", "`replay_cost.json`"),
         ("server's Python", f"{clients['python_microseconds_a_direction']:.1f} µs a direction", "`replay_cost.json`"),
         ("… of it to validate and aggregate", f"{1e6 * reply_seconds():.0f} µs a reply", "`replay_cost.json`"),
         ("Flower's simulation engine", f"{1e3 * flower_seconds():.1f} ms a device and round", "`simulation.json`"),
@@ -195,30 +197,35 @@ def clients() -> str:
 
 
 def points() -> str:
-    """At how many clients a round something must change, with directions of their own."""
+    """At how many clients a round something must change, with directions of their own, smallest first."""
     early = LARGE.trained("encoder-early")
     each = plan_bytes(2) - plan_bytes(1)
     coefficient = RATE * projected_gradient() / QUERIES
     # quanta round to zero below half a grid unit: of tensors whose weights reach 4, and of those that stay below 1/8
     coarse, fine = (2.0 ** (magnitude + 1 - UNIT_BITS - 1) for magnitude in (2, -3))
     forwards = STEPS * QUERIES * LARGE.flops() / 1e12
-    rows = [
+    found = [
+        (LARGE.lora_bytes() / each, f"a plan is larger than LoRA r = {LORA_RANK} ({amount(LARGE.lora_bytes(), 'B')})"),
+        (4 * early / each, f"a plan is larger than the trained weights ({amount(4 * early, 'B')})"),
         (
-            f"{LARGE.lora_bytes() / each:,.0f}",
-            f"a plan is larger than LoRA r = {LORA_RANK} ({amount(LARGE.lora_bytes(), 'B')})",
+            (1e10 / each) ** 0.5,
+            "the plans of a round are 10 GB together, which the SuperLink holds until they are fetched",
         ),
-        (f"{4 * early / each:,.0f}", f"a plan is larger than the trained weights ({amount(4 * early, 'B')})"),
-        (
-            f"{forwards * signs_a_second() / (STEPS * QUERIES * early):,.0f}",
-            "replaying a round takes a device's 2 cores longer than its own forwards at 1 TFLOP/s",
+        *(
+            (
+                forwards * signs_a_second() / (STEPS * QUERIES * LARGE.trained(tensors)),
+                f"replaying a round of {name} takes a device's 2 cores longer than its own forwards at 1 TFLOP/s",
+            )
+            for tensors, name in (("encoder-early", "`encoder-early`"), ("all", "all weights"))
         ),
-        (f"{coefficient / coarse:,.0f}", "a client's coefficient is less than half a grid unit where weights reach 4"),
-        (f"{coefficient / fine:,.0f}", "it is less than half a unit in every tensor: nothing moves any more"),
+        (coefficient / coarse, "coefficients (at Whisper-tiny's g) are below half a grid unit where weights reach 4"),
+        (coefficient / fine, "they are below half a unit in every tensor: nothing moves any more"),
         (
-            f"{600 / flower_seconds():,.0f}",
-            "Flower's own messages take ten minutes a round (one SuperLink, simulation)",
+            600 / flower_seconds(),
+            "Flower's messages alone take ten minutes a round, at the rate of the most devices measured",
         ),
     ]
+    rows = [(f"{clients:,.0f}", what) for clients, what in sorted(found)]
     return _table(("clients a round", "what happens there"), rows)
 
 

@@ -2,7 +2,7 @@
 
 Both exchange messages of the same sizes with all devices every round; the floor's app computes nothing. A federation
 runs in a process of its own, as Ray's state stays with it. Memory is the proportional set size (PSS) of that process
-and its descendants, sampled while it runs.
+and its descendants, sampled every four seconds while it runs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from simulations.whisper_import import bundled_whisper
 from zo_common.config import RunConfig
 
 QUERIES, STEPS, RATE = 8, 1, 16_000
-SAMPLE_SECONDS = 0.5
+SAMPLE_SECONDS = 4.0  # a look at all processes takes tens of milliseconds of a core
 KINDS = ("floor", "ours", "forwards")
 CLIPS = 16  # distinct recordings; a table of any length names them in turn
 
@@ -127,16 +128,23 @@ def memory_of(processes: set[int]) -> int:
     return total
 
 
+def peak_memory(child: subprocess.Popen[Any]) -> int:
+    """The largest memory in bytes that a process and its descendants were seen to have until it ended."""
+    peak = 0
+    while child.poll() is None:
+        peak = max(peak, memory_of(descendants(child.pid)))
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(SAMPLE_SECONDS)
+    return peak
+
+
 def measure(kind: str, devices: int, rounds: int, model: Path) -> dict[str, Any]:
     """One federation in a process of its own: seconds of its rounds, and its largest memory in MiB."""
     command = [sys.executable, "-m", "benchmarks.simulation", "--one", kind, "--devices", str(devices)]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         child = subprocess.Popen([*command, "--rounds", str(rounds), "--model", str(model)], stdout=out)
-        peak = 0
-        while child.poll() is None:
-            peak = max(peak, memory_of(descendants(child.pid)))
-            time.sleep(SAMPLE_SECONDS)
+        peak = peak_memory(child)
         if child.returncode:
             raise SystemExit(f"the {kind} with {devices} devices failed with status {child.returncode}")
         out.seek(0)

@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import RESULTS, amount
+from benchmarks.rows import RESULTS, amount, row
 
 NOT_MEASURED = "not measured"
 # result file → what a reader misses where it is absent; None: nothing
@@ -27,7 +27,9 @@ FILES: dict[str, str | None] = {
     "kernel": "CPU kernel",
     "memory": "memory of a ZO step ÷ inference",
     "drift": "drift of perturb and restore",
+    "drift_cuda": None,
     "traffic": "bytes of a device",
+    "forward": "forward passes: precision, kept encoder states, compiled layers",
     "kernel_gpu": "GPU kernel",
     "step_cuda": "ZO step ÷ its forwards, GPU",
     "replay_cuda": None,
@@ -35,6 +37,7 @@ FILES: dict[str, str | None] = {
     "large_v3_cuda": "Whisper-large-v3: step, memory, replay, GPU",
     "replay_cost": None,
     "simulation": None,
+    "thousand": "a thousand devices on Whisper-tiny.en",
 }
 TARGETS: dict[str, dict[str, Any]] = {
     "one_pass_over_torch_add": {"row": "one pass over the weights ÷ torch add_", "at_most": 2.0},
@@ -42,7 +45,12 @@ TARGETS: dict[str, dict[str, Any]] = {
     "checksum_over_torch_add": {"row": "state checksum ÷ torch add_"},
     "fused_signs_per_second_per_core": {"row": "fused signs a core", "unit": "/s", "at_least": 2e9},
     "small_tensors_over_one": {"row": "500 small tensors ÷ one of their size", "at_most": 1.0},
+    "second_process_start_seconds": {"row": "second process: start to first pass", "unit": "s", "at_most": 1.0},
+    "auto_precision_over_float32": {"row": 'forward in the precision of "auto" ÷ in float32', "against": "1×"},
+    "cached_encoder_over_computed": {"row": "decoder-ffn step, encoder states kept ÷ computed", "against": "1×"},
+    "compiled_over_eager": {"row": "forward with compiled layers ÷ eager", "against": "1×"},
 }
+THOUSAND_GIB = 24.0  # a small machine's memory
 COLUMNS = ("row", "measured (median, range)", "target or against", "met?", "device")
 
 
@@ -72,6 +80,9 @@ def lines(results: Path) -> list[Line]:
 
 def _entries(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The labelled rows of a file, or else what can be found under its keys."""
+    if name == "thousand":
+        yield from _thousand(result)
+        return
     rows = result.get("rows", [])
     if any("row" in entry for entry in rows):
         yield from (entry for entry in rows if "row" in entry)
@@ -86,14 +97,20 @@ def _entries(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield {"row": f"{_words(name)}, {size} {_words(which)}: {_words(key)}", "median": value}
 
 
+def _thousand(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A round's time, and the memory of all processes together."""
+    what = f"{result['devices']:,} devices on Whisper-tiny.en, {result['asked_a_round']} asked a round"
+    yield row(f"{what}: a round", result["seconds_a_round"], unit="s")
+    yield row(f"{what}: memory", {"median": result["peak_memory_mib"] / 1024}, unit="GiB", at_most=THOUSAND_GIB)
+
+
 def _words(key: str) -> str:
     return key.replace("_over_", " ÷ ").replace("_", " ")
 
 
 def _line(entry: dict[str, Any], device: str) -> Line:
     unit = entry.get("unit", "×")
-    middle = entry["median"] if "median" in entry else statistics.median(entry["values"])
-    value = float(entry.get("ratio", middle))
+    value = float(entry["median"] if "median" in entry else statistics.median(entry["values"]))
     text = amount(value, unit)
     if entry.get("min") != entry.get("max"):
         text += f" ({amount(entry['min'], unit)} … {amount(entry['max'], unit)})"
@@ -104,7 +121,8 @@ def _line(entry: dict[str, Any], device: str) -> Line:
         sides = (("≤", most), ("≥", least))
         target = " ".join(f"{sign} {amount(bound, unit)}" for sign, bound in sides if bound is not None)
         met = "yes" if reached else "missed"
-    return Line(str(entry["row"]), text, target, met, device)
+    label = f"{entry['row']} ({entry['of']})" if "of" in entry else str(entry["row"])
+    return Line(label, text, target, met, device)
 
 
 def _device(result: dict[str, Any]) -> str:

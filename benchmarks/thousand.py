@@ -10,12 +10,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import spread, store
-from benchmarks.simulation import SAMPLE_SECONDS, descendants, memory_of
+from benchmarks.simulation import peak_memory
 from server.run_log import read_rows
 
 
@@ -23,10 +22,7 @@ def run(output: Path, extra: list[str]) -> int:
     """Run the scenario in a process of its own; its largest memory in bytes."""
     command = [sys.executable, "-m", "simulations.cli", "run", "thousand", "--output", str(output), *extra]
     child = subprocess.Popen(command)
-    peak = 0
-    while child.poll() is None:
-        peak = max(peak, memory_of(descendants(child.pid)))
-        time.sleep(SAMPLE_SECONDS)
+    peak = peak_memory(child)
     if child.returncode:
         raise SystemExit(f"the scenario failed with status {child.returncode}")
     return peak

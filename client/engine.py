@@ -18,7 +18,7 @@ from client.evaluation import evaluate
 from zo_common.compiled import compile_layers
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
-from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
+from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
 from zo_common.frozen_prefix import FrozenPrefix
@@ -54,7 +54,7 @@ class Engine:
 
     def _load(self) -> None:
         model, self.processor = load_whisper(self.config.model)
-        self.model = model.to(default_device())
+        self.model = model.to(choose_device(self.config.device))
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale)
@@ -171,7 +171,10 @@ class Engine:
         self._noise_to_check = False
         epsilon = plan.estimator.epsilon
         seeds = [direction_seed(plan.seed, 0, j) for j in range(_NOISE_DIRECTIONS)]
-        found = measure_noise(self.state, self.loss_fn(self._draw(plan, data, 0)), seeds, epsilon)
+        try:
+            found = measure_noise(self.state, self.loss_fn(self._draw(plan, data, 0)), seeds, epsilon)
+        except LatticeOverflow:  # it looks farther than a step goes; the weights are as before
+            return ""
         return found.word(epsilon, self.precision) if found.drowns else ""
 
     def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
@@ -184,6 +187,20 @@ class Engine:
         return WhisperLoss(self.model, batch.to(self.device), self._prefix, self.config.tail_tokens, self.precision)
 
 
-def default_device() -> torch.device:
-    """CUDA if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" takes CUDA if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not know the name, or cannot use such a device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used ({reason}): use auto, cpu, cuda, cuda:1, mps or xpu"
+        ) from None
+    return device

@@ -32,6 +32,7 @@ def warm_engine(config: RunConfig) -> Engine:
         config.scale,
         config.epsilon,
         config.tail_tokens,
+        config.device,
         config.precision,
         config.language,
         config.noise_check,
@@ -63,6 +64,7 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     if not config.data:
         raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
     key = (
+        config.model,  # its processor makes the features and the tokens
         config.data,
         config.train_split,
         config.text_column,

@@ -17,6 +17,7 @@ from zo_common.messages import Plan, encode_plan
 
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
+PUSH_BYTES = 32 << 20  # payload of the messages held at once
 _CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
 
 
@@ -71,7 +72,10 @@ class Exchange:
             inbox.refuse("behind", f"client {plans[node].client_id} did not catch up in time")
 
     def _push(self, plans: dict[int, Plan]) -> set[str]:
-        messages = []
+        """Hand plans to Flower in slices of bounded size: those of all devices together may not fit in memory."""
+        pushed: set[str] = set()
+        messages: list[Message] = []
+        held = 0
         for node, plan in plans.items():
             payload = encode_plan(plan)
             content = RecordDict({CONTENT: ConfigRecord({"plan": payload})})
@@ -79,7 +83,14 @@ class Exchange:
             messages.append(
                 Message(content, dst_node_id=node, message_type=self._message_type, group_id=str(plan.server_round))
             )
-        return {str(i) for i in self._grid.push_messages(messages) if i}
+            held += len(payload)
+            if held >= PUSH_BYTES:
+                pushed |= self._hand_over(messages)
+                messages, held = [], 0
+        return pushed | self._hand_over(messages)
+
+    def _hand_over(self, messages: list[Message]) -> set[str]:
+        return {str(i) for i in self._grid.push_messages(messages) if i} if messages else set()
 
     def _collect(self, pending: set[str], inbox: Inbox, deadline: float) -> None:
         while pending:

@@ -49,6 +49,7 @@ class RunConfig:
     directions: Directions = "independent"
     weighting: Weighting = "examples"
     tail_tokens: int = 64
+    device: str = "auto"
     precision: Precision = "auto"
     noise_check: bool = True
     torch_compile: bool = False

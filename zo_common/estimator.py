@@ -92,7 +92,7 @@ class Walker:
 
 
 def _losses(loss_fn: LossFn) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = loss_fn().detach().to("cpu", torch.float64).numpy().reshape(-1)
+    values: NDArray[np.float64] = loss_fn().detach().cpu().double().numpy().reshape(-1)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise NonFiniteLoss(

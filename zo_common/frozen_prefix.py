@@ -20,7 +20,7 @@ class FrozenPrefix:
     """How far the encoder is the same under every perturbation, and the two halves of an encoder pass.
 
     The encoder is seen as stages: 0 embeds the window (convolutions, positions), 1 … L are its layers, L+1 is the
-    final norm. Stages before the first one that holds a trained tensor are frozen.
+    final norm. Stages before the first one that holds a trained tensor are frozen; none, if a name is not Whisper's.
 
     Args:
         model: a `WhisperForConditionalGeneration`.
@@ -31,7 +31,8 @@ class FrozenPrefix:
         self._encoder = model.model.encoder
         self._layers = len(self._encoder.layers)
         touched = [self._stage(name) for name in trained if name.startswith(_ENCODER)]
-        self.stages = min(touched, default=self._layers + 2)
+        known = all(name.startswith(("model.", "proj_out.")) for name in trained)
+        self.stages = min(touched, default=self._layers + 2) if known else 0
 
     def _stage(self, name: str) -> int:
         part = name.removeprefix(_ENCODER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.kernel_torch import TorchKernel
 
@@ -25,10 +27,21 @@ def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: b
         return NumbaKernel(tensors, threads)
     # several devices would need a launch each: rare enough to leave to torch
     if kinds == {"cuda"} and len(devices) == 1:
-        try:
-            # not at the top: machines without a GPU need neither Triton nor the time that its import takes
-            from zo_common.kernel_triton import TritonKernel
-        except ImportError:
-            return TorchKernel(tensors)
-        return TritonKernel(tensors)
+        return _on_cuda(tensors)
     return TorchKernel(tensors)
+
+
+def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:
+    try:
+        # not at the top: machines without a GPU need neither Triton nor the time that its import takes
+        from zo_common.kernel_triton import TritonKernel
+
+        kernel = TritonKernel(tensors)
+        kernel.peaks()  # compiles and launches: Triton needs a C compiler and a GPU that it knows
+    except Exception as error:  # whatever Triton, its compiler or the driver raises
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        warnings.warn(
+            f"Triton cannot be used on this GPU ({reason}): plain torch moves the weights, slower", stacklevel=3
+        )
+        return TorchKernel(tensors)
+    return kernel

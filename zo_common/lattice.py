@@ -44,7 +44,7 @@ def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
     if scale == "unit":
         return 0
     parts = torch.split(weight.detach().reshape(-1), _CHUNK)
-    rms = math.sqrt(sum(float(part.double().square().sum()) for part in parts) / max(weight.numel(), 1))
+    rms = math.sqrt(sum(float(part.cpu().double().square().sum()) for part in parts) / max(weight.numel(), 1))
     return round(math.log2(max(rms, MIN_RMS)))
 
 

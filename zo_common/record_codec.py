@@ -65,6 +65,7 @@ def decode_record(data: bytes) -> Record:
         coefficients = reader.floats(steps * queries).reshape(steps, queries)
         if not np.isfinite(coefficients).all():
             raise CodecError(f"ledger record of round {server_round} holds a coefficient that is not finite")
+        coefficients.setflags(write=False)  # the record is shared by all who decode these bytes
         contributions.append(Contribution(seed, client_id, coefficients))
     reader.finish()
     return Record(server_round, checksum, tuple(contributions))

@@ -37,7 +37,7 @@ class RoundingNoise:
     @property
     def drowns(self) -> bool:
         """Whether the loss difference does not stand above the noise."""
-        return self.share > LIMIT
+        return self.share > LIMIT  # never of a loss that is not finite: the step itself says that
 
     def word(self, epsilon: float, precision: str) -> str:
         """One sentence for who chose ε and dtype."""
@@ -54,7 +54,8 @@ def measure_noise(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], ep
     An ε of fewer than `FRACTION` grid units cannot be divided: then εs of `FRACTION` times the size are compared.
 
     Raises:
-        EpsilonTooSmall, LatticeOverflow: as a step would.
+        EpsilonTooSmall: as a step would.
+        LatticeOverflow: as a step would, or because the larger perturbation leaves the lattice.
     """
     divisible = int(state.epsilon_units(epsilon).min()) >= FRACTION
     large = epsilon if divisible else FRACTION * epsilon

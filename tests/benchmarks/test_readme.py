@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.readme import PAGES, ROOT, fill
+from benchmarks.readme import BLOCKS, INLINE, PAGES, ROOT, fill
 
 
 def test_marked_places_are_replaced_and_nothing_else() -> None:
@@ -29,3 +29,12 @@ def test_every_mark_of_the_pages_is_filled_by_something(name: str) -> None:
     marks = {part.split(" -->")[0] for part in text.split("<!-- ")[1:] if not part.startswith("/")}
 
     assert marks == {*blocks, *inline}
+
+
+@pytest.mark.parametrize("name", [*BLOCKS, *INLINE])
+def test_the_committed_results_have_every_number_of_the_readme(name: str) -> None:
+    made = {**BLOCKS, **INLINE}[name]
+    try:
+        assert made()
+    except FileNotFoundError as error:
+        pytest.skip(f"not measured: {error.filename}")

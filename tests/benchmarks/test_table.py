@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rows import row
-from benchmarks.table import FILES, lines, markdown, sources
+from benchmarks.table import FILES, TARGETS, lines, markdown, sources
 
 CPU = {"hardware": {"cpu": "Some CPU", "cores": 4}, "threads": 2, "command": "python -m x", "revision": "abc1234"}
 
@@ -17,7 +17,7 @@ def _write(directory: Path, name: str, content: dict[str, Any]) -> None:
 
 
 def _quotient(value: float) -> dict[str, Any]:
-    return {"ratio": value, "median": value + 1, "min": value - 0.5, "max": value + 0.5, "repeats": 3}
+    return {"ratio": value + 1, "median": value, "min": value - 0.5, "max": value + 0.5, "repeats": 3}
 
 
 def test_without_any_result_every_script_is_not_measured(tmp_path: Path) -> None:
@@ -58,6 +58,37 @@ def test_the_kernel_file_shows_its_numbers_under_their_targets(tmp_path: Path) -
     assert "500 small tensors ÷ one of their size" not in found
     _write(tmp_path, "kernel", kernel | {"small_tensors_over_one": {"median": 1.2, "min": 1.1, "max": 1.3}})
     assert "500 small tensors ÷ one of their size" in {line.row for line in lines(tmp_path)}
+
+
+def test_the_start_of_a_process_is_in_seconds(tmp_path: Path) -> None:
+    _write(
+        tmp_path, "kernel", {"second_process_start_seconds": {"limit": 1.0, "median": 0.268, "min": 0.2, "max": 0.3}}
+    )
+    found = next(line for line in lines(tmp_path) if line.row == TARGETS["second_process_start_seconds"]["row"])
+    assert (found.measured, found.target, found.met) == ("0.268 s (0.2 s … 0.3 s)", "≤ 1 s", "yes")
+
+
+def test_forward_passes_that_were_skipped_are_not_shown(tmp_path: Path) -> None:
+    kept = {"median": 0.359, "min": 0.309, "max": 0.403}
+    _write(tmp_path, "forward", {"cached_encoder_over_computed": kept, "compiled_over_eager": {"skipped": "no g++"}})
+    found = [line for line in lines(tmp_path) if line.device]
+    assert [(line.row, line.measured) for line in found] == [
+        (TARGETS["cached_encoder_over_computed"]["row"], "0.359× (0.309× … 0.403×)")
+    ]
+
+
+def test_a_thousand_devices_in_seconds_and_gibibytes(tmp_path: Path) -> None:
+    seconds = {"median": 22.85, "min": 20.07, "max": 26.58, "values": [20.07, 22.85, 26.58]}
+    content = {"devices": 1000, "asked_a_round": 40, "rounds": 12, "seconds_a_round": seconds, "peak_memory_mib": 3444}
+    _write(tmp_path, "thousand", content)
+    a_round, memory = (line for line in lines(tmp_path) if line.device)
+    assert a_round.measured == "22.9 s (20.1 s … 26.6 s)" and "40 asked" in a_round.row
+    assert (memory.measured, memory.target, memory.met) == ("3.36 GiB", "≤ 24 GiB", "yes")
+
+
+def test_a_label_says_what_it_is_of(tmp_path: Path) -> None:
+    _write(tmp_path, "drift", {"rows": [row("weights changed", {"median": 0.96}, unit="%", of="one layer, 1.18 M")]})
+    assert "weights changed (one layer, 1.18 M)" in {line.row for line in lines(tmp_path)}
 
 
 def test_a_file_of_unknown_shape_shows_what_has_a_median(tmp_path: Path) -> None:

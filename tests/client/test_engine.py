@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from client.dataset import SpeechDataset
-from client.engine import Engine
+from client.engine import Engine, choose_device
 from zo_common.contribution import Contribution, Record
-from zo_common.errors import ModelNotFound
+from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator import EstimatorConfig
 from zo_common.messages import Plan, Status
 from zo_common.models import load_whisper
@@ -330,3 +330,16 @@ def _break_loss(
         return losses
 
     monkeypatch.setattr(engine, "loss_fn", loss_fn)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta:x"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: use auto, cpu"):
+        choose_device(device)
+
+
+def test_the_device_is_cuda_or_the_cpu_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert choose_device("auto").type == kind

@@ -61,6 +61,14 @@ def test_a_data_set_is_read_once_for_each_device(settings: Settings) -> None:
     assert len(warm_dataset(config, engine, None, 1)) == 9
 
 
+def test_another_model_has_data_sets_of_its_own(settings: Settings, other_whisper: Path) -> None:
+    """Features and tokens are made by the model's processor."""
+    first = warm_dataset(settings(), warm_engine(settings()), 1, 3)
+    other = settings(model=str(other_whisper))
+
+    assert warm_dataset(other, warm_engine(other), 1, 3) is not first
+
+
 @pytest.mark.parametrize("by", ["speaker", "iid", "round-robin"])
 def test_the_table_is_read_once_for_all_devices(settings: Settings, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     config = settings(partition_by=by)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from zo_common import compiled
 from zo_common.compiled import compile_layers
+from zo_common.errors import ConfigError
 from zo_common.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.state import LatticeState
 
@@ -42,7 +45,7 @@ def test_losses_follow_every_move_of_the_weights() -> None:
 
     compile_layers(model, backend="eager")
 
-    assert [n for n, _ in model.named_parameters(remove_duplicate=False) if n in names]
+    assert set(names) <= {n for n, _ in model.named_parameters(remove_duplicate=False)}
     for batch, plain in zip(batches, before, strict=True):
         torch.testing.assert_close(whisper_losses(model, batch, 4), plain)
     units = state.epsilon_units(0.05)
@@ -54,3 +57,11 @@ def test_losses_follow_every_move_of_the_weights() -> None:
     torch.testing.assert_close(moved, whisper_losses(reference, batches[0], 4))
     state.shift([3], -units)
     torch.testing.assert_close(whisper_losses(model, batches[0], 4), before[0])
+
+
+def test_without_a_compiler_it_is_refused_before_any_forward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    model = WhisperForConditionalGeneration(WhisperConfig(**SIZES))
+
+    with pytest.raises(ConfigError, match=r"install g\+\+"):
+        compile_layers(model)

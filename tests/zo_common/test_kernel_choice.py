@@ -6,8 +6,10 @@ import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from zo_common import kernel_triton
 from zo_common.kernel import Kernel, LatticeTensor
@@ -18,6 +20,9 @@ from zo_common.kernel_torch import TorchKernel
 
 class _Launched(TorchKernel):
     """In the place of the CUDA kernel, which reads addresses."""
+
+    def peaks(self) -> NDArray[np.int64]:
+        return np.zeros(len(self.tensors), np.int64)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +55,16 @@ def test_each_device_has_its_kernel(devices: list[str], kind: type[Kernel]) -> N
     assert type(_chosen(*devices)) is kind
 
 
+def test_a_gpu_on_which_triton_fails_is_left_to_torch_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(kernel: Kernel) -> NDArray[np.int64]:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(_Launched, "peaks", fail)
+
+    with pytest.warns(UserWarning, match=r"Failed to find C compiler\.\): plain torch moves the weights"):
+        assert type(_chosen("cuda:0")) is TorchKernel
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
 def test_the_reference_is_plain_torch_everywhere(device: str) -> None:
     assert type(_chosen(device, reference=True)) is TorchKernel
@@ -65,4 +80,5 @@ def test_threads_reach_the_cpu_kernel() -> None:
 def test_cuda_without_triton_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zo_common.kernel_triton", None)
 
-    assert type(_chosen("cuda:0")) is TorchKernel
+    with pytest.warns(UserWarning, match="plain torch moves the weights"):
+        assert type(_chosen("cuda:0")) is TorchKernel

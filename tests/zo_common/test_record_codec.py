@@ -105,3 +105,11 @@ def test_announced_counts_are_checked_before_anything_is_allocated() -> None:
         decode_record(struct.pack("<IQI", 1, 0, 2**32 - 1))
     with pytest.raises(CodecError, match="65535·65535 coefficients in 4 bytes"):
         decode_record(struct.pack("<IQI", 1, 0, 1) + struct.pack("<QQHH", 1, 1, 65535, 65535) + bytes(4))
+
+
+def test_decoded_coefficients_cannot_be_written_to(record_of: Records) -> None:
+    """All who decode the same bytes share them."""
+    decoded = decode_record(encode_record(record_of(1)))
+
+    with pytest.raises(ValueError, match="read-only"):
+        decoded.contributions[0].coefficients[0, 0] = 1.0
