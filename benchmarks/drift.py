@@ -63,7 +63,7 @@ def lattice_drift(model: nn.Module, tensors: str, queries: int, epsilon: float) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=workload.usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", choices=("tiny.en", *workload.ARCHITECTURES), default="tiny.en")
     parser.add_argument("--tensors", default=TENSORS)
     parser.add_argument("--queries", type=int, default=240)

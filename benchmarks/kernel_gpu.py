@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import hardware
 from benchmarks.rows import quotient, row, spread, store
+from simulations.machine import hardware
 from zo_common.kernel import LatticeTensor
 
 # elements of all weights and of the largest tensor

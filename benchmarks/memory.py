@@ -150,7 +150,9 @@ def fresh(arguments: argparse.Namespace, method: str, tensors: str, batch: int) 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    from benchmarks.workload import usable_device
+
+    parser.add_argument("--device", type=usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", default="tiny")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--repeats", type=int, default=3, help="processes for inference and ZO; one for the others")

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import hardware, revision, versions
+from benchmarks.revision import revision
+from simulations.machine import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
 Action = Callable[[], Any]

@@ -106,9 +106,16 @@ def whole_loss(model: Any, batch: WhisperBatch, precision: str = "float32") -> C
     return losses
 
 
+def usable_device(name: str) -> str:
+    """A device's name, if torch can use it here; else argparse says so in one sentence."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("there is no CUDA device here: measure on a machine that has one, or use cpu")
+    return name
+
+
 def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
     """What all scripts of the comparison take."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", type=usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", choices=("tiny.en", *ARCHITECTURES), default="tiny.en")
     parser.add_argument("--repeats", type=int, default=repeats)
 

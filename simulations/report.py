@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +13,9 @@ from rich.table import Table
 
 from server.federation import LEDGER_NAME
 from server.run_log import INTRODUCTIONS, read_rows
+from simulations.machine import hardware, versions
 from zo_common.config import RunConfig
 from zo_common.ledger_file import read_ledger
-
-_PACKAGES = ("federated-zo-asr", "flwr", "torch", "transformers", "numba", "numpy", "jiwer", "ray")
 
 
 @dataclass(frozen=True)
@@ -63,28 +59,6 @@ def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
         if line.startswith("replayed checksum"):
             return line.split()[2]
     return f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def hardware() -> dict[str, Any]:
-    """Processor, cores and memory of this machine."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1)}
 
 
 def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[str, Any], command: str) -> None:

@@ -77,6 +77,7 @@ class LatticeState:
         # looked up once: finding a thousand parameters by name would cost more than a pass over them on a GPU
         self._slots = tuple(self._slot(t.name) for t in self.tensors)
         self._kernel = choose_kernel(self.tensors, threads or torch.get_num_threads(), reference)
+        self._addresses = [t.weight.data_ptr() for t in self.tensors]
         self._versions = [_version(parameter) for parameter in self._parameters()]
 
     def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
@@ -186,8 +187,10 @@ class LatticeState:
 
     def _expect_untouched(self) -> None:
         """Weights must only move through the lattice; anything else would go unnoticed until the checksum."""
-        for t, parameter, version in zip(self.tensors, self._parameters(), self._versions, strict=True):
-            if parameter.data_ptr() != t.weight.data_ptr() or _version(parameter) != version:
+        for t, address, parameter, version in zip(
+            self.tensors, self._addresses, self._parameters(), self._versions, strict=True
+        ):
+            if parameter.data_ptr() != address or _version(parameter) != version:
                 raise UnsupportedModel(
                     f"tensor {t.name!r} was moved, replaced or written to after the lattice was built: build it again"
                 )

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from scenario_run import run_scenario_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from zo_common.estimator import EstimatorConfig
@@ -36,24 +34,12 @@ noise-check = false
 
 @pytest.mark.slow
 def test_the_quick_start_in_small(whisper_dir: Path, mini_corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(SCENARIO.format(model=whisper_dir.resolve(), data=mini_corpus))
+    output, said = run_scenario_file(tmp_path, SCENARIO.format(model=whisper_dir.resolve(), data=mini_corpus))
 
-    done = subprocess.run(
-        [sys.executable, "-m", "simulations.cli", "run", "small.toml", "--output", "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
-
-    assert done.returncode == 0, done.stderr + done.stdout
-    output = tmp_path / "out"
     ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
     checksum = f"{ledger.records[-1].checksum:016x}"
     for word in ("round 1/2", "round 2/2", "agree", checksum):
-        assert word in done.stdout
+        assert word in said
     _check_result(output, checksum)
     _check_payload(output)
     assert (output / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from crowd import write_many_rows
+from scenario_run import run_scenario_file
 
 from zo_common.ledger_file import read_ledger
 
@@ -34,20 +32,9 @@ clients-per-round = {asked}
 def test_many_devices_on_few_processes(tiny_whisper: Path, mini_corpus: Path, tmp_path: Path) -> None:
     data = write_many_rows(mini_corpus, tmp_path / "many", rows=DEVICES + DEVICES // 2)
     text = SCENARIO.format(model=tiny_whisper, data=data, devices=DEVICES, asked=ASKED, rounds=ROUNDS)
-    (tmp_path / "crowd.toml").write_text(text)
 
-    done = subprocess.run(
-        [sys.executable, "-m", "simulations.cli", "run", "crowd.toml", "--output", "out"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-    )
+    output, _ = run_scenario_file(tmp_path, text)
 
-    assert done.returncode == 0, done.stderr + done.stdout
-    output = tmp_path / "out"
     result = json.loads((output / "result.json").read_text())
     assert result["checksums_agree"] is True
     ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
