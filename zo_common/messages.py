@@ -32,6 +32,7 @@ class Status(IntEnum):
     NON_FINITE = 2
     CHECKSUM = 3
     ERROR = 4
+    BUSY = 5
 
 
 @dataclass(frozen=True)
