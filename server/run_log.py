@@ -84,11 +84,16 @@ def _lost(server_round: int) -> dict[str, Any]:
     return row | {"refused": {}, "lost": True}
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace a file of JSON lines, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

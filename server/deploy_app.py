@@ -1,0 +1,25 @@
+"""The ServerApp of a deployment. A user error becomes the run's status, which an exit would leave to a timeout."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.app import make_server_app
+from zo_common.errors import ZOError
+
+app = ServerApp()
+
+
+class RunFailed(Exception):
+    """Ends a run; Flower shows its sentence as the run's details. Not a ZOError: the log has it already."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation."""
+    try:
+        make_server_app()(grid, context)
+    except ZOError as error:
+        print(f"error: {error}", flush=True)
+        raise RunFailed(str(error)) from None
