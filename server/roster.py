@@ -33,7 +33,7 @@ class Introductions:
 
 @dataclass(frozen=True)
 class Member:
-    """One device: Flower's node id, our client id, how many utterances it trains on, what it said of its base, its name."""
+    """One device: Flower's node id, our client id, how many utterances it has, what it said of its base, its name."""
 
     node_id: int
     client_id: int

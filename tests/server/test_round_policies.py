@@ -170,8 +170,7 @@ def test_a_late_device_fetches_a_snapshot_where_the_ledger_is_larger(
 ) -> None:
     config = settings(
         num_server_rounds=12,
-        num_queries=64,
-        local_steps=8,
+        num_queries=8,
         learning_rate=0.01,
         trained_tensors="*conv1.bias",
         late_joiners=1,
