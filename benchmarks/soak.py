@@ -84,6 +84,16 @@ def resident(pid: int) -> int:
         return 0
 
 
+def describe(pid: int) -> str:
+    """A process, its parent, age and command, for a message."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:150]
+    except OSError:
+        return f"{pid} is gone"
+    return f"{pid} of {stat[1]}, started at tick {stat[19]}: {command}"
+
+
 @dataclass
 class Soak:
     """The run and what is done to it."""
@@ -127,7 +137,11 @@ class Soak:
         threading.Timer(seconds, wire.heal).start()
 
     def _kill_server_app(self) -> None:
-        os.kill(self.fleet.server_app(), signal.SIGKILL)
+        found = self.fleet.children.of_marker("flwr-serverapp")
+        if len(found) > 1:
+            print("\n".join(f"  one of {len(found)}: {describe(pid)}" for pid in found), flush=True)
+        for pid in found:
+            os.kill(pid, signal.SIGKILL)
         time.sleep(1)
         self.run.process.send_signal(signal.SIGINT)  # nobody watches the run that failed
 
@@ -169,10 +183,12 @@ def main() -> None:
         memory = Memory(fleet)
         watcher = threading.Thread(target=memory.watch, daemon=True)
         watcher.start()
-        reached_end = soak.go(arguments.faults, start + 60 * arguments.minutes)
+        with fleet.telling():
+            reached_end = soak.go(arguments.faults, start + 60 * arguments.minutes)
         memory.end.set()
         watcher.join(2 * LOOK_SECONDS)
         if not reached_end:
+            print(fleet.children.tails(60))
             raise SystemExit(f"round {len(soak.run.rows)} of {arguments.rounds} in time:\n{soak.run.said[-3000:]}")
         minutes = (time.monotonic() - start) / 60
         fleet.wait_for_devices(fleet.names, 120)
