@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -22,4 +24,5 @@ def main(grid: Grid, context: Context) -> None:
         make_server_app()(grid, context)
     except ZOError as error:
         print(f"error: {error}", flush=True)
+        sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
         raise RunFailed(str(error)) from None

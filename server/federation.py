@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,20 @@ class Federation:
         self._evaluate(first - 1)
         for server_round in range(first, self.config.num_server_rounds + 1):
             report = self.run_round(server_round)
-            self.log.append(report)
+            self._write_down(server_round, partial(self.log.append, report))
             if self._due(server_round):
                 report.evaluation = self._evaluate(server_round)
             self.events.on_round(report)
             self._stop_if_stuck(report)
+
+    def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
+        """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
+        try:
+            write()
+        except OSError as error:
+            self.events.on_word(
+                f"round {server_round}: {error.filename or 'its line'} is not written: {error.strerror}"
+            )
 
     def _stop_if_stuck(self, report: RoundReport) -> None:
         self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
@@ -186,7 +196,7 @@ class Federation:
         drifted = self._take_note(server_round, plans, inbox, exchange)
         report = self._close_round(server_round, rate, inbox)
         self._rebuild(server_round, drifted)
-        self.standings.save(Path(self.config.output), server_round)
+        self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
         report.asked = len(plans)
         report.down, report.up = exchange.down, exchange.up
         report.seconds = time.monotonic() - start

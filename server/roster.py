@@ -18,6 +18,7 @@ from zo_common.errors import ConfigError
 
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
+_FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
 _MOST_ROUNDS_APART = 32
 _BUSY = "this device is busy"  # what a worker says that serves another run; it soon is free again
 
@@ -162,7 +163,7 @@ class Roster:
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
         self.online = set(nodes)
-        roll = _call_the_roll(self._grid, nodes, timeout, self.told)
+        roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told)
         problems = roll.problems()
         for problem in problems:
             self._on_word(problem)

@@ -11,6 +11,7 @@ from zo_common.errors import CodecError
 from zo_common.messages import Plan, Reply, Status, decode_reply
 
 MAX_EXAMPLES = 100_000_000
+_WORDS = {Status.CHECKSUM: "its weights are not the server's, though built anew from its base model and all rounds"}
 
 
 class Refused(Exception):
@@ -43,7 +44,8 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
     if reply.status is Status.BEHIND:
         return reply
     if reply.status is not Status.OK:
-        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", reply.message or reply.status.name)
+        word = reply.message or _WORDS.get(reply.status, reply.status.name)
+        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", word)
     if reply.have_round != plan.server_round - 1:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
     if plan.checksum and reply.checksum != plan.checksum:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 from cryptography.hazmat.primitives.serialization import Encoding
-from fleet import TRICKS, Upstream, exchange, running_upstream
-from fleet import ask as ask_at
+from proxy_upstream import TRICKS, Upstream, exchange, running_upstream
+from proxy_upstream import ask as ask_at
 
 from server.certificates import client_context, new_authority, private_pem, server_certificate
 from server.fleet_proxy import Limits, make_app, server_config

@@ -14,6 +14,7 @@ from fake_grid import FakeGrid
 from flwr.app import Message
 
 from server.federation import Federation
+from server.run_log import read_rows
 from zo_common.config import RunConfig
 from zo_common.errors import RunStopped
 from zo_common.ledger import Ledger
@@ -229,3 +230,28 @@ def _watch_plans(grid: FakeGrid, node: int, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(grid, "push_messages", watch)
     return sizes
+
+
+def test_a_log_that_cannot_be_written_costs_a_word_and_is_made_good(
+    settings: Settings, grid_of: Grids, observed: Any, ledger_of: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings(num_server_rounds=4)
+    federation = Federation(config, grid_of(config), observed.events)
+    opened = Path.open
+
+    def full(path: Path, *arguments: Any, **more: Any) -> Any:
+        file = opened(path, *arguments, **more)
+        if path.name in ("rounds.jsonl", "devices.tmp") and len(federation.ledger.ledger.records) == 2:
+            file.write('{"server_')  # as much as there was room for
+            file.close()
+            raise OSError(28, "No space left on device", str(path))
+        return file
+
+    monkeypatch.setattr(Path, "open", full)
+    federation.run()
+
+    assert "round 2:" in observed.text
+    assert "is not written: No space left on device" in observed.text
+    assert [row["server_round"] for row in read_rows(Path(config.output) / "rounds.jsonl")] == [1, 2, 3, 4]
+    assert ledger_of(config).last_round == 4
+    assert json.loads((Path(config.output) / "devices.json").read_text())["server_round"] == 4

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fleet import TRICKS, Upstream, ask, running_upstream
+from proxy_upstream import TRICKS, Upstream, ask, running_upstream
 
 from server.deploy_folder import init_folder
 from server.deployment import Deployment
