@@ -1,110 +1,101 @@
-"""Flower ClientApp: a thin adapter from messages to the warm engine."""
+"""Flower ClientApp: hands messages to the device's resident worker, or to an engine in this process.
+
+Where the node config names a `worker-address` nothing heavy is imported: Flower starts a process for each message.
+"""
 
 from __future__ import annotations
 
 import json
-import random
-from dataclasses import replace
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.warm import warm_dataset, warm_engine
-from zo_common.config import RunConfig
-from zo_common.errors import DataError, ZOError
-from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
-from zo_common.messages import Plan, Reply, Status, decode_plan, encode_reply
-from zo_common.seeds import fold_in
+from client.place import place_of
+from zo_common.errors import ZOError
+
+if TYPE_CHECKING:
+    from zo_common.config import RunConfig
 
 CONTENT = "zo"
-_DROP_STREAM = 1 << 41
+WORKER_WAIT = 30.0  # seconds, unless the node config has `worker-wait`
+ROUND_TIMEOUT = 600.0  # seconds, unless the run config has `round-timeout`
 
 
 def make_client_app(config: RunConfig | None = None) -> ClientApp:
     """A ClientApp; without `config` it takes `context.run_config`, as `flwr run` gives it."""
     app = ClientApp()
 
-    @app.query()
-    def hello(message: Message, context: Context) -> Message:
-        return _answer(message, "hello", _hello(config or RunConfig.from_mapping(context.run_config), context))
+    def handler(kind: str) -> Callable[[Message, Context], Message]:
+        def handle(message: Message, context: Context) -> Message:
+            settings = config.to_mapping() if config else dict(context.run_config)
+            ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
+            key, payload = ask(kind, dict(message.content.config_records[CONTENT]), settings, context)
+            if key == "hello" and "device-name" in context.node_config:
+                payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
+            return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        settings = config or RunConfig.from_mapping(context.run_config)
-        plan = decode_plan(bytes(message.content.config_records[CONTENT]["plan"]))  # type: ignore[arg-type]
-        return _answer(message, "reply", encode_reply(_train(settings, plan, context)))
+        return handle
 
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        settings = config or RunConfig.from_mapping(context.run_config)
-        plan = decode_plan(bytes(message.content.config_records[CONTENT]["plan"]))  # type: ignore[arg-type]
-        return _answer(message, "reply", encode_evaluation(_evaluate(settings, plan, context)))
-
+    app.query()(handler("hello"))
+    app.query("sync")(handler("sync"))
+    app.query("rebuild")(handler("rebuild"))
+    app.train()(handler("train"))
+    app.evaluate()(handler("evaluate"))
     return app
 
 
-def _answer(message: Message, key: str, payload: bytes) -> Message:
-    return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
+def _ask_worker(
+    kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context
+) -> tuple[str, bytes | str]:
+    """The worker's answer, or the sentence that says why there is none."""
+    from client.worker_client import WorkerClient, make_request, read_token
+    from client.worker_pb2 import Request
 
-
-def _place(context: Context) -> tuple[int | None, int]:
-    """This device's partition and how many there are; a device with its own data has none."""
     node = context.node_config
-    if "partition-id" not in node or "num-partitions" not in node or node.get("own-data"):
-        return None, 1
-    return int(node["partition-id"]), int(node["num-partitions"])
-
-
-def client_id(context: Context) -> int:
-    """`client-id` of the node config, else its partition, else Flower's node id."""
-    node = context.node_config
-    return int(node.get("client-id", node.get("partition-id", context.node_id)))
-
-
-def _hello(config: RunConfig, context: Context) -> bytes:
-    """Who this device is and what it holds; for a user error, the sentence to show the operator."""
     try:
-        engine = warm_engine(_local(config, context))
-        data = warm_dataset(_local(config, context), engine, *_place(context))
-        word = {"client_id": client_id(context), "num_examples": len(data), "skipped": len(data.skipped)}
-        return json.dumps(word | engine.describe()).encode()
+        place = place_of(node, context.node_id)
+        token = read_token(Path(str(node["worker-token-file"]))) if node.get("worker-token-file") else ""
+        wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))
+        with WorkerClient(str(node["worker-address"]), token, wait=wait, timeout=timeout) as worker:
+            if kind == "hello":
+                return "hello", worker.info(make_request(b"", settings, place)).hello
+            if kind in ("train", "evaluate"):
+                return "reply", getattr(worker, kind)(make_request(record["plan"], settings, place))
+            if kind == "rebuild":
+                return "reply", worker.sync(make_request(record["plan"], settings, place, Request.REBUILD))
+            content = Request.PART if "part" in record else Request.PLAN
+            return "reply", worker.sync(make_request(record.get("part") or record["plan"], settings, place, content))
     except ZOError as error:
-        # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
-        stop = isinstance(error, DataError) and _place(context)[0] is not None
-        return json.dumps({"client_id": client_id(context), "error": str(error), "stop": stop}).encode()
+        return "error", str(error)
+    except (KeyError, TypeError, ValueError) as error:
+        return "error", f"the message or the node config cannot be used ({error!r}): update the older side"
 
 
-def _local(config: RunConfig, context: Context) -> RunConfig:
-    """A device may name its own model and data in its node config."""
+def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
+    """The answer of this process's engine."""
+    from client import device
+    from zo_common.config import RunConfig
+    from zo_common.evaluation_reply import encode_evaluation
+    from zo_common.messages import decode_plan, encode_reply
+    from zo_common.snapshot import decode_part
+
+    # a device may name its own model and data
     own = {k: v for k, v in context.node_config.items() if k in ("model", "data")}
-    return RunConfig.from_mapping(config.to_mapping() | own) if own else config
-
-
-def _train(config: RunConfig, plan: Plan, context: Context) -> Reply:
-    if _drops_out(config, plan):
-        raise ConnectionError("dropped out, as the scenario asks")
-    try:
-        config = _local(config, context)
-        engine = warm_engine(config)
-        return engine.train(plan, warm_dataset(config, engine, *_place(context)))
-    except ZOError as error:
-        return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
-
-
-def _evaluate(config: RunConfig, plan: Plan, context: Context) -> EvaluationReply:
-    try:
-        config = _local(config, context)
-        engine = warm_engine(config)
-        # held-out speakers are others than the train split's: shares are dealt out in turn
-        held_out = replace(config, train_split=config.eval_split, partition_by="round-robin")
-        return engine.evaluate(plan, warm_dataset(held_out, engine, *_place(context)))
-    except ZOError as error:
-        return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
-
-
-def _drops_out(config: RunConfig, plan: Plan) -> bool:
-    draw = random.Random(fold_in(config.run_seed, _DROP_STREAM, plan.server_round, plan.client_id)).random()
-    return draw < config.drop_out
+    place = place_of(context.node_config, context.node_id)
+    config = RunConfig.from_mapping(settings | own)
+    if kind == "hello":
+        return "hello", json.dumps(device.hello(config, place)).encode()
+    if kind == "sync" and "part" in record:
+        return "reply", encode_reply(device.take_part(config, decode_part(record["part"])))
+    plan = decode_plan(record["plan"])
+    if kind == "evaluate":
+        return "reply", encode_evaluation(device.evaluate(config, plan, place))
+    if kind == "train":
+        return "reply", encode_reply(device.train(config, plan, place))
+    return "reply", encode_reply(device.sync(config, plan) if kind == "sync" else device.rebuild(config, plan))
 
 
 app = make_client_app()

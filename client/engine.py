@@ -15,6 +15,7 @@ import torch
 
 from client.dataset import SpeechDataset
 from client.evaluation import evaluate
+from client.snapshot_parts import SnapshotParts
 from zo_common.compiled import compile_layers
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
@@ -31,11 +32,16 @@ from zo_common.precision import resolve_precision
 from zo_common.replay import apply_all
 from zo_common.rounding_noise import measure_noise
 from zo_common.seeds import direction_seed, fold_in
+from zo_common.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
 from zo_common.state import LatticeState
 from zo_common.whisper_loss import WhisperLoss
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 _NOISE_DIRECTIONS = 3
+
+
+class Cancelled(ZOError):
+    """Work was stopped between two steps; the weights are a global state."""
 
 
 class Engine:
@@ -53,6 +59,11 @@ class Engine:
         self._load()
 
     def _load(self) -> None:
+        self._loaded = False
+        self.applied: list[Record] = []
+        self.start_round, self.start_checksum = 0, 0
+        self.snapshot: bytes | None = None  # what the device started from, until someone has put it on disk
+        self._parts = SnapshotParts()
         model, self.processor = load_whisper(self.config.model)
         self.model = model.to(choose_device(self.config.device))
         self.device = next(self.model.parameters()).device
@@ -60,17 +71,32 @@ class Engine:
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale)
         self.state.epsilon_units(self.config.epsilon)
         self.base_checksum = self.state.checksum()
-        self.applied: list[Record] = []
         self.precision = resolve_precision(self.config.precision, self.device)
         self._prefix = FrozenPrefix(self.model, self.state.exponents)
         self._noise_to_check = self.config.noise_check
         if self.config.torch_compile:
             compile_layers(self.model)
+        self._loaded = True
+
+    def rebuild(self) -> None:
+        """Forget all rounds and read the base model from disk again, the old one being let go first.
+
+        Raises:
+            ModelNotFound, UnsupportedModel: it is not there any more; the next use tries again.
+        """
+        if self._loaded:
+            del self.model, self.state, self._prefix
+        self._load()
 
     @property
     def have_round(self) -> int:
         """The last ledger round whose state the weights are."""
-        return len(self.applied)
+        return self.start_round + len(self.applied)
+
+    @property
+    def base_id(self) -> int:
+        """First 8 bytes of the base model's fingerprint, as plans carry it."""
+        return int(self.fingerprint[:16], 16)
 
     def describe(self) -> dict[str, Any]:
         """What a server without the model needs to open a ledger."""
@@ -83,17 +109,27 @@ class Engine:
         }
 
     def rewind(self, server_round: int) -> None:
-        """Go back to the state of an earlier round by exact negated replay."""
-        apply_all(self.state, all_updates(self.applied[server_round:]), sign=-1)
-        del self.applied[server_round:]
+        """Go back to the state of an earlier round by exact negated replay; before a snapshot's round, to the base."""
+        if server_round < self.start_round:
+            self.rebuild()
+            return
+        kept = server_round - self.start_round
+        apply_all(self.state, all_updates(self.applied[kept:]), sign=-1)
+        del self.applied[kept:]
 
     def sync(self, plan: Plan) -> Status:
         """Bring the weights to the state before `plan.server_round`.
+
+        1. Apply the records that are missing, or go back.
+        2. Where the state is not the server's, go back to the base: another history was applied, or memory is damaged.
+        3. From the base apply all records, if all are at hand.
 
         Returns:
             OK; BEHIND if records are missing (the caller answers with `have_round`); CHECKSUM if all records were
             replayed from the base and the state still is not the server's.
         """
+        if not self._loaded:
+            self._load()
         target = plan.server_round - 1
         if self.have_round > target:
             self.rewind(target)
@@ -103,32 +139,89 @@ class Engine:
                 return Status.BEHIND
             apply_all(self.state, all_updates(fresh))
             self.applied += fresh
-        if not plan.checksum or self.state.checksum() == plan.checksum:
+        if self._is(plan.checksum):
             return Status.OK
-        complete = len(plan.records) == target
-        self.rewind(0)
-        if target == 0:
-            return Status.CHECKSUM
-        if not complete:
+        self._back_to_base()
+        if len(plan.records) != target:
             return Status.BEHIND
-        # every round is at hand: whatever history was applied before, replay this one from the base
         apply_all(self.state, all_updates(plan.records))
         self.applied = list(plan.records)
-        if self.state.checksum() == plan.checksum:
+        if self._is(plan.checksum):
             return Status.OK
-        self.rewind(0)
+        self._back_to_base()
         return Status.CHECKSUM
 
-    def train(self, plan: Plan, data: SpeechDataset, on_step: Callable[[int, float], None] | None = None) -> Reply:
-        """Answer one plan; on any failure the reply says so and the weights are a global state again."""
+    def _is(self, checksum: int) -> bool:
+        return not checksum or self.state.checksum() == checksum
+
+    def _back_to_base(self) -> None:
+        """The base model, known by its checksum: read from disk where negated replay does not lead to it."""
+        try:
+            self.rewind(0)
+            if self.state.checksum() == self.base_checksum:
+                return
+        except ZOError:  # damaged weights may leave the lattice
+            pass
+        self.rebuild()
+
+    def take_part(self, part: SnapshotPart) -> Status:
+        """Collect a snapshot's parts; with the last one the weights are the state after its round.
+
+        Returns:
+            OK; BEHIND if parts before this one are missing (send the first again); CHECKSUM if the snapshot is for
+            another base model, or does not lead to its checksum from the base model (which the device then holds).
+
+        Raises:
+            CodecError, LatticeOverflow: the snapshot is malformed; the weights are the base model's.
+        """
+        if not self._loaded:
+            self._load()
+        if part.base_id != self.base_id:
+            return Status.CHECKSUM
+        if self.have_round == part.server_round and self.state.checksum() == part.checksum:
+            return Status.OK
+        if not self._parts.add(part, largest_snapshot(self.state)):
+            return Status.BEHIND
+        if not self._parts.complete:
+            return Status.OK
+        data, self._parts = self._parts.data, SnapshotParts()
+        self._back_to_base()
+        return self.start_from(data, part.server_round, part.checksum)
+
+    def start_from(self, snapshot: bytes, server_round: int, checksum: int) -> Status:
+        """From the base, take the state after `server_round`; OK, or CHECKSUM and the base model again."""
+        apply_snapshot(self.state, snapshot)
+        if self.state.checksum() != checksum:
+            self.rebuild()
+            return Status.CHECKSUM
+        self.start_round, self.start_checksum = server_round, checksum
+        self.snapshot = snapshot
+        return Status.OK
+
+    def train(
+        self,
+        plan: Plan,
+        data: SpeechDataset,
+        on_step: Callable[[int, float], None] | None = None,
+        on_synced: Callable[[], None] = lambda: None,
+    ) -> Reply:
+        """Answer one plan; on any failure the reply says so and the weights are a global state again.
+
+        Args:
+            on_step: called with (step, loss) after each local step; may raise `Cancelled`.
+            on_synced: called when the weights are a global state, before local steps move them.
+
+        Raises:
+            Cancelled: by `on_step`.
+        """
         base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
-        if plan.base_id != int(self.fingerprint[:16], 16):
-            word = f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
-            return replace(base, status=Status.CHECKSUM, message=word)
+        if plan.base_id != self.base_id:
+            return replace(base, status=Status.CHECKSUM, message=self._other_base(plan))
         word = ""
         try:
             status = self.sync(plan)
             base = replace(base, status=status, have_round=self.have_round, checksum=self.state.checksum())
+            on_synced()
             if status is not Status.OK:
                 return base
             word = self._check_noise(plan, data)
@@ -141,10 +234,12 @@ class Engine:
                 plan.learning_rate,
                 on_step,
             )
+        except Cancelled:
+            raise
         except NonFiniteLoss as error:
             return replace(base, status=Status.NON_FINITE, message=str(error))
         except LatticeOverflow as error:
-            self._load()
+            self.rebuild()
             return replace(base, status=Status.ERROR, have_round=0, message="; ".join(filter(None, [str(error), word])))
         except ZOError as error:
             return replace(base, status=Status.ERROR, message=str(error))
@@ -152,17 +247,35 @@ class Engine:
             base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads, message=word
         )
 
-    def evaluate(self, plan: Plan, data: SpeechDataset) -> EvaluationReply:
-        """Sync, then decode held-out speech; the answer holds counts only."""
-        if plan.base_id != int(self.fingerprint[:16], 16):
-            word = f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
+    def evaluate(
+        self,
+        plan: Plan,
+        data: SpeechDataset,
+        on_progress: Callable[[int, int], None] | None = None,
+        on_synced: Callable[[], None] = lambda: None,
+    ) -> EvaluationReply:
+        """Sync, then decode held-out speech; the answer holds counts only. `on_progress` may raise `Cancelled`."""
+        if plan.base_id != self.base_id:
+            word = self._other_base(plan)
             return EvaluationReply(Status.CHECKSUM, plan.server_round, self.have_round, plan.client_id, 0, message=word)
         status = self.sync(plan)
+        on_synced()
         base = EvaluationReply(status, plan.server_round, self.have_round, plan.client_id, self.state.checksum())
         if status is not Status.OK:
             return base
-        result = evaluate(self.model, self.processor, data, language=self.config.language)
+        result = evaluate(self.model, self.processor, data, language=self.config.language, on_progress=on_progress)
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
+
+    def catch_up(self, plan: Plan) -> Reply:
+        """Sync without training; the reply tells the round and the checksum reached."""
+        base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
+        if plan.base_id != self.base_id:
+            return replace(base, status=Status.CHECKSUM, message=self._other_base(plan))
+        status = self.sync(plan)
+        return replace(base, status=status, have_round=self.have_round, checksum=self.state.checksum())
+
+    def _other_base(self, plan: Plan) -> str:
+        return f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
 
     def _check_noise(self, plan: Plan, data: SpeechDataset) -> str:
         """Once a model is loaded: a warning if the loss differences drown in rounding noise, else nothing."""

@@ -22,11 +22,9 @@ _engines: dict[tuple[object, ...], Engine] = {}
 _datasets: OrderedDict[tuple[object, ...], tuple[int, SpeechDataset]] = OrderedDict()  # with bytes of features
 
 
-def warm_engine(config: RunConfig) -> Engine:
-    """The process's engine for this model and choice of tensors; loaded at the first call."""
-    if not config.model:
-        raise ConfigError("model is not set: give a hub id or a directory, such as model=openai/whisper-tiny.en")
-    key = (
+def engine_key(config: RunConfig) -> tuple[object, ...]:
+    """The settings that an engine is built with."""
+    return (
         config.model,
         config.trained_tensors,
         config.scale,
@@ -38,11 +36,41 @@ def warm_engine(config: RunConfig) -> Engine:
         config.noise_check,
         config.torch_compile,
     )
+
+
+def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -> tuple[object, ...]:
+    """The settings that choose and read a device's recordings."""
+    return (
+        config.model,  # its processor makes the features and the tokens
+        config.data,
+        config.train_split,
+        config.text_column,
+        config.language,
+        config.skip_bad,
+        config.partition_by,
+        config.run_seed,
+        partition_id,
+        num_partitions,
+    )
+
+
+def warm_engine(config: RunConfig) -> Engine:
+    """The process's engine for this model and choice of tensors; loaded at the first call."""
+    if not config.model:
+        raise ConfigError("model is not set: give a hub id or a directory, such as model=openai/whisper-tiny.en")
+    key = engine_key(config)
     if key not in _engines:
         _share_the_machine(config.torch_threads)
         _engines.clear()  # one model in memory
         _engines[key] = Engine(config)
     return _engines[key]
+
+
+def forget_recordings() -> None:
+    """Read the tables again at the next use."""
+    _manifest.cache_clear()
+    _partitions.cache_clear()
+    _datasets.clear()
 
 
 def _share_the_machine(threads: int) -> None:
@@ -63,18 +91,7 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     """
     if not config.data:
         raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
-    key = (
-        config.model,  # its processor makes the features and the tokens
-        config.data,
-        config.train_split,
-        config.text_column,
-        config.language,
-        config.skip_bad,
-        config.partition_by,
-        config.run_seed,
-        partition_id,
-        num_partitions,
-    )
+    key = data_key(config, partition_id, num_partitions)
     if key in _datasets:
         _datasets.move_to_end(key)
         return _datasets[key][1]

@@ -11,6 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client.dataset import SpeechDataset, SpeechExample, load_dataset
+from client.engine import choose_device
 from client.evaluation import evaluate, held_out_loss
 from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
@@ -134,6 +135,7 @@ def check_before_start(config: RunConfig) -> None:
     """
     refuse_occupied(config)
     refuse_used_ledger(config)
+    choose_device(config.device)  # those of a simulation are on this machine
     HeldOut(config).prepare(GlobalModel(config))
 
 

@@ -21,6 +21,11 @@ class EvaluationInbox:
         self.replies: dict[int, EvaluationReply] = {}
         self.behind: dict[int, int] = {}
 
+    @property
+    def accepted(self) -> int:
+        """How many replies count."""
+        return len(self.replies)
+
     def put(self, node_id: int, data: bytes) -> None:
         """Take one node's bytes."""
         plan = self._plans.get(node_id)
@@ -42,7 +47,7 @@ class EvaluationInbox:
         else:
             self.replies[node_id] = reply
 
-    def refuse(self, reason: str, detail: str) -> None:
+    def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
         """Count a refusal."""
         self.refused[reason] += 1
         self.details.append(detail)

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.roster import CONTENT, serialised_size
+from server.catch_up import CatchUp, Outgoing
 from server.run_log import ByteCounts
-from zo_common.contribution import Record
-from zo_common.messages import Plan, encode_plan
+from zo_common.errors import CodecError
+from zo_common.messages import Plan, Status, decode_reply
 
+CONTENT = "zo"
+SYNC, REBUILD = "query.sync", "query.rebuild"
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
 PUSH_BYTES = 32 << 20  # payload of the messages held at once
-_CATCH_UPS = 3  # behind → older rounds → checksum off → all rounds
+_BEHIND_ANSWERS = 3  # behind → older rounds → checksum off → all rounds
+_TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late answers are still to be counted
+
+
+def serialised_size(content: RecordDict) -> int:
+    """Bytes of Flower's protobuf of a message's content."""
+    from flwr.common.serde import recorddict_to_proto
+
+    return int(recorddict_to_proto(content).ByteSize())
 
 
 def pause(took: float) -> float:
@@ -36,87 +46,199 @@ class Inbox(Protocol):
 
     behind: dict[int, int]
 
+    @property
+    def accepted(self) -> int: ...
+
     def put(self, node_id: int, data: bytes) -> None: ...
 
-    def refuse(self, reason: str, detail: str) -> None: ...
+    def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None: ...
+
+
+@dataclass
+class Late:
+    """Messages of closed rounds whose answers may still come: message id → (node, round)."""
+
+    waiting: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def close(self, pending: dict[str, int], server_round: int) -> None:
+        """A round closes without these answers."""
+        self.waiting.update((name, (node, server_round)) for name, node in pending.items())
+
+    def forget_before(self, server_round: int) -> None:
+        """Answers of rounds so old are not looked for any more."""
+        self.waiting = {name: place for name, place in self.waiting.items() if place[1] >= server_round}
 
 
 class Exchange:
-    """Sends plans to nodes and fills an inbox until all have answered or the deadline has passed."""
+    """Sends plans to nodes and fills an inbox until all, or enough, have answered or the deadline has passed.
 
-    def __init__(self, grid: Grid, timeout: float, message_type: str = MessageType.TRAIN) -> None:
+    Attributes:
+        down, up: bytes of this exchange; `by_node` has the payload of each node, [down, up].
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        timeout: float,
+        catch_up: CatchUp,
+        message_type: str = MessageType.TRAIN,
+        late: Late | None = None,
+    ) -> None:
         self._grid = grid
         self._timeout = timeout
+        self._catch_up = catch_up
         self._message_type = message_type
+        self._late = late or Late()
+        self._pending: dict[str, int] = {}
+        self._final: dict[str, bool] = {}
+        self._behind: dict[int, int] = {}
         self.down = ByteCounts()
         self.up = ByteCounts()
+        self.by_node: dict[int, list[int]] = {}
 
-    def run(self, plans: dict[int, Plan], inbox: Inbox, records: tuple[Record, ...]) -> None:
+    def run(self, plans: dict[int, Plan], inbox: Inbox, first: Iterator[tuple[int, Outgoing]], enough: int = 0) -> None:
         """One round: every node gets its plan; one that is behind gets the rounds it lacks and another chance.
 
         Args:
-            records: all rounds of the ledger.
+            first: the plans as first sent, made one by one: those of all devices together may not fit in memory.
+            enough: valid answers after which the others are not waited for; 0 waits for all.
         """
         deadline = time.monotonic() + self._timeout
-        waiting = plans
-        for _ in range(_CATCH_UPS):
-            inbox.behind.clear()
-            sent = self._push(waiting)
-            for _ in range(len(waiting) - len(sent)):
-                inbox.refuse("no-answer", "a device's plan could not be sent")
-            self._collect(sent, inbox, deadline)
-            waiting = {n: replace(plans[n], records=records[have:]) for n, have in inbox.behind.items()}
-            if not waiting or time.monotonic() > deadline:
-                break
-        for node in inbox.behind:
-            inbox.refuse("behind", f"client {plans[node].client_id} did not catch up in time")
-
-    def _push(self, plans: dict[int, Plan]) -> set[str]:
-        """Hand plans to Flower in slices of bounded size: those of all devices together may not fit in memory."""
-        pushed: set[str] = set()
-        messages: list[Message] = []
-        held = 0
-        for node, plan in plans.items():
-            payload = encode_plan(plan)
-            content = RecordDict({CONTENT: ConfigRecord({"plan": payload})})
-            self.down.add(len(payload), serialised_size(content))
-            messages.append(
-                Message(content, dst_node_id=node, message_type=self._message_type, group_id=str(plan.server_round))
-            )
-            held += len(payload)
-            if held >= PUSH_BYTES:
-                pushed |= self._hand_over(messages)
-                messages, held = [], 0
-        return pushed | self._hand_over(messages)
-
-    def _hand_over(self, messages: list[Message]) -> set[str]:
-        return {str(i) for i in self._grid.push_messages(messages) if i} if messages else set()
-
-    def _collect(self, pending: set[str], inbox: Inbox, deadline: float) -> None:
-        while pending:
+        outgoing: Iterable[tuple[int, Outgoing]] = first
+        while True:
+            self._push(outgoing, plans, inbox)
             asked = time.monotonic()
-            answers = list(self._grid.pull_messages(pending))
+            names = [*self._pending, *self._late.waiting]
+            answers = list(self._grid.pull_messages(names)) if names else []
             took = time.monotonic() - asked
-            for answer in answers:
-                pending.discard(answer.metadata.reply_to_message_id)
-            self._take(answers, inbox)
+            outgoing = [out for answer in answers for out in self._take(answer, plans, inbox)]
+            if not (self._pending or outgoing) or (enough and inbox.accepted >= enough):
+                break
             if time.monotonic() > deadline:
-                for _ in pending:
-                    inbox.refuse("no-answer", "a device did not answer before the round's deadline")
-                return
-            if pending:
+                self._give_up(plans, inbox, [node for node, _ in outgoing])
+                break
+            if not outgoing:
                 time.sleep(pause(took))
+        if plans:
+            self._late.close(self._pending, next(iter(plans.values())).server_round)
 
-    def _take(self, answers: Iterable[Message], inbox: Inbox) -> None:
-        for answer in answers:
-            node = answer.metadata.src_node_id
-            if answer.has_error():
-                inbox.refuse("no-answer", f"node {node}: {answer.error.reason}")
-                continue
-            try:
-                payload = answer.content.config_records[CONTENT]["reply"]
-            except KeyError:
-                payload = b""
-            data = payload if isinstance(payload, bytes) else b""
-            self.up.add(len(data), serialised_size(answer.content))
+    def _give_up(self, plans: dict[int, Plan], inbox: Inbox, catching_up: list[int]) -> None:
+        for name, node in self._pending.items():
+            if self._final[name]:
+                inbox.refuse("no-answer", f"client {plans[node].client_id} did not answer in time", node)
+            else:
+                catching_up.append(node)
+        for node in catching_up:
+            inbox.refuse("behind", f"client {plans[node].client_id} did not catch up in time", node)
+
+    def _push(self, outgoing: Iterable[tuple[int, Outgoing]], plans: dict[int, Plan], inbox: Inbox) -> None:
+        """Hand messages to Flower in slices of bounded size."""
+        held: list[tuple[int, Outgoing, Message]] = []
+        size = 0
+        for node, out in outgoing:
+            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload})})
+            self._count(self.down, 0, node, len(out.payload), content)
+            message = Message(
+                content,
+                dst_node_id=node,
+                message_type=self._message_type if out.final else SYNC,
+                ttl=self._timeout + _TTL_SLACK,
+                group_id=str(plans[node].server_round),
+            )
+            held.append((node, out, message))
+            size += len(out.payload)
+            if size >= PUSH_BYTES:
+                self._hand_over(held, plans, inbox)
+                held, size = [], 0
+        self._hand_over(held, plans, inbox)
+
+    def _hand_over(self, held: list[tuple[int, Outgoing, Message]], plans: dict[int, Plan], inbox: Inbox) -> None:
+        if not held:
+            return
+        names = list(self._grid.push_messages([message for _, _, message in held])) or [""] * len(held)
+        for (node, out, _), name in zip(held, names, strict=True):
+            if name:
+                self._pending[str(name)] = node
+                self._final[str(name)] = out.final
+            else:
+                inbox.refuse("no-answer", f"client {plans[node].client_id}: its plan could not be sent", node)
+
+    def _count(self, kind: ByteCounts, direction: int, node: int, payload: int, content: RecordDict) -> None:
+        kind.add(payload, serialised_size(content))
+        self.by_node.setdefault(node, [0, 0])[direction] += payload
+
+    def _take(self, answer: Message, plans: dict[int, Plan], inbox: Inbox) -> list[tuple[int, Outgoing]]:
+        """One answer to its place; what is to be sent next to a device that is behind."""
+        name = answer.metadata.reply_to_message_id
+        if name in self._late.waiting:
+            node, server_round = self._late.waiting.pop(name)
+            if not answer.has_error():
+                self._count(self.up, 1, node, len(_payload(answer)), answer.content)
+                inbox.refuse("late", f"node {node} answered round {server_round} after it had closed")
+            return []
+        node = self._pending.pop(name, answer.metadata.src_node_id)
+        if answer.has_error():
+            inbox.refuse("no-answer", f"client {plans[node].client_id}: {answer.error.reason}", node)
+            return []
+        data = _payload(answer)
+        self._count(self.up, 1, node, len(data), answer.content)
+        if word := _device_error(answer):
+            inbox.refuse("device-error", f"client {plans[node].client_id}: {word}", node)
+        elif self._final.get(name, True):
             inbox.put(node, data)
+            if (have := inbox.behind.pop(node, None)) is not None:
+                return self._bring_nearer(node, plans[node], have, inbox)
+        else:
+            return self._synced(node, plans[node], data, inbox)
+        return []
+
+    def _synced(self, node: int, plan: Plan, data: bytes, inbox: Inbox) -> list[tuple[int, Outgoing]]:
+        try:
+            reply = decode_reply(data)
+        except CodecError as error:
+            inbox.refuse("malformed", f"client {plan.client_id}: {error}", node)
+            return []
+        if reply.status is Status.OK:
+            return [(node, self._catch_up.next(plan, reply.have_round))]
+        if reply.status is Status.BEHIND:
+            self._catch_up.start_over(plan.client_id)
+            return self._bring_nearer(node, plan, reply.have_round, inbox)
+        word = reply.message or reply.status.name
+        inbox.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {word}", node)
+        return []
+
+    def _bring_nearer(self, node: int, plan: Plan, have: int, inbox: Inbox) -> list[tuple[int, Outgoing]]:
+        self._behind[node] = self._behind.get(node, 0) + 1
+        if self._behind[node] >= _BEHIND_ANSWERS:
+            inbox.refuse("behind", f"client {plan.client_id} is behind however often it gets what it lacks", node)
+            return []
+        return [(node, self._catch_up.next(plan, have))]
+
+
+def _payload(answer: Message) -> bytes:
+    record = answer.content.config_records.get(CONTENT)
+    payload = record.get("reply") if record is not None else None
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _device_error(answer: Message) -> str:
+    record = answer.content.config_records.get(CONTENT)
+    word = record.get("error") if record is not None else None
+    return word[:1000] if isinstance(word, str) else ""
+
+
+def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
+    """Send messages and wait for their answers; those that came when the time is over."""
+    deadline = time.monotonic() + timeout
+    pending = {str(name) for name in grid.push_messages(messages) if name} if messages else set()
+    answers: list[Message] = []
+    while pending:
+        asked = time.monotonic()
+        found = list(grid.pull_messages(pending))
+        pending -= {answer.metadata.reply_to_message_id for answer in found}
+        answers += found
+        if time.monotonic() > deadline:
+            break
+        if pending:
+            time.sleep(pause(time.monotonic() - asked))
+    return answers

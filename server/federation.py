@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import MessageType
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.catch_up import Outgoing
 from server.client_evaluation import EvaluationInbox
-from server.exchange import Exchange
-from server.global_model import GlobalModel, check_resumable, open_header
-from server.range_guard import first_out_of_range, largest
-from server.roster import Introductions, Member, introduce, wait_for_nodes
+from server.exchange import CONTENT, REBUILD, Exchange, Late, ask
+from server.global_model import GlobalModel, reference_view, strangers
+from server.roster import Member, Roster
 from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
+from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
+from server.standing import DRIFT, Standings
 from server.validation import RoundInbox
-from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
-from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
+from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.ledger_file import LedgerFile
-from zo_common.messages import Plan
-from zo_common.replay import apply_all, replay
+from zo_common.messages import Plan, encode_plan
 from zo_common.seeds import client_seed, fold_in, shared_seed
 
-LEDGER_NAME = "ledger.zo"
-MAX_BAD_ROUNDS = 3
+__all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _SAMPLING_STREAM = 1 << 42
+_REBUILD_SECONDS = 120.0
+_ROUNDS_LATE = 8  # answers of older rounds are not even counted
 
 
 @dataclass
@@ -47,67 +48,74 @@ class Events:
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
-def refuse_used_ledger(config: RunConfig) -> None:
-    """Refuse to start a new run on the ledger of another."""
-    path = Path(config.output) / LEDGER_NAME
-    if path.exists() and not config.resume:
-        raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
-
-
 class Federation:
     """One run on a Flower Grid.
 
     1. Load the model (unless `server-model` is off) and wait for devices; each introduces itself.
     2. Open a new ledger or resume one: replay it, go on with the next round.
-    3. Each round: choose devices, send plans, collect replies until the deadline, refuse what is not valid.
+    3. Each round: greet new devices, choose, send plans, collect replies until the deadline, refuse what is not valid.
     4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
 
     Raises:
         ConfigError, LedgerError, ModelNotFound …: user errors, before the first round.
+        RunStopped: too many rounds in a row without enough valid replies.
     """
 
     def __init__(self, config: RunConfig, grid: Grid, events: Events | None = None) -> None:
         self.config = config
         self.grid = grid
         self.events = events or Events()
-        self.held = GlobalModel(config) if config.server_model else None
-        nodes = wait_for_nodes(grid, config.min_clients, config.round_timeout)
-        told = Introductions()
-        self.members = introduce(grid, nodes, config.round_timeout, self.events.on_word, config.min_clients, told)
-        for client, count in told.skipped.items():
-            self.events.on_word(f"device {client} skipped {count} bad recordings")
-        self.events.on_model(self.held)
-        self.resumed = False
+        held = GlobalModel(config) if config.server_model else None
+        self.roster = Roster(grid, config, self.events.on_word)
+        self.roster.start()
+        self._reference = reference_view(held, self.roster.members.values())
+        self._turn_strangers_away(list(self.roster.members.values()), 0)
+        self.events.on_model(held)
         self._lock = RunLock(Path(config.output))
-        self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME)
+        self.state = RunState(config, held, self._reference, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
-        self.log.add_introduction(asdict(told), resumed=self.resumed)
-        self.checksum = self._state_checksum()
+        self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
+        self.standings = Standings()
+        self._catch_up = self.state.catch_up()
+        self._late = Late()
         self._bad_rounds = 0
 
-    def _open_ledger(self, path: Path) -> LedgerFile:
-        header = open_header(self.config, self.held, self.members.values())
-        refuse_used_ledger(self.config)
-        if not path.exists():
-            if self.config.resume:
-                self.events.on_word(f"there is no ledger at {path}: a new run starts")
-            return LedgerFile.create(path, header)
-        self.resumed = True
-        with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
-            warnings.simplefilter("always")
-            opened = LedgerFile.open(path)
-        for warning in caught:
-            self.events.on_word(f"warning: {warning.message}")
-        check_resumable(opened.ledger.header, self.config, header)
-        if self.held is not None:
-            replay(self.held.state, opened.ledger)
-        self.events.on_word(f"resumed {path} after round {opened.ledger.last_round}")
-        return opened
+    @property
+    def held(self) -> GlobalModel | None:
+        """The server's model."""
+        return self.state.held
 
-    def _state_checksum(self) -> int:
-        if self.held is not None:
-            return self.held.state.checksum()
-        return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
+    @property
+    def members(self) -> dict[int, Member]:
+        """The devices by node id."""
+        return self.roster.members
+
+    @property
+    def ledger(self) -> LedgerFile:
+        """The run's ledger on disk."""
+        return self.state.ledger
+
+    @property
+    def checksum(self) -> int:
+        """Of the weights after the last round."""
+        return self.state.checksum
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this run goes on with a ledger that was there."""
+        return self.state.resumed
+
+    def _turn_strangers_away(self, members: list[Member], server_round: int) -> None:
+        """Leave out devices with another base model.
+
+        Raises:
+            WrongBaseModel: before the first round, if fewer than `min-clients` devices are left.
+        """
+        found = strangers(self._reference, members)
+        for node, word in found.items():
+            self.roster.leave_out(node, word, server_round)
+        if not server_round and len(self.roster.members) < self.config.min_clients:
+            raise WrongBaseModel("\n  ".join(["too few devices are left to begin:", *found.values()]))
 
     def run(self) -> None:
         """All rounds that are still to do."""
@@ -125,17 +133,29 @@ class Federation:
         self._evaluate(first - 1)
         for server_round in range(first, self.config.num_server_rounds + 1):
             report = self.run_round(server_round)
-            self.log.append(report)
+            self._write_down(server_round, partial(self.log.append, report))
             if self._due(server_round):
                 report.evaluation = self._evaluate(server_round)
             self.events.on_round(report)
             self._stop_if_stuck(report)
 
+    def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
+        """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
+        try:
+            write()
+        except OSError as error:
+            self.events.on_word(
+                f"round {server_round}: {error.filename or 'its line'} is not written: {error.strerror}"
+            )
+
     def _stop_if_stuck(self, report: RoundReport) -> None:
         self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
-        if self._bad_rounds >= MAX_BAD_ROUNDS:
+        if self._bad_rounds >= self.config.max_bad_rounds:
             reasons = ", ".join(f"{count} {reason}" for reason, count in report.refused.items()) or "nobody was asked"
-            raise ConfigError(f"{self._bad_rounds} rounds in a row had no valid reply (last: {reasons}): the run stops")
+            raise RunStopped(
+                f"{self._bad_rounds} rounds in a row had fewer than {self.config.min_replies} valid replies "
+                f"(last: {reasons}): the run stops; mend the devices and resume it"
+            )
 
     def _due(self, server_round: int) -> bool:
         every = self.config.evaluate_every
@@ -146,10 +166,12 @@ class Federation:
 
     def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
         """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
-        plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in self.members.values()}
+        asked = [m for m in self.members.values() if not self.standings.of(m.client_id).excluded]
+        plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
         inbox = EvaluationInbox(plans)
-        exchange = Exchange(self.grid, self.config.round_timeout, MessageType.EVALUATE)
-        exchange.run(plans, inbox, self.ledger.ledger.records)
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, MessageType.EVALUATE, self._late)
+        exchange.run(plans, inbox, self._first(plans))
         for detail in inbox.details:
             self.events.on_word(f"evaluation after round {server_round}: refused: {detail}")
         if not inbox.replies:
@@ -158,15 +180,34 @@ class Federation:
         return inbox.summary() | {"evaluation_bytes": {"down": exchange.down.payload, "up": exchange.up.payload}}
 
     def run_round(self, server_round: int) -> RoundReport:
-        """One round from plan to ledger. A round in which nobody gave a valid answer is recorded as empty."""
+        """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
         start = time.monotonic()
+        self._late.forget_before(server_round - _ROUNDS_LATE)
+        self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
         plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
         inbox = RoundInbox(plans, self.config.max_scalar)
-        exchange = Exchange(self.grid, self.config.round_timeout)
-        exchange.run(plans, inbox, self.ledger.ledger.records)
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late)
+        over = self.config.clients_per_round if self.config.over_selection else 0
+        exchange.run(plans, inbox, self._first(plans), enough=over)
         if self.held is None:
             inbox.agree_on_checksum()
+        drifted = self._take_note(server_round, plans, inbox, exchange)
+        report = self._close_round(server_round, rate, inbox)
+        self._rebuild(server_round, drifted)
+        self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
+        report.asked = len(plans)
+        report.down, report.up = exchange.down, exchange.up
+        report.seconds = time.monotonic() - start
+        return report
+
+    def _close_round(self, server_round: int, rate: float, inbox: RoundInbox) -> RoundReport:
+        """Aggregate what is valid, move the weights, append to the ledger."""
+        if len(inbox.replies) < self.config.min_replies and inbox.replies:
+            word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
+            inbox.refuse("too-few", f"{word}: the round stays empty")
+            inbox.replies.clear()
         for detail in inbox.details:
             self.events.on_word(f"round {server_round}: refused: {detail}")
         for word in inbox.words:
@@ -175,80 +216,75 @@ class Federation:
         shown = {m.client_id: m.num_examples for m in self.members.values()}
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
         counted = len(inbox.details)
-        before = (self.held.state.quanta, self.held.state.zero_quanta) if self.held is not None else (0, 0)
-        contributions = self._aggregate_in_range(scalars, rate, inbox)
+        before = self.state.quanta()
+        contributions = self.state.aggregate_in_range(scalars, rate, inbox)
         for detail in inbox.details[counted:]:
             self.events.on_word(f"round {server_round}: refused: {detail}")
-        share = self._zero_share(server_round, before)
-        self._commit(server_round, contributions)
+        share = self.state.zero_share(server_round, before)
+        self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
             server_round=server_round,
             learning_rate=rate,
-            asked=len(plans),
+            asked=0,
             answered=len(scalars),
             loss=sum(losses) / len(losses) if losses else None,
             checksum=f"{self.checksum:016x}" if self.checksum else "",
-            down=exchange.down,
-            up=exchange.up,
             refused=inbox.refused,
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
-            seconds=time.monotonic() - start,
         )
 
-    def _aggregate_in_range(
-        self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox
-    ) -> tuple[Contribution, ...]:
-        """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
-        config, header = self.config, self.ledger.ledger.header
-        while scalars:
-            worst = first_out_of_range(scalars, rate, config.weighting, header)
-            if worst is None:
-                contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")
-                try:
-                    if self.held is not None:
-                        apply_all(self.held.state, [u for c in contributions for u in c.updates()])
-                    return contributions
-                except LatticeOverflow:
-                    worst = largest(scalars)
-            scalars.remove(worst)
-            inbox.refuse("out-of-range", f"client {worst.client_id}'s scalars would leave the lattice")
-        return ()
+    def _take_note(self, server_round: int, plans: dict[int, Plan], inbox: RoundInbox, exchange: Exchange) -> list[int]:
+        """Enter the round into the devices' standings; returns the nodes whose weights are off."""
+        drifted = []
+        for node, plan in plans.items():
+            standing = self.standings.of(plan.client_id)
+            standing.node_id, standing.name = node, self.members[node].name
+            down, up = exchange.by_node.get(node, [0, 0])
+            standing.payload_down += down
+            standing.payload_up += up
+            if node in inbox.replies:
+                self.standings.answered(plan.client_id, server_round)
+            elif node in inbox.failed:
+                reason, detail = inbox.failed[node]
+                self.standings.failed(plan.client_id, server_round, reason, detail)
+                if reason in DRIFT:
+                    drifted.append(node)
+        return drifted
 
-    def _zero_share(self, server_round: int, before: tuple[int, int]) -> float:
-        """Share of this round's quanta that were zero; a word above 1 %."""
-        if self.held is None:
-            return 0.0
-        state = self.held.state
-        moved = state.quanta - before[0]
-        share = (state.zero_quanta - before[1]) / moved if moved else 0.0
-        if share > 0.01:
-            self.events.on_word(
-                f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
-                "ask fewer clients a round, or merge local steps"
-            )
-        return share
+    def _rebuild(self, server_round: int, nodes: list[int]) -> None:
+        """Tell devices whose weights are off to start from their base again; exclude those that were told before."""
+        messages = []
+        for node in nodes:
+            member = self.members[node]
+            if not self.standings.drifted(member.client_id):
+                word = self.standings.of(member.client_id).word
+                self.events.on_word(f"round {server_round}: device {member.client_id} is excluded: {word}")
+                continue
+            self.events.on_word(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
+            plan = replace(self._plan(server_round + 1, member, 0.0), records=())
+            content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan)})})
+            messages.append(Message(content, dst_node_id=node, message_type=REBUILD))
+        ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout))
 
-    def _commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
-        """Record the round and the checksum its weights have; if that fails, the weights go back."""
-        before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
-        try:
-            self.ledger.append(Record(server_round, self.checksum, contributions))
-        except LedgerError:
-            if self.held is not None:  # what is not on disk did not happen
-                apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
-            self.checksum = before_commit
-            raise
+    def _first(self, plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
+        return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())
 
     def _choose(self, server_round: int) -> list[Member]:
-        """Who is asked this round: late joiners not before their round; a seeded sample if not all are wanted."""
-        members = sorted(self.members.values(), key=lambda m: m.client_id)
-        if server_round < self.config.late_round and self.config.late_joiners:
-            members = members[: max(1, len(members) - self.config.late_joiners)]
-        wanted = self.config.clients_per_round
+        """Who is asked this round: a seeded sample of those online and in good standing, if not all are wanted."""
+        config = self.config
+        here = [m for m in self.members.values() if m.node_id in self.roster.online]
+        here = [m for m in here if not self.standings.of(m.client_id).excluded]
+        members = sorted(here, key=lambda m: m.client_id)
+        if server_round < config.late_round and config.late_joiners:
+            members = members[: max(1, len(members) - config.late_joiners)]
+        willing = [m for m in members if self.standings.may_be_asked(m.client_id, server_round)]
+        if len(willing) >= max(config.min_clients, config.min_replies):
+            members = willing  # else there is nobody to spare for backing off
+        wanted = math.ceil(config.clients_per_round * (1 + config.over_selection))
         if wanted and wanted < len(members):
-            draw = random.Random(fold_in(self.config.run_seed, _SAMPLING_STREAM, server_round))
+            draw = random.Random(fold_in(config.run_seed, _SAMPLING_STREAM, server_round))
             members = sorted(draw.sample(members, wanted), key=lambda m: m.client_id)
         return members
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,10 @@ from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import LedgerHeader, TensorEntry, describe_tensors
 from zo_common.models import load_whisper
+from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
+
+View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors
 
 
 class GlobalModel:
@@ -29,28 +33,49 @@ class GlobalModel:
         self.state.epsilon_units(config.epsilon)
         self.base_checksum = self.state.checksum()
         self.tensors = describe_tensors(self.state)
+        self._config = config
+
+    def snapshot(self) -> bytes:
+        """The present weights' difference to the base model, which is loaded again for the comparison."""
+        base, _ = load_whisper(self._config.model)
+        header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
+        names = ",".join(header)
+        return encode_snapshot(LatticeState(base, names, self._config.scale, exponents=header), self.state)
 
 
-def open_header(config: RunConfig, held: GlobalModel | None, members: Iterable[Member]) -> LedgerHeader:
-    """The header of a new run, from the server's model or, without one, from what all devices say of theirs.
+def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
+    """What a device must hold: the server's base model or, without one, what most devices say of theirs."""
+    if held is not None:
+        return held.fingerprint, held.base_checksum, held.tensors
+    return Counter(view for view in _views(members).values() if view is not None).most_common(1)[0][0]
 
-    Raises:
-        WrongBaseModel: a device holds another base model or other trained tensors; names the devices.
-    """
+
+def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
+    """Node ids of devices that hold something else than `reference`, with a word for the operator."""
+    found = {}
+    members = list(members)
+    views = _views(members)
+    for member in members:
+        view = views[member.node_id]
+        if view is None:
+            found[member.node_id] = f"device {member.client_id} described its base model with malformed fields"
+        elif view != reference:
+            found[member.node_id] = (
+                f"device {member.client_id} holds another base model or other trained tensors "
+                f"({view[0][:16]}…, expected {reference[0][:16]}…): give it the same model"
+            )
+    return found
+
+
+def _views(members: Iterable[Member]) -> dict[int, View | None]:
     members = list(members)
     # devices that say the same share one description (see the roster): a thousand of them are read once
     different = {id(m.description): _view(m.description) for m in members}
-    views = {m.client_id: different[id(m.description)] for m in members}
-    if held is not None:
-        reference = (held.fingerprint, held.base_checksum, held.tensors)
-    else:
-        reference = next(iter(views.values()))
-    others = [str(client) for client, view in views.items() if view != reference]
-    if others:
-        raise WrongBaseModel(
-            f"devices {', '.join(others[:8])} hold another base model or other trained tensors than "
-            f"{'the server' if held else 'the first device'} ({reference[0][:16]}…): give all the same model"
-        )
+    return {m.node_id: different[id(m.description)] for m in members}
+
+
+def open_header(config: RunConfig, reference: View) -> LedgerHeader:
+    """The header of a new run."""
     return LedgerHeader(
         fingerprint=reference[0],
         base_checksum=reference[1],
@@ -71,15 +96,15 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_mapping().items() if key in kept}
 
 
-def _view(description: dict[str, Any]) -> tuple[str, int, tuple[TensorEntry, ...]]:
+def _view(description: dict[str, Any]) -> View | None:
     try:
         tensors = tuple(
             TensorEntry(str(name), tuple(map(int, shape)), int(grid), int(scale))
             for name, shape, grid, scale in description["tensors"]
         )
         return str(description["fingerprint"]), int(description["base_checksum"]), tensors
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"a device described its base model with malformed fields ({error})") from None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader) -> None:

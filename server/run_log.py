@@ -51,6 +51,7 @@ class RunLog:
         directory.mkdir(parents=True, exist_ok=True)
         self.path = directory / "rounds.jsonl"
         self.rows: list[dict[str, Any]] = []
+        self._torn = False
         if self.path.exists():
             self.rows = [row for row in read_rows(self.path) if row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
@@ -65,13 +66,23 @@ class RunLog:
         write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), told])
 
     def append(self, report: RoundReport) -> None:
-        """Write one round."""
+        """Write one round; after a failure, all of them at the next.
+
+        Raises:
+            OSError: such as a full disk.
+        """
         row = {name: value for name, value in asdict(report).items() if name != "evaluation"}
         row["refused"] = dict(report.refused)  # asdict rebuilds a Counter with pairs for keys
         self.rows.append(row)
+        if self._torn:
+            write_rows(self.path, self.rows)
+            self._torn = False
+            return
+        self._torn = True  # unless all of it is written
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
             file.flush()
+        self._torn = False
 
     def total(self, direction: str, kind: str = "payload") -> int:
         """Bytes of all rounds and clients; direction "up" or "down"."""
@@ -84,11 +95,16 @@ def _lost(server_round: int) -> dict[str, Any]:
     return row | {"refused": {}, "lost": True}
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace a file of JSON lines, whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

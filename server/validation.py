@@ -11,6 +11,7 @@ from zo_common.errors import CodecError
 from zo_common.messages import Plan, Reply, Status, decode_reply
 
 MAX_EXAMPLES = 100_000_000
+_WORDS = {Status.CHECKSUM: "its weights are not the server's, though built anew from its base model and all rounds"}
 
 
 class Refused(Exception):
@@ -43,7 +44,8 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
     if reply.status is Status.BEHIND:
         return reply
     if reply.status is not Status.OK:
-        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", reply.message or reply.status.name)
+        word = reply.message or _WORDS.get(reply.status, reply.status.name)
+        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", word)
     if reply.have_round != plan.server_round - 1:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
     if plan.checksum and reply.checksum != plan.checksum:
@@ -70,7 +72,8 @@ def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
 class RoundInbox:
     """Collects the replies of one round: at most one a client, the rest refused by reason.
 
-    `details` says why replies were refused, `words` what devices whose replies count want their operator to know.
+    `details` says why replies were refused, `words` what devices whose replies count want their operator to know,
+    `failed` the reason and detail of each node that was asked in vain.
     """
 
     def __init__(self, plans: dict[int, Plan], max_scalar: float) -> None:
@@ -81,6 +84,12 @@ class RoundInbox:
         self.words: list[str] = []
         self.replies: dict[int, Reply] = {}
         self.behind: dict[int, int] = {}
+        self.failed: dict[int, tuple[str, str]] = {}
+
+    @property
+    def accepted(self) -> int:
+        """How many replies count."""
+        return len(self.replies)
 
     def put(self, node_id: int, data: bytes) -> None:
         """Take one node's bytes."""
@@ -94,7 +103,7 @@ class RoundInbox:
         try:
             reply = check_reply(data, plan, self._max_scalar)
         except Refused as refused:
-            self.refuse(refused.reason, f"client {plan.client_id}: {refused}")
+            self.refuse(refused.reason, f"client {plan.client_id}: {refused}", node_id)
             return
         if reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
@@ -103,10 +112,12 @@ class RoundInbox:
             if reply.message:
                 self.words.append(f"client {reply.client_id}: {reply.message}")
 
-    def refuse(self, reason: str, detail: str) -> None:
-        """Count a refusal."""
+    def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
+        """Count a refusal; with `node_id`, its device has failed in this round."""
         self.refused[reason] += 1
         self.details.append(detail)
+        if node_id is not None and node_id not in self.replies:
+            self.failed[node_id] = reason, detail
 
     def agree_on_checksum(self) -> None:
         """Without a model the server cannot know the checksum: the majority's counts, others are refused."""
@@ -115,7 +126,8 @@ class RoundInbox:
             majority = min(votes, key=lambda checksum: (-votes[checksum], checksum))  # a tie is settled the same way
             for node_id in [n for n, reply in self.replies.items() if reply.checksum != majority]:
                 del self.replies[node_id]
-                self.refuse("wrong-checksum", f"client {self._plans[node_id].client_id} differs from the majority")
+                word = f"client {self._plans[node_id].client_id} differs from the majority"
+                self.refuse("wrong-checksum", word, node_id)
 
     def scalars(self) -> list[ClientScalars]:
         """The valid replies, ready to aggregate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import random
@@ -128,8 +129,16 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
     """Write the corpus to `directory`, or reuse it where the same configuration was completely written before.
 
     Files are `<split>/<speaker>/0000.wav` (16-bit PCM, mono) and `<split>/metadata.csv`. `progress` is called with
-    the utterances written and their total. Raises ConfigError where the directory holds something else.
+    the utterances written and their total. Another process that writes the same corpus is waited for.
+    Raises ConfigError where the directory holds something else.
     """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / f".{directory.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it, however this process ends
+        return _write_or_reuse(directory, config, progress)
+
+
+def _write_or_reuse(directory: Path, config: CorpusConfig, progress: Callable[[int, int], None] | None) -> Corpus:
     wanted = _signature(config)
     found = _read_record(directory)
     if found is not None and found.get("config") == wanted and _is_whole(directory, config):

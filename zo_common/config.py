@@ -17,6 +17,7 @@ Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MOST_MESSAGE_BYTES = 60 << 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class RunConfig:
     num_server_rounds: int = 10
     min_clients: int = 1
     clients_per_round: int = 0
+    over_selection: float = 0.0
+    min_replies: int = 1
+    max_bad_rounds: int = 3
+    message_bytes: int = 8 << 20
     round_timeout: float = 600.0
     max_scalar: float = 1e6
     evaluate_every: int = 0
@@ -76,7 +81,7 @@ class RunConfig:
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
-        for name in ("num_server_rounds", "local_steps", "batch_size", "min_clients"):
+        for name in ("num_server_rounds", "local_steps", "batch_size", "min_clients", "min_replies", "max_bad_rounds"):
             self._at_least(name, 1)
         for name in ("clients_per_round", "evaluate_every", "eval_utterances", "tail_tokens", "late_joiners"):
             self._at_least(name, 0)
@@ -86,6 +91,14 @@ class RunConfig:
                 raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
         if not 0 <= self.run_seed < 1 << 63:
             raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
+        if not 0 <= self.over_selection <= 10:
+            raise ConfigError(
+                f"over-selection is {self.over_selection}, expected 0 … 10, the share asked beyond the target"
+            )
+        if not 1024 <= self.message_bytes <= MOST_MESSAGE_BYTES:
+            raise ConfigError(
+                f"message-bytes is {self.message_bytes}, expected 1024 … {MOST_MESSAGE_BYTES}, what a worker takes"
+            )
         if not 0 <= self.drop_out < 1:
             raise ConfigError(f"drop-out is {self.drop_out}, expected a share of clients in [0, 1)")
         if max(self.local_steps, self.batch_size) > 65535:

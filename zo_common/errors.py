@@ -13,6 +13,10 @@ class ConfigError(ZOError):
     """A setting has a wrong name or value."""
 
 
+class RunStopped(ZOError):
+    """A run cannot go on; its ledger holds all rounds so far and can be resumed."""
+
+
 class EpsilonTooSmall(ConfigError):
     """The perturbation rounds to zero grid units in some trained tensor."""
 

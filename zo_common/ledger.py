@@ -78,19 +78,34 @@ class LedgerHeader:
 
 @dataclass(frozen=True)
 class Ledger:
-    """A header and consecutive rounds from 1."""
+    """A header and consecutive rounds from `after + 1`.
+
+    Attributes:
+        after: the last round that is missing at the front, 0 in a ledger that starts from the base model. It is not
+            part of the file: whoever cuts a ledger off at the front (a device that began from a snapshot) remembers it.
+    """
 
     header: LedgerHeader
     records: tuple[Record, ...] = ()
+    after: int = 0
 
     @property
     def last_round(self) -> int:
-        """The newest round, 0 before the first."""
-        return self.records[-1].server_round if self.records else 0
+        """The newest round, `after` before the first."""
+        return self.records[-1].server_round if self.records else self.after
 
     def since(self, server_round: int) -> tuple[Record, ...]:
-        """Records of the rounds after `server_round`."""
-        return self.records[server_round:]
+        """Records of the rounds after `server_round`.
+
+        Raises:
+            LedgerError: some of them come before this ledger's first.
+        """
+        if server_round < self.after:
+            raise LedgerError(
+                f"rounds after {server_round} were asked of a ledger that starts after round {self.after}: "
+                "start from the base model or from a snapshot"
+            )
+        return self.records[server_round - self.after :]
 
     def updates(self) -> list[Update]:
         """Every update of every round."""
@@ -192,14 +207,14 @@ def _is_torn(rest: memoryview, chain: bytes) -> bool:
     return chain_next(chain, bytes(rest[4 : 4 + size])) != rest[4 + size : 4 + size + CHAIN_BYTES]
 
 
-def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]:
+def iter_entries(reader: Reader, chain: bytes, after: int = 0) -> Iterator[tuple[Record, bytes]]:
     """Records with their chain values.
 
     Raises:
         LedgerTruncated: the last record is torn (what a crash within an append leaves).
-        LedgerAltered: a chain value does not hold, or rounds do not count up from 1.
+        LedgerAltered: a chain value does not hold, or rounds do not count up from `after + 1`.
     """
-    expected = 1
+    expected = after + 1
     while reader.remaining:
         rest = reader.rest()
         if _is_torn(rest, chain):
@@ -222,11 +237,11 @@ def iter_entries(reader: Reader, chain: bytes) -> Iterator[tuple[Record, bytes]]
         expected += 1
 
 
-def decode_ledger(data: bytes) -> Ledger:
+def decode_ledger(data: bytes, after: int = 0) -> Ledger:
     """A whole file, strictly: a torn end is an error here (`LedgerFile.open` repairs it)."""
     reader = Reader(data, "ledger")
     header, chain = read_header(reader)
-    return Ledger(header, tuple(record for record, _ in iter_entries(reader, chain)))
+    return Ledger(header, tuple(record for record, _ in iter_entries(reader, chain, after)), after)
 
 
 def require_same_base(ledger: LedgerHeader, other: LedgerHeader) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from zo_common.seeds import tensor_id
 _PERSON = b"zo-asr/state/v1"
 # a quantum beyond this cannot end inside the legal range from inside it
 _MAX_QUANTUM = 2 * lattice.MAX_UNITS
+_PIECE = 1 << 20  # elements that `grid_units` and `move` hold at a time
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,42 @@ class LatticeState:
         moving = [u.coefficient for u in updates if u.coefficient != 0]
         self.quanta += len(self.tensors) * len(moving)
         self.zero_quanta += int((self.units(moving) == 0).sum())
+
+    def pieces(self) -> Iterator[tuple[LatticeTensor, torch.Tensor]]:
+        """Live flat views of at most 2**20 weights, tensor after tensor in name order."""
+        for t in self.tensors:
+            for part in torch.split(t.weight.view(-1), _PIECE):
+                yield t, part
+
+    def grid_units(self) -> Iterator[NDArray[np.int32]]:
+        """All weights as whole grid units, in the order and sizes of `pieces`."""
+        self._expect_untouched()
+        for t, part in self.pieces():
+            yield (part * 2.0**-t.grid_exponent).to(torch.int32).cpu().numpy()
+
+    def move(self, differences: Callable[[], Iterable[NDArray[np.int32]]]) -> None:
+        """Add whole grid units to every weight, given in the order and sizes of `pieces`.
+
+        Args:
+            differences: called twice, for the same values: once to look where they lead, once to write.
+
+        Raises:
+            LatticeOverflow: a weight would leave ±2**24 units; nothing is changed then, nor where `differences` raises.
+        """
+        for (t, _), n in zip(self.pieces(), self._moved(differences()), strict=True):
+            reached = int(np.abs(n).max(initial=0))
+            if reached > lattice.MAX_UNITS:
+                raise LatticeOverflow(
+                    f"tensor {t.name!r} would leave its lattice (a weight would reach {reached} units, legal are "
+                    f"{lattice.MAX_UNITS}): these differences belong to another base model"
+                )
+        for (t, part), n in zip(self.pieces(), self._moved(differences()), strict=True):
+            part.copy_(torch.from_numpy(n.astype(np.float32)) * 2.0**t.grid_exponent)
+        self._kernel.forget_bound()
+
+    def _moved(self, differences: Iterable[NDArray[np.int32]]) -> Iterator[NDArray[np.int64]]:
+        for n, difference in zip(self.grid_units(), differences, strict=True):
+            yield n.astype(np.int64) + difference
 
     def checksum(self) -> int:
         """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from fake_grid import FakeGrid, NeverAnswers
 
-from server.federation import MAX_BAD_ROUNDS, Federation
+from server.federation import Federation
 from zo_common.config import RunConfig
-from zo_common.errors import ConfigError
+from zo_common.errors import RunStopped
 from zo_common.ledger import Ledger
 from zo_common.messages import decode_reply, encode_reply
 from zo_common.models import load_whisper
@@ -159,17 +159,18 @@ class TestFaults:
         assert "the disk is gone" in observed.text
         assert dict(observed.reports[0].refused) == {"no-answer": 1}
 
-    def test_a_device_that_went_offline_is_counted(
+    def test_a_device_that_went_offline_is_counted_once_and_asked_when_it_is_back(
         self, settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
     ) -> None:
-        config = settings()
+        config = settings(num_server_rounds=4)
         grid = grid_of(config)
-        grid.on_push = lambda server_round: setattr(grid[2], "online", server_round != 2)
+        grid.on_push = lambda server_round: setattr(grid[2], "online", False) if server_round == 2 else None
+        grid[1].before = lambda server_round: setattr(grid[2], "online", True) if server_round == 3 else None
 
         federate(config, grid)
 
-        assert _clients(ledger_of(config)) == [[0, 1, 2], [0, 1], [0, 1, 2]]
-        assert dict(observed.reports[1].refused) == {"no-answer": 1}
+        assert _clients(ledger_of(config)) == [[0, 1, 2], [0, 1], [0, 1], [0, 1, 2]]
+        assert [(r.asked, dict(r.refused)) for r in observed.reports[1:3]] == [(3, {"no-answer": 1}), (2, {})]
 
     def test_a_restarted_device_catches_up(
         self, settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
@@ -245,11 +246,11 @@ class TestFaults:
         for partition in range(3):
             grid[partition].after = lambda server_round, payload: b"garbage"
 
-        with pytest.raises(ConfigError, match=f"{MAX_BAD_ROUNDS} rounds in a row.*3 malformed"):
+        with pytest.raises(RunStopped, match=r"3 rounds in a row.*3 malformed"):
             federate(config, grid)
 
         ledger = ledger_of(config)
-        assert _clients(ledger) == [[]] * MAX_BAD_ROUNDS
+        assert _clients(ledger) == [[]] * 3
         assert {r.checksum for r in ledger.records} == {ledger.header.base_checksum}
 
     def test_a_good_round_in_between_is_a_new_start(

@@ -100,15 +100,104 @@ def test_two_devices_with_one_client_id(settings: Settings, federate: Federate, 
 
 
 @pytest.mark.parametrize("server_model", [True, False])
-def test_a_device_with_another_base_model_is_named(
-    settings: Settings, federate: Federate, grid_of: Grids, other_whisper: Path, server_model: bool
+def test_a_device_with_another_base_model_is_left_out_and_the_others_go_on(
+    settings: Settings,
+    federate: Federate,
+    grid_of: Grids,
+    other_whisper: Path,
+    server_model: bool,
+    observed: Any,
+    ledger_of: Ledgers,
 ) -> None:
     config = settings(server_model=server_model)
     grid = grid_of(config)
     grid[2].context.node_config["model"] = str(other_whisper)
 
-    with pytest.raises(WrongBaseModel, match="devices 2 hold another base model"):
+    federate(config, grid)
+
+    assert "device 2 holds another base model" in observed.text
+    assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[0, 1]] * 3
+
+
+def test_too_few_devices_with_the_right_base_model(
+    settings: Settings, federate: Federate, grid_of: Grids, other_whisper: Path
+) -> None:
+    config = settings(min_clients=3)
+    grid = grid_of(config)
+    grid[2].context.node_config["model"] = str(other_whisper)
+
+    with pytest.raises(WrongBaseModel, match=r"too few devices(.|\n)*device 2 holds another base model"):
         federate(config, grid)
+
+    assert not (Path(config.output) / "ledger.zo").exists()
+
+
+def test_a_device_that_comes_later_introduces_itself_and_takes_part(
+    settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers
+) -> None:
+    config = settings(num_server_rounds=5)
+    grid = grid_of(config)
+    grid[2].online = False
+    grid[0].before = lambda server_round: setattr(grid[2], "online", server_round >= 3)
+
+    federate(config, grid)
+
+    assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[0, 1]] * 3 + [[0, 1, 2]] * 2
+    assert grid[2].engine.have_round == 4
+
+
+def test_a_mended_device_is_let_in_later(
+    settings: Settings, federate: Federate, grid_of: Grids, other_whisper: Path, ledger_of: Ledgers
+) -> None:
+    config = settings(num_server_rounds=6)
+    grid = grid_of(config)
+    grid[2].context.node_config["model"] = str(other_whisper)
+
+    def mend(server_round: int) -> None:
+        if server_round == 2:
+            grid[2].context.node_config.pop("model", None)
+
+    grid[0].before = mend
+
+    federate(config, grid)
+
+    clients = [[c.client_id for c in r.contributions] for r in ledger_of(config).records]
+    assert clients == [[0, 1]] * 2 + [[0, 1, 2]] * 4  # asked before the rounds 1, 3, 7, 15 …
+
+
+def test_a_new_device_with_the_number_of_one_that_is_online_is_left_out(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
+) -> None:
+    config = settings()
+    grid = grid_of(config)
+    grid[2].online = False
+    grid[2].context.node_config["client-id"] = 1
+    grid[0].before = lambda server_round: setattr(grid[2], "online", server_round >= 1)
+
+    federate(config, grid)
+
+    assert "claims the client id of node 101" in observed.text
+    assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[0, 1]] * 3
+
+
+def test_a_device_that_replaces_another_takes_its_number(
+    settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers
+) -> None:
+    config = settings(num_server_rounds=4)
+    grid = grid_of(config)
+    grid[2].online = False
+    grid[2].context.node_config["client-id"] = 1
+
+    def swap(server_round: int) -> None:
+        if server_round == 2:
+            grid[1].online, grid[2].online = False, True
+
+    grid[0].before = swap
+    federation = federate(config, grid)
+
+    clients = [[c.client_id for c in r.contributions] for r in ledger_of(config).records]
+    assert clients[0] == clients[2] == clients[3] == [0, 1]
+    assert {m.client_id: n for n, m in federation.members.items()} == {0: 100, 1: 102}
 
 
 def test_settings_may_come_with_the_run(settings: Settings, grid_of: Grids, federate: Federate) -> None:

@@ -97,6 +97,7 @@ def test_a_scenario_that_is_not_there(tmp_path: Path) -> None:
     ("setting", "words"),
     [
         ("trained-tensors=encodr-early", ("'encodr-early' matches none", "did you mean 'encoder-early'")),
+        ("device=nonsense", ("device 'nonsense' cannot be used", "use auto, cpu, cuda")),
         ("model=/nowhere/model", ("model '/nowhere/model' is neither a local directory nor a hub id",)),
         (
             "data=/nowhere/speech",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -193,3 +195,12 @@ def test_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_corpus(tmp_path, SMALL)
     monkeypatch.undo()
     assert not write_corpus(tmp_path, SMALL).reused
+
+
+def test_two_processes_that_want_one_corpus_write_it_once(written: Path, tmp_path: Path) -> None:
+    directory = tmp_path / "shared" / "corpus"
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        made = [job.result(120) for job in [pool.submit(write_corpus, directory, SMALL) for _ in range(2)]]
+
+    assert sorted(corpus.reused for corpus in made) == [False, True]
+    assert digest(directory) == digest(written)

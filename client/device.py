@@ -1,0 +1,133 @@
+"""What a device does when it is asked: the warm engine and the warm recordings behind every kind of message."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from client.dataset import SpeechDataset
+from client.engine import Cancelled, Engine
+from client.place import Place
+from client.warm import warm_dataset, warm_engine
+from zo_common.config import RunConfig
+from zo_common.errors import DataError, ZOError
+from zo_common.evaluation_reply import EvaluationReply
+from zo_common.messages import Plan, Reply, Status
+from zo_common.seeds import fold_in
+from zo_common.snapshot import SnapshotPart
+
+_DROP_STREAM = 1 << 41
+OnSynced = Callable[[Engine], None]
+
+
+def _ignore(engine: Engine) -> None:
+    pass
+
+
+def hello(config: RunConfig, place: Place) -> dict[str, object]:
+    """Who this device is and what it holds; for a user error, the sentence to show the operator."""
+    try:
+        engine = warm_engine(config)
+        data = _train_data(config, engine, place)
+        word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
+        return word | engine.describe()
+    except ZOError as error:
+        # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
+        stop = isinstance(error, DataError) and place.partition_id is not None
+        return {"client_id": place.client_id, "error": str(error), "stop": stop}
+
+
+def train(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_step: Callable[[int, float], None] | None = None,
+    on_synced: OnSynced = _ignore,
+) -> Reply:
+    """Answer one plan; a user error is a reply that says so.
+
+    Raises:
+        Cancelled: by `on_step`.
+        ConnectionError: the scenario asks this device to drop out of the round.
+    """
+    if _drops_out(config, plan):
+        raise ConnectionError("dropped out, as the scenario asks")
+    try:
+        engine = warm_engine(config)
+        return engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def evaluate(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_synced: OnSynced = _ignore,
+) -> EvaluationReply:
+    """Decode the held-out recordings at the state before `plan.server_round`; may raise what `on_progress` raises."""
+    try:
+        engine = warm_engine(config)
+        held_out = held_out_settings(config)
+        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        return engine.evaluate(plan, data, on_progress, lambda: on_synced(engine))
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
+
+
+def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+    """Apply a plan's records without training."""
+    try:
+        engine = warm_engine(config)
+        reply = engine.catch_up(plan)
+        on_synced(engine)
+        return reply
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore) -> Reply:
+    """Take one part of a snapshot; with the last one the device is at its round."""
+    base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
+    try:
+        engine = warm_engine(config)
+        status = engine.take_part(part)
+        on_synced(engine)
+        return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
+    except ZOError as error:
+        return replace(base, status=Status.ERROR, message=str(error))
+
+
+def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+    """Read the base model from disk again and forget all rounds."""
+    try:
+        engine = warm_engine(config)
+        engine.rebuild()
+        on_synced(engine)
+        return Reply(Status.OK, plan.server_round, 0, plan.client_id, plan.seed, engine.base_checksum)
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def held_out_settings(config: RunConfig) -> RunConfig:
+    """Held-out speakers are others than the train split's: shares are dealt out in turn."""
+    return replace(config, train_split=config.eval_split, partition_by="round-robin")
+
+
+def _train_data(config: RunConfig, engine: Engine, place: Place) -> SpeechDataset:
+    return warm_dataset(config, engine, place.partition_id, place.num_partitions)
+
+
+def _error(plan: Plan, error: ZOError) -> Reply:
+    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
+
+
+def _drops_out(config: RunConfig, plan: Plan) -> bool:
+    draw = random.Random(fold_in(config.run_seed, _DROP_STREAM, plan.server_round, plan.client_id)).random()
+    return draw < config.drop_out

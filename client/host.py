@@ -1,0 +1,263 @@
+"""The worker's own: its model, recordings and saved state, and what it does with each request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
+from typing import Any
+
+from client import device
+from client.desk import Desk, Work
+from client.engine import Engine
+from client.job import Job, Kind, Request
+from client.journal import Journal, SavedState
+from client.manifest import read_manifest
+from client.place import Place
+from client.recordings import stamp
+from client.warm import data_key, engine_key, forget_recordings, warm_engine
+from zo_common.config import RunConfig
+from zo_common.errors import ConfigError, ModelNotFound, ZOError
+from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
+from zo_common.messages import Plan, Reply, Status, decode_plan, encode_reply
+from zo_common.snapshot import SnapshotPart, decode_part
+
+_PROBLEMS_SHOWN = 10
+
+
+class Host:
+    """Answers requests with one engine; everything but `hello` and `status` runs on the desk's thread.
+
+    Args:
+        own: settings of this device in kebab-case, which win over a run's: model, data, device, precision …
+        on_word: hears what the operator should know, a line each.
+    """
+
+    def __init__(self, own: dict[str, Any], journal: Journal, desk: Desk, on_word: Callable[[str], None]) -> None:
+        # a server must not choose where a device writes
+        self._own = {"feature-cache": ""} | own
+        self._journal = journal
+        self._desk = desk
+        self._on_word = on_word
+        self._lock = Lock()  # whoever holds it may use the engine
+        self._engine: Engine | None = None
+        self._hello: tuple[object, dict[str, object]] | None = None
+        self._stamp: object = None
+        self._state = 0, 0  # round and checksum
+        self.last: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Load the model, go back to the saved state, and look at the table of recordings.
+
+        Raises:
+            ZOError: the model or the recordings cannot be read.
+        """
+        saved = self._journal.saved()
+        config = self._settings_at_start(saved)
+        with self._lock:
+            self._engine = engine = warm_engine(config)
+            if saved is not None:
+                self._journal.recover(engine, saved)
+            self._state = engine.have_round, engine.state.checksum()
+        self._stamp = stamp(config.data)
+        found = read_manifest(config.data, split=config.train_split or None, text_column=config.text_column)
+        for problem in found.problems[:_PROBLEMS_SHOWN]:
+            self._on_word(f"recordings: {problem}")
+        self._on_word(
+            f"{config.model} on {engine.device} in {engine.precision}, {len(found.utterances)} recordings in "
+            f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
+        )
+        answer = self._journal.answer()
+        if answer is not None:
+            self._desk.remember(*answer)
+
+    def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
+        """Those of the last run, else the defaults: the next run's may need the engine to be built again."""
+        if saved is not None:
+            try:
+                config = RunConfig.from_mapping(saved.settings | self._own)
+                warm_engine(config)
+                return config
+            except ModelNotFound:
+                raise
+            except ZOError as error:
+                self._on_word(f"the last run's settings cannot be used ({error})")
+        return RunConfig.from_mapping(self._own)
+
+    def settings(self, text: str) -> RunConfig:
+        """The run's settings with this device's own.
+
+        Raises:
+            ConfigError: not JSON, or not settings.
+        """
+        try:
+            return RunConfig.from_mapping(json.loads(text) | self._own)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(f"the run config is not a JSON object of settings ({error})") from None
+
+    def hello(self, config: RunConfig, place: Place) -> bytes:
+        """The introduction to a run's server; while work goes on, as it was last given for the same settings."""
+        key = engine_key(config), data_key(config, place.partition_id, place.num_partitions), place.client_id
+        job = self._desk.job
+        if self._lock.acquire(timeout=30.0 if job is None else 0.2):
+            try:
+                self._prepare(config)
+                word = device.hello(config, place)
+                if "error" not in word:
+                    self._hello = key, word
+            finally:
+                self._lock.release()
+        elif self._hello is not None and self._hello[0] == key:
+            word = self._hello[1]
+        else:
+            word = {"client_id": place.client_id, "error": self._busy_word(job), "stop": False}
+        return json.dumps(word).encode()
+
+    def _busy_word(self, job: Job | None) -> str:
+        doing = f"round {job.request.server_round} of another run" if job else "another introduction"
+        return f"this device is busy with {doing}: ask it again later"
+
+    def prepare(self, kind: Kind, request: Any, place: Place) -> tuple[Request, Work]:
+        """What a request is and how to answer it.
+
+        Raises:
+            ConfigError, CodecError: the settings or the bytes cannot be used.
+        """
+        config = self.settings(request.settings)
+        content = request.content
+        if content == request.PART:
+            part = decode_part(request.payload)
+            plan, base_id, server_round = None, part.base_id, part.server_round + 1
+        else:
+            part = None
+            plan = decode_plan(request.payload)
+            base_id, server_round = plan.base_id, plan.server_round
+        chosen = device.held_out_settings(config) if kind == "evaluate" else config
+        recordings = data_key(chosen, place.partition_id, place.num_partitions)
+        described = repr((kind, content, engine_key(config), recordings, place.client_id))
+        asked = Request(
+            kind=kind,
+            digest=hashlib.sha256(described.encode() + request.payload).digest(),
+            server_round=server_round,
+            run=(base_id, config.run_seed, place.client_id),
+            refuse=lambda status, word: self._refusal(kind, plan, part, status, word),
+            steps=plan.local_steps if plan and kind == "train" else 0,
+            num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
+        )
+        return asked, lambda job: self._work(job, config, plan, part, place, content == request.REBUILD)
+
+    def _refusal(self, kind: Kind, plan: Plan | None, part: SnapshotPart | None, status: Status, word: str) -> bytes:
+        have = self._state[0]
+        if part is not None:
+            return encode_reply(Reply(status, part.server_round, have, part.client_id, 0, 0, message=word))
+        assert plan is not None
+        rnd, client = plan.server_round, plan.client_id
+        if kind == "evaluate":
+            return encode_evaluation(EvaluationReply(status, rnd, have, client, 0, message=word))
+        return encode_reply(Reply(status, rnd, have, client, plan.seed, 0, message=word))
+
+    def _work(
+        self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, rebuild: bool
+    ) -> tuple[bytes, bool]:
+        """On the desk's thread: the packed reply, and whether it may be given again."""
+        started, status = time.monotonic(), "stopped"
+        with self._lock:
+            self._prepare(config)
+            try:
+                reply: Reply | EvaluationReply
+                if part is not None:
+                    reply = device.take_part(config, part, self._synced)
+                elif plan is not None and rebuild:
+                    reply = device.rebuild(config, plan, self._synced)
+                elif plan is not None and job.request.kind == "train":
+                    reply = device.train(config, plan, place, job.on_step, self._synced)
+                elif plan is not None and job.request.kind == "evaluate":
+                    reply = device.evaluate(config, plan, place, job.on_progress, self._synced)
+                else:
+                    assert plan is not None
+                    reply = device.sync(config, plan, self._synced)
+                status = reply.status.name.lower() + (f": {reply.message}" if reply.message else "")
+            finally:
+                self._settle()
+                self._tell(job, status, time.monotonic() - started)
+            answer = encode_evaluation(reply) if isinstance(reply, EvaluationReply) else encode_reply(reply)
+            again = reply.status is Status.OK and job.request.kind != "sync"
+            if again:
+                self._journal.save_answer(job.request.digest, answer)
+            return answer, again
+
+    def _prepare(self, config: RunConfig) -> None:
+        """The engine and the recordings for these settings; a user error is told by whoever uses them."""
+        if self._engine is not None and engine_key(self._engine.config) != engine_key(config):
+            self._on_word("other settings: the model is loaded again")
+            self._engine = None  # one model in memory
+        if self._engine is None:
+            with suppress(ZOError):
+                self._engine = engine = warm_engine(config)
+                self._state = engine.have_round, engine.state.checksum()
+        now = stamp(config.data)
+        if now != self._stamp:
+            self._on_word("the table of recordings has changed: it is read again")
+            self._stamp = now
+            forget_recordings()
+
+    def _synced(self, engine: Engine) -> None:
+        """The weights are a global state: remember which, here and on disk."""
+        self._engine = engine
+        self._state = engine.have_round, engine.state.checksum()
+        self._journal.save(engine)
+
+    def _settle(self) -> None:
+        """After any work, also one that failed: memory and disk agree on a global state."""
+        engine = self._engine
+        if engine is None:
+            return
+        try:
+            # what a failure may leave is known by its checksum
+            if engine.have_round == self._state[0] and engine.state.checksum() != self._state[1]:
+                self._on_word("the weights are not what they were before this work: the model is loaded again")
+                engine.rebuild()
+            if engine.have_round != self._state[0]:
+                self._synced(engine)
+        except (ZOError, AttributeError) as error:  # a model that could not be loaded again has no state
+            self._on_word(f"the model could not be looked at after this work: {error}")
+
+    def _tell(self, job: Job, status: str, seconds: float) -> None:
+        r = job.request
+        self.last = {"kind": r.kind, "round": r.server_round, "status": status, "seconds": round(seconds, 3)}
+        self.last["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._on_word(f"{r.kind} round {r.server_round}: {' '.join(status.split())} after {seconds:.1f} s")
+
+    def save(self) -> None:
+        """Bring the disk to the present state, if nothing uses the engine."""
+        if self._engine is not None and self._lock.acquire(timeout=1.0):
+            try:
+                self._journal.save(self._engine)
+            finally:
+                self._lock.release()
+
+    @property
+    def have_round(self) -> int:
+        """The round whose state the weights are, local steps aside."""
+        return self._state[0]
+
+    def status(self) -> dict[str, Any]:
+        """What people and scripts want to know."""
+        engine = self._engine
+        return {
+            "model": self._own.get("model", ""),
+            "data": self._own.get("data", ""),
+            "device": str(engine.device) if engine else "",
+            "precision": str(engine.precision) if engine else "",
+            "fingerprint": engine.fingerprint if engine else "",
+            "trained_tensors": engine.config.trained_tensors if engine else "",
+            "round": self._state[0],
+            "start_round": engine.start_round if engine else 0,
+            "checksum": f"{self._state[1]:016x}",
+            "last": self.last,
+            "state_folder": str(self._journal.folder),
+            "unsaved": self._journal.unsaved,
+        }

@@ -1,0 +1,24 @@
+"""Which device this is among all, from its node config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device's id, its partition of `num_partitions`, or None where the recordings are its own."""
+
+    client_id: int
+    partition_id: int | None = None
+    num_partitions: int = 1
+
+
+def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
+    """The id is `client-id` of the node config, else the partition, else Flower's node id."""
+    client_id = int(node_config.get("client-id", node_config.get("partition-id", node_id)))
+    if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
+        return Place(client_id)
+    return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]))

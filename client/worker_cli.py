@@ -1,0 +1,162 @@
+"""`zo-asr-worker`: the resident worker of a device; `status` and `cancel` talk to one that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from client.listen import expect_local, notify, socket_path
+from client.worker_client import WorkerClient, read_token
+from client.worker_view import Follower, show
+from zo_common.cli import run_typer
+from zo_common.errors import ConfigError
+
+DEFAULT_LISTEN = "unix:/run/zo-asr/worker.sock"
+app = typer.Typer(
+    help="Keep model, recordings and rounds of this device warm between Flower's messages.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Listen = Annotated[str, typer.Option(help="unix:/path, or a loopback address and port.", envvar="ZO_ASR_LISTEN")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with the secret that callers on a port must know.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the worker is to run."""
+
+    listen: str
+    token: str
+    state: Path
+    own: dict[str, Any]
+    orphan_seconds: float
+    stop_seconds: float
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "",
+    data: Annotated[str, typer.Option(help="This device's recordings: a folder with metadata.csv.")] = "",
+    listen: Listen = DEFAULT_LISTEN,
+    state: Annotated[Path | None, typer.Option(help="Folder of what survives a restart.")] = None,
+    token_file: TokenFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of forward passes.")] = "auto",
+    torch_threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.")] = 0,
+    train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
+    text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
+    noise_check: Annotated[bool | None, typer.Option(help="Warn where rounding noise drowns the signal.")] = None,
+    orphan_seconds: Annotated[float, typer.Option(help="How long work goes on that nobody waits for.")] = 15.0,
+    stop_seconds: Annotated[float, typer.Option(help="How long a stop waits for the step in progress.")] = 60.0,
+) -> None:
+    """Run the worker until SIGTERM or Ctrl-C; both leave a saved state and end with status 0."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if not model or not data:
+        raise ConfigError("model or data is missing: give --model and --data, or a command such as status")
+    own = {"model": model, "data": data, "device": device, "precision": precision, "torch-threads": torch_threads}
+    if noise_check is not None:
+        own["noise-check"] = noise_check
+    own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
+    token = read_token(token_file) if token_file else ""
+    run_worker(Options(listen, token, state or default_state_folder(), own, orphan_seconds, stop_seconds))
+
+
+def default_state_folder() -> Path:
+    """systemd's `$STATE_DIRECTORY`, else a folder of the user's."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else Path.home() / ".local" / "state" / "zo-asr"
+
+
+def log(word: str) -> None:
+    """One line on stderr with the time."""
+    print(time.strftime("%Y-%m-%dT%H:%M:%S"), word, file=sys.stderr, flush=True)
+
+
+def run_worker(options: Options) -> None:
+    """Load, recover, listen; return after a signal once the state is on disk."""
+    stop = threading.Event()
+    expect_local(options.listen, options.token)  # before the model is loaded
+    from client.desk import Desk
+    from client.host import Host
+    from client.journal import Journal
+    from client.worker import start_server
+
+    journal = Journal(options.state, log)
+    desk = Desk(options.orphan_seconds, log)
+    host = Host(options.own, journal, desk, log)
+    host.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server, _, address = start_server(host, desk, options.listen, options.token)
+    log(f"listening on {address}, state in {options.state}")
+    notify("READY=1")
+    stop.wait()
+    notify("STOPPING=1")
+    log("stopping")
+    ended = desk.close(options.stop_seconds)
+    server.stop(grace=1.0).wait(3.0)
+    path = socket_path(options.listen)
+    if path is not None:
+        path.unlink(missing_ok=True)
+    if not ended:
+        log(f"the step in progress takes longer than {options.stop_seconds:g} s: round {host.have_round} is saved")
+        os._exit(0)  # its thread cannot be ended otherwise
+    host.save()
+    journal.close()
+    log(f"stopped at round {host.have_round}")
+
+
+def _ask(listen: str, token_file: Path | None, question: Callable[[WorkerClient], Any]) -> Any:
+    token = read_token(token_file) if token_file else ""
+    with WorkerClient(listen, token, timeout=10.0) as worker:
+        return question(worker)
+
+
+@app.command()
+def status(
+    listen: Listen = DEFAULT_LISTEN,
+    token_file: TokenFile = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show progress until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What the worker holds and does."""
+
+    def look(worker: WorkerClient) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(worker.info().status)
+        return found
+
+    if follow:
+        with Follower() as follower:
+            _ask(listen, token_file, lambda worker: follower.run(lambda: look(worker)))
+        return
+    found = _ask(listen, token_file, look)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+@app.command()
+def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> None:
+    """Stop the work in progress after its step; the server is told so."""
+    word = _ask(listen, token_file, lambda worker: worker.cancel())
+    print(f"stopping the {word}" if word else "nothing to stop")
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The ServerApp of a deployment. A user error becomes the run's status, which an exit would leave to a timeout."""
+
+from __future__ import annotations
+
+import sys
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.app import make_server_app
+from zo_common.errors import ZOError
+
+app = ServerApp()
+
+
+class RunFailed(Exception):
+    """Ends a run; Flower shows its sentence as the run's details. Not a ZOError: the log has it already."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation."""
+    try:
+        make_server_app()(grid, context)
+    except ZOError as error:
+        print(f"error: {error}", flush=True)
+        sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
+        raise RunFailed(str(error)) from None

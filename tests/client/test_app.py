@@ -1,0 +1,122 @@
+"""The ClientApp without a worker: an engine in this process serves every kind of message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_grid import Memory
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import make_client_app
+from client.engine import Engine
+from client.warm import warm_engine
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution, Record
+from zo_common.evaluation_reply import decode_evaluation
+from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.models import load_whisper
+from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
+from zo_common.state import LatticeState
+
+Ask = Callable[..., bytes]
+
+
+@pytest.fixture(scope="module")
+def kept() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def config(settings: Callable[..., RunConfig]) -> RunConfig:
+    return settings(eval_split="test", batch_size=1)
+
+
+@pytest.fixture
+def engine(kept: Memory, config: RunConfig) -> Iterator[Engine]:
+    with kept.in_use():
+        found = warm_engine(config)
+        found.rewind(0)
+        yield found
+
+
+@pytest.fixture
+def ask(config: RunConfig) -> Ask:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+
+    def ask(kind: str, key: str = "reply", changes: dict[str, Any] | None = None, **record: bytes) -> bytes:
+        message = Message(RecordDict({"zo": ConfigRecord(record)}), dst_node_id=5, message_type=kind)
+        context = Context(1, 5, {}, RecordDict(), replace(config, **changes or {}).to_mapping())
+        found = make_client_app()(message, context).content.config_records["zo"][key]
+        assert isinstance(found, bytes)
+        return found
+
+    return ask
+
+
+def _record(engine: Engine) -> Record:
+    part = Contribution(9, 3, np.full((1, 1), 0.01, np.float32))
+    engine.state.apply(part.updates())
+    record = Record(1, engine.state.checksum(), (part,))
+    engine.state.apply(part.updates(), sign=-1)
+    return record
+
+
+def _plan(engine: Engine, config: RunConfig, record: Record) -> Plan:
+    return Plan(2, 42, 5, engine.base_id, record.checksum, 1, 1, 1e-6, config.estimator_config, (record,))
+
+
+def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask: Ask) -> None:
+    record = _record(engine)
+    plan = encode_plan(_plan(engine, config, record))
+
+    hello = json.loads(ask("query", "hello", hello=b""))
+    assert (hello["client_id"], hello["num_examples"]) == (5, 9)
+    synced = decode_reply(ask("query.sync", plan=plan))
+    assert (synced.status, synced.have_round, synced.checksum) == (Status.OK, 1, record.checksum)
+    trained = decode_reply(ask("train", plan=plan))
+    assert (trained.status, trained.have_round, trained.projected_grads.shape) == (Status.OK, 1, (1, 2))
+    assert decode_evaluation(ask("evaluate", plan=plan)).scores.utterances == 3
+    bare = encode_plan(replace(_plan(engine, config, record), records=()))
+    rebuilt = decode_reply(ask("query.rebuild", plan=bare))
+    assert (rebuilt.status, rebuilt.have_round, rebuilt.checksum) == (Status.OK, 0, engine.base_checksum)
+    assert decode_reply(ask("train", plan=bare)).status is Status.BEHIND
+
+
+def test_a_snapshot_is_taken_in_parts(engine: Engine, config: RunConfig, ask: Ask) -> None:
+    record = _record(engine)
+    states = [LatticeState(load_whisper(config.model)[0], config.trained_tensors) for _ in range(2)]
+    states[1].apply(record.updates())
+    data = encode_snapshot(*states)
+    place = {"base_id": engine.base_id, "client_id": 5, "server_round": 1, "checksum": record.checksum}
+    parts = split_snapshot(data, **place, limit=len(data) // 2 + 100)
+
+    replies = [decode_reply(ask("query.sync", part=encode_part(part))) for part in parts]
+
+    assert [(reply.status, reply.have_round, reply.client_id) for reply in replies] == [
+        (Status.OK, 0, 5),
+        (Status.OK, 1, 5),
+    ]
+    assert replies[-1].checksum == record.checksum
+    other = encode_part(replace(parts[0], base_id=1))
+    assert decode_reply(ask("query.sync", part=other)).status is Status.CHECKSUM
+
+
+def test_a_user_error_is_a_reply(engine: Engine, config: RunConfig, ask: Ask) -> None:
+    plan = encode_plan(_plan(engine, config, _record(engine)))
+
+    for kind, decode in (("train", decode_reply), ("evaluate", decode_evaluation)):
+        reply = decode(ask(kind, changes={"data": "/nowhere"}, plan=plan))
+        assert reply.status is Status.ERROR and "/nowhere" in reply.message
+    assert "/nowhere" in json.loads(ask("query", "hello", {"data": "/nowhere"}, hello=b""))["error"]
+
+
+def test_a_device_that_drops_out_raises(engine: Engine, config: RunConfig, ask: Ask) -> None:
+    plan = encode_plan(_plan(engine, config, _record(engine)))
+    with pytest.raises(ConnectionError, match="dropped out"):
+        ask("train", changes={"drop_out": 0.999999}, plan=plan)

@@ -1,0 +1,79 @@
+"""That all agree in the end: server, ledger, an independent replay, and every device that is alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fleet_processes import Fleet, Run
+
+from client.place import Place
+from client.worker_client import make_request
+from client.worker_pb2 import Request
+from zo_common.config import RunConfig
+from zo_common.ledger import Ledger
+from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.models import load_whisper
+from zo_common.replay import replay, restore_state
+
+
+def replayed(ledger: Ledger, model: Path) -> int:
+    """The checksum that base and ledger give, in a model loaded anew."""
+    loaded, _ = load_whisper(str(model))
+    return replay(restore_state(loaded, ledger.header, threads=1), ledger)
+
+
+def contributors(ledger: Ledger) -> list[list[int]]:
+    """Client ids of every round."""
+    return [[c.client_id for c in record.contributions] for record in ledger.records]
+
+
+def check_agreement(fleet: Fleet, run: Run, names: tuple[str, ...], model: Path | None = None) -> Ledger:
+    """All rounds are there, and each device holds exactly the state of some round, and of the last one once it syncs.
+
+    Returns:
+        The ledger.
+    """
+    ledger = run.ledger
+    checksum = ledger.records[-1].checksum
+    assert [r.server_round for r in ledger.records] == list(range(1, run.settings["num-server-rounds"] + 1))
+    assert replayed(ledger, model or fleet.model) == checksum
+    if run.rows:
+        assert run.rows[-1]["checksum"] == f"{checksum:016x}"
+    for name in names:
+        held = fleet.info(name)
+        at = ledger.header.base_checksum if not held["round"] else ledger.records[held["round"] - 1].checksum
+        assert held["checksum"] == f"{at:016x}", f"{name} at round {held['round']}: {held}"
+        assert sync_to_end(fleet, run, name) == checksum, name
+    return ledger
+
+
+def sync_to_end(fleet: Fleet, run: Run, name: str) -> int:
+    """Tell a device's worker the rounds that it lacks, as `query.sync` does; the checksum it reaches."""
+    ledger = run.ledger
+    config = settings_of(fleet, run)
+    last = ledger.records[-1]
+    plan = Plan(
+        server_round=last.server_round + 1,
+        seed=0,
+        client_id=fleet.client_id(name),
+        base_id=ledger.header.base_id,
+        checksum=last.checksum,
+        local_steps=config.local_steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        estimator=config.estimator_config,
+        records=ledger.records,
+    )
+    request = make_request(encode_plan(plan), config.to_mapping(), Place(plan.client_id), Request.PLAN)
+    with fleet.worker(name) as worker:
+        reply = decode_reply(worker.sync(request))
+    assert reply.status is Status.OK, f"{name}: {reply.status.name} at round {reply.have_round}: {reply.message}"
+    return reply.checksum
+
+
+def settings_of(fleet: Fleet, run: Run) -> RunConfig:
+    """The run config as devices are given it."""
+    there = fleet.deployment
+    known: dict[str, Any] = {"model": there.model, "data": there.data, "output": str(run.output)}
+    return RunConfig.from_mapping(known | run.settings)

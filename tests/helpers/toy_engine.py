@@ -1,0 +1,65 @@
+"""An engine on two small tensors: real rounds, snapshots and checksums in a millisecond, nothing to train."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from client.engine import Engine
+from client.snapshot_parts import SnapshotParts
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution, Record
+from zo_common.fingerprint import fingerprint
+from zo_common.state import LatticeState
+
+
+class ToyEngine(Engine):
+    """Its base model is the same each time it is loaded; `loads` counts."""
+
+    loads = 0
+
+    def _load(self) -> None:
+        self._loaded = False
+        self.loads += 1
+        self.applied = []
+        self.start_round, self.start_checksum = 0, 0
+        self.snapshot = None
+        self._parts = SnapshotParts()
+        self.model = nn.Linear(64, 8).requires_grad_(False)
+        for number, parameter in enumerate(self.model.parameters()):
+            parameter.data = torch.from_numpy(
+                np.random.default_rng(number).standard_normal(parameter.shape).astype(np.float32)
+            )
+        self.fingerprint = fingerprint(self.model)
+        self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
+        self.base_checksum = self.state.checksum()
+        self.device, self.precision = torch.device("cpu"), torch.float32
+        self._prefix = None
+        self._loaded = True
+
+    def pretend(self, records: list[Record]) -> None:
+        """Be at the end of this history, as after syncing."""
+        self.rewind(self.start_round)
+        self.state.apply([u for record in records for u in record.updates()])
+        self.applied = list(records)
+
+
+def toy_engine(**settings: object) -> ToyEngine:
+    """At the base."""
+    return ToyEngine(RunConfig(**{"model": "toy", "data": "none", "trained_tensors": "all", **settings}))
+
+
+def history(rounds: int, salt: int = 0, *, start: ToyEngine | None = None, checksums: bool = True) -> list[Record]:
+    """Rounds after `start`'s (or from the base) with the checksums they really reach, or with 0."""
+    rng = np.random.default_rng(salt)
+    engine = start or toy_engine()
+    first = engine.have_round + 1
+    records = []
+    for server_round in range(first, first + rounds):
+        coefficients = (0.01 * rng.standard_normal((1, 2))).astype(np.float32)
+        part = Contribution(1000 * salt + server_round, 3, coefficients)
+        engine.state.apply(part.updates())
+        records.append(Record(server_round, engine.state.checksum() if checksums else 0, (part,)))
+    engine.state.apply([u for record in records for u in record.updates()], sign=-1)
+    return records

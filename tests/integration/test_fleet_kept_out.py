@@ -1,0 +1,217 @@
+"""Who is kept out of a deployment: every way in but the right one is refused, each by its own guard."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from children import wait_until
+from cryptography.hazmat.primitives.serialization import Encoding
+from fleet_processes import Fleet, free_ports
+
+from server.certificates import (
+    load_authority,
+    new_authority,
+    new_device_key,
+    private_pem,
+    server_certificate,
+    write_private,
+)
+
+pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def fleet(tiny_whisper: Path, mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A server with two devices enrolled, neither of them started."""
+    with Fleet(tmp_path_factory.mktemp("fleet"), tiny_whisper, mini_corpus, (), ("anna", "ben")) as made:
+        yield made
+
+
+def _supernode(fleet: Fleet, **changes: str) -> list[str]:
+    """anna's SuperNode with other arguments."""
+    command = fleet.deployment.supernode_command("anna", socket=fleet.socket_of("anna"))
+    for key, value in ({"port": str(free_ports(1))} | changes).items():
+        command[command.index("--" + key.replace("_", "-")) + 1] = value
+    return command
+
+
+def test_a_device_with_an_unknown_key(fleet: Fleet, tmp_path: Path) -> None:
+    private, _ = new_device_key()
+    write_private(tmp_path / "strange.key", private)
+
+    status, said = fleet.attempt("unknown", _supernode(fleet, auth_supernode_private_key=str(tmp_path / "strange.key")))
+
+    assert status != 0
+    assert "Failed to activate SuperNode" in said
+    assert fleet.online() == set()
+
+
+def test_a_revoked_device_is_cut_off_and_stays_out(fleet: Fleet, tmp_path: Path) -> None:
+    key = tmp_path / "kept.key"
+    shutil.copyfile(fleet.deployment.device_folder_of("ben") / "node.key", key)
+    command = fleet.deployment.supernode_command("ben", socket=fleet.socket_of("ben"))
+    command[command.index("--auth-supernode-private-key") + 1] = str(key)
+    child = fleet.children.start("ben", command, fleet.environment)
+    wait_until("ben online", lambda: "ben" in fleet.online(), 60, every=1)
+
+    done = fleet.cli("revoke", str(fleet.deployment.root), "ben")
+
+    assert done.returncode == 0, done.stderr
+    child.process.wait(30)  # it ends, as its next request was refused
+    assert fleet.online() == set()
+    status, said = fleet.attempt("ben-again", command)
+    assert status != 0
+    assert "Failed to activate SuperNode" in said
+    assert fleet.online() == set()
+    assert not (fleet.deployment.device_folder_of("ben") / "node.key").exists()
+
+
+def test_an_expired_server_certificate_is_refused_by_devices(fleet: Fleet, tmp_path: Path) -> None:
+    there, port = fleet.deployment, free_ports(1)
+    forgotten = tmp_path / "forgotten"
+    shutil.copytree(there.root, forgotten)
+    settings = (forgotten / "deployment.toml").read_text()
+    (forgotten / "deployment.toml").write_text(settings.replace(f"port = {there.port}\n", f"port = {port}\n", 1))
+    authority = load_authority(there.authority, there.authority_key)
+    certificate, key = server_certificate(authority, there.hosts, now=datetime.now(UTC) - timedelta(days=366))
+    (forgotten / "keys" / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+    write_private(forgotten / "keys" / "server.key", private_pem(key))
+    proxy = fleet.children.start("expired", [f"{there.bin}/zo-asr-server", "proxy", str(forgotten)], fleet.environment)
+    wait_until("a proxy with an expired certificate", lambda: "running on" in proxy.log.read_text(), 30)
+
+    status, said = fleet.attempt("expired-node", _supernode(fleet, superlink=f"127.0.0.1:{port}"))
+
+    fleet.children.stop("expired")
+    assert status != 0
+    assert "certificate has expired" in said
+
+
+def test_a_device_that_trusts_another_authority(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "other.crt").write_bytes(new_authority().certificate_pem)
+
+    status, said = fleet.attempt("foreign", _supernode(fleet, root_certificates=str(tmp_path / "other.crt")))
+
+    assert status != 0
+    assert "CERTIFICATE_VERIFY_FAILED" in said
+
+
+def test_a_device_without_tls(fleet: Fleet) -> None:
+    command = _supernode(fleet)
+    at = command.index("--root-certificates")
+    command[at : at + 2] = ["--insecure"]
+
+    status, said = fleet.attempt("insecure", command)
+
+    assert status != 0
+    assert "TLS" in said
+
+
+@pytest.mark.parametrize("which", ["port", "superlink_port"])
+def test_plain_http(fleet: Fleet, which: str) -> None:
+    port = getattr(fleet.deployment, which)
+    assert fleet.answers(port)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("POST", "/v1/fleet/pull-messages", body=b"")
+
+    with pytest.raises((http.client.HTTPException, OSError)):
+        connection.getresponse()
+
+
+def test_a_superexec_with_another_secret(fleet: Fleet, tmp_path: Path) -> None:
+    write_private(tmp_path / "other.secret", b"x" * 32)
+    command = fleet.deployment.superexec_command()
+    command[command.index("--superexec-auth-secret-file") + 1] = str(tmp_path / "other.secret")
+    refusals = _refused_superexecs(fleet)
+
+    fleet.attempt("superexec-strange", command)
+
+    assert _refused_superexecs(fleet) > refusals
+
+
+def _refused_superexecs(fleet: Fleet) -> int:
+    return fleet.children["superlink"].log.read_text().count("SuperExec authentication failed")
+
+
+@pytest.mark.parametrize("arguments", [("ls",), ("run", "{app}"), ("supernode", "list")], ids=" ".join)
+def test_the_operators_commands_do_not_pass_the_proxy(fleet: Fleet, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    there = fleet.deployment
+    settings = (there.flower_home / "config.toml").read_text()
+    outside = settings.replace(there.superlink_address, f"127.0.0.1:{there.port}")
+    (tmp_path / "config.toml").write_text(outside)
+    filled = [part.format(app=there.app) for part in arguments]
+
+    refused = fleet.command(["flwr", *filled, "deployment"], FLWR_HOME=str(tmp_path))
+
+    assert refused.returncode != 0
+    assert "404 Not Found" in refused.stdout + refused.stderr
+
+
+def test_a_raw_request_for_the_operators_api_gets_404_of_the_proxy_alone(fleet: Fleet) -> None:
+    context = ssl.create_default_context(cafile=str(fleet.deployment.authority))
+
+    def status(port: int, path: str) -> int:
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        connection.request("POST", path, body=b"", headers={"content-type": "application/x-protobuf"})
+        found = connection.getresponse().status
+        connection.close()
+        return found
+
+    for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/v1/fleet/../control/list-runs"):
+        assert status(fleet.deployment.port, path) == 404
+    assert status(fleet.deployment.superlink_port, "/v1/control/list-runs") != 404  # it is there, behind the proxy
+    assert status(fleet.deployment.port, "/v1/fleet/pull-messages") in (401, 415)  # the devices' own
+
+
+def test_another_user_of_the_device_at_the_workers_socket(fleet: Fleet) -> None:
+    fleet.start_worker("anna")
+    wait_until("anna's worker", lambda: fleet.is_awake("anna"), 60)
+    path = fleet.socket_of("anna").removeprefix("unix:")
+    knock = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"
+
+    def ask(user: str | None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [_python(), "-c", knock], capture_output=True, text=True, check=False, timeout=20, user=user
+        )
+
+    assert ask(None).returncode == 0
+    try:
+        refused = ask("nobody")
+    except (PermissionError, LookupError, KeyError) as error:
+        pytest.skip(f"a process of another user cannot be started here: {error}")
+    fleet.children.stop("worker-anna")
+    assert refused.returncode != 0
+    assert "Permission denied" in refused.stderr
+
+
+def _python() -> str:
+    """An interpreter that other users may run."""
+    found = shutil.which("python3", path="/usr/bin:/usr/local/bin")
+    if found is None:
+        pytest.skip("there is no Python in /usr/bin that another user could run")
+    return found
+
+
+def test_the_superlink_is_on_the_loopback_interface_alone(fleet: Fleet) -> None:
+    port = fleet.deployment.superlink_port
+    assert fleet.answers(port)
+    with socket.socket() as other:
+        other.settimeout(2)
+        assert other.connect_ex((_own_address(), port)) != 0
+
+
+def _own_address() -> str:
+    """An address of this machine that is not loopback; loopback's second one where there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.2"

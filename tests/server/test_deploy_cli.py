@@ -1,0 +1,389 @@
+"""`zo-asr-server` before a stand-in for Flower's command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from typer.testing import CliRunner
+
+from server import deploy_runs
+from server.certificates import load_authority, server_certificate
+from server.deploy_cli import app
+from server.deploy_flower import FlowerError, flwr_json, run_status
+from server.deploy_folder import init_folder
+from server.deploy_runs import begin, follow, run_settings
+from server.deploy_status import collect, warnings
+from server.deployment import Deployment
+from zo_common.errors import ConfigError, ZOError
+
+# answers as flwr does, from answers.json beside it: words of a command → what to print, or a list to take in turn
+STAND_IN = """#!{python}
+import json, os, pathlib, sys
+here = pathlib.Path(__file__).parent
+with (here / "asked.jsonl").open("a") as file:
+    file.write(json.dumps([sys.argv[1:], os.environ.get("FLWR_HOME"), os.getcwd()]) + "\\n")
+answers = json.loads((here / "answers.json").read_text())
+for words, answer in answers.items():
+    if sys.argv[1:1 + len(words.split())] == words.split():
+        if isinstance(answer, list):
+            if len(answer) > 1:
+                (here / "answers.json").write_text(json.dumps(answers | {{words: answer[1:]}}))
+            answer = answer[0]
+        print("Loading project configuration...", file=sys.stderr)
+        print(answer if isinstance(answer, str) else json.dumps(answer))
+        sys.exit(0 if not isinstance(answer, dict) or answer.get("success") else 1)
+sys.exit(7)
+"""
+
+
+class Flower:
+    """The stand-in: what it is to answer and what it was asked."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "flwr").write_text(STAND_IN.format(python=sys.executable))
+        (folder / "flwr").chmod(0o755)
+        self.folder = folder
+        self.answer({})
+
+    def answer(self, answers: dict[str, Any]) -> None:
+        (self.folder / "answers.json").write_text(json.dumps(answers))
+
+    @property
+    def asked(self) -> list[list[str]]:
+        path = self.folder / "asked.jsonl"
+        return [json.loads(line)[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.fixture
+def flower(tmp_path: Path) -> Flower:
+    return Flower(tmp_path / "bin")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, flower: Flower, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """A folder with one device, whose commands find the stand-in."""
+    monkeypatch.setattr(sys, "executable", str(flower.folder / "python"))
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        ports = {"port": one.getsockname()[1], "superlink_port": two.getsockname()[1]}
+    made = Deployment(root=tmp_path / "deployment", hosts=("localhost",), **ports)
+    init_folder(made, ["anna"])
+    monkeypatch.setattr(deploy_runs, "_PAUSE_SECONDS", 0.01)
+    return made
+
+
+Call = Callable[..., str]
+
+
+@pytest.fixture
+def call(deployment: Deployment) -> Call:
+    """Runs a command on the folder; a user error is raised as it is."""
+
+    def run(command: str, *arguments: str, fails: bool = False) -> str:
+        done = CliRunner().invoke(app, [command, str(deployment.root), *arguments])
+        if isinstance(done.exception, ZOError):
+            raise done.exception
+        assert (done.exit_code != 0) == fails, done.output
+        return done.output
+
+    return run
+
+
+def test_init_and_its_refusals_are_one_sentence(tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).parent / "zo-asr-server"),
+        "init",
+        "made",
+        "--host",
+        "localhost",
+        "--device",
+        "a",
+    ]
+
+    first, second = (
+        subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60) for _ in range(2)
+    )
+
+    assert first.returncode == 0, first.stderr
+    assert Deployment.open(tmp_path / "made").device("a").client_id == 0
+    assert second.returncode == 1
+    assert second.stderr.startswith("error: ")
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_enroll_registers_those_who_wait(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": True, "node-id": 2**63 + 5}})
+
+    assert "node 9223372036854775813" in call("enroll")
+
+    assert deployment.device("anna").node_id == "9223372036854775813"
+    key = deployment.device_folder_of("anna") / "node.key.pub"
+    asked = ["supernode", "register", str(key), "deployment", "--name", "anna", "--format", "json"]
+    assert flower.asked == [asked]
+    with pytest.raises(ConfigError, match="no device waits"):
+        call("enroll")
+
+
+def test_a_device_that_could_not_be_registered_still_waits(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": False, "error-message": "Error: Connection to SuperLink failed"}})
+
+    with pytest.raises(FlowerError, match=r"start it with start\.sh"):
+        call("enroll", "ben")
+
+    assert deployment.device("ben").node_id == ""
+    flower.answer({"supernode register": {"success": True, "node-id": 7}})
+    call("enroll", "ben")
+    assert deployment.device("ben").node_id == "7"
+
+
+def test_a_revoked_device_has_no_key_here(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode": {"success": True, "node-id": 7}})
+    call("enroll")
+
+    call("revoke", "anna")
+
+    assert flower.asked[-1] == ["supernode", "unregister", "7", "deployment", "--format", "json"]
+    assert deployment.device("anna").revoked
+    assert not (deployment.device_folder_of("anna") / "node.key").exists()
+    with pytest.raises(ConfigError, match="revoked already"):
+        call("revoke", "anna")
+
+
+def test_flower_is_asked_in_the_deployments_name(deployment: Deployment, flower: Flower) -> None:
+    flower.answer({"ls": {"success": True, "runs": [{"status": "finished:completed", "status-details": ""}]}})
+
+    assert run_status(deployment, "12") == ("finished:completed", "")
+
+    _, home, folder = json.loads((flower.folder / "asked.jsonl").read_text())
+    assert (home, folder) == (str(deployment.flower_home), str(deployment.root))
+
+
+@pytest.mark.parametrize("answer", ["", "no json", "[1]", "{", {"success": False}])
+def test_an_answer_that_is_none_is_told(deployment: Deployment, flower: Flower, answer: Any) -> None:
+    flower.answer({"ls": answer})
+
+    with pytest.raises(FlowerError, match="flwr ls"):
+        flwr_json(deployment, "ls")
+
+
+def test_flower_that_does_not_answer_is_left(deployment: Deployment, flower: Flower) -> None:
+    (flower.folder / "flwr").write_text("#!/bin/sh\nexec sleep 30\n")
+
+    with pytest.raises(FlowerError, match="no answer in 0 s"):
+        flwr_json(deployment, "ls", timeout=0.2)
+
+
+def _finished(status: str, details: str = "") -> dict[str, Any]:
+    return {"success": True, "runs": [{"status": status, "status-details": details}]}
+
+
+def test_start_hands_the_run_over_and_shows_its_log(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer(
+        {
+            "run": {"success": True, "run-id": "12"},
+            "log 12": "[ROUND 1]\n[ROUND 2]",
+            "ls": _finished("finished:completed"),
+        }
+    )
+
+    said = call("start", "example", "--set", "num-queries=2", "--set", "language=de", "--set", "epsilon=1e-4")
+
+    assert "[ROUND 1]\n[ROUND 2]" in said
+    assert f"ledger and model are in {deployment.runs}/example" in said
+    used = deployment.runs / "example" / "run-config.toml"
+    assert flower.asked[0] == ["run", str(deployment.app), "deployment", "--run-config", str(used), "--format", "json"]
+    text = used.read_text()
+    for line in (
+        "num-queries = 2",
+        'language = "de"',
+        "epsilon = 0.0001",
+        "resume = false",
+        f'output = "{used.parent}"',
+    ):
+        assert line in text
+
+
+def test_a_run_that_failed_fails_the_command(flower: Flower, call: Call) -> None:
+    flower.answer(
+        {"run": {"success": True, "run-id": "12"}, "log": "", "ls": _finished("finished:failed", "no devices came")}
+    )
+
+    assert "no devices came" in call("start", "example", fails=True)
+
+
+def test_start_refuses_a_ledger_and_resume_wants_one(deployment: Deployment, flower: Flower, call: Call) -> None:
+    with pytest.raises(ConfigError, match="use start example"):
+        call("resume", "example")
+    (deployment.runs / "example").mkdir(exist_ok=True)
+    (deployment.runs / "example" / "ledger.zo").write_bytes(b"rounds")
+    with pytest.raises(ConfigError, match="resume example"):
+        call("start", "example")
+    assert flower.asked == []
+
+    flower.answer({"run": {"success": True, "run-id": "12"}, "log": "", "ls": _finished("finished:completed")})
+    call("resume", "example")
+
+    assert "resume = true" in (deployment.runs / "example" / "run-config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ("num-querys=2", "did you mean 'num-queries'"),
+        ("num-queries=two", "expected int"),
+        ("num-queries", "not key=value"),
+        ("output=x", "leave it out"),
+        ("resume=true", "leave it out"),
+        ("epsilon=0", "epsilon"),
+    ],
+)
+def test_wrong_changes_are_told_before_flower_is_asked(
+    deployment: Deployment, flower: Flower, change: str, word: str
+) -> None:
+    with pytest.raises(ConfigError, match=word):
+        begin(deployment, "example", [change], resume=False)
+    assert flower.asked == []
+    assert not (deployment.runs / "example").exists()
+
+
+@pytest.mark.parametrize("run", ["../example", "missing", "a b"])
+def test_a_run_without_settings_is_told(deployment: Deployment, run: str) -> None:
+    with pytest.raises(ConfigError):
+        run_settings(deployment, run)
+
+
+def test_paths_of_a_run_are_those_of_the_folder(deployment: Deployment) -> None:
+    (deployment.root / "speech").mkdir()
+    (deployment.runs / "own.toml").write_text('model = "openai/whisper-base"\ndata = "speech"\n')
+
+    settings = run_settings(deployment, "own")
+
+    assert settings.data == str(deployment.root / "speech")
+    assert settings.model == "openai/whisper-base"
+
+
+def test_a_log_goes_on_where_it_was_cut_off(deployment: Deployment, flower: Flower) -> None:
+    gone = {"success": False, "error-message": "connection refused"}
+    flower.answer(
+        {"log": ["one\ntwo", "", "one\ntwo\nthree"], "ls": [_finished("running"), gone, _finished("finished:stopped")]}
+    )
+    lines: list[str] = []
+
+    assert follow(deployment, "12", lines.append) == ("finished:stopped", "")
+
+    assert [line for line in lines if line] == ["one", "two", "three"]
+
+
+def test_a_superlink_that_stays_away_ends_the_wait(
+    deployment: Deployment, flower: Flower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flower.answer({"log": "", "ls": {"success": False, "error-message": "connection refused"}})
+    monkeypatch.setattr(deploy_runs, "_LOST_SECONDS", 0.05)
+
+    with pytest.raises(FlowerError, match="cannot be reached"):
+        follow(deployment, "12", lambda _: None)
+
+
+def test_stop_stops_the_last_start(deployment: Deployment, flower: Flower, call: Call) -> None:
+    with pytest.raises(ConfigError, match="not started from this folder"):
+        call("stop", "example")
+    flower.answer({"run": {"success": True, "run-id": "12"}, "stop": {"success": True}})
+    begin(deployment, "example", resume=False)
+
+    assert "resume" in call("stop", "example")
+    assert flower.asked[-1] == ["stop", "12", "deployment", "--format", "json"]
+
+
+def _node(node: str, status: str) -> dict[str, str]:
+    return {"node-id": node, "status": status}
+
+
+def test_status_joins_what_flower_and_the_run_say(deployment: Deployment, flower: Flower, call: Call) -> None:
+    nodes = {"success": True, "nodes": [_node("7", "online"), _node("8", "offline")]}
+    flower.answer({"supernode register": {"success": True, "node-id": 7}, "supernode list": nodes})
+    call("enroll")
+    output = deployment.runs / "one"
+    output.mkdir()
+    (output / "ledger.zo").write_bytes(b"x" * 586)
+    told = {"client_id": 0, "node_id": 7, "name": "anna", "have_round": 3, "last_seen_round": 4, "payload_up": 58}
+    told |= {"payload_down": 60, "refused": {"late": 2}, "standing": "backing-off", "until_round": 6, "word": "slow"}
+    (output / "devices.json").write_text(json.dumps({"devices": [told], "server_round": 4}))
+    row = {"asked": 2, "answered": 1, "loss": 0.5, "refused": {}, "seconds": 1.0}
+    row |= {"up": {"payload": 58, "serialised": 90}, "down": {"payload": 60, "serialised": 95}}
+    lines = [json.dumps(row | {"server_round": number}) for number in range(1, 9)]
+    (output / "rounds.jsonl").write_text("\n".join([*lines, '{"server_ro']))
+
+    found = json.loads(call("status", "one", "--json"))
+
+    [device] = found["devices"]
+    assert (device["name"], device["state"], device["have_round"], device["refused"]) == (
+        "anna",
+        "online",
+        3,
+        {"late": 2},
+    )
+    assert (found["rounds_done"], found["ledger_bytes"]) == (8, 586)
+    assert [row["server_round"] for row in found["rounds"]] == [4, 5, 6, 7, 8]
+    assert found["processes"]["superlink"].startswith("down")
+    shown = call("status", "one")
+    for word in ("anna", "online", "late 2", "586 B", "365 days"):
+        assert word in shown
+
+
+def test_status_without_a_superlink_says_so(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode list": {"success": False, "error-message": "connection refused"}})
+
+    shown = call("status")
+
+    assert "SuperLink cannot be reached" in shown.replace("\n", " ")
+
+
+def test_status_of_a_run_that_is_none_is_told(call: Call) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        call("status", "missing")
+
+
+@pytest.mark.parametrize(("age", "word"), [(340, "expires in 24 days"), (400, "has expired")])
+def test_status_warns_of_a_certificate_that_ends(deployment: Deployment, flower: Flower, age: int, word: str) -> None:
+    flower.answer({"supernode list": {"success": True, "nodes": []}})
+    authority = load_authority(deployment.authority, deployment.authority_key)
+    past = datetime.now(UTC) - timedelta(days=age, hours=12)
+    certificate, _ = server_certificate(authority, deployment.hosts, past)
+    deployment.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+
+    [told] = warnings(collect(deployment))
+
+    assert word in told
+    assert f"zo-asr-server renew {deployment.root}" in told
+
+
+def test_units_follow_a_change_of_the_settings(deployment: Deployment, call: Call) -> None:
+    path = deployment.root / "deployment.toml"
+    path.write_text(replace(deployment, hosts=("new.example.org",), superlink_port=9555).settings_text())
+
+    call("units")
+
+    assert "127.0.0.1:9555" in (deployment.flower_home / "config.toml").read_text()
+    assert "new.example.org" in (deployment.device_folder_of("anna") / "start-device.sh").read_text()
+
+
+def test_the_proxy_needs_no_torch() -> None:
+    """It runs for months beside other things: it must stay small."""
+    code = "import sys, server.deploy_cli, server.fleet_proxy; assert not {'torch', 'flwr'} & set(sys.modules)"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
