@@ -1,4 +1,4 @@
-"""A device's speech as features and tokens: all of it is read and checked before any training."""
+"""Speech for Whisper, as features and tokens: all of it is read and checked before any training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ from transformers import GenerationConfig, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from client.audio import SAMPLING_RATE, AudioProblem, decode
-from client.manifest import Manifest, Utterance, read_manifest
-from zo_common.errors import ConfigError, DataError
+from client.manifest import Manifest, Utterance
+from client.speech import Recordings, read_speech
+from zo_common.errors import ConfigError
 from zo_common.objectives import WhisperBatch, whisper_labels
 
 WINDOW_FRAMES = 3000
 HOP = 160  # samples for each frame
 SILENT_FRAMES = 30  # kept behind the speech: the forward pass needs 8, of which none may see the speech
 MAX_TOKENS = 448
-BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
 CACHE_VERSION = 1
 
 _ENGLISH_ONLY_END = 50256  # GPT-2's <|endoftext|>; the multilingual vocabulary has one text token more
@@ -58,7 +57,7 @@ class SpeechExample:
 
 
 @dataclass(frozen=True, eq=False)
-class SpeechDataset:
+class SpeechDataset(Recordings):
     """Checked examples, the decoder's forced start and end token, and the problems that were skipped."""
 
     examples: tuple[SpeechExample, ...] = field(repr=False)
@@ -66,50 +65,12 @@ class SpeechDataset:
     end: int
     skipped: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.examples)
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of audio in all examples."""
-        return sum(example.seconds for example in self.examples)
-
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """Reference texts, stripped."""
-        return tuple(example.text for example in self.examples)
-
     def batch(self, indices: Sequence[int], full_window: bool = False) -> WhisperBatch:
         """Examples trimmed to the longest of them, (B, n_mels, T) with T even, or in the full window of 3000 frames."""
         chosen = [self.examples[index] for index in indices]
         frames = WINDOW_FRAMES if full_window else max(example.features.shape[1] for example in chosen)
         inputs, labels = whisper_labels(list(self.prompt), [list(example.tokens) for example in chosen], self.end)
         return WhisperBatch(torch.stack([example.window(frames) for example in chosen]), inputs, labels)
-
-    def length_sorted_batches(self, size: int) -> list[list[int]]:
-        """Indices of all examples in groups of `size`, longest first, so that little of a batch is padding."""
-        if size < 1:
-            raise ConfigError(f"The batch size is {size}, expected a positive number, such as 16.")
-        order = self._longest_first
-        return [order[start : start + size] for start in range(0, len(order), size)]
-
-    def draw(self, size: int, generator: np.random.Generator) -> list[int]:
-        """A random batch without replacement, of utterances of similar length: little of it is padding.
-
-        1. Sorted by length, the examples are cut into buckets of at least `BUCKET_BATCHES` batches.
-        2. A bucket is drawn in proportion to its size, then the batch from it, so all examples are equally likely.
-        """
-        count = max(1, len(self) // (BUCKET_BATCHES * size))
-        bucket: Sequence[int] = range(len(self))
-        if count > 1:
-            place = int(generator.integers(len(self))) * count // len(self)
-            bounds = [-(-len(self) * b // count) for b in (place, place + 1)]
-            bucket = sorted(self._longest_first[bounds[0] : bounds[1]])
-        return sorted(bucket[int(i)] for i in generator.permutation(len(bucket))[:size])
-
-    @cached_property
-    def _longest_first(self) -> list[int]:
-        return sorted(range(len(self)), key=lambda index: (-self.examples[index].features.shape[1], index))
 
 
 def load_dataset(
@@ -132,46 +93,47 @@ def load_dataset(
         DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
         ConfigError: `language` or the processor does not fit, or `cache_dir` cannot be written.
     """
-    prompt = prompt_ids(processor, language)
-    manifest = read_manifest(source, split=split, text_column=text_column) if isinstance(source, str) else source
-    wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
-    features = _FeatureReader(processor.feature_extractor, cache_dir)
-    examples: list[SpeechExample] = []
-    problems = list(manifest.problems)
-    for done, utterance in enumerate(wanted, 1):
-        example = _example(utterance, processor, features, MAX_TOKENS - len(prompt))
-        if isinstance(example, SpeechExample):
-            examples.append(example)
-        else:
-            problems.extend(f"{utterance.where}: {fault}" for fault in example)
-        if progress is not None:
-            progress(done, len(wanted))
-    if problems and not skip_bad:
-        raise DataError(problems)
-    if not examples:
-        chosen = f"{len(wanted)} of {len(manifest.utterances)} readable rows were chosen"
-        raise DataError([*problems, f"No utterance is left to train on ({chosen}): correct the data or the choice."])
-    return SpeechDataset(tuple(examples), tuple(prompt), int(processor.tokenizer.eos_token_id), tuple(problems))
+    reader = WhisperReader(processor, language, cache_dir)
+    found = read_speech(
+        source, reader, split=split, text_column=text_column, skip_bad=skip_bad, keep=keep, progress=progress
+    )
+    assert isinstance(found, SpeechDataset)
+    return found
 
 
-def _example(
-    utterance: Utterance, processor: WhisperProcessor, features: _FeatureReader, max_tokens: int
-) -> SpeechExample | list[str]:
-    """The example, or all that is wrong with it."""
-    text = utterance.text.strip()
-    # Whisper writes a space before the first word; without it the model has to unlearn that first.
-    tokens = processor.tokenizer(f" {text}", add_special_tokens=False).input_ids
-    faults = []
-    if len(tokens) > max_tokens:
-        faults.append(f"the transcript has {len(tokens)} tokens, expected at most {max_tokens}: split the recording.")
-    if max(tokens) >= processor.tokenizer.eos_token_id:
-        control = processor.tokenizer.convert_ids_to_tokens(max(tokens))
-        faults.append(f"the transcript contains Whisper's control token {control}, expected plain text: remove it.")
-    try:
-        log_mel, seconds = features.read(utterance.audio)
-    except AudioProblem as problem:
-        return [*faults, str(problem)]
-    return faults or SpeechExample(torch.from_numpy(log_mel), seconds, text, tuple(tokens), utterance.where)
+class WhisperReader:
+    """Reads recordings for a Whisper model, as `speech.Reader`; a row without a text has no tokens.
+
+    Raises:
+        ConfigError: `language` or the processor does not fit, or `cache_dir` cannot be written.
+    """
+
+    def __init__(self, processor: WhisperProcessor, language: str = "en", cache_dir: Path | None = None) -> None:
+        self._prompt = tuple(prompt_ids(processor, language))
+        self._tokenizer = processor.tokenizer
+        self._features = _FeatureReader(processor.feature_extractor, cache_dir)
+
+    def example(self, utterance: Utterance) -> SpeechExample | list[str]:
+        """The example, or all that is wrong with it."""
+        text = utterance.text.strip()
+        # Whisper writes a space before the first word; without it the model has to unlearn that first.
+        tokens = self._tokenizer(f" {text}", add_special_tokens=False).input_ids if text else []
+        most, end = MAX_TOKENS - len(self._prompt), self._tokenizer.eos_token_id
+        faults = []
+        if len(tokens) > most:
+            faults.append(f"the transcript has {len(tokens)} tokens, expected at most {most}: split the recording.")
+        if max(tokens, default=0) >= end:
+            control = self._tokenizer.convert_ids_to_tokens(max(tokens))
+            faults.append(f"the transcript contains Whisper's control token {control}, expected plain text: remove it.")
+        try:
+            log_mel, seconds = self._features.read(utterance.audio)
+        except AudioProblem as problem:
+            return [*faults, str(problem)]
+        return faults or SpeechExample(torch.from_numpy(log_mel), seconds, text, tuple(tokens), utterance.where)
+
+    def recordings(self, examples: tuple[SpeechExample, ...], skipped: tuple[str, ...]) -> SpeechDataset:
+        """Examples of this reader as a data set."""
+        return SpeechDataset(examples, self._prompt, int(self._tokenizer.eos_token_id), skipped)
 
 
 class _FeatureReader:

@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.dataset import SpeechDataset
 from client.engine import Cancelled, Engine
 from client.place import Place
+from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
 from zo_common.errors import DataError, ZOError
@@ -116,11 +116,11 @@ def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Rep
 
 
 def held_out_settings(config: RunConfig) -> RunConfig:
-    """Held-out speakers are others than the train split's: shares are dealt out in turn."""
-    return replace(config, train_split=config.eval_split, partition_by="round-robin")
+    """Held-out speakers are others than the train split's: shares are dealt out in turn; errors need a reference."""
+    return replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
 
 
-def _train_data(config: RunConfig, engine: Engine, place: Place) -> SpeechDataset:
+def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
     return warm_dataset(config, engine, place.partition_id, place.num_partitions)
 
 

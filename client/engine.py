@@ -13,28 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.dataset import SpeechDataset
 from client.evaluation import evaluate
+from client.family import family_of
 from client.snapshot_parts import SnapshotParts
-from zo_common.compiled import compile_layers
+from client.speech import Recordings
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
+from zo_common.estimator import LossFn
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
-from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.ledger import describe_tensors
 from zo_common.local_steps import run_local_steps
 from zo_common.messages import Plan, Reply, Status
-from zo_common.models import load_whisper
-from zo_common.objectives import WhisperBatch
+from zo_common.models import load_model
 from zo_common.precision import resolve_precision
 from zo_common.replay import apply_all
 from zo_common.rounding_noise import measure_noise
 from zo_common.seeds import direction_seed, fold_in
 from zo_common.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
 from zo_common.state import LatticeState
-from zo_common.whisper_loss import WhisperLoss
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 _NOISE_DIRECTIONS = 3
@@ -51,7 +49,8 @@ class Engine:
         config: which model and tensors to train, and how forward passes are computed.
 
     Raises:
-        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall: at start, before anything is trained.
+        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: at start, before anything is
+            trained.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -64,18 +63,20 @@ class Engine:
         self.start_round, self.start_checksum = 0, 0
         self.snapshot: bytes | None = None  # what the device started from, until someone has put it on disk
         self._parts = SnapshotParts()
-        model, self.processor = load_whisper(self.config.model)
-        self.model = model.to(choose_device(self.config.device))
+        loaded = load_model(self.config.model)
+        self.processor = loaded.processor
+        self.family = family_of(loaded, self.config)
+        self.model = loaded.model.to(choose_device(self.config.device))
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale)
         self.state.epsilon_units(self.config.epsilon)
         self.base_checksum = self.state.checksum()
         self.precision = resolve_precision(self.config.precision, self.device)
-        self._prefix = FrozenPrefix(self.model, self.state.exponents)
+        self._losses = self.family.losses(self.state.exponents, self.config, self.precision)
         self._noise_to_check = self.config.noise_check
         if self.config.torch_compile:
-            compile_layers(self.model)
+            self.family.compile()
         self._loaded = True
 
     def rebuild(self) -> None:
@@ -85,7 +86,7 @@ class Engine:
             ModelNotFound, UnsupportedModel: it is not there any more; the next use tries again.
         """
         if self._loaded:
-            del self.model, self.state, self._prefix
+            del self.model, self.state, self.family, self._losses
         self._load()
 
     @property
@@ -201,7 +202,7 @@ class Engine:
     def train(
         self,
         plan: Plan,
-        data: SpeechDataset,
+        data: Recordings,
         on_step: Callable[[int, float], None] | None = None,
         on_synced: Callable[[], None] = lambda: None,
     ) -> Reply:
@@ -250,7 +251,7 @@ class Engine:
     def evaluate(
         self,
         plan: Plan,
-        data: SpeechDataset,
+        data: Recordings,
         on_progress: Callable[[int, int], None] | None = None,
         on_synced: Callable[[], None] = lambda: None,
     ) -> EvaluationReply:
@@ -277,7 +278,7 @@ class Engine:
     def _other_base(self, plan: Plan) -> str:
         return f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
 
-    def _check_noise(self, plan: Plan, data: SpeechDataset) -> str:
+    def _check_noise(self, plan: Plan, data: Recordings) -> str:
         """Once a model is loaded: a warning if the loss differences drown in rounding noise, else nothing."""
         if not self._noise_to_check:
             return ""
@@ -290,14 +291,14 @@ class Engine:
             return ""
         return found.word(epsilon, self.precision) if found.drowns else ""
 
-    def _draw(self, plan: Plan, data: SpeechDataset, step: int) -> WhisperBatch:
+    def _draw(self, plan: Plan, data: Recordings, step: int) -> Any:
         """A batch without replacement; which utterances does not matter to a replay."""
         generator = np.random.default_rng(fold_in(plan.seed, _BATCH_STREAM, plan.client_id, step))
         return data.batch(data.draw(plan.batch_size, generator))
 
-    def loss_fn(self, batch: WhisperBatch) -> WhisperLoss:
-        """The per-example loss of a batch under the current weights."""
-        return WhisperLoss(self.model, batch.to(self.device), self._prefix, self.config.tail_tokens, self.precision)
+    def loss_fn(self, batch: Any) -> LossFn:
+        """The per-example loss of a batch under the current weights; one object serves one step."""
+        return self._losses(batch.to(self.device))
 
 
 def choose_device(name: str) -> torch.device:

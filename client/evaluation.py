@@ -1,8 +1,10 @@
-"""Held-out evaluation, by a device or a server with speech of its own: loss, and WER decoded on the 30 s window."""
+"""Held-out evaluation, by a device or a server with speech of its own: loss, and WER decoded by greedy search."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.dataset import SpeechDataset
+from client.ctc_dataset import CTCDataset
+from client.speech import Recordings
+from zo_common.ctc_forward import ctc_logits
+from zo_common.ctc_loss import CTCBatch, CTCLoss
+from zo_common.ctc_objectives import frame_entropy, frame_mask
+from zo_common.ctc_transcribe import evaluate_waves
+from zo_common.frozen_prefix import FrozenPrefix
+from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.metrics import Scores
 from zo_common.objectives import whisper_losses
 from zo_common.transcribe import evaluate_texts
@@ -20,7 +29,7 @@ _TAIL = 128  # a finer merged tail than in training: the loss then follows the 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over utterances (nats a token), error counts, and the transcripts."""
+    """Mean loss over utterances (nats a token or character), error counts, and the transcripts."""
 
     loss: float
     scores: Scores
@@ -37,26 +46,89 @@ class Evaluation:
         }
 
 
+@dataclass(frozen=True)
+class Health:
+    """What a collapse shows in, on speech with references.
+
+    Attributes:
+        loss: supervised, nats a token or a character.
+        wer: word error rate.
+        uncertainty: mean entropy in nats, of the frames (CTC) or of the references' tokens (Whisper): what objectives
+            without a text lower.
+        diversity: entropy of the words heard ÷ that of the words said, at most 1; 0 where all is heard as one word.
+    """
+
+    loss: float
+    wer: float
+    uncertainty: float
+    diversity: float
+
+
 @torch.inference_mode()
-def held_out_loss(model: nn.Module, data: SpeechDataset, batch_size: int = 16) -> float:
-    """Mean per-utterance loss in float32."""
+def held_out_loss(model: nn.Module, data: Recordings, batch_size: int = 16) -> float:
+    """Mean per-utterance loss in float32, in nats a token or a character."""
+    return _mean_of_batches(_losses, model, data, batch_size)
+
+
+@torch.inference_mode()
+def health(
+    model: nn.Module,
+    processor: Any,
+    data: Recordings,
+    *,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Health:
+    """How well a model is; see `Health`."""
+    found = evaluate(model, processor, data, language=language, on_progress=on_progress)
+    uncertainty = _mean_of_batches(_entropies, model, data, 16)
+    said = _word_entropy(data.texts)
+    diversity = min(1.0, _word_entropy(found.hypotheses) / said) if said else 1.0
+    return Health(found.loss, found.scores.wer, uncertainty, diversity)
+
+
+def _mean_of_batches(
+    measure: Callable[[nn.Module, Any], torch.Tensor], model: nn.Module, data: Recordings, batch_size: int
+) -> float:
     device = next(model.parameters()).device
-    batches = (data.batch(chosen).to(device) for chosen in data.length_sorted_batches(batch_size))
-    losses = [whisper_losses(model, batch, _TAIL) for batch in batches]
-    return float(np.mean(torch.cat(losses).double().numpy(force=True)))
+    found = [measure(model, data.batch(chosen).to(device)) for chosen in data.length_sorted_batches(batch_size)]
+    return float(np.mean(torch.cat(found).double().numpy(force=True)))
+
+
+def _losses(model: nn.Module, batch: Any) -> torch.Tensor:
+    return CTCLoss(model, batch)() if isinstance(batch, CTCBatch) else whisper_losses(model, batch, _TAIL)
+
+
+def _entropies(model: nn.Module, batch: Any) -> torch.Tensor:
+    """Mean entropy of each example's frames or tokens, (B,)."""
+    if isinstance(batch, CTCBatch):
+        logits, frames = ctc_logits(model, batch.values, batch.lengths)
+        return frame_entropy(logits, frame_mask(frames, logits.shape[1]))
+    return HypothesisLoss(model, batch, FrozenPrefix(model, ()), _TAIL, objective="entropy")()
+
+
+def _word_entropy(texts: Sequence[str]) -> float:
+    """Entropy in nats of the words of some texts, by how often each occurs."""
+    counts = Counter(word for text in texts for word in text.lower().split())
+    total = counts.total()
+    return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
 def evaluate(
     model: nn.Module,
     processor: Any,
-    data: SpeechDataset,
+    data: Recordings,
     *,
     language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Loss and word error rates of a data set."""
-    windows = [example.window() for example in data.examples]
-    scores, hypotheses = evaluate_texts(
-        model, processor, windows, data.texts, language=language, on_progress=on_progress
-    )
+    if isinstance(data, CTCDataset):
+        waves = [example.wave for example in data.examples]
+        scores, hypotheses = evaluate_waves(model, processor, waves, data.texts, on_progress=on_progress)
+    else:
+        windows = [example.window() for example in data.examples]
+        scores, hypotheses = evaluate_texts(
+            model, processor, windows, data.texts, language=language, on_progress=on_progress
+        )
     return Evaluation(held_out_loss(model, data), scores, tuple(hypotheses))

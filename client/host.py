@@ -63,7 +63,12 @@ class Host:
                 self._journal.recover(engine, saved)
             self._state = engine.have_round, engine.state.checksum()
         self._stamp = stamp(config.data)
-        found = read_manifest(config.data, split=config.train_split or None, text_column=config.text_column)
+        found = read_manifest(
+            config.data,
+            split=config.train_split or None,
+            text_column=config.text_column,
+            need_text=config.needs_text,
+        )
         for problem in found.problems[:_PROBLEMS_SHOWN]:
             self._on_word(f"recordings: {problem}")
         self._on_word(

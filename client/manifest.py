@@ -55,6 +55,7 @@ class Manifest:
 class _Collector:
     text_column: str
     problems: list[str]
+    need_text: bool
     utterances: list[Utterance] = field(default_factory=list)
 
     def add(self, where: str, audio: _Source | str, row: dict[str, Any]) -> None:
@@ -63,12 +64,12 @@ class _Collector:
         faults = [audio] if isinstance(audio, str) else []
         if not isinstance(text, str | None):
             faults.append(f"got a {self.text_column} of type {type(text).__name__}, expected text: correct the row.")
-        elif not text or not text.strip():
+        elif self.need_text and not (text and text.strip()):
             faults.append(f"got an empty transcript, expected what is said: fill in {self.text_column} or delete it.")
         self.problems.extend(f"{where}: {fault}" for fault in faults)
         if not isinstance(audio, str) and not faults:
             columns = {name: "" if value is None else str(value) for name, value in row.items()}
-            self.utterances.append(Utterance(where, audio, str(text), columns))
+            self.utterances.append(Utterance(where, audio, text or "", columns))
 
     def manifest(self, table: str, rows: int) -> Manifest:
         if rows == 0 and not self.problems:
@@ -76,24 +77,27 @@ class _Collector:
         return Manifest(tuple(self.utterances), tuple(self.problems))
 
 
-def read_manifest(source: str, *, split: str | None = None, text_column: str = "transcription") -> Manifest:
+def read_manifest(
+    source: str, *, split: str | None = None, text_column: str = "transcription", need_text: bool = True
+) -> Manifest:
     """Read a folder in `audiofolder` layout, a folder written by `save_to_disk`, or a Hugging Face hub id.
 
     A folder without splits counts as "train". A source with one split needs no `split`.
+    Without `need_text`, rows may lack a transcript, and tables the column of them.
     Raises DataError where there is nothing to read; faults of rows and columns are in `Manifest.problems`.
     """
     try:
         folder = Path(source).expanduser()
         if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _read_datasets(str(folder), split, text_column, saved=True)
+            return _read_datasets(str(folder), split, text_column, need_text, saved=True)
         if folder.is_dir():
-            return _read_table(_find_table(folder, split), text_column)
+            return _read_table(_find_table(folder, split), text_column, need_text)
         got = "a file" if folder.exists() else "not there"
     except (OSError, RuntimeError) as error:
         raise _fault(f"'{source}' cannot be read ({error}), expected a readable folder: check its rights.") from None
     if got == "a file" or not _HUB_ID.fullmatch(source):
         raise _fault(f"'{source}' is {got}, expected a folder with {' or '.join(_TABLES)}: check the path.")
-    return _read_datasets(source, split, text_column, saved=False)
+    return _read_datasets(source, split, text_column, need_text, saved=False)
 
 
 def _fault(message: str) -> DataError:
@@ -132,7 +136,7 @@ def _choose_split(source: str, split: str | None, splits: Sequence[str]) -> str:
     raise _fault(f"'{source}' has {', '.join(splits)}, but {got}: name one of these as split.")
 
 
-def _read_table(path: Path, text_column: str) -> Manifest:
+def _read_table(path: Path, text_column: str, need_text: bool) -> Manifest:
     table = f"{path.resolve().parent.name}/{path.name}"
     data = path.read_bytes()
     try:
@@ -141,8 +145,8 @@ def _read_table(path: Path, text_column: str) -> Manifest:
         line = data.count(b"\n", 0, error.start) + 1
         return Manifest((), (f"{table}:{line}: got bytes that are not UTF-8, expected text: save the table as UTF-8.",))
     columns, rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(text)
-    faults = _column_problems(table, columns, text_column) if columns else []
-    found = _Collector(text_column, faults.copy())
+    faults = _column_problems(table, columns, text_column, need_text) if columns else []
+    found = _Collector(text_column, faults.copy(), need_text)
     for line, row in rows:
         if isinstance(row, str):
             found.problems.append(f"{table}:{line}: {row}")
@@ -195,13 +199,13 @@ def _json_rows(text: str) -> tuple[list[str], list[_Row]]:
     return list(columns), rows
 
 
-def _column_problems(table: str, columns: Sequence[str], text_column: str) -> list[str]:
+def _column_problems(table: str, columns: Sequence[str], text_column: str, need_text: bool) -> list[str]:
     problems, listed = [], ", ".join(columns)
     if len(columns) == 1 and (";" in listed or "\t" in listed):
         return [f"{table}:1: got columns separated by {';' if ';' in listed else 'tab'}, expected commas: save it so."]
     if _FILE not in columns:
         problems.append(f"column '{_FILE}' not found in {table}, it has {listed}: rename the column of audio paths.")
-    if text_column not in columns:
+    if need_text and text_column not in columns:
         problems.append(_no_text_column(table, [name for name in columns if name != _FILE], listed, text_column))
     return problems
 
@@ -214,7 +218,7 @@ def _no_text_column(table: str, candidates: Sequence[str], listed: str, text_col
     return f"text column '{text_column}' not found in {table}, it has {listed}: {hint}"
 
 
-def _read_datasets(source: str, split: str | None, text_column: str, *, saved: bool) -> Manifest:
+def _read_datasets(source: str, split: str | None, text_column: str, need_text: bool, *, saved: bool) -> Manifest:
     import datasets
 
     try:
@@ -228,10 +232,10 @@ def _read_datasets(source: str, split: str | None, text_column: str, *, saved: b
             "correct the name, or download it on a machine with network, save it with save_to_disk and pass that "
             "folder (HF_HUB_OFFLINE=1 uses earlier downloads without waiting for the network)."
         ) from None
-    return _read_loaded(loaded, source, split, text_column)
+    return _read_loaded(loaded, source, split, text_column, need_text)
 
 
-def _read_loaded(loaded: Any, source: str, split: str | None, text_column: str) -> Manifest:
+def _read_loaded(loaded: Any, source: str, split: str | None, text_column: str, need_text: bool) -> Manifest:
     """Rows of a `datasets.Dataset` or `DatasetDict`, counted from 0 as `dataset[row]` does."""
     import datasets
 
@@ -245,10 +249,10 @@ def _read_loaded(loaded: Any, source: str, split: str | None, text_column: str) 
     problems, listed = [], ", ".join(loaded.features)
     if not audio:
         problems.append(f"no Audio column found in {table}, it has {listed}: make one with cast_column(..., Audio()).")
-    if text_column not in loaded.features:
+    if need_text and text_column not in loaded.features:
         candidates = [name for name in loaded.features if name not in audio]
         problems.append(_no_text_column(table, candidates, listed, text_column))
-    found = _Collector(text_column, problems)
+    found = _Collector(text_column, problems, need_text)
     if not problems:
         name = "audio" if "audio" in audio else audio[0]
         # Any further column of audio would be decoded on access.

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import torch
 
-from client.dataset import SpeechDataset, load_dataset
 from client.engine import Engine
 from client.manifest import Manifest, read_manifest
 from client.partition import Partitions
+from client.speech import Recordings, read_speech
 from zo_common.config import RunConfig
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, DataError
 
 MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`
 _engines: dict[tuple[object, ...], Engine] = {}
-_datasets: OrderedDict[tuple[object, ...], tuple[int, SpeechDataset]] = OrderedDict()  # with bytes of features
+_datasets: OrderedDict[tuple[object, ...], tuple[int, Recordings]] = OrderedDict()  # with bytes of features
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
@@ -34,6 +34,10 @@ def engine_key(config: RunConfig) -> tuple[object, ...]:
         config.precision,
         config.language,
         config.noise_check,
+        config.objective,
+        config.temperature,
+        config.entropy_weight,
+        config.min_confidence,
         config.torch_compile,
     )
 
@@ -45,6 +49,7 @@ def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -
         config.data,
         config.train_split,
         config.text_column,
+        config.needs_text,
         config.language,
         config.skip_bad,
         config.partition_by,
@@ -81,7 +86,7 @@ def _share_the_machine(threads: int) -> None:
         torch.set_num_interop_threads(1)
 
 
-def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, num_partitions: int) -> SpeechDataset:
+def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, num_partitions: int) -> Recordings:
     """The data set of one device, from memory, else from `config.feature_cache`, else from its recordings.
 
     Memory holds the data sets used last, `MAX_FEATURE_BYTES` of features in all, however many devices there are.
@@ -95,13 +100,9 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     if key in _datasets:
         _datasets.move_to_end(key)
         return _datasets[key][1]
-    dataset = load_dataset(
-        _share(config, partition_id, num_partitions),
-        engine.processor,
-        language=config.language,
-        skip_bad=config.skip_bad,
-        cache_dir=Path(config.feature_cache) if config.feature_cache else None,
-    )
+    cache = Path(config.feature_cache) if config.feature_cache else None
+    reader = engine.family.reader(language=config.language, need_text=config.needs_text, cache_dir=cache)
+    dataset = read_speech(_share(config, partition_id, num_partitions), reader, skip_bad=config.skip_bad)
     _datasets[key] = sum(example.features.nbytes for example in dataset.examples), dataset
     held = sum(size for size, _ in _datasets.values())
     while held > MAX_FEATURE_BYTES and len(_datasets) > 1:
@@ -111,19 +112,21 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
 
 def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> Manifest:
     """The rows of one device, with the problems of the whole table."""
-    table = config.data, config.train_split, config.text_column
+    table = config.data, config.train_split, config.text_column, config.needs_text
     manifest = _manifest(*table)
     if partition_id is None:
         return manifest
+    if not manifest.utterances:  # the table's own problems say more than that nothing can be shared out
+        raise DataError(manifest.problems)
     mine = _partitions(*table, config.partition_by, config.run_seed, num_partitions).of(partition_id)
     return replace(manifest, utterances=tuple(manifest.utterances[index] for index in mine))
 
 
 @lru_cache(maxsize=2)  # the train and the held-out split
-def _manifest(data: str, split: str, text_column: str) -> Manifest:
-    return read_manifest(data, split=split or None, text_column=text_column)
+def _manifest(data: str, split: str, text_column: str, need_text: bool = True) -> Manifest:
+    return read_manifest(data, split=split or None, text_column=text_column, need_text=need_text)
 
 
 @lru_cache(maxsize=2)
-def _partitions(data: str, split: str, text_column: str, by: str, seed: int, count: int) -> Partitions:
-    return Partitions(_manifest(data, split, text_column).utterances, count, by, seed=seed)
+def _partitions(data: str, split: str, text_column: str, need_text: bool, by: str, seed: int, count: int) -> Partitions:
+    return Partitions(_manifest(data, split, text_column, need_text).utterances, count, by, seed=seed)

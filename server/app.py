@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from client.dataset import SpeechDataset, SpeechExample, load_dataset
 from client.engine import choose_device
 from client.evaluation import evaluate, held_out_loss
+from client.speech import Recordings, read_speech, spread
+from server.collapse_guard import guard_for
 from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
@@ -32,7 +32,7 @@ class HeldOut:
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.path = Path(config.output) / "curve.jsonl"
-        self.data: SpeechDataset | None = None
+        self.data: Recordings | None = None
         self.curve: list[dict[str, Any]] = []
 
     def prepare(self, held: GlobalModel | None) -> None:
@@ -71,10 +71,10 @@ class HeldOut:
         whole |= {"loss": held_out_loss(held.model, data)}
         if not self.config.eval_utterances:
             return whole
-        some = replace(data, examples=_spread(data.examples, self.config.eval_utterances))
+        some = spread(data, self.config.eval_utterances)
         return self._decode(server_round, held, some, events) | whole
 
-    def _decode(self, server_round: int, held: GlobalModel, data: SpeechDataset, events: Events) -> dict[str, Any]:
+    def _decode(self, server_round: int, held: GlobalModel, data: Recordings, events: Events) -> dict[str, Any]:
         label = f"decoding {self.config.eval_split}, round {server_round}"
         return evaluate(
             held.model,
@@ -84,23 +84,16 @@ class HeldOut:
             on_progress=lambda done, total: events.on_stage(label, done, total),
         ).summary()
 
-    def _load(self, held: GlobalModel) -> SpeechDataset:
+    def _load(self, held: GlobalModel) -> Recordings:
         if self.data is None:
-            self.data = load_dataset(
+            self.data = read_speech(
                 self.config.data,
-                held.processor,
+                held.family.reader(language=self.config.language),
                 split=self.config.eval_split,
                 text_column=self.config.text_column,
-                language=self.config.language,
                 skip_bad=self.config.skip_bad,
             )
         return self.data
-
-
-def _spread(examples: tuple[SpeechExample, ...], count: int) -> tuple[SpeechExample, ...]:
-    """At most `count` examples at even distances: tables are often sorted by speaker."""
-    step = max(1, -(-len(examples) // count))
-    return examples[::step]
 
 
 def finish(federation: Federation, held_out: HeldOut) -> None:
@@ -136,7 +129,9 @@ def check_before_start(config: RunConfig) -> None:
     refuse_occupied(config)
     refuse_used_ledger(config)
     choose_device(config.device)  # those of a simulation are on this machine
-    HeldOut(config).prepare(GlobalModel(config))
+    held = GlobalModel(config)
+    HeldOut(config).prepare(held)
+    guard_for(config, held, on_word=lambda word: None)
 
 
 def print_round(report: RoundReport) -> None:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from server.catch_up import Outgoing
 from server.client_evaluation import EvaluationInbox
+from server.collapse_guard import guard_for
 from server.exchange import CONTENT, REBUILD, Exchange, Late, ask
 from server.global_model import GlobalModel, reference_view, strangers
 from server.roster import Member, Roster
@@ -71,6 +72,7 @@ class Federation:
         self._reference = reference_view(held, self.roster.members.values())
         self._turn_strangers_away(list(self.roster.members.values()), 0)
         self.events.on_model(held)
+        self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
         self._lock = RunLock(Path(config.output))
         self.state = RunState(config, held, self._reference, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
@@ -129,6 +131,8 @@ class Federation:
         self._lock.release()
 
     def _run(self) -> None:
+        if self.guard is not None:
+            self.guard.begin(self.state)
         first = self.ledger.ledger.last_round + 1
         self._evaluate(first - 1)
         for server_round in range(first, self.config.num_server_rounds + 1):
@@ -138,6 +142,8 @@ class Federation:
                 report.evaluation = self._evaluate(server_round)
             self.events.on_round(report)
             self._stop_if_stuck(report)
+            if self.guard is not None:
+                self.guard.stop_if_stuck()
 
     def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
         """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
@@ -221,6 +227,11 @@ class Federation:
         for detail in inbox.details[counted:]:
             self.events.on_word(f"round {server_round}: refused: {detail}")
         share = self.state.zero_share(server_round, before)
+        if self.guard is not None:
+            contributions, word = self.guard.review(server_round, contributions)
+            if word:
+                inbox.refused["collapse"] += len(scalars)
+                self.events.on_word(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(

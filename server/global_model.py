@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from client.family import family_of
 from server.roster import Member
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import LedgerHeader, TensorEntry, describe_tensors
-from zo_common.models import load_whisper
+from zo_common.models import load_model
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
 
@@ -22,12 +23,18 @@ View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, t
 
 
 class GlobalModel:
-    """Base model, processor and lattice state of a server that holds the model."""
+    """Base model, processor, family and lattice state of a server that holds the model.
+
+    Raises:
+        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as a device's engine would.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self.model: nn.Module
         self.processor: Any
-        self.model, self.processor = load_whisper(config.model)
+        loaded = load_model(config.model)
+        self.model, self.processor = loaded.model, loaded.processor
+        self.family = family_of(loaded, config)
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, config.trained_tensors, config.scale)
         self.state.epsilon_units(config.epsilon)
@@ -37,7 +44,7 @@ class GlobalModel:
 
     def snapshot(self) -> bytes:
         """The present weights' difference to the base model, which is loaded again for the comparison."""
-        base, _ = load_whisper(self._config.model)
+        base = load_model(self._config.model).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
         names = ",".join(header)
         return encode_snapshot(LatticeState(base, names, self._config.scale, exponents=header), self.state)
@@ -92,7 +99,16 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    kept = ("learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting")
+    kept = (
+        "objective",
+        "learning-rate",
+        "lr-schedule",
+        "num-queries",
+        "local-steps",
+        "batch-size",
+        "directions",
+        "weighting",
+    )
     return {key: value for key, value in config.to_mapping().items() if key in kept}
 
 

@@ -17,7 +17,7 @@ from zo_common.combine import combine
 from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import read_ledger, write_ledger
-from zo_common.models import load_whisper
+from zo_common.models import load_model
 from zo_common.replay import replay, restore_state
 from zo_common.state import LatticeState
 
@@ -84,10 +84,10 @@ def replay_command(
         if rounds > found.last_round:
             raise ConfigError(f"rounds is {rounds}, the ledger has {found.last_round}")
         found = Ledger(found.header, found.records[:rounds])
-    loaded, processor = load_whisper(model or found.header.model)
-    state = restore_state(loaded, found.header, threads=threads or None)
+    loaded = load_model(model or found.header.model)
+    state = restore_state(loaded.model, found.header, threads=threads or None)
     _replay_with_bar(state, found)
-    export_model(loaded, processor, output)
+    export_model(loaded.model, loaded.processor, output)
     console.print(f"wrote {output}, checksum {state.checksum():016x}")
 
 
@@ -112,8 +112,8 @@ def combine_command(
 
 
 def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
-    loaded, _ = load_whisper(model or ledger.header.model)
-    state = restore_state(loaded, ledger.header, threads=threads or None)
+    loaded = load_model(model or ledger.header.model)
+    state = restore_state(loaded.model, ledger.header, threads=threads or None)
     _replay_with_bar(state, ledger)
     return state
 

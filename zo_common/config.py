@@ -17,6 +17,7 @@ Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Objective = Literal["supervised", "suta", "entropy", "self-training"]
 MOST_MESSAGE_BYTES = 60 << 20
 
 
@@ -37,7 +38,11 @@ class RunConfig:
     language: str = "en"
     partition_by: str = "speaker"
     skip_bad: bool = False
-    # method
+    # method; what is minimised, and what objectives without transcripts need
+    objective: Objective = "supervised"
+    temperature: float = 2.5
+    entropy_weight: float = 0.3
+    min_confidence: float = 0.0
     trained_tensors: str = "encoder-early"
     scale: Scale = "unit"
     estimator: Estimator = "leave-one-out"
@@ -68,6 +73,10 @@ class RunConfig:
     evaluate_every: int = 0
     eval_utterances: int = 0
     evaluate_on: Place = "server"
+    guard_split: str = ""
+    guard_every: int = 1
+    guard_utterances: int = 32
+    guard_tolerance: float = 0.05
     server_model: bool = True
     resume: bool = False
     output: str = "results/run"
@@ -81,14 +90,14 @@ class RunConfig:
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
-        for name in ("num_server_rounds", "local_steps", "batch_size", "min_clients", "min_replies", "max_bad_rounds"):
+        for name in _AT_LEAST_ONE:
             self._at_least(name, 1)
-        for name in ("clients_per_round", "evaluate_every", "eval_utterances", "tail_tokens", "late_joiners"):
+        for name in _AT_LEAST_NONE:
             self._at_least(name, 0)
-        for name in ("learning_rate", "round_timeout", "max_scalar"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
+        for name in ("learning_rate", "round_timeout", "max_scalar", "temperature"):
+            self._positive(name)
+        for name in ("entropy_weight", "min_confidence", "guard_tolerance"):
+            self._share(name)
         if not 0 <= self.run_seed < 1 << 63:
             raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
         if not 0 <= self.over_selection <= 10:
@@ -105,9 +114,23 @@ class RunConfig:
             raise ConfigError("local-steps and batch-size are at most 65535")
         _ = self.estimator_config
 
+    def _positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
+
+    def _share(self, name: str) -> None:
+        if not 0 <= getattr(self, name) <= 1:
+            raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected 0 … 1")
+
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
             raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected at least {least}")
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether devices must know what was said in their recordings."""
+        return self.objective == "supervised"
 
     @property
     def estimator_config(self) -> EstimatorConfig:
@@ -147,7 +170,25 @@ class RunConfig:
         return {kebab(name): value for name, value in asdict(self).items()}
 
 
+_AT_LEAST_ONE = (
+    "num_server_rounds",
+    "local_steps",
+    "batch_size",
+    "min_clients",
+    "min_replies",
+    "max_bad_rounds",
+    "guard_every",
+)
+_AT_LEAST_NONE = (
+    "clients_per_round",
+    "evaluate_every",
+    "eval_utterances",
+    "tail_tokens",
+    "late_joiners",
+    "guard_utterances",
+)
 CHOICES: dict[str, tuple[str, ...]] = {
+    "objective": get_args(Objective),
     "scale": get_args(Scale),
     "estimator": get_args(Estimator),
     "lr_schedule": get_args(Schedule),

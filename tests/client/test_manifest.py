@@ -229,3 +229,19 @@ def test_hub_id_without_network() -> None:
     assert text.startswith("'owner/speech' is neither a folder here nor a data set that the Hugging Face hub gives")
     assert "download it on a machine with network" in text
     assert "HF_HUB_OFFLINE=1" in text
+
+
+def test_recordings_that_nobody_wrote_down(table: Table) -> None:
+    for content in (
+        "file_name\na.wav\nb.wav\n",
+        "file_name,speaker\na.wav,x\nb.wav,y\n",
+        "file_name,transcription\na.wav,\nb.wav, \n",
+    ):
+        folder = table(content)
+        assert read(folder).problems
+        found = read(folder, need_text=False)
+        assert found.problems == ()
+        assert [u.text.strip() for u in found.utterances] == ["", ""]
+    found = read(table("file_name,transcription\na.wav,one\nmissing.wav,\n"), need_text=False)
+    assert [u.text for u in found.utterances] == ["one"]
+    assert "missing.wav" in found.problems[0]

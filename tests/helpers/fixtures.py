@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,10 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid, Memory
 from tiny import write_mini_corpus, write_tiny_whisper
+from tiny_ctc import write_tiny_ctc
 
-from client.dataset import SpeechDataset
 from client.engine import Engine
+from client.speech import Recordings
 from client.warm import warm_dataset
 from server.federation import LEDGER_NAME, Events, Federation
 from server.run_log import RoundReport
@@ -32,6 +35,12 @@ def tiny_whisper(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def other_whisper(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `tiny_whisper`, with other weights."""
     return write_tiny_whisper(whisper_dir, tmp_path_factory.mktemp("models") / "other", seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Wav2Vec2 of two layers with capitals to write."""
+    return write_tiny_ctc(tmp_path_factory.mktemp("models") / "ctc")
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +71,31 @@ def settings(tiny_whisper: Path, mini_corpus: Path, tmp_path: Path) -> Settings:
         )
 
     return make
+
+
+@pytest.fixture
+def ctc_settings(settings: Settings, tiny_wav2vec2: Path) -> Settings:
+    """Run settings of a tiny federation on a CTC model; keyword arguments change some."""
+    model = {
+        "model": str(tiny_wav2vec2),
+        "trained_tensors": "norms+features",
+        "eval_split": "test",
+        "learning_rate": 1e-3,
+    }
+    return lambda **changes: settings(**{**model, **changes})
+
+
+@pytest.fixture(scope="session")
+def untold_corpus(mini_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The mini corpus without transcripts of the train split: there is no such column."""
+    target = tmp_path_factory.mktemp("corpus") / "untold"
+    shutil.copytree(mini_corpus, target)
+    table = target / "train" / "metadata.csv"
+    with table.open(newline="") as file:
+        rows = [(name, speaker) for name, _, speaker in csv.reader(file)]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return target
 
 
 @pytest.fixture(scope="session")
@@ -125,6 +159,6 @@ def engine_of(settings: Settings) -> Callable[..., Engine]:
 
 
 @pytest.fixture
-def speech_of(settings: Settings) -> Callable[[Engine], SpeechDataset]:
+def speech_of(settings: Settings) -> Callable[[Engine], Recordings]:
     """The whole train split for an engine."""
     return lambda engine: warm_dataset(settings(), engine, None, 1)

@@ -35,7 +35,7 @@ class ToyEngine(Engine):
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
         self.base_checksum = self.state.checksum()
         self.device, self.precision = torch.device("cpu"), torch.float32
-        self._prefix = None
+        self.family = self._losses = None
         self._loaded = True
 
     def pretend(self, records: list[Record]) -> None:

@@ -1,0 +1,140 @@
+"""What each kind of model is trained on: the loss a step perturbs, frozen where the model itself decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Condition
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fake_grid import Memory
+
+from client.desk import Desk
+from client.engine import Engine
+from client.host import Host
+from client.job import Job
+from client.journal import Journal
+from client.place import Place
+from client.warm import warm_dataset
+from client.worker_client import make_request
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution, Record
+from zo_common.ctc_loss import AdaptationLoss, CTCLoss, SutaSettings
+from zo_common.errors import ConfigError
+from zo_common.evaluation_reply import decode_evaluation
+from zo_common.hypothesis_loss import HypothesisLoss
+from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.objectives import IGNORE
+from zo_common.state import Update
+from zo_common.transcribe import greedy_tokens
+
+Settings = Callable[..., RunConfig]
+PLACE = Place(7)
+
+
+def _moved(engine: Engine, loss: Any) -> torch.Tensor:
+    """The losses after a small update, which is taken back."""
+    update = [Update(5, 1e-3)]
+    engine.state.apply(update)
+    with torch.inference_mode():
+        found: torch.Tensor = loss()
+    engine.state.apply(update, sign=-1)
+    return found
+
+
+class TestCTC:
+    def test_supervised_is_the_loss_of_the_characters(self, ctc_settings: Settings) -> None:
+        config = ctc_settings(precision="float32")
+        engine = Engine(config)
+        batch = warm_dataset(config, engine, None, 1).batch([0, 4])
+
+        assert torch.equal(engine.loss_fn(batch)(), CTCLoss(engine.model, batch)())
+
+    @pytest.mark.parametrize(
+        ("objective", "expected"), [("suta", SutaSettings(2.0, 0.4)), ("entropy", SutaSettings(2.0, 1.0))]
+    )
+    def test_frames_are_those_of_the_weights_before_the_step(
+        self, ctc_settings: Settings, objective: str, expected: SutaSettings
+    ) -> None:
+        config = ctc_settings(objective=objective, temperature=2.0, entropy_weight=0.4, precision="float32")
+        engine = Engine(config)
+        batch = warm_dataset(config, engine, None, 1).batch([0, 4])
+
+        loss = engine.loss_fn(batch)
+        moved = _moved(engine, loss)
+
+        assert isinstance(loss, AdaptationLoss) and loss.mask is not None
+        plain = AdaptationLoss(engine.model, batch, expected).freeze()
+        assert torch.equal(plain.mask, loss.mask)  # type: ignore[arg-type]
+        assert torch.equal(plain(), loss())
+        assert not torch.equal(moved, loss())
+
+    def test_nothing_is_compiled(self, ctc_settings: Settings) -> None:
+        with pytest.raises(ConfigError, match="torch-compile is for Whisper models"):
+            Engine(ctc_settings(torch_compile=True))
+
+
+class TestWhisper:
+    @pytest.mark.parametrize("objective", ["entropy", "self-training"])
+    def test_the_text_is_what_the_model_hears_in_the_full_window(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch, objective: str
+    ) -> None:
+        monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 4)
+        config = settings(objective=objective)
+        engine = Engine(config)
+        data = warm_dataset(config, engine, None, 1)
+
+        loss = engine.loss_fn(data.batch([0, 4]))
+
+        assert isinstance(loss, HypothesisLoss)
+        windows = [data.examples[i].window() for i in (0, 4)]
+        heard = greedy_tokens(engine.model, engine.processor, windows)
+        end = engine.processor.tokenizer.eos_token_id
+        assert [row[row != IGNORE].tolist() for row in loss._labels] == [[*tokens, end] for tokens in heard]
+        assert loss.trusted is not None and torch.equal(loss.trusted, loss._labels != IGNORE)
+        assert loss._objective == objective
+
+    def test_a_hypothesis_below_the_confidence_asked_for_counts_nothing(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 4)
+        config = settings(objective="self-training", min_confidence=1.0)
+        engine = Engine(config)
+
+        assert engine.loss_fn(warm_dataset(config, engine, None, 1).batch([0]))().tolist() == [0.0]
+
+
+def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: Any, untold_corpus: Any) -> None:
+    """Train, evaluate, and start again from what is on disk."""
+    config = ctc_settings(objective="suta", data=str(untold_corpus))
+    settings = config.to_mapping()
+    words: list[str] = []
+    desk = Desk()
+    journal = Journal(tmp_path / "state", words.append)
+    host = Host(settings, journal, desk, words.append)
+    host.start()
+    engine = host._engine
+    assert engine is not None
+    record = Record(1, 0, (Contribution(9, 3, np.full((1, 2), 1e-3, np.float32)),))
+    plan = Plan(2, 42, 7, engine.base_id, 0, 2, 2, 1e-4, config.estimator_config, (record,))
+
+    def answer(kind: Any) -> bytes:
+        asked, work = host.prepare(kind, make_request(encode_plan(plan), settings, PLACE), PLACE)
+        return work(Job(asked, Condition()))[0]
+
+    reply = decode_reply(answer("train"))
+    evaluation = decode_evaluation(answer("evaluate"))
+    desk.close(1.0)
+    journal.close()
+
+    assert (reply.status, reply.num_examples, reply.have_round) == (Status.OK, 9, 1)
+    assert reply.projected_grads.any()
+    assert (evaluation.status, evaluation.scores.utterances) == (Status.OK, 3)
+    assert evaluation.checksum == reply.checksum
+    assert any("9 recordings" in word for word in words)
+    again = Host(settings, Journal(tmp_path / "state", words.append), Desk(), words.append)
+    with Memory().in_use():  # a process that has just started
+        again.start()
+    assert (again.have_round, again._state[1]) == (1, reply.checksum), words
