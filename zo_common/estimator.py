@@ -7,7 +7,7 @@ Two-sided: g_j = (L(w+εz_j) − L(w−εz_j)) / 2ε. One-sided: (L(w+εz_j) −
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -20,6 +20,7 @@ from zo_common.state import LatticeState, Update
 
 Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 LossFn = Callable[[], torch.Tensor]
+Quantise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,13 @@ def step_updates(seeds: Sequence[int], grads: NDArray[np.float32], learning_rate
 
 @torch.inference_mode()
 def zo_step(
-    state: LatticeState, loss_fn: LossFn, seed: int, step: int, config: EstimatorConfig, learning_rate: float
+    state: LatticeState,
+    loss_fn: LossFn,
+    seed: int,
+    step: int,
+    config: EstimatorConfig,
+    learning_rate: float,
+    quantise: Quantise | None = None,
 ) -> StepResult:
     """One ZO-SGD step on the lattice.
 
@@ -150,11 +157,17 @@ def zo_step(
     3. "Restore z_q" and all q updates are one pass: 2q+1 passes over the weights for two-sided.
 
     On any error the weights are exactly what they were before the step.
+
+    Args:
+        quantise: what becomes of the projected gradients before they are applied and reported, for a record of the step
+            that is narrower than float32.
     """
     seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
     walker = Walker(state, config.epsilon)
     try:
         result = measure(walker, loss_fn, seeds, config)
+        if quantise is not None:
+            result = replace(result, projected_grads=quantise(result.projected_grads))
         updates = step_updates(seeds, result.projected_grads, learning_rate)
         walker.move(None, updates)
     except BaseException:

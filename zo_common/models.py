@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +12,38 @@ from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
 
-SUPPORTED = ("WhisperForConditionalGeneration",)
+WHISPER = "WhisperForConditionalGeneration"
+CTC_CLASSES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}
+
+Family = Literal["whisper", "ctc"]
+
+
+class LoadedModel(NamedTuple):
+    """A base model in eval mode, float32, without gradients, its processor, and which kind it is."""
+
+    model: nn.Module
+    processor: Any
+    family: Family
+
+
+def load_model(source: str) -> LoadedModel:
+    """A Whisper model, or a Wav2Vec2, HuBERT or WavLM model with a CTC head.
+
+    Nothing in it is random: eval mode has no dropout, no layer drop and no masking of the spectrum.
+
+    Args:
+        source: hub id (`facebook/wav2vec2-base-960h`) or a directory made by `save_pretrained`, processor included.
+
+    Raises:
+        ModelNotFound: no such directory or an incomplete one, or the hub does not have it or cannot be reached.
+        UnsupportedModel: another architecture, or one without a CTC head.
+    """
+    config = _config(source)
+    if config.model_type == "whisper":
+        return LoadedModel(*_load_whisper(source, config), "whisper")
+    if config.model_type not in CTC_CLASSES:
+        raise UnsupportedModel(_unsupported(source, config, [WHISPER, *CTC_CLASSES.values()]))
+    return LoadedModel(*_load_ctc(source, config), "ctc")
 
 
 def load_whisper(source: str) -> tuple[nn.Module, Any]:
@@ -25,19 +56,31 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
         ModelNotFound: no such directory, and the hub does not have it or cannot be reached.
         UnsupportedModel: another architecture.
     """
-    from transformers import AutoConfig, WhisperForConditionalGeneration, WhisperProcessor
+    config = _config(source)
+    if config.model_type != "whisper":
+        raise UnsupportedModel(_unsupported(source, config, [WHISPER]))
+    return _load_whisper(source, config)
+
+
+def _config(source: str) -> Any:
+    from transformers import AutoConfig
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model: nn.Module
     try:
-        config = AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
-    if config.model_type != "whisper":
-        raise UnsupportedModel(
-            f"model {source!r} is a {config.model_type!r} model, supported are: {', '.join(SUPPORTED)}"
-        )
+
+
+def _unsupported(source: str, config: Any, supported: list[str]) -> str:
+    return f"model {source!r} is a {config.model_type!r} model, supported are: {', '.join(supported)}"
+
+
+def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
+    from transformers import WhisperForConditionalGeneration, WhisperProcessor
+
+    model: nn.Module
     try:
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
@@ -49,6 +92,54 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
         raise ModelNotFound(_not_found(source, error)) from None
     model.eval().requires_grad_(False)
     return model, processor
+
+
+def _load_ctc(source: str, config: Any) -> tuple[nn.Module, Any]:
+    import transformers
+
+    if not any(name.endswith("ForCTC") for name in config.architectures or ["ForCTC"]):
+        raise UnsupportedModel(_headless(source))
+    model: nn.Module
+    try:
+        loaded: Any = getattr(transformers, CTC_CLASSES[config.model_type]).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+        model, report = loaded
+        missing = set(report["missing_keys"])
+        if any(name.startswith("lm_head.") for name in missing):
+            raise UnsupportedModel(_headless(source))
+        # pretraining's mask embedding is not used, often not stored, and would be made up anew at each loading
+        masks = {name for name in missing if name.endswith(".masked_spec_embed")}
+        for name in masks:
+            model.get_parameter(name).data.zero_()
+        processor = transformers.Wav2Vec2Processor.from_pretrained(source)
+        _refuse_incomplete(missing - masks, 0, 0)
+        _refuse_vocabulary(config, processor.tokenizer)
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelNotFound(_not_found(source, error)) from None
+    model.eval().requires_grad_(False)
+    return model, processor
+
+
+def _headless(source: str) -> str:
+    return (
+        f"model {source!r} has no CTC head: pass a checkpoint that was fine-tuned for recognition, such as "
+        "facebook/wav2vec2-base-960h"
+    )
+
+
+def _refuse_vocabulary(config: Any, tokenizer: Any) -> None:
+    """Every class of the head must be a token, and the blank the tokenizer's padding.
+
+    Raises:
+        ValueError: says what does not fit.
+    """
+    known = set(tokenizer.get_vocab().values())
+    unknown = [index for index in range(config.vocab_size) if index not in known]
+    if unknown:
+        raise ValueError(f"its tokenizer does not know {len(unknown)} of the model's {config.vocab_size} classes")
+    if tokenizer.pad_token_id != config.pad_token_id:
+        raise ValueError(f"its tokenizer's blank is {tokenizer.pad_token_id}, the model's {config.pad_token_id}")
 
 
 def _refuse_incomplete(missing: Iterable[str], vocabulary: int, tokens: int) -> None:

@@ -206,6 +206,22 @@ def test_a_step_is_the_fused_update_and_nothing_else(small_model: Models, weight
     assert step_updates([u.seed for u in updates], result.projected_grads, 2e-2) == updates
 
 
+@pytest.mark.parametrize("estimator", KINDS)
+def test_narrowed_scalars_are_what_is_applied_and_reported(
+    small_model: Models, weight_bytes: Reader, estimator: Any
+) -> None:
+    model, other = small_model(), small_model()
+    state, elsewhere = (LatticeState(m, "all", threads=1) for m in (model, other))
+    config = EstimatorConfig(estimator, 3, 1e-3)
+    seeds = [direction_seed(5, 2, query) for query in range(3)]
+
+    result = zo_step(state, _loss_fn(model), 5, 2, config, 0.1, np.sign)
+    elsewhere.apply(step_updates(seeds, np.sign(result.projected_grads), 0.1))
+
+    assert set(np.abs(result.projected_grads)) == {1.0}
+    assert weight_bytes(model) == weight_bytes(other)
+
+
 def test_quanta_of_a_step_are_counted(small_model: Models) -> None:
     state = LatticeState(small_model(), "all", threads=1)
 

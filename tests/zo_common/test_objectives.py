@@ -13,7 +13,15 @@ from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from zo_common.estimator import EstimatorConfig, zo_step
-from zo_common.objectives import IGNORE, WhisperBatch, token_cross_entropy, whisper_labels, whisper_losses
+from zo_common.objectives import (
+    IGNORE,
+    WhisperBatch,
+    confident_labels,
+    token_cross_entropy,
+    token_entropy,
+    whisper_labels,
+    whisper_losses,
+)
 from zo_common.state import LatticeState
 from zo_common.whisper_forward import EDGE_POSITIONS, embed_window
 
@@ -93,6 +101,64 @@ class TestTokenCrossEntropy:
 
         assert losses.dtype == torch.float32
         torch.testing.assert_close(losses, token_cross_entropy(logits.float(), labels))
+
+
+class TestTokenEntropy:
+    def test_hand_computed_values_with_padding(self) -> None:
+        logits = torch.log(torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]], [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]]))
+        mask = torch.tensor([[True, True], [True, False]])
+
+        entropies = token_entropy(logits, mask)
+
+        assert entropies.tolist() == pytest.approx([1.25 * math.log(2), 0.0])
+        assert token_entropy(logits, ~mask)[0] == 0.0
+
+    def test_a_flat_distribution_has_the_entropy_of_its_size_at_any_temperature(self) -> None:
+        logits, mask = torch.zeros(1, 2, 50), torch.ones(1, 2, dtype=torch.bool)
+
+        for temperature in (0.5, 1.0, 2.5):
+            assert float(token_entropy(logits, mask, temperature)) == pytest.approx(math.log(50))
+
+    def test_the_gradient_is_that_of_the_plain_formula(self) -> None:
+        logits, mask = torch.randn(2, 3, 5, requires_grad=True), torch.tensor([[True, False, True], [True, True, True]])
+        log_probs = logits.log_softmax(dim=2)
+        plain = [-(log_probs[row].exp() * log_probs[row]).sum(dim=1)[mask[row]].mean() for row in range(2)]
+
+        gradients = [torch.autograd.grad(v, logits)[0] for v in (token_entropy(logits, mask).sum(), sum(plain))]
+
+        torch.testing.assert_close(*gradients)
+
+
+class TestConfidentLabels:
+    LABELS = torch.tensor([[IGNORE, 5, 6, 7], [IGNORE, 5, 6, IGNORE]])
+    LOG_PROBS = torch.log(torch.tensor([[0.0, 0.9, 0.4, 0.6], [1.0, 0.5, 0.125, 1.0]]))
+
+    def test_without_floors_every_label_stays(self) -> None:
+        assert torch.equal(confident_labels(self.LOG_PROBS, self.LABELS), self.LABELS)
+
+    def test_unlikely_tokens_are_dropped(self) -> None:
+        found = confident_labels(self.LOG_PROBS, self.LABELS, min_token=0.5)
+
+        assert found.tolist() == [[IGNORE, 5, IGNORE, 7], [IGNORE, 5, IGNORE, IGNORE]]
+
+    @pytest.mark.parametrize(("floor", "kept"), [(0.24, [True, True]), (0.26, [True, False]), (0.7, [False, False])])
+    def test_unlikely_utterances_are_dropped(self, floor: float, kept: list[bool]) -> None:
+        # geometric means: (0.9·0.4·0.6)^(1/3) = 0.6, (0.5·0.125)^(1/2) = 0.25
+        found = confident_labels(self.LOG_PROBS, self.LABELS, min_utterance=floor)
+
+        assert [torch.equal(row, labels) for row, labels in zip(found, self.LABELS, strict=True)] == kept
+        assert [bool((row == IGNORE).all()) for row in found] == [not k for k in kept]
+
+    def test_self_training_on_what_is_left(self) -> None:
+        logits = torch.randn(1, 4, 9)
+        labels = torch.tensor([[IGNORE, 5, 6, 7]])
+        log_probs = logits.log_softmax(dim=2).gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+        floor = float(log_probs[0, 1:].exp().median())
+
+        loss = token_cross_entropy(logits, confident_labels(log_probs, labels, floor))
+
+        kept = sorted(log_probs[0, 1:].tolist())[1:]
+        assert float(loss) == pytest.approx(-sum(kept) / 2)
 
 
 def test_whisper_labels_of_an_example() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
 
 import pytest
 import torch
+from tiny_ctc import KINDS, NORMS, tiny_ctc
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperConfig, WhisperForConditionalGeneration
 
@@ -175,6 +177,45 @@ class TestWav2Vec2:
         assert any("parametrizations" in t.name for t in state.tensors)
         assert moved != checksum
         state.expect_checksum(checksum)
+
+
+class TestAdaptationPresets:
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("norm", NORMS)
+    def test_norms_of_ctc_models(self, kind: str, norm: str) -> None:
+        model = tiny_ctc(kind, norm)
+        layers = (nn.LayerNorm, nn.GroupNorm)
+        expected = {
+            f"{n}.{leaf}" for n, m in model.named_modules() if isinstance(m, layers) for leaf in ("weight", "bias")
+        }
+
+        assert _names(model, "norms") == _names(model, "norm") == expected
+        assert f"{kind}.feature_projection.layer_norm.weight" in expected
+        assert f"{kind}.feature_extractor.conv_layers.0.layer_norm.weight" in expected
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_norms_and_features(self, kind: str) -> None:
+        model = tiny_ctc(kind)
+        front = (f"{kind}.feature_extractor.", f"{kind}.feature_projection.")
+
+        found = _names(model, "norms+features")
+
+        assert found == _names(model, "norms") | {n for n, _ in model.named_parameters() if n.startswith(front)}
+        assert not any("attention" in n or "pos_conv" in n or "lm_head" in n for n in found)
+
+    def test_norms_and_biases(self) -> None:
+        model = tiny_ctc()
+
+        assert _names(model, "norms+biases") == _names(model, "norms") | _names(model, "bias")
+
+    def test_norms_and_features_of_the_base_model_are_those_of_the_paper(self) -> None:
+        with torch.device("meta"):
+            model = Wav2Vec2ForCTC(Wav2Vec2Config(vocab_size=32))
+        sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+        patterns = expand("norms+features")
+        chosen = [n for n in sizes if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+
+        assert sum(sizes[n] for n in chosen) == 4_633_856
 
 
 def test_names_come_in_order_whatever_the_pattern(whisper: nn.Module) -> None:
