@@ -19,7 +19,7 @@ class DriftBounds:
     """What a `DriftGuard` allows.
 
     Attributes:
-        max_drift: of `DriftGuard.drift`, in grid units.
+        max_drift: of `DriftGuard.drift`: 0.01 is a hundredth of the size of the trained weights.
         max_objective: of the objective that comes with each adaptation.
         anchor: share of the adaptations held that is undone after each new one, oldest first, rounded down: with 0.1, a
             tenth or more is forgotten each time, so ten or so are ever held.
@@ -36,7 +36,7 @@ class DriftBounds:
             if math.isnan(getattr(self, name)):
                 raise ConfigError(f"{name.replace('_', '-')} is not a number, expected a bound or infinity")
         if self.max_drift <= 0:
-            raise ConfigError(f"max-drift is {self.max_drift}, expected a positive number of grid units")
+            raise ConfigError(f"max-drift is {self.max_drift}, expected a positive share of the weights' size")
         if not 0 <= self.anchor < 1:
             raise ConfigError(f"anchor is {self.anchor}, expected a share in [0, 1)")
         if self.window < 1:
@@ -53,6 +53,7 @@ class DriftGuard:
         self._state = state
         self._bounds = bounds or DriftBounds()
         self._base = state.checksum()
+        self._size = math.sqrt(sum(float(part.double().square().sum()) for _, part in state.pieces()))
         self._held: deque[tuple[AdaptationRecord, NDArray[np.float64]]] = deque()
 
     @property
@@ -80,14 +81,16 @@ class DriftGuard:
         return False
 
     def drift(self) -> float:
-        """Root mean square distance of the trained weights from the base, in units of each tensor's grid.
+        """How far the trained weights are from the base: the norm of the difference ÷ that of the base weights.
 
         Taken from the scalars alone: independent ±1 directions are as good as orthogonal, so in each tensor the squared
         quanta add up. No weight is read and no base kept; for tensors of some thousand elements it is within a percent.
         """
-        sizes = np.array([t.weight.numel() for t in self._state.tensors], np.float64)
-        energy = np.sum([energy for _, energy in self._held], axis=0) if self._held else np.zeros(len(sizes))
-        return math.sqrt(float(sizes @ energy) / max(float(sizes.sum()), 1.0))
+        if not self._held:
+            return 0.0
+        energy = np.sum([energy for _, energy in self._held], axis=0)
+        sizes = np.array([t.weight.numel() * 4.0**t.grid_exponent for t in self._state.tensors])
+        return math.sqrt(float(sizes @ energy)) / max(self._size, np.finfo(np.float64).tiny)
 
     def reset(self) -> None:
         """Undo everything held.

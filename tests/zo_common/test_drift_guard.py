@@ -44,21 +44,22 @@ def _applied(state: LatticeState, seed: int, size: float = 1.0) -> AdaptationRec
 
 
 def _distance(state: LatticeState, base: dict[str, torch.Tensor]) -> float:
-    """Root mean square of what the weights have moved, in each tensor's grid units, read off the weights."""
-    moved = [(t.weight - base[t.name]).double() * 2.0**-t.grid_exponent for t in state.tensors]
-    return math.sqrt(float(torch.cat([m.reshape(-1) for m in moved]).square().mean()))
+    """The norm of what the weights have moved ÷ that of the base, read off the weights."""
+    moved = torch.cat([(t.weight - base[t.name]).double().reshape(-1) for t in state.tensors])
+    return float(moved.norm() / torch.cat([w.double().reshape(-1) for w in base.values()]).norm())
 
 
 def test_drift_of_one_direction_by_hand(model: nn.Module) -> None:
     state = LatticeState(model, "0.weight", threads=1)
     guard = DriftGuard(state)
     assert guard.drift() == 0.0
+    rms = float(state.tensors[0].weight.double().square().mean().sqrt())
     record = AdaptationRecord(1, 2.0**-10, np.array([[3.0]], np.float32))
     replay_adaptation(state, record)
 
     guard.accept(record, 0.0)
 
-    assert guard.drift() == pytest.approx(3 * 2.0**-10 * 2.0 ** -state.tensors[0].grid_exponent)
+    assert guard.drift() == pytest.approx(3 * 2.0**-10 / rms)
 
 
 def test_drift_is_near_the_distance_of_the_weights(model: nn.Module) -> None:
