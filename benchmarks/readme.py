@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scaling, table
+from benchmarks import scaling, soak, table, wire
 from benchmarks.rows import RESULTS
 from simulations.report import human_bytes
 
@@ -126,6 +126,7 @@ INLINE = {
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
+    "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
 }
 
 

@@ -6,6 +6,7 @@ Where the node config names a `worker-address` nothing heavy is imported: Flower
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from zo_common.config import RunConfig
 
 CONTENT = "zo"
-WORKER_WAIT = 30.0  # seconds, unless the node config has `worker-wait`
+SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
+WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a killed worker has to load its model again
 ROUND_TIMEOUT = 600.0  # seconds, unless the run config has `round-timeout`
 
 
@@ -31,8 +33,11 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     def handler(kind: str) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
             settings = config.to_mapping() if config else dict(context.run_config)
+            record = dict(message.content.config_records[CONTENT])
+            if (word := _leave_time(record, settings, message.metadata.created_at)) is not None:
+                return Message(RecordDict({CONTENT: ConfigRecord({"error": word})}), reply_to=message)
             ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
-            key, payload = ask(kind, dict(message.content.config_records[CONTENT]), settings, context)
+            key, payload = ask(kind, record, settings, context)
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -45,6 +50,21 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     app.train()(handler("train"))
     app.evaluate()(handler("evaluate"))
     return app
+
+
+def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float) -> str | None:
+    """Lower `round-timeout` to what is left of the round; a word where it has closed, as for a plan from a long queue.
+
+    The server's clock stamped the message: a clock that is behind here only seems to leave more time.
+    """
+    left = record.get(SECONDS_LEFT)
+    if not isinstance(left, int | float):
+        return None
+    late = max(0.0, time.time() - created)
+    if late >= left:
+        return f"the round closed {late - left:.0f} s before its message came: it is left out"
+    settings["round-timeout"] = min(float(settings.get("round-timeout", ROUND_TIMEOUT)), left - late)
+    return None
 
 
 def _ask_worker(
@@ -82,8 +102,10 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     from zo_common.messages import decode_plan, encode_reply
     from zo_common.snapshot import decode_part
 
-    # a device may name its own model and data
-    own = {k: v for k, v in context.node_config.items() if k in ("model", "data")}
+    # a device may name its own model, data and cache; a server must not choose where a real device writes
+    own = {k: v for k, v in context.node_config.items() if k in ("model", "data", "feature-cache")}
+    if "partition-id" not in context.node_config:
+        own.setdefault("feature-cache", "")
     place = place_of(context.node_config, context.node_id)
     config = RunConfig.from_mapping(settings | own)
     if kind == "hello":

@@ -6,6 +6,7 @@ import time
 import traceback
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, RLock, Thread, Timer
 
@@ -13,6 +14,7 @@ from client.engine import Cancelled
 from client.job import Failure, Job, Request
 
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be given again
+Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be given again
 MAX_ANSWERS = 8
 
 
@@ -33,12 +35,12 @@ class Desk:
 
     Args:
         orphan_seconds: how long work goes on that nobody waits for.
-        on_word: hears what is cancelled and why.
+        on_word: hears what is cancelled and why; what it raises is lost.
     """
 
     def __init__(self, orphan_seconds: float = 15.0, on_word: Callable[[str], None] = lambda word: None) -> None:
         self._orphan_seconds = orphan_seconds
-        self._on_word = on_word
+        self._told = on_word
         self._changed = Condition(RLock())
         self._running: tuple[Job, Work] | None = None
         self._next: tuple[Job, Work] | None = None
@@ -172,16 +174,25 @@ class Desk:
                 if self._running is None:
                     return
                 job, work = self._running
-            answer, failure, again = self._attempt(job, work)
-            with self._changed:
-                if answer is not None and again:
-                    self.remember(job.request.digest, answer)
-                if job.pace:
-                    self._paces[job.request.kind] = job.pace
-                self._running, self._next = self._next, None
-                job.end(answer, failure)
+            ended: Outcome = None, Failure("failed", "an error that could not even be told"), False
+            with suppress(BaseException):  # whatever it is, the job ends and this thread lives
+                ended = self._attempt(job, work)
+            self._end(job, *ended)
 
-    def _attempt(self, job: Job, work: Work) -> tuple[bytes | None, Failure | None, bool]:
+    def _end(self, job: Job, answer: bytes | None, failure: Failure | None, again: bool) -> None:
+        with self._changed:
+            if answer is not None and again:
+                self.remember(job.request.digest, answer)
+            if job.pace:
+                self._paces[job.request.kind] = job.pace
+            self._running, self._next = self._next, None
+            job.end(answer, failure)
+
+    def _on_word(self, word: str) -> None:
+        with suppress(Exception):  # a log that cannot be written stops no work
+            self._told(word)
+
+    def _attempt(self, job: Job, work: Work) -> Outcome:
         """Run the work whatever it raises: the next request must find a thread."""
         try:
             if job.stop is not None:
@@ -191,7 +202,7 @@ class Desk:
             return answer, None, again
         except Cancelled as error:
             return None, job.stop or Failure("cancelled", str(error)), False
-        except Exception as error:
+        except BaseException as error:
             self._on_word(traceback.format_exc().rstrip())
             first = (str(error).splitlines() or [""])[0]
             return None, Failure("failed", f"{type(error).__name__}: {first}"), False

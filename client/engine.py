@@ -121,9 +121,12 @@ class Engine:
     def sync(self, plan: Plan) -> Status:
         """Bring the weights to the state before `plan.server_round`.
 
-        1. Apply the records that are missing, or go back.
-        2. Where the state is not the server's, go back to the base: another history was applied, or memory is damaged.
-        3. From the base apply all records, if all are at hand.
+        1. Go back to the last round that the plan's records agree with.
+        2. Apply the records that are missing.
+        3. Where the state is not the server's, go back to the base: another history was applied, or memory is damaged.
+        4. From the base apply all records, if all are at hand.
+
+        The server's state is known by the plan's checksum, where that is 0 by the last record's.
 
         Returns:
             OK; BEHIND if records are missing (the caller answers with `have_round`); CHECKSUM if all records were
@@ -132,25 +135,46 @@ class Engine:
         if not self._loaded:
             self._load()
         target = plan.server_round - 1
-        if self.have_round > target:
-            self.rewind(target)
+        checksum = plan.checksum or (plan.records[-1].checksum if plan.records else 0)
+        agreed = self._agreed(plan)
+        if self.have_round > agreed:
+            self.rewind(agreed)
         fresh = [r for r in plan.records if r.server_round > self.have_round]
         if target > self.have_round:
             if not fresh or fresh[0].server_round != self.have_round + 1 or fresh[-1].server_round != target:
                 return Status.BEHIND
             apply_all(self.state, all_updates(fresh))
             self.applied += fresh
-        if self._is(plan.checksum):
+        if self._is(checksum):
             return Status.OK
         self._back_to_base()
         if len(plan.records) != target:
             return Status.BEHIND
         apply_all(self.state, all_updates(plan.records))
         self.applied = list(plan.records)
-        if self._is(plan.checksum):
+        if self._is(checksum):
             return Status.OK
         self._back_to_base()
         return Status.CHECKSUM
+
+    def _agreed(self, plan: Plan) -> int:
+        """The last round before the plan's up to which no record of it contradicts what was applied."""
+        for record in plan.records:
+            at = record.server_round - self.start_round
+            if at > len(self.applied):
+                break
+            if at > 0:
+                same = record == self.applied[at - 1]
+            else:  # of a snapshot only the last round's checksum is known; the plan's own is looked at later
+                same = at < 0 or plan.checksum != 0 or record.checksum == self.start_checksum
+            if not same:
+                return record.server_round - 1
+        return min(self.have_round, plan.server_round - 1)
+
+    @property
+    def known_checksum(self) -> int:
+        """What the checksum of `have_round` is by what the device was told; 0 if it was not told."""
+        return self.applied[-1].checksum if self.applied else self.start_checksum or self.base_checksum
 
     def _is(self, checksum: int) -> bool:
         return not checksum or self.state.checksum() == checksum

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -22,10 +25,12 @@ from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
-from zo_common.messages import Plan, Reply, Status, decode_plan, encode_reply
+from zo_common.messages import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
 from zo_common.snapshot import SnapshotPart, decode_part
 
 _PROBLEMS_SHOWN = 10
+_MAX_HELLOS = 8
+_EX_SOFTWARE = 70
 
 
 class Host:
@@ -44,7 +49,7 @@ class Host:
         self._on_word = on_word
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
-        self._hello: tuple[object, dict[str, object]] | None = None
+        self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
         self._stamp: object = None
         self._state = 0, 0  # round and checksum
         self.last: dict[str, Any] = {}
@@ -112,13 +117,14 @@ class Host:
                 self._prepare(config)
                 word = device.hello(config, place)
                 if "error" not in word:
-                    self._hello = key, word
+                    self._hellos[key] = word
+                    self._hellos.move_to_end(key)
+                    while len(self._hellos) > _MAX_HELLOS:
+                        self._hellos.popitem(last=False)
             finally:
                 self._lock.release()
-        elif self._hello is not None and self._hello[0] == key:
-            word = self._hello[1]
         else:
-            word = {"client_id": place.client_id, "error": self._busy_word(job), "stop": False}
+            word = self._hellos.get(key) or {"client_id": place.client_id, "error": self._busy_word(job), "stop": False}
         return json.dumps(word).encode()
 
     def _busy_word(self, job: Job | None) -> str:
@@ -135,17 +141,19 @@ class Host:
         content = request.content
         if content == request.PART:
             part = decode_part(request.payload)
-            plan, base_id, server_round = None, part.base_id, part.server_round + 1
+            plan, base_id, server_round, asks = None, part.base_id, part.server_round + 1, request.payload
         else:
             part = None
             plan = decode_plan(request.payload)
             base_id, server_round = plan.base_id, plan.server_round
+            # a known state has one answer, whichever rounds were sent along
+            asks = encode_plan(replace(plan, records=())) if plan.checksum else request.payload
         chosen = device.held_out_settings(config) if kind == "evaluate" else config
         recordings = data_key(chosen, place.partition_id, place.num_partitions)
         described = repr((kind, content, engine_key(config), recordings, place.client_id))
         asked = Request(
             kind=kind,
-            digest=hashlib.sha256(described.encode() + request.payload).digest(),
+            digest=hashlib.sha256(described.encode() + asks).digest(),
             server_round=server_round,
             run=(base_id, config.run_seed, place.client_id),
             refuse=lambda status, word: self._refusal(kind, plan, part, status, word),
@@ -168,7 +176,7 @@ class Host:
         self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, rebuild: bool
     ) -> tuple[bytes, bool]:
         """On the desk's thread: the packed reply, and whether it may be given again."""
-        started, status = time.monotonic(), "stopped"
+        started, status, settled = time.monotonic(), "stopped", False
         with self._lock:
             self._prepare(config)
             try:
@@ -185,8 +193,11 @@ class Host:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)
                 status = reply.status.name.lower() + (f": {reply.message}" if reply.message else "")
+                # only training moves weights after they were looked at
+                settled = reply.status is Status.OK and job.request.kind != "train"
             finally:
-                self._settle()
+                if not settled:
+                    self._settle()
                 self._tell(job, status, time.monotonic() - started)
             answer = encode_evaluation(reply) if isinstance(reply, EvaluationReply) else encode_reply(reply)
             again = reply.status is Status.OK and job.request.kind != "sync"
@@ -216,19 +227,33 @@ class Host:
         self._journal.save(engine)
 
     def _settle(self) -> None:
-        """After any work, also one that failed: memory and disk agree on a global state."""
+        """After any work, also one that failed: memory and disk agree on a global state.
+
+        What a failure may leave is known by its checksum. Where that is off or cannot be computed, the model is loaded
+        again; where that fails too, as after an error of a GPU that stays, the process ends and a service manager
+        starts another.
+        """
         engine = self._engine
         if engine is None:
             return
         try:
-            # what a failure may leave is known by its checksum
-            if engine.have_round == self._state[0] and engine.state.checksum() != self._state[1]:
-                self._on_word("the weights are not what they were before this work: the model is loaded again")
-                engine.rebuild()
-            if engine.have_round != self._state[0]:
-                self._synced(engine)
-        except (ZOError, AttributeError) as error:  # a model that could not be loaded again has no state
-            self._on_word(f"the model could not be looked at after this work: {error}")
+            same_round = engine.have_round == self._state[0]
+            if engine.state.checksum() == (self._state[1] if same_round else engine.known_checksum):
+                if not same_round:
+                    self._synced(engine)
+                return
+            word = "the weights are not those of a round that is known"
+        except Exception as error:
+            word = f"the weights cannot be looked at after this work ({_named(error)})"
+        self._on_word(f"{word}: the model is loaded again")
+        try:
+            engine.rebuild()
+            self._synced(engine)
+        except Exception as error:
+            self._on_word(
+                f"the model cannot be loaded again ({_named(error)}): the worker ends and must be started anew"
+            )
+            os._exit(_EX_SOFTWARE)
 
     def _tell(self, job: Job, status: str, seconds: float) -> None:
         r = job.request
@@ -249,9 +274,22 @@ class Host:
         """The round whose state the weights are, local steps aside."""
         return self._state[0]
 
-    def status(self) -> dict[str, Any]:
-        """What people and scripts want to know."""
+    def _reached(self) -> int:
+        """The checksum of the weights themselves; while they are in use, or cannot be looked at, the last one known."""
         engine = self._engine
+        if engine is not None and self._lock.acquire(blocking=False):
+            try:
+                return engine.state.checksum()
+            except Exception:  # whoever uses the engine next finds out, and settles it
+                return self._state[1]
+            finally:
+                self._lock.release()
+        return self._state[1]
+
+    def status(self, *, look: bool = True) -> dict[str, Any]:
+        """What people and scripts want to know; with `look` the checksum is computed anew where nothing is going on."""
+        engine = self._engine
+        checksum = self._reached() if look else self._state[1]
         return {
             "model": self._own.get("model", ""),
             "data": self._own.get("data", ""),
@@ -261,8 +299,12 @@ class Host:
             "trained_tensors": engine.config.trained_tensors if engine else "",
             "round": self._state[0],
             "start_round": engine.start_round if engine else 0,
-            "checksum": f"{self._state[1]:016x}",
+            "checksum": f"{checksum:016x}",
             "last": self.last,
             "state_folder": str(self._journal.folder),
             "unsaved": self._journal.unsaved,
         }
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

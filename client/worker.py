@@ -44,7 +44,7 @@ class WorkerService(WorkerServicer):
                 hello = self._host.hello(self._host.settings(request.hello.settings), _place(request.hello))
             except ZOError as error:
                 _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
-        return InfoReply(status=json.dumps(self.status()), hello=hello)
+        return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
 
     def Sync(self, request: Request, context: Any) -> Event:  # noqa: N802
         """Catch up; the reply alone."""
@@ -64,10 +64,10 @@ class WorkerService(WorkerServicer):
         word = self._desk.cancel()
         return CancelReply(cancelled=bool(word), word=word)
 
-    def status(self) -> dict[str, Any]:
-        """The host's status, the work in progress, and what happened so far."""
+    def status(self, *, look: bool = True) -> dict[str, Any]:
+        """The host's status (`look`: see there), the work in progress, and what happened so far."""
         job = self._desk.job
-        return self._host.status() | {
+        return self._host.status(look=look) | {
             "job": asdict(job.progress()) | {"callers": job.callers} if job else None,
             "counts": dict(self._counts),
             "memory_bytes": _resident_bytes(),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,12 +54,12 @@ def run(
     token_file: TokenFile = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of forward passes.")] = "auto",
-    torch_threads: Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.")] = 0,
+    torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
     train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
     text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
     noise_check: Annotated[bool | None, typer.Option(help="Warn where rounding noise drowns the signal.")] = None,
-    orphan_seconds: Annotated[float, typer.Option(help="How long work goes on that nobody waits for.")] = 15.0,
-    stop_seconds: Annotated[float, typer.Option(help="How long a stop waits for the step in progress.")] = 60.0,
+    orphan_seconds: Annotated[float, typer.Option(min=0, help="How long work goes on that nobody waits for.")] = 15.0,
+    stop_seconds: Annotated[float, typer.Option(min=0, help="How long a stop waits for the step in progress.")] = 60.0,
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both leave a saved state and end with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -81,8 +81,10 @@ def default_state_folder() -> Path:
 
 
 def log(word: str) -> None:
-    """One line on stderr with the time."""
-    print(time.strftime("%Y-%m-%dT%H:%M:%S"), word, file=sys.stderr, flush=True)
+    """One line on stderr with the time; nothing where it cannot be written, as on a full disk."""
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {word}\n"
+    with suppress(OSError):
+        os.write(2, line.encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
 
 
 def run_worker(options: Options) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -42,13 +43,17 @@ def read_token(path: Path) -> str:
     """The shared secret in a file.
 
     Raises:
-        ConfigError: the file cannot be read, or what it holds is too short to be a secret.
+        ConfigError: the file cannot be read, others may read it, or what it holds is too short to be a secret.
     """
     try:
-        token = path.read_text(encoding="ascii").strip()
+        with path.open(encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            token = file.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not ASCII"
         raise ConfigError(f"token file {path} cannot be read ({reason}): check the path and its rights") from None
+    if mode & 0o077:
+        raise ConfigError(f"token file {path} has mode {mode:04o}, expected 0600: run chmod 600 on it")
     if len(token) < 16:
         raise ConfigError(f"token file {path} holds {len(token)} characters, expected at least 16: write a random one")
     return token

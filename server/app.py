@@ -60,7 +60,10 @@ class HeldOut:
             return None
         row = {"server_round": server_round, "payload": sent, **measured}
         self.curve.append(row)
-        write_rows(self.path, self.curve)
+        try:
+            write_rows(self.path, self.curve)
+        except OSError as error:  # the next evaluation writes all of them
+            federation.events.on_word(f"{self.path} is not written: {error.strerror}")
         return row
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from zo_common.contribution import Record
+from zo_common.errors import ZOError
 from zo_common.messages import Plan, encode_plan
 from zo_common.record_codec import encode_record
 from zo_common.snapshot import encode_part, snapshot_part
@@ -35,6 +36,7 @@ class _Transfer:
     checksum: int
     data: bytes
     sent: int = 0
+    held: int = 0
 
 
 class CatchUp:
@@ -46,10 +48,17 @@ class CatchUp:
         snapshot: makes the present state's difference to the base model; None where the server holds no model.
     """
 
-    def __init__(self, limit: int, weights: int, snapshot: Callable[[], bytes] | None) -> None:
+    def __init__(
+        self,
+        limit: int,
+        weights: int,
+        snapshot: Callable[[], bytes] | None,
+        on_word: Callable[[str], None] = lambda word: None,
+    ) -> None:
         self._limit = limit
         self._least_snapshot = weights // _WEIGHTS_A_BYTE
         self._make = snapshot
+        self._on_word = on_word
         self._made: tuple[int, bytes] = (-1, b"")
         self._records: tuple[Record, ...] = ()
         self._ends = [0]  # bytes of all records up to a round
@@ -60,6 +69,16 @@ class CatchUp:
         for record in records[len(self._records) :]:
             self._ends.append(self._ends[-1] + len(encode_record(record)) + 4)
         self._records = records
+
+    def took(self, client_id: int) -> None:
+        """A device has the part that was sent last."""
+        if transfer := self._transfers.get(client_id):
+            transfer.held = transfer.sent
+
+    def begin_again(self, client_id: int) -> None:
+        """A round begins: parts that were cut nowhere but on our side are sent again; a device takes repeats."""
+        if transfer := self._transfers.get(client_id):
+            transfer.sent = transfer.held
 
     def start_over(self, client_id: int) -> None:
         """A device has lost the parts of its snapshot so far."""
@@ -92,13 +111,24 @@ class CatchUp:
         target = plan.server_round - 1
         if self._make is None or missing <= self._least_snapshot:
             return None
-        if self._made[0] != target:
-            self._made = target, self._make()
+        if self._made[0] != target and not self._make_one(target):
+            return None
         if len(self._made[1]) >= missing:
             return None
         transfer = _Transfer(target, plan.checksum, self._made[1])
         self._transfers[plan.client_id] = transfer
         return transfer
+
+    def _make_one(self, target: int) -> bool:
+        assert self._make is not None
+        try:
+            self._made = target, self._make()
+        except (ZOError, OSError, MemoryError) as error:
+            self._make = None
+            self._on_word(f"no snapshot can be made ({error}): devices that are behind are sent the ledger")
+            return False
+        self._least_snapshot = max(self._least_snapshot, len(self._made[1]))  # a shorter history never pays
+        return True
 
     def _next_part(self, plan: Plan, transfer: _Transfer) -> Outgoing | None:
         part = snapshot_part(

@@ -15,7 +15,8 @@ from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
 app = typer.Typer(help="Run a federation on many machines.", no_args_is_help=True, add_completion=False)
-console = Console(soft_wrap=True, highlight=False)
+# what devices and Flower say is shown as it is
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
 Run = Annotated[str, typer.Argument(help="A run: the NAME of runs/NAME.toml.", metavar="RUN")]
@@ -73,7 +74,7 @@ def enroll(
     if public_key and not node:
         raise ConfigError("--public-key needs the name of the device whose key it is")
     if not node and not waiting:
-        raise ConfigError("no device waits for its registration: name a new one")
+        raise ConfigError("no device waits for its registration: name a new one, or one to be looked up at SuperLink")
     for name in [node] if node else waiting:
         device = enroll_one(deployment, name, public_key)
         console.print(f"{name}: client {device.client_id}, node {device.node_id}; carry {folder}/devices/{name}/ to it")

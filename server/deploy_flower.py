@@ -13,8 +13,15 @@ from zo_common.errors import ZOError
 PATIENCE_SECONDS = 60.0
 
 
+RUN_NOT_FOUND, KEY_IN_USE, NODE_NOT_FOUND = 16, 23, 24  # SuperLink's codes
+
+
 class FlowerError(ZOError):
-    """SuperLink cannot be reached, or refused what it was asked."""
+    """SuperLink cannot be reached, or refused what it was asked; `code` is SuperLink's, 0 where it gave none."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def flwr_command(deployment: Deployment, *arguments: str) -> list[str]:
@@ -41,13 +48,16 @@ def flwr_json(deployment: Deployment, *arguments: str, timeout: float = PATIENCE
         raise FlowerError(f"{deployment.bin / 'flwr'}: {error.strerror}: run zo-asr-server units") from None
     answer = _last_json(done.stdout)
     if done.returncode != 0 or answer is None or not answer.get("success"):
-        raise FlowerError(f"{what}: {_reason(answer, done.stdout + done.stderr)}")
+        told = re.search(r"\[code: (\d{1,9})\]", str((answer or {}).get("error-message")))
+        raise FlowerError(f"{what}: {_reason(answer, done.stdout + done.stderr)}", int(told[1]) if told else 0)
     return answer
 
 
 def run_status(deployment: Deployment, run_id: str, timeout: float = PATIENCE_SECONDS) -> tuple[str, str]:
     """A run's status, such as `running` or `finished:completed`, and its details."""
-    runs = flwr_json(deployment, "ls", CONNECTION, "--run-id", run_id, timeout=timeout)["runs"]
+    runs = flwr_json(deployment, "ls", CONNECTION, "--run-id", run_id, timeout=timeout).get("runs")
+    if not runs:
+        raise FlowerError(f"flwr ls: SuperLink does not know run {run_id}: start or resume it", RUN_NOT_FOUND)
     return str(runs[0]["status"]), str(runs[0].get("status-details") or "")
 
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.deploy_flower import FlowerError, flwr_command, flwr_json, run_status
+from server.deploy_flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
 from server.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
 from server.federation import LEDGER_NAME
+from server.run_lock import is_locked
 from server.units import write_app
 from zo_common.config import RunConfig
 from zo_common.durable import write_durably
@@ -69,7 +70,8 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     """Hand a run to the SuperLink; returns Flower's run id.
 
     Raises:
-        ConfigError: a wrong setting, a run to start that has a ledger, or one to resume that has none.
+        ConfigError: a wrong setting, a run that is under way, one to start that has a ledger, or one to resume that
+            has none.
         FlowerError: SuperLink is not running or refuses it.
     """
     settings = run_settings(deployment, run, changes, resume=resume)
@@ -79,6 +81,8 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
         raise ConfigError(f"{ledger} exists: go on with resume {run}, or copy {run}.toml to a new name and start that")
     if resume and not ledger.exists():
         raise ConfigError(f"{ledger} does not exist, so there is nothing to resume: use start {run}")
+    if _under_way(deployment, output / RUN_ID):
+        raise ConfigError(f"{run} is running: follow or stop it")
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)
     used = output / SETTINGS_USED
@@ -87,6 +91,21 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     run_id = str(answer["run-id"])
     write_durably(output / RUN_ID, run_id.encode())
     return run_id
+
+
+def _under_way(deployment: Deployment, path: Path) -> bool:
+    """Whether the run whose id a file holds has not finished: two of them would write one ledger."""
+    if not path.exists():
+        return False
+    try:
+        status, _ = run_status(deployment, path.read_text().strip())
+    except FlowerError as error:
+        if error.code == RUN_NOT_FOUND:
+            return False
+        raise
+    if status == "running" and not is_locked(path.parent):
+        return False  # its server was killed, which SuperLink takes a minute to notice
+    return not status.startswith("finished")
 
 
 def run_id_of(deployment: Deployment, run: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from server.certificates import WARN_BELOW_DAYS, client_context, days_left, read_certificate
 from server.deploy_flower import FlowerError, flwr_json
@@ -149,9 +150,9 @@ def warnings(status: dict[str, Any]) -> Iterator[str]:
 
 def show(status: dict[str, Any], console: Console) -> None:
     """Print the tables."""
-    table = Table("process", "state", title=status["folder"], title_justify="left")
+    table = Table("process", "state", title=_plain(status["folder"]), title_justify="left")
     for name, state in status["processes"].items():
-        table.add_row(name, state)
+        table.add_row(name, _plain(state))
     for name, days in status["certificates"].items():
         table.add_row(name, f"{days:.0f} days left")
     console.print(table)
@@ -159,9 +160,14 @@ def show(status: dict[str, Any], console: Console) -> None:
     if status.get("rounds"):
         console.print(_round_table(status))
     elif status.get("runs"):
-        console.print(f"runs: {', '.join(status['runs'])}")
+        console.print(_plain(f"runs: {', '.join(status['runs'])}"))
     for word in warnings(status):
-        console.print(f"[yellow]warning:[/yellow] {word}")
+        console.print(Text.assemble(("warning: ", "yellow"), _plain(word)))
+
+
+def _plain(value: Any) -> Text:
+    """A device's or Flower's word as it is: neither markup nor what a terminal would obey."""
+    return Text("".join(each if each.isprintable() else " " for each in str(value)))
 
 
 def _device_table(rows: list[dict[str, Any]]) -> Table:
@@ -177,19 +183,20 @@ def _device_table(rows: list[dict[str, Any]]) -> Table:
         if row.get("word"):
             standing += f": {row['word']}"
         numbers = [str(row.get(key, "")) for key in ("have_round", "last_seen_round", "payload_up", "payload_down")]
-        table.add_row(row["name"], str(row["client_id"]), row["state"], *numbers, refused, standing)
+        cells = (row["name"], row["client_id"], row["state"], *numbers, refused, standing)
+        table.add_row(*map(_plain, cells))
     return table
 
 
 def _round_table(status: dict[str, Any]) -> Table:
     table = Table("round", "answered", "loss", "up B", "down B", "refused", "s")
-    table.title = f"run {status['run']}: {status['rounds_done']} rounds, ledger {status['ledger_bytes']} B"
+    table.title = _plain(f"run {status['run']}: {status['rounds_done']} rounds, ledger {status['ledger_bytes']} B")
     table.title_justify = "left"
     for row in status["rounds"]:
         loss = row.get("loss")
         refused = ", ".join(f"{reason} {count}" for reason, count in (row.get("refused") or {}).items())
         table.add_row(
             str(row["server_round"]), f"{row['answered']}/{row['asked']}", "" if loss is None else f"{loss:.4f}",
-            str(row["up"]["payload"]), str(row["down"]["payload"]), refused, f"{row['seconds']:.1f}",
+            str(row["up"]["payload"]), str(row["down"]["payload"]), _plain(refused), f"{row['seconds']:.1f}",
         )  # fmt: skip
     return table

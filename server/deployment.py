@@ -114,6 +114,27 @@ class Device:
         return values
 
 
+def _device_of(path: Path, name: str, table: Any) -> Device:
+    """A device from its table, which may have been edited by hand."""
+    check_name(name, "device")
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"{path}: device {name!r} is {table!r}, expected a table [devices.{name}]: correct it by hand"
+        )
+    try:
+        device = Device(name=name, **{key.replace("-", "_"): value for key, value in table.items()})
+    except TypeError:
+        raise ConfigError(f"{path}: device {name!r} has a missing or unknown key: correct it by hand") from None
+    for key, kind in (("client_id", int), ("public_key", str), ("node_id", str), ("revoked", bool)):
+        value = getattr(device, key)
+        if type(value) is not kind or (isinstance(value, int) and value < 0):
+            raise ConfigError(
+                f"{path}: {key.replace('_', '-')} of device {name!r} is {value!r}, expected "
+                f"{'a number from 0' if kind is int else kind.__name__}: correct it by hand"
+            )
+    return device
+
+
 @dataclass(frozen=True)
 class Deployment:
     """The folder `root` and what `deployment.toml` says.
@@ -137,10 +158,15 @@ class Deployment:
     def __post_init__(self) -> None:
         for name in ("port", "superlink_port", "device_port"):
             value = getattr(self, name)
-            if not isinstance(value, int) or not 1 <= value <= 65535:
+            if type(value) is not int or not 1 <= value <= 65535:
                 raise ConfigError(f"{name.replace('_', '-')} is {value!r}, expected 1 … 65535")
         if self.port == self.superlink_port:
             raise ConfigError(f"port and superlink-port are both {self.port}: the proxy needs one of its own")
+        for name in ("bind", "model", "data", "device_bin", "device_folder"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)!r}, expected text in quotes")
+        if not all(isinstance(host, str) for host in self.hosts):
+            raise ConfigError(f"hosts is {list(self.hosts)!r}, expected a list of names and addresses in quotes")
         if not self.hosts:
             raise ConfigError("no host given: name at least one --host that devices reach")
         for host in (*self.hosts, self.bind):
@@ -169,8 +195,10 @@ class Deployment:
         for key in values:
             if key not in known:
                 raise ConfigError(f"{path} has the unknown setting {key!r}: known are {', '.join(sorted(known))}")
-        values["hosts"] = tuple(values.get("hosts", ()))
-        return cls(root=root, **values)
+        hosts = values.pop("hosts", [])
+        if not isinstance(hosts, list):
+            hosts = [hosts]
+        return cls(root=root, hosts=tuple(hosts), **values)
 
     def settings_text(self) -> str:
         """What deployment.toml holds."""
@@ -300,13 +328,12 @@ class Deployment:
         path = self.root / "devices.toml"
         if not path.exists():
             return {}
-        found = {}
-        for name, table in read_toml(path).get("devices", {}).items():
-            try:
-                found[name] = Device(name=name, **{key.replace("-", "_"): value for key, value in table.items()})
-            except TypeError:
-                raise ConfigError(f"{path}: device {name!r} has a missing or unknown key: correct it by hand") from None
-        return found
+        tables = read_toml(path).get("devices", {})
+        if not isinstance(tables, dict):
+            raise ConfigError(
+                f"{path}: devices is {tables!r}, expected a table [devices.NAME] each: correct it by hand"
+            )
+        return {name: _device_of(path, name, table) for name, table in tables.items()}
 
     def device(self, name: str) -> Device:
         """One device.

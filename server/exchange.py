@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.catch_up import CatchUp, Outgoing
+from server.foreign_text import plain
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.messages import Plan, Status, decode_reply
@@ -21,6 +22,7 @@ _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
 PUSH_BYTES = 32 << 20  # payload of the messages held at once
 _BEHIND_ANSWERS = 3  # behind → older rounds → checksum off → all rounds
+SECONDS_LEFT = "seconds-left"
 _TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late answers are still to be counted
 
 
@@ -59,14 +61,17 @@ class Late:
     """Messages of closed rounds whose answers may still come: message id → (node, round)."""
 
     waiting: dict[str, tuple[int, int]] = field(default_factory=dict)
+    catching_up: dict[str, int] = field(default_factory=dict)
 
-    def close(self, pending: dict[str, int], server_round: int) -> None:
-        """A round closes without these answers."""
+    def close(self, pending: dict[str, int], server_round: int, catching_up: dict[str, int]) -> None:
+        """A round closes without these answers; those in `catching_up`, with client ids, are no contributions."""
         self.waiting.update((name, (node, server_round)) for name, node in pending.items())
+        self.catching_up |= catching_up
 
     def forget_before(self, server_round: int) -> None:
         """Answers of rounds so old are not looked for any more."""
         self.waiting = {name: place for name, place in self.waiting.items() if place[1] >= server_round}
+        self.catching_up = {name: client for name, client in self.catching_up.items() if name in self.waiting}
 
 
 class Exchange:
@@ -92,6 +97,8 @@ class Exchange:
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}
         self._behind: dict[int, int] = {}
+        self._reached: dict[int, int] = {}
+        self._deadline = 0.0
         self.down = ByteCounts()
         self.up = ByteCounts()
         self.by_node: dict[int, list[int]] = {}
@@ -103,7 +110,7 @@ class Exchange:
             first: the plans as first sent, made one by one: those of all devices together may not fit in memory.
             enough: valid answers after which the others are not waited for; 0 waits for all.
         """
-        deadline = time.monotonic() + self._timeout
+        self._deadline = deadline = time.monotonic() + self._timeout
         outgoing: Iterable[tuple[int, Outgoing]] = first
         while True:
             self._push(outgoing, plans, inbox)
@@ -112,7 +119,11 @@ class Exchange:
             answers = list(self._grid.pull_messages(names)) if names else []
             took = time.monotonic() - asked
             outgoing = [out for answer in answers for out in self._take(answer, plans, inbox)]
-            if not (self._pending or outgoing) or (enough and inbox.accepted >= enough):
+            if not (self._pending or outgoing):
+                break
+            if enough and inbox.accepted >= enough:
+                # whoever is catching up goes on, though the round closes
+                self._push([(node, out) for node, out in outgoing if not out.final], plans, inbox)
                 break
             if time.monotonic() > deadline:
                 self._give_up(plans, inbox, [node for node, _ in outgoing])
@@ -120,7 +131,8 @@ class Exchange:
             if not outgoing:
                 time.sleep(pause(took))
         if plans:
-            self._late.close(self._pending, next(iter(plans.values())).server_round)
+            behind = {name: plans[node].client_id for name, node in self._pending.items() if not self._final[name]}
+            self._late.close(self._pending, next(iter(plans.values())).server_round, behind)
 
     def _give_up(self, plans: dict[int, Plan], inbox: Inbox, catching_up: list[int]) -> None:
         for name, node in self._pending.items():
@@ -129,14 +141,15 @@ class Exchange:
             else:
                 catching_up.append(node)
         for node in catching_up:
-            inbox.refuse("behind", f"client {plans[node].client_id} did not catch up in time", node)
+            inbox.refuse("catching-up", f"client {plans[node].client_id} is catching up, longer than the round", node)
 
     def _push(self, outgoing: Iterable[tuple[int, Outgoing]], plans: dict[int, Plan], inbox: Inbox) -> None:
         """Hand messages to Flower in slices of bounded size."""
         held: list[tuple[int, Outgoing, Message]] = []
         size = 0
         for node, out in outgoing:
-            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload})})
+            left = max(1, round(self._deadline - time.monotonic()))  # then nobody waits for the answer
+            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload, SECONDS_LEFT: left})})
             self._count(self.down, 0, node, len(out.payload), content)
             message = Message(
                 content,
@@ -174,11 +187,15 @@ class Exchange:
             node, server_round = self._late.waiting.pop(name)
             if not answer.has_error():
                 self._count(self.up, 1, node, len(_payload(answer)), answer.content)
+                if (client := self._late.catching_up.pop(name, None)) is not None:
+                    if is_ok(answer) is not None:
+                        self._catch_up.took(client)
+                    return []
                 inbox.refuse("late", f"node {node} answered round {server_round} after it had closed")
             return []
         node = self._pending.pop(name, answer.metadata.src_node_id)
         if answer.has_error():
-            inbox.refuse("no-answer", f"client {plans[node].client_id}: {answer.error.reason}", node)
+            inbox.refuse("no-answer", f"client {plans[node].client_id}: {plain(str(answer.error.reason))}", node)
             return []
         data = _payload(answer)
         self._count(self.up, 1, node, len(data), answer.content)
@@ -199,13 +216,23 @@ class Exchange:
             inbox.refuse("malformed", f"client {plan.client_id}: {error}", node)
             return []
         if reply.status is Status.OK:
-            return [(node, self._catch_up.next(plan, reply.have_round))]
+            self._catch_up.took(plan.client_id)
+            return self._go_on(node, plan, reply.have_round, inbox)
         if reply.status is Status.BEHIND:
             self._catch_up.start_over(plan.client_id)
             return self._bring_nearer(node, plan, reply.have_round, inbox)
         word = reply.message or reply.status.name
         inbox.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {word}", node)
         return []
+
+    def _go_on(self, node: int, plan: Plan, have: int, inbox: Inbox) -> list[tuple[int, Outgoing]]:
+        out = self._catch_up.next(plan, have)
+        if out.key == "plan" and have <= self._reached.get(node, -1):
+            inbox.refuse("behind", f"client {plan.client_id} takes ledger rounds and has none more", node)
+            return []
+        if out.key == "plan":
+            self._reached[node] = have
+        return [(node, out)]
 
     def _bring_nearer(self, node: int, plan: Plan, have: int, inbox: Inbox) -> list[tuple[int, Outgoing]]:
         self._behind[node] = self._behind.get(node, 0) + 1
@@ -224,7 +251,7 @@ def _payload(answer: Message) -> bytes:
 def _device_error(answer: Message) -> str:
     record = answer.content.config_records.get(CONTENT)
     word = record.get("error") if record is not None else None
-    return word[:1000] if isinstance(word, str) else ""
+    return plain(word) if isinstance(word, str) else ""
 
 
 def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
@@ -242,3 +269,14 @@ def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
         if pending:
             time.sleep(pause(time.monotonic() - asked))
     return answers
+
+
+def is_ok(answer: Message) -> int | None:
+    """The round that a device has which answers OK to what asks for no scalars; else None."""
+    if answer.has_error():
+        return None
+    try:
+        reply = decode_reply(_payload(answer))
+    except CodecError:
+        return None
+    return reply.have_round if reply.status is Status.OK else None

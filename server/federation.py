@@ -18,13 +18,14 @@ from flwr.serverapp import Grid
 from server.catch_up import Outgoing
 from server.client_evaluation import EvaluationInbox
 from server.collapse_guard import guard_for
-from server.exchange import CONTENT, REBUILD, Exchange, Late, ask
+from server.exchange import CONTENT, REBUILD, SYNC, Exchange, Late, ask, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
 from server.roster import Member, Roster
 from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
 from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
 from server.standing import DRIFT, Standings
+from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
 from zo_common.config import RunConfig
 from zo_common.errors import RunStopped, WrongBaseModel
@@ -66,18 +67,28 @@ class Federation:
         self.config = config
         self.grid = grid
         self.events = events or Events()
+        self._lock = RunLock(Path(config.output))  # before anything: a second server must not bother the devices
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        config = self.config
         held = GlobalModel(config) if config.server_model else None
-        self.roster = Roster(grid, config, self.events.on_word)
+        self.roster = Roster(self.grid, config, self.events.on_word)
         self.roster.start()
         self._reference = reference_view(held, self.roster.members.values())
         self._turn_strangers_away(list(self.roster.members.values()), 0)
         self.events.on_model(held)
         self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
-        self._lock = RunLock(Path(config.output))
         self.state = RunState(config, held, self._reference, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
         self.standings = Standings()
+        if self.resumed:
+            self.standings.load(Path(config.output), self.ledger.ledger.last_round)
         self._catch_up = self.state.catch_up()
         self._late = Late()
         self._bad_rounds = 0
@@ -144,6 +155,26 @@ class Federation:
             self._stop_if_stuck(report)
             if self.guard is not None:
                 self.guard.stop_if_stuck()
+        if self.config.final_sync:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Bring every device that is online to the last round, as the plan of a next one would."""
+        last = self.ledger.ledger.last_round
+        self.roster.refresh(last)
+        here = [m for m in self.members.values() if m.node_id in self.roster.online]
+        plans = {m.node_id: self._plan(last + 1, m, 0.0) for m in here if not self.standings.of(m.client_id).excluded}
+        inbox = SyncInbox(plans)
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late).run(
+            plans, inbox, self._first(plans)
+        )
+        for detail in inbox.details:
+            self.events.on_word(f"after round {last}: {detail}")
+        for client in inbox.reached:
+            self.standings.of(client).have_round = last
+        self._write_down(last, lambda: self.standings.save(Path(self.config.output), last))
+        self.events.on_word(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
 
     def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
         """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
@@ -189,6 +220,7 @@ class Federation:
         """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
         start = time.monotonic()
         self._late.forget_before(server_round - _ROUNDS_LATE)
+        self._wait_for_devices(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
         plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
@@ -207,6 +239,25 @@ class Federation:
         report.down, report.up = exchange.down, exchange.up
         report.seconds = time.monotonic() - start
         return report
+
+    def _wait_for_devices(self, server_round: int) -> None:
+        """Until `min-clients` devices are online, as after a cut network, but no longer than a round."""
+        deadline = time.monotonic() + self.config.round_timeout
+        told = False
+        while True:
+            self.roster.look()
+            here = [m for m in self.members.values() if m.node_id in self.roster.online]
+            here = [m for m in here if not self.standings.of(m.client_id).excluded]
+            newcomers = len(self.roster.online - self.members.keys())
+            if len(here) + newcomers >= self.config.min_clients or time.monotonic() > deadline:
+                return
+            if not told:
+                self.events.on_word(
+                    f"round {server_round}: {len(here)} devices are online, min-clients is {self.config.min_clients}: "
+                    "waiting for more"
+                )
+                told = True
+            time.sleep(0.5)
 
     def _close_round(self, server_round: int, rate: float, inbox: RoundInbox) -> RoundReport:
         """Aggregate what is valid, move the weights, append to the ledger."""
@@ -250,6 +301,7 @@ class Federation:
         """Enter the round into the devices' standings; returns the nodes whose weights are off."""
         drifted = []
         for node, plan in plans.items():
+            self._catch_up.begin_again(plan.client_id)
             standing = self.standings.of(plan.client_id)
             standing.node_id, standing.name = node, self.members[node].name
             down, up = exchange.by_node.get(node, [0, 0])
@@ -276,8 +328,11 @@ class Federation:
             self.events.on_word(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())
             content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan)})})
-            messages.append(Message(content, dst_node_id=node, message_type=REBUILD))
-        ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout))
+            messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))
+        for answer in ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout)):
+            node = answer.metadata.src_node_id
+            if node in self.members and is_ok(answer) == 0:
+                self.standings.rebuilt(self.members[node].client_id)
 
     def _first(self, plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
         return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())

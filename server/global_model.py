@@ -43,18 +43,27 @@ class GlobalModel:
         self._config = config
 
     def snapshot(self) -> bytes:
-        """The present weights' difference to the base model, which is loaded again for the comparison."""
-        base = load_model(self._config.model).model
+        """The present weights' difference to the base model, which is loaded again for the comparison.
+
+        Raises:
+            WrongBaseModel, ModelNotFound: it was changed or removed since the run began.
+        """
+        model = load_model(self._config.model).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
-        names = ",".join(header)
-        return encode_snapshot(LatticeState(base, names, self._config.scale, exponents=header), self.state)
+        base = LatticeState(model, ",".join(header), self._config.scale, exponents=header)
+        if base.checksum() != self.base_checksum:
+            raise WrongBaseModel(f"{self._config.model} is not the base model any more that this run began with")
+        return encode_snapshot(base, self.state)
 
 
 def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
     """What a device must hold: the server's base model or, without one, what most devices say of theirs."""
     if held is not None:
         return held.fingerprint, held.base_checksum, held.tensors
-    return Counter(view for view in _views(members).values() if view is not None).most_common(1)[0][0]
+    views = [view for view in _views(members).values() if view is not None]
+    if not views:
+        raise ConfigError("no device described its base model: update the older side")
+    return Counter(views).most_common(1)[0][0]
 
 
 def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
@@ -119,7 +128,7 @@ def _view(description: dict[str, Any]) -> View | None:
             for name, shape, grid, scale in description["tensors"]
         )
         return str(description["fingerprint"]), int(description["base_checksum"]), tensors
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
 
 

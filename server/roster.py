@@ -12,12 +12,15 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.exchange import CONTENT, ask, serialised_size
+from server.foreign_text import plain, printable
 from server.run_log import ByteCounts
+from server.validation import MAX_EXAMPLES
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
+_MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
 _FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
 _MOST_ROUNDS_APART = 32
 _BUSY = "this device is busy"  # what a worker says that serves another run; it soon is free again
@@ -80,13 +83,18 @@ class _Roll:
         try:
             record = answer.content.config_records[CONTENT]
             if "error" in record:
-                self._problem(node, f"node {node}: {str(record['error'])[:1000]}")
+                self._problem(node, f"node {node}: {plain(str(record['error']))}")
                 return
-            payload = bytes(record["hello"])  # type: ignore[arg-type]
+            payload = record["hello"]
+            if not isinstance(payload, bytes) or len(payload) > _MOST_HELLO_BYTES:
+                raise ValueError(f"expected at most {_MOST_HELLO_BYTES} bytes")
             self._told.up.add(len(payload), serialised_size(answer.content))
-            self._read(node, json.loads(payload))
-        except (KeyError, TypeError, ValueError) as error:
-            self._problem(node, f"node {node} introduced itself with malformed bytes ({error})")
+            word = json.loads(payload)
+            if not isinstance(word, dict):
+                raise ValueError("expected a JSON object")
+            self._read(node, word)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._problem(node, f"node {node} introduced itself with malformed bytes ({str(error)[:200]})")
 
     def _problem(self, node: int, word: str) -> None:
         self._problems.append(word)
@@ -95,17 +103,20 @@ class _Roll:
     def _read(self, node: int, word: dict[str, Any]) -> None:
         if "error" in word:
             self.stop = self.stop or bool(word.get("stop"))
-            self._refusals.setdefault(str(word["error"]), []).append(str(word.get("client_id")))
-            self.words[node] = f"device {word.get('client_id')}: {word['error']}"
+            what, who = printable(str(word["error"])[:20_000]), plain(str(word.get("client_id")), 20)
+            self._refusals.setdefault(what, []).append(who)
+            self.words[node] = f"device {who}: {what}"
             return
-        name = str(word.get("name", ""))[:100]
-        member = Member(node, int(word["client_id"]), int(word["num_examples"]), self._shared(word), name)
-        if not 0 <= member.client_id < 1 << 64 or member.num_examples < 1:
+        client, examples, skipped = (word.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
+        if not all(type(number) is int for number in (client, examples, skipped)):
+            raise ValueError("expected whole numbers")
+        member = Member(node, client, examples, self._shared(word), plain(str(word.get("name", "")), 100))
+        if not (0 <= member.client_id < 1 << 64 and 1 <= member.num_examples <= MAX_EXAMPLES):
             claim = f"client id {member.client_id} and {member.num_examples} examples"
             self._problem(node, f"node {node} claims {claim}")
             return
-        if int(word.get("skipped", 0)):
-            self._told.skipped[str(member.client_id)] = int(word["skipped"])
+        if skipped > 0:
+            self._told.skipped[str(member.client_id)] = skipped
         self.members[node] = member
 
     def _shared(self, word: dict[str, Any]) -> dict[str, Any]:
@@ -199,13 +210,17 @@ class Roster:
         self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
         return word != last
 
+    def look(self) -> None:
+        """See who is online."""
+        self.online = set(self._grid.get_node_ids())
+
     def refresh(self, server_round: int) -> list[Member]:
         """Look who is online; devices that are new, or were left out a while ago, introduce themselves.
 
         Returns:
             New members. The caller checks their base model and may `leave_out` them.
         """
-        self.online = set(self._grid.get_node_ids())
+        self.look()
         due = [n for n in sorted(self.online - self.members.keys()) if self._again.get(n, (0,))[0] <= server_round]
         if not due:
             return []

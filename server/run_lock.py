@@ -29,3 +29,14 @@ class RunLock:
     def release(self) -> None:
         """Let another server have the run."""
         self._file.close()
+
+
+def is_locked(directory: Path) -> bool:
+    """Whether a server is running in a run's directory."""
+    if not (directory / ".lock").exists():
+        return False
+    try:
+        RunLock(directory).release()
+    except LedgerError:
+        return True
+    return False

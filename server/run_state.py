@@ -76,7 +76,8 @@ class RunState:
     def catch_up(self) -> CatchUp:
         """What devices that are behind fetch; one for the whole run."""
         weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
-        return CatchUp(self._config.message_bytes, weights, self.held.snapshot if self.held is not None else None)
+        make = self.held.snapshot if self.held is not None else None
+        return CatchUp(self._config.message_bytes, weights, make, self._on_word)
 
     def aggregate_in_range(
         self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox

@@ -1,6 +1,7 @@
 """How each device has done: who is asked again and when, who is told to rebuild, who is excluded.
 
-Nothing here is needed to go on with a run: a server that starts again asks everyone anew.
+A server that goes on with a run reads it back from `devices.json`, so that it asks the same devices; without that file
+everyone is asked anew.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from server.run_log import write_whole
 
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
-_NOT_ITS_FAULT = frozenset({"client-busy", "late", "duplicate"})
+_NOT_ITS_FAULT = frozenset({"client-busy", "late", "duplicate", "catching-up", "no-majority"})
 _PATIENCE = 3  # failures in a row before rounds are skipped
 _MOST_SKIPPED = 32
 
@@ -92,19 +93,35 @@ class Standings:
             standing.until_round = server_round + 1 + skipped
 
     def drifted(self, client_id: int) -> bool:
-        """Its weights were not the server's. True: tell it to rebuild; False: it was told before and is excluded."""
+        """Its weights were not the server's. True: tell it to rebuild; False: it did rebuild, and is excluded."""
         standing = self.of(client_id)
-        standing.drifts += 1
-        if standing.drifts > 1:
+        if standing.drifts:
             standing.excluded = True
             standing.word = "its weights were off again after a rebuild: check its base model, memory and release"
         return not standing.excluded
+
+    def rebuilt(self, client_id: int) -> None:
+        """It says that it has built its weights anew."""
+        self.of(client_id).drifts += 1
 
     def save(self, directory: Path, server_round: int) -> None:
         """Write `devices.json` for people and `zo-asr-server status`."""
         devices = [s.describe(server_round) for s in sorted(self._of.values(), key=lambda s: s.client_id)]
         text = json.dumps({"server_round": server_round, "devices": devices}, indent=1)
         write_whole(directory / DEVICES_NAME, text + "\n")
+
+    def load(self, directory: Path, last_round: int) -> None:
+        """Take up what an earlier server wrote, if it was of this or an earlier round; anything else is left alone."""
+        try:
+            found = json.loads((directory / DEVICES_NAME).read_text())
+            if int(found["server_round"]) > last_round:
+                return
+            for entry in found["devices"]:
+                excluded = entry.pop("standing") == "excluded"
+                known = Standing(**entry | {"refused": Counter(entry["refused"])}, excluded=excluded)
+                self._of[int(known.client_id)] = known
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            self._of.clear()
 
     def excluded(self, client_ids: Iterable[int]) -> list[int]:
         """Those of the given clients that are excluded."""

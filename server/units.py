@@ -62,6 +62,7 @@ def write_device_files(deployment: Deployment, device: Device) -> None:
         "superlink": f"{_bracketed(deployment.hosts[0])}:{deployment.port}",
         "runtime_port": deployment.device_port + device.client_id,
         "device_bin": deployment.device_bin,
+        "device_venv": str(Path(deployment.device_bin).parent),
         "device_folder": home,
         "model": deployment.model,
         "data": deployment.data,

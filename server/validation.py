@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from server.foreign_text import plain
 from zo_common.aggregate import ClientScalars
 from zo_common.errors import CodecError
 from zo_common.messages import Plan, Reply, Status, decode_reply
@@ -44,7 +45,7 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
     if reply.status is Status.BEHIND:
         return reply
     if reply.status is not Status.OK:
-        word = reply.message or _WORDS.get(reply.status, reply.status.name)
+        word = plain(reply.message) or _WORDS.get(reply.status, reply.status.name)
         raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", word)
     if reply.have_round != plan.server_round - 1:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
@@ -110,7 +111,7 @@ class RoundInbox:
         else:
             self.replies[node_id] = reply
             if reply.message:
-                self.words.append(f"client {reply.client_id}: {reply.message}")
+                self.words.append(f"client {reply.client_id}: {plain(reply.message)}")
 
     def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
         """Count a refusal; with `node_id`, its device has failed in this round."""
@@ -123,7 +124,11 @@ class RoundInbox:
         """Without a model the server cannot know the checksum: the majority's counts, others are refused."""
         votes = Counter(reply.checksum for reply in self.replies.values())
         if len(votes) > 1:
-            majority = min(votes, key=lambda checksum: (-votes[checksum], checksum))  # a tie is settled the same way
+            majority = max(votes, key=lambda checksum: votes[checksum])
+            if 2 * votes[majority] <= len(self.replies):
+                self.replies.clear()
+                self.refuse("no-majority", f"the devices' checksums differ, and none is that of most of {len(votes)}")
+                return
             for node_id in [n for n, reply in self.replies.items() if reply.checksum != majority]:
                 del self.replies[node_id]
                 word = f"client {self._plans[node_id].client_id} differs from the majority"

@@ -78,6 +78,7 @@ class RunConfig:
     guard_utterances: int = 32
     guard_tolerance: float = 0.05
     server_model: bool = True
+    final_sync: bool = False
     resume: bool = False
     output: str = "results/run"
     drop_out: float = 0.0
@@ -100,10 +101,6 @@ class RunConfig:
             self._share(name)
         if not 0 <= self.run_seed < 1 << 63:
             raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
-        if not 0 <= self.over_selection <= 10:
-            raise ConfigError(
-                f"over-selection is {self.over_selection}, expected 0 … 10, the share asked beyond the target"
-            )
         if not 1024 <= self.message_bytes <= MOST_MESSAGE_BYTES:
             raise ConfigError(
                 f"message-bytes is {self.message_bytes}, expected 1024 … {MOST_MESSAGE_BYTES}, what a worker takes"
@@ -112,6 +109,7 @@ class RunConfig:
             raise ConfigError(f"drop-out is {self.drop_out}, expected a share of clients in [0, 1)")
         if max(self.local_steps, self.batch_size) > 65535:
             raise ConfigError("local-steps and batch-size are at most 65535")
+        self._check_policy()
         _ = self.estimator_config
 
     def _positive(self, name: str) -> None:
@@ -122,6 +120,18 @@ class RunConfig:
     def _share(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
             raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected 0 … 1")
+
+    def _check_policy(self) -> None:
+        if not 0 <= self.over_selection <= 10:
+            raise ConfigError(
+                f"over-selection is {self.over_selection}, expected 0 … 10, the share asked beyond the target"
+            )
+        if self.over_selection and not self.clients_per_round:
+            raise ConfigError("over-selection asks more devices than the target: set clients-per-round, the target")
+        if self.clients_per_round and self.min_replies > self.clients_per_round:
+            raise ConfigError(
+                f"min-replies is {self.min_replies}, clients-per-round {self.clients_per_round}: no round could count"
+            )
 
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zo_common.contribution import Contribution
 from zo_common.estimator import EstimatorConfig, LossFn, step_updates, zo_step
+from zo_common.replay import apply_all
 from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
 
@@ -60,7 +61,7 @@ def run_local_steps(
             for step, row in enumerate(grads)
             for update in step_updates([direction_seed(seed, step, j) for j in range(len(row))], row, learning_rate)
         ]
-        state.apply(undo, sign=-1)
+        apply_all(state, undo, sign=-1)
     return LocalResult(np.stack(grads), tuple(losses))
 
 

@@ -5,6 +5,7 @@ set -u
 root={{root}}
 export PATH={{bin}}:$PATH
 export FLWR_HOME=$root/flwr-home
+export HF_HOME=${HF_HOME:-$root/state/huggingface}
 export PYTHONUNBUFFERED=1
 {{exports}}
 cd "$root" || exit 1

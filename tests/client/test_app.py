@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,7 @@ from fake_grid import Memory
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import make_client_app
+from client.app import _leave_time, make_client_app
 from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.config import RunConfig
@@ -120,3 +121,30 @@ def test_a_device_that_drops_out_raises(engine: Engine, config: RunConfig, ask: 
     plan = encode_plan(_plan(engine, config, _record(engine)))
     with pytest.raises(ConnectionError, match="dropped out"):
         ask("train", changes={"drop_out": 0.999999}, plan=plan)
+
+
+@pytest.mark.parametrize(("left", "age", "word"), [(30, 100.0, "the round closed 70 s before"), (30, 5.0, "")])
+def test_a_message_whose_round_has_closed_is_left_out(
+    config: RunConfig, engine: Engine, left: int, age: float, word: str
+) -> None:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    plan = Plan(1, 42, 5, engine.base_id, engine.base_checksum, 1, 1, 1e-6, config.estimator_config)
+    record = ConfigRecord({"plan": encode_plan(plan), "seconds-left": left})
+    message = Message(RecordDict({"zo": record}), dst_node_id=5, message_type="train")
+    message.metadata.__dict__["_created_at"] -= age
+
+    answer = make_client_app()(message, Context(1, 5, {}, RecordDict(), config.to_mapping()))
+
+    found = answer.content.config_records["zo"]
+    assert ("error" in found) == bool(word)
+    assert word in str(found.get("error", ""))
+
+
+def test_the_time_that_is_left_bounds_the_wait_for_the_worker() -> None:
+    settings: dict[str, Any] = {"round-timeout": 600.0}
+
+    assert _leave_time({"seconds-left": 50}, settings, time.time() - 20) is None
+    assert 29 < settings["round-timeout"] <= 30
+    assert _leave_time({"seconds-left": 5000}, settings, time.time() + 100) is None  # a clock that is behind
+    assert settings["round-timeout"] <= 30
+    assert _leave_time({}, settings, 0.0) is None  # an older server does not say

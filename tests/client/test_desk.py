@@ -14,7 +14,8 @@ from client.engine import Cancelled
 from client.job import Job, Request
 from zo_common.messages import Status
 
-SECONDS = 5.0
+SECONDS = 20.0
+ORPHAN_SECONDS = 1.0  # long beside what a test does meanwhile
 
 
 def _request(
@@ -59,7 +60,7 @@ def words() -> list[str]:
 
 @pytest.fixture
 def desk(words: list[str]) -> Iterator[Desk]:
-    made = Desk(0.15, words.append)
+    made = Desk(ORPHAN_SECONDS, words.append)
     yield made
     made.close(0.0)
 
@@ -236,7 +237,10 @@ def test_work_that_nobody_waits_for_is_stopped(desk: Desk, words: list[str]) -> 
     job = _submit(desk, _request(), work)
     work.step()
     desk.leave(job)
-    threading.Event().wait(0.3)
+    for _ in range(int(SECONDS / 0.05)):
+        if job.stop is not None:
+            break
+        threading.Event().wait(0.05)
     assert job.stop is not None
     work.step()
 
@@ -249,7 +253,7 @@ def test_who_comes_back_in_time_keeps_it_going(desk: Desk) -> None:
     job = _submit(desk, _request(), work)
     desk.leave(job)
     assert _submit(desk, _request(), work) is job
-    threading.Event().wait(0.3)
+    threading.Event().wait(1.5 * ORPHAN_SECONDS)
     work.step(4)
 
     assert _ended(job).answer == b"answer"
@@ -260,7 +264,7 @@ def test_work_with_another_caller_left_goes_on(desk: Desk) -> None:
     job = _submit(desk, _request(), work)
     _submit(desk, _request(), work)
     desk.leave(job)
-    threading.Event().wait(0.3)
+    threading.Event().wait(1.5 * ORPHAN_SECONDS)
 
     assert job.stop is None
     work.step(4)
@@ -287,6 +291,42 @@ def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(desk: D
 
     assert job.failure is not None and (job.failure.kind, job.failure.word) == ("failed", "RuntimeError: out of memory")
     assert "Traceback" in words[0]
+    assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("no"), MemoryError(), SystemExit(3)])
+def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> None:
+    def full(word: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail(job: Job) -> tuple[bytes, bool]:
+        raise raised
+
+    desk = Desk(SECONDS, full)
+    failed = _ended(_submit(desk, _request(7), fail))
+    old = Steps()
+    stopped = _submit(desk, _request(8), old)
+    assert old.begun.wait(SECONDS)
+    later = _submit(desk, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
+    old.step()
+
+    assert failed.failure is not None and failed.failure.word.startswith(type(raised).__name__)
+    assert _ended(stopped).failure is not None
+    assert (_ended(later).answer, desk.job) == (b"later", None)
+    assert desk.close(SECONDS)
+
+
+def test_an_error_that_cannot_even_be_told_ends_the_job(desk: Desk) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise MemoryError
+
+    def fail(job: Job) -> tuple[bytes, bool]:
+        raise Unspeakable
+
+    job = _ended(_submit(desk, _request(7), fail))
+
+    assert job.failure is not None and job.failure.kind == "failed"
     assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
 
 

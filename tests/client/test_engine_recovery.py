@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
@@ -104,6 +105,52 @@ class TestDamage:
                     engine.rebuild()
 
         assert engine.sync(_plan(engine, 1, [], engine.base_checksum)) is Status.OK
+
+
+class TestServerWithoutModel:
+    """Its plans carry no checksum: histories are told apart by their records."""
+
+    @pytest.mark.parametrize("checksums", [True, False])
+    def test_another_runs_rounds_replace_those_of_this_one(self, engine: ToyEngine, checksums: bool) -> None:
+        engine.pretend(history(6, 1, checksums=checksums))
+        theirs, reached = history(3, 2, checksums=checksums), history(3, 2)[-1].checksum
+
+        assert engine.sync(replace(_plan(engine, 4, theirs), checksum=0)) is Status.OK
+
+        assert (engine.applied, engine.state.checksum(), engine.loads) == (theirs, reached, 1)
+
+    def test_only_the_rounds_that_differ_are_gone_back(self, engine: ToyEngine) -> None:
+        ours = history(6, 1, checksums=False)
+        engine.pretend(ours)
+        fork = toy_engine()
+        fork.pretend(ours[:4])
+        theirs = ours[2:4] + history(2, 2, start=fork, checksums=False)
+
+        assert engine.sync(replace(_plan(engine, 7, theirs), checksum=0)) is Status.OK
+
+        fork.state.apply([u for r in theirs[2:] for u in r.updates()])
+        assert engine.applied == ours[:2] + theirs
+        assert engine.state.checksum() == fork.state.checksum()
+
+    def test_the_last_records_own_checksum_is_looked_at(self, engine: ToyEngine, records: list[Record]) -> None:
+        engine.pretend(history(3, 1, checksums=False))
+
+        assert engine.sync(replace(_plan(engine, 5, records[3:4]), checksum=0)) is Status.BEHIND
+        assert engine.have_round == 0
+        assert engine.sync(replace(_plan(engine, 5, records[:4]), checksum=0)) is Status.OK
+        assert engine.state.checksum() == records[3].checksum
+
+    def test_rounds_before_a_snapshot_that_nothing_ties_to_it_lead_back_to_the_base(
+        self, engine: ToyEngine, records: list[Record]
+    ) -> None:
+        (part,) = _parts(records, 4, 1 << 20)
+        engine.take_part(part)
+        theirs = history(5, 2, checksums=False)
+
+        assert engine.sync(replace(_plan(engine, 6, theirs), checksum=0)) is Status.OK
+
+        assert (engine.start_round, engine.applied) == (0, theirs)
+        assert engine.state.checksum() == history(5, 2)[-1].checksum
 
 
 class TestSnapshot:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from toy_engine import ToyEngine, history, toy_engine
 
 from client.journal import Journal
 from zo_common.contribution import Record
+from zo_common.durable import seal
 from zo_common.errors import ConfigError
 from zo_common.messages import Status
 from zo_common.snapshot import encode_snapshot
@@ -115,6 +117,33 @@ def test_rounds_that_nothing_verifies_are_dropped(device: Device) -> None:
     assert "2 saved rounds after round 2 cannot be verified" in device.words[0]
     device.journal.save(back)
     assert device.restart().applied == records[:2]
+
+
+def test_rounds_that_do_not_lead_to_their_checksum_are_not_taken(device: Device) -> None:
+    """The file is whole; what it says of the state is wrong."""
+    engine, records = toy_engine(), history(4)
+    engine.pretend([*records[:3], replace(records[3], checksum=records[3].checksum ^ 1)])
+    device.journal.save(engine)
+
+    back = device.restart()
+
+    assert (back.applied, back.state.checksum()) == ([], back.base_checksum)
+    assert f"replay does not reach the checksum {records[3].checksum ^ 1:016x} of round 4" in device.words[0]
+
+
+def test_rounds_that_do_not_lead_to_the_state_files_checksum_are_not_taken(device: Device) -> None:
+    engine = toy_engine()
+    engine.pretend(history(4, checksums=False))
+    device.journal.save(engine)
+    saved = device.journal.saved()
+    assert saved is not None and saved.checksum == engine.state.checksum()
+    body = json.dumps(asdict(replace(saved, checksum=5))).encode()
+    (device.folder / "device.state").write_bytes(seal(b"ZOST", 1, body))
+
+    back = device.restart()
+
+    assert (back.applied, back.state.checksum()) == ([], back.base_checksum)
+    assert "replay does not reach the checksum 0000000000000005 of round 4" in device.words[0]
 
 
 def test_a_snapshot_and_the_rounds_after_it(device: Device) -> None:

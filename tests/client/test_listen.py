@@ -163,11 +163,22 @@ def test_token_files(tmp_path: Path) -> None:
     (tmp_path / "good").write_text(TOKEN + "\n")
     (tmp_path / "short").write_text("1234\n")
     (tmp_path / "bytes").write_bytes(b"\xff" * 20)
+    for name in ("good", "short", "bytes"):
+        (tmp_path / name).chmod(0o600)
 
     assert read_token(tmp_path / "good") == TOKEN
     for name, word in (("short", "holds 4 characters"), ("bytes", "not ASCII"), ("missing", "No such file")):
         with pytest.raises(ConfigError, match=word):
             read_token(tmp_path / name)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_token_file_that_others_can_open_is_refused(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "token").chmod(mode)
+
+    with pytest.raises(ConfigError, match=rf"has mode {mode:04o}, expected 0600: run chmod 600 on it$"):
+        read_token(tmp_path / "token")
 
 
 @pytest.mark.parametrize("abstract", [False, True])

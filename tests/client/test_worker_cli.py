@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from client import worker_cli
 from client.worker_view import Follower, job_text, rows, show
@@ -110,3 +111,20 @@ def test_mistakes_are_one_sentence_and_status_1(arguments: list[str], word: str)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and word in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("option", ["--torch-threads", "--orphan-seconds", "--stop-seconds"])
+def test_numbers_below_zero_are_refused(option: str) -> None:
+    done = CliRunner().invoke(worker_cli.app, ["--model", "m", "--data", "d", option, "-1"])
+    assert done.exit_code == 2
+    assert "not in the range" in done.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_log_on_a_full_disk_stops_nothing() -> None:
+    code = "from client.worker_cli import log; log('one'); log('two'); print('alive')"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stdout) == (0, "alive\n")

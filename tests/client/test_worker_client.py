@@ -250,6 +250,7 @@ class TestAdapter:
     ) -> None:
         port = serve("127.0.0.1:0", "0123456789abcdef").address
         (tmp_path / "token").write_text("0123456789abcdef\n")
+        (tmp_path / "token").chmod(0o600)
         node = {"worker-address": port, "worker-token-file": str(tmp_path / "token")}
         assert ask("train", {"plan": b"plan"}, **node) == {"reply": b"reply"}
         assert "refused the token" in ask("train", {"plan": b"plan"}, **{"worker-address": port})["error"]

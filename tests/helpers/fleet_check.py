@@ -44,12 +44,15 @@ def check_agreement(fleet: Fleet, run: Run, names: tuple[str, ...], model: Path 
         held = fleet.info(name)
         at = ledger.header.base_checksum if not held["round"] else ledger.records[held["round"] - 1].checksum
         assert held["checksum"] == f"{at:016x}", f"{name} at round {held['round']}: {held}"
-        assert sync_to_end(fleet, run, name) == checksum, name
+        assert sync_to_end(fleet, run, name, held["round"]) == checksum, name
     return ledger
 
 
-def sync_to_end(fleet: Fleet, run: Run, name: str) -> int:
-    """Tell a device's worker the rounds that it lacks, as `query.sync` does; the checksum it reaches."""
+def sync_to_end(fleet: Fleet, run: Run, name: str, have_round: int) -> int:
+    """Tell a device's worker the rounds after `have_round` and no others; the checksum it reaches.
+
+    With all rounds at hand it would start again from the base, and wrong weights would not show.
+    """
     ledger = run.ledger
     config = settings_of(fleet, run)
     last = ledger.records[-1]
@@ -63,7 +66,7 @@ def sync_to_end(fleet: Fleet, run: Run, name: str) -> int:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         estimator=config.estimator_config,
-        records=ledger.records,
+        records=tuple(ledger.records[have_round:]),
     )
     request = make_request(encode_plan(plan), config.to_mapping(), Place(plan.client_id), Request.PLAN)
     with fleet.worker(name) as worker:

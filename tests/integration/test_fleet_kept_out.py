@@ -6,6 +6,7 @@ import http.client
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -174,6 +175,7 @@ def test_another_user_of_the_device_at_the_workers_socket(fleet: Fleet) -> None:
     fleet.start_worker("anna")
     wait_until("anna's worker", lambda: fleet.is_awake("anna"), 60)
     path = fleet.socket_of("anna").removeprefix("unix:")
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
     knock = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"
 
     def ask(user: str | None) -> subprocess.CompletedProcess[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,89 +13,18 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from typer.testing import CliRunner
+from stand_in_flower import Call, Flower, call, deployment, flower
 
 from server import deploy_runs
 from server.certificates import load_authority, server_certificate
-from server.deploy_cli import app
 from server.deploy_flower import FlowerError, flwr_json, run_status
-from server.deploy_folder import init_folder
 from server.deploy_runs import begin, follow, run_settings
 from server.deploy_status import collect, warnings
 from server.deployment import Deployment
-from zo_common.errors import ConfigError, ZOError
+from server.run_lock import RunLock
+from zo_common.errors import ConfigError
 
-# answers as flwr does, from answers.json beside it: words of a command → what to print, or a list to take in turn
-STAND_IN = """#!{python}
-import json, os, pathlib, sys
-here = pathlib.Path(__file__).parent
-with (here / "asked.jsonl").open("a") as file:
-    file.write(json.dumps([sys.argv[1:], os.environ.get("FLWR_HOME"), os.getcwd()]) + "\\n")
-answers = json.loads((here / "answers.json").read_text())
-for words, answer in answers.items():
-    if sys.argv[1:1 + len(words.split())] == words.split():
-        if isinstance(answer, list):
-            if len(answer) > 1:
-                (here / "answers.json").write_text(json.dumps(answers | {{words: answer[1:]}}))
-            answer = answer[0]
-        print("Loading project configuration...", file=sys.stderr)
-        print(answer if isinstance(answer, str) else json.dumps(answer))
-        sys.exit(0 if not isinstance(answer, dict) or answer.get("success") else 1)
-sys.exit(7)
-"""
-
-
-class Flower:
-    """The stand-in: what it is to answer and what it was asked."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        (folder / "flwr").write_text(STAND_IN.format(python=sys.executable))
-        (folder / "flwr").chmod(0o755)
-        self.folder = folder
-        self.answer({})
-
-    def answer(self, answers: dict[str, Any]) -> None:
-        (self.folder / "answers.json").write_text(json.dumps(answers))
-
-    @property
-    def asked(self) -> list[list[str]]:
-        path = self.folder / "asked.jsonl"
-        return [json.loads(line)[0] for line in path.read_text().splitlines()] if path.exists() else []
-
-
-@pytest.fixture
-def flower(tmp_path: Path) -> Flower:
-    return Flower(tmp_path / "bin")
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, flower: Flower, monkeypatch: pytest.MonkeyPatch) -> Deployment:
-    """A folder with one device, whose commands find the stand-in."""
-    monkeypatch.setattr(sys, "executable", str(flower.folder / "python"))
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
-        ports = {"port": one.getsockname()[1], "superlink_port": two.getsockname()[1]}
-    made = Deployment(root=tmp_path / "deployment", hosts=("localhost",), **ports)
-    init_folder(made, ["anna"])
-    monkeypatch.setattr(deploy_runs, "_PAUSE_SECONDS", 0.01)
-    return made
-
-
-Call = Callable[..., str]
-
-
-@pytest.fixture
-def call(deployment: Deployment) -> Call:
-    """Runs a command on the folder; a user error is raised as it is."""
-
-    def run(command: str, *arguments: str, fails: bool = False) -> str:
-        done = CliRunner().invoke(app, [command, str(deployment.root), *arguments])
-        if isinstance(done.exception, ZOError):
-            raise done.exception
-        assert (done.exit_code != 0) == fails, done.output
-        return done.output
-
-    return run
+__all__ = ["call", "deployment", "flower"]  # fixtures
 
 
 def test_init_and_its_refusals_are_one_sentence(tmp_path: Path) -> None:
@@ -122,44 +49,6 @@ def test_init_and_its_refusals_are_one_sentence(tmp_path: Path) -> None:
     assert len(second.stderr.splitlines()) == 1
 
 
-def test_enroll_registers_those_who_wait(deployment: Deployment, flower: Flower, call: Call) -> None:
-    flower.answer({"supernode register": {"success": True, "node-id": 2**63 + 5}})
-
-    assert "node 9223372036854775813" in call("enroll")
-
-    assert deployment.device("anna").node_id == "9223372036854775813"
-    key = deployment.device_folder_of("anna") / "node.key.pub"
-    asked = ["supernode", "register", str(key), "deployment", "--name", "anna", "--format", "json"]
-    assert flower.asked == [asked]
-    with pytest.raises(ConfigError, match="no device waits"):
-        call("enroll")
-
-
-def test_a_device_that_could_not_be_registered_still_waits(deployment: Deployment, flower: Flower, call: Call) -> None:
-    flower.answer({"supernode register": {"success": False, "error-message": "Error: Connection to SuperLink failed"}})
-
-    with pytest.raises(FlowerError, match=r"start it with start\.sh"):
-        call("enroll", "ben")
-
-    assert deployment.device("ben").node_id == ""
-    flower.answer({"supernode register": {"success": True, "node-id": 7}})
-    call("enroll", "ben")
-    assert deployment.device("ben").node_id == "7"
-
-
-def test_a_revoked_device_has_no_key_here(deployment: Deployment, flower: Flower, call: Call) -> None:
-    flower.answer({"supernode": {"success": True, "node-id": 7}})
-    call("enroll")
-
-    call("revoke", "anna")
-
-    assert flower.asked[-1] == ["supernode", "unregister", "7", "deployment", "--format", "json"]
-    assert deployment.device("anna").revoked
-    assert not (deployment.device_folder_of("anna") / "node.key").exists()
-    with pytest.raises(ConfigError, match="revoked already"):
-        call("revoke", "anna")
-
-
 def test_flower_is_asked_in_the_deployments_name(deployment: Deployment, flower: Flower) -> None:
     flower.answer({"ls": {"success": True, "runs": [{"status": "finished:completed", "status-details": ""}]}})
 
@@ -182,6 +71,9 @@ def test_flower_that_does_not_answer_is_left(deployment: Deployment, flower: Flo
 
     with pytest.raises(FlowerError, match="no answer in 0 s"):
         flwr_json(deployment, "ls", timeout=0.2)
+
+
+NOT_FOUND = {"success": False, "error-message": "[code: 16] Run ID not found."}
 
 
 def _finished(status: str, details: str = "") -> dict[str, Any]:
@@ -235,6 +127,49 @@ def test_start_refuses_a_ledger_and_resume_wants_one(deployment: Deployment, flo
     call("resume", "example")
 
     assert "resume = true" in (deployment.runs / "example" / "run-config.toml").read_text()
+
+
+@pytest.mark.parametrize("status", ["pending", "starting", "running"])
+def test_a_run_under_way_is_not_started_twice(deployment: Deployment, flower: Flower, call: Call, status: str) -> None:
+    flower.answer({"run": {"success": True, "run-id": "12"}, "ls": _finished(status)})
+    begin(deployment, "example", resume=False)
+    (deployment.runs / "example" / "ledger.zo").write_bytes(b"rounds")
+    lock = RunLock(deployment.runs / "example")
+
+    with pytest.raises(ConfigError, match="example is running: follow or stop it"):
+        call("resume", "example")
+
+    lock.release()
+    assert [asked[0] for asked in flower.asked] == ["run", "ls"]
+
+
+def test_a_run_whose_server_was_killed_is_resumed_at_once(deployment: Deployment, flower: Flower) -> None:
+    flower.answer({"run": {"success": True, "run-id": "12"}, "ls": _finished("running")})
+    begin(deployment, "example", resume=False)
+    (deployment.runs / "example" / "ledger.zo").write_bytes(b"rounds")
+    (deployment.runs / "example" / ".lock").touch()
+
+    assert begin(deployment, "example", resume=True) == "12"
+
+
+@pytest.mark.parametrize("last", [_finished("finished:failed"), NOT_FOUND, {"success": True, "runs": []}])
+def test_a_run_that_has_ended_may_be_started_again(
+    deployment: Deployment, flower: Flower, last: dict[str, Any]
+) -> None:
+    flower.answer({"run": {"success": True, "run-id": "12"}, "ls": last})
+    begin(deployment, "example", resume=False)
+
+    assert begin(deployment, "example", resume=False) == "12"
+
+
+def test_a_run_of_which_superlink_says_nothing_is_not_started(deployment: Deployment, flower: Flower) -> None:
+    flower.answer(
+        {"run": {"success": True, "run-id": "12"}, "ls": {"success": False, "error-message": "no connection"}}
+    )
+    begin(deployment, "example", resume=False)
+
+    with pytest.raises(FlowerError, match="cannot be reached"):
+        begin(deployment, "example", resume=False)
 
 
 @pytest.mark.parametrize(
@@ -339,6 +274,26 @@ def test_status_joins_what_flower_and_the_run_say(deployment: Deployment, flower
     shown = call("status", "one")
     for word in ("anna", "online", "late 2", "586 B", "365 days"):
         assert word in shown
+
+
+def test_a_devices_word_is_shown_as_it_is(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode list": {"success": True, "nodes": []}})
+    output = deployment.runs / "one"
+    output.mkdir()
+    told = {"client_id": 0, "standing": "[/i]", "word": "[/b] oops \x1b[2J :bug:", "refused": {"[red]x": 1}}
+    (output / "devices.json").write_text(json.dumps({"devices": [told]}))
+
+    shown = "".join(call("status", "one").split())
+
+    for word in ("[/i]", "[/b]", "oops", "[2J", ":bug:", "[red]x"):
+        assert word in shown
+    assert "\x1b" not in shown
+
+
+def test_flowers_word_of_a_run_that_failed_is_shown_as_it_is(flower: Flower, call: Call) -> None:
+    flower.answer({"run": {"success": True, "run-id": "12"}, "log": "", "ls": _finished("finished:failed", "[/b] no")})
+
+    assert "([/b] no)" in call("start", "example", fails=True)
 
 
 def test_status_without_a_superlink_says_so(deployment: Deployment, flower: Flower, call: Call) -> None:

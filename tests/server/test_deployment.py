@@ -149,6 +149,58 @@ def test_an_unknown_setting_is_told(deployment: Deployment) -> None:
         Deployment.open(deployment.root)
 
 
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("hosts = 7", r"hosts is \[7\]"),
+        ("hosts = []", "no host given"),
+        ('hosts = ["localhost", 1.5]', "expected a list of names"),
+        ('hosts = "local host"', "'local host' is neither"),
+        ('port = "9443"', "port is '9443'"),
+        ("port = true", "port is True"),
+        ("bind = 1", "bind is 1, expected text"),
+        ("model = [1]", "model is"),
+        ("data = 2020-01-01", "data is"),
+        ("device-bin = {}", "device-bin is"),
+    ],
+)
+def test_settings_of_a_wrong_type_are_told(deployment: Deployment, line: str, word: str) -> None:
+    path = deployment.root / "deployment.toml"
+    key = line.split(" ")[0]
+    kept = [each for each in path.read_text().splitlines() if not each.startswith(f"{key} =")]
+    path.write_text("\n".join([*kept, line]))
+
+    with pytest.raises(ConfigError, match=word):
+        Deployment.open(deployment.root)
+
+
+def test_one_host_needs_no_list(deployment: Deployment) -> None:
+    (deployment.root / "deployment.toml").write_text('hosts = "localhost"\n')
+
+    assert Deployment.open(deployment.root).hosts == ("localhost",)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("devices = 7", "devices is 7"),
+        ("devices.anna = 7", "'anna' is 7"),
+        ("[devices.anna]", "missing or unknown key"),
+        ("[devices.'../x']\nclient-id = 0\npublic-key = 'k'", "is no name"),
+        ("[devices.anna]\nclient-id = '0'\npublic-key = 'k'", "client-id of device 'anna' is '0'"),
+        ("[devices.anna]\nclient-id = -1\npublic-key = 'k'", "expected a number from 0"),
+        ("[devices.anna]\nclient-id = 0\npublic-key = 1", "public-key of device 'anna' is 1"),
+        ("[devices.anna]\nclient-id = 0\npublic-key = 'k'\nnode-id = 7", "node-id of device 'anna' is 7"),
+        ("[devices.anna]\nclient-id = 0\npublic-key = 'k'\nrevoked = 'no'", "revoked of device 'anna' is 'no'"),
+    ],
+)
+def test_devices_of_a_wrong_type_are_told(deployment: Deployment, text: str, word: str) -> None:
+    (deployment.root / "devices.toml").write_text(text)
+
+    with pytest.raises(ConfigError, match=word):
+        deployment.devices()
+
+
 def test_a_device_may_bring_its_own_key(deployment: Deployment, tmp_path: Path) -> None:
     _, public = new_device_key()
     (tmp_path / "its.pub").write_bytes(public + b" it@there\n")

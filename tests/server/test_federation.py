@@ -135,7 +135,7 @@ class TestFaults:
     def test_a_device_that_never_answers_costs_its_part_only(
         self, settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
     ) -> None:
-        config = settings(round_timeout=0.5)
+        config = settings(round_timeout=4.0)
         grid = grid_of(config)
         grid[1].before = _fail(NeverAnswers(), 2)
 
@@ -143,7 +143,7 @@ class TestFaults:
 
         assert _clients(ledger_of(config)) == [[0, 1, 2], [0, 2], [0, 1, 2]]
         assert dict(observed.reports[1].refused) == {"no-answer": 1}
-        assert 0.5 <= observed.reports[1].seconds < 10
+        assert 4.0 <= observed.reports[1].seconds < 20
         assert _replayed(ledger_of(config), config.model) == federation.checksum
 
     def test_a_device_that_raises_costs_its_part_only(

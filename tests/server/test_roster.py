@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_grid import FakeGrid
+from flwr.app import ConfigRecord, RecordDict
 
 from client.app import make_client_app
 from server.federation import Federation
@@ -198,6 +199,47 @@ def test_a_device_that_replaces_another_takes_its_number(
     clients = [[c.client_id for c in r.contributions] for r in ledger_of(config).records]
     assert clients[0] == clients[2] == clients[3] == [0, 1]
     assert {m.client_id: n for n, m in federation.members.items()} == {0: 100, 1: 102}
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        b"[]",
+        b'"x"',
+        b"[" * 200_000,
+        b'{"client_id": 1e999, "num_examples": 1}',
+        b'{"client_id": 2, "num_examples": 1000000000000000000}',
+        b'{"client_id": true, "num_examples": 3}',
+        b'{"client_id": 2, "num_examples": 3, "fingerprint": "ab", "base_checksum": 1e999, "tensors": []}',
+        b'{"client_id": 2, "num_examples": 3, "fingerprint": "ab", "base_checksum": 1, "tensors": 5}',
+    ],
+)
+@pytest.mark.parametrize("server_model", [True, False])
+def test_a_device_that_lies_in_its_introduction_is_left_out(
+    settings: Settings,
+    federate: Federate,
+    grid_of: Grids,
+    ledger_of: Ledgers,
+    observed: Any,
+    hello: bytes,
+    server_model: bool,
+) -> None:
+    config = settings(num_server_rounds=1, server_model=server_model)
+    grid = grid_of(config)
+    honest = grid._ask
+
+    def lie(device: Any, message: Any, server_round: int) -> Any:
+        answer = honest(device, message, server_round)
+        if device is grid[2] and "hello" in answer.content.config_records["zo"]:
+            answer.content = RecordDict({"zo": ConfigRecord({"hello": hello})})
+        return answer
+
+    grid._ask = lie  # type: ignore[method-assign]
+
+    federate(config, grid)
+
+    assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[0, 1]]
+    assert observed.text
 
 
 def test_settings_may_come_with_the_run(settings: Settings, grid_of: Grids, federate: Federate) -> None:

@@ -14,9 +14,10 @@ from fake_grid import FakeGrid
 from flwr.app import Message
 
 from server.federation import Federation
+from server.global_model import GlobalModel
 from server.run_log import read_rows
 from zo_common.config import RunConfig
-from zo_common.errors import RunStopped
+from zo_common.errors import LedgerError, ModelNotFound, RunStopped
 from zo_common.ledger import Ledger
 from zo_common.messages import Status, decode_plan, decode_reply, encode_reply
 
@@ -255,3 +256,108 @@ def test_a_log_that_cannot_be_written_costs_a_word_and_is_made_good(
     assert [row["server_round"] for row in read_rows(Path(config.output) / "rounds.jsonl")] == [1, 2, 3, 4]
     assert ledger_of(config).last_round == 4
     assert json.loads((Path(config.output) / "devices.json").read_text())["server_round"] == 4
+
+
+def test_in_the_end_all_devices_hold_the_adapted_model(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any
+) -> None:
+    config = settings(num_server_rounds=4, final_sync=True)
+    grid = grid_of(config)
+    grid[1].after = lambda server_round, payload: b"garbage" if server_round == 5 else payload
+    grid[2].before = lambda server_round: grid[2].memory.back_to_base() if server_round == 5 else None
+
+    federation = federate(config, grid)
+
+    assert {grid[n].engine.state.checksum() for n in (0, 1, 2)} == {federation.checksum}
+    assert [d.asked[-1] for d in grid.devices.values()] == [5, 5, 5]
+    assert "2 of 3 devices hold the state after round 4" in observed.text
+    assert "after round 4: client 1: reply" in observed.text
+    devices = json.loads((Path(config.output) / "devices.json").read_text())["devices"]
+    assert [d["have_round"] for d in devices] == [4, 3, 4]
+
+
+def test_a_second_server_of_a_run_does_not_bother_the_devices(
+    settings: Settings, grid_of: Grids, observed: Any
+) -> None:
+    config = settings()
+    first = Federation(config, grid_of(config), observed.events)
+    grid = grid_of(config)
+
+    with pytest.raises(LedgerError, match="another server is running"):
+        Federation(config, grid, observed.events)
+
+    assert not any(device.asked for device in grid.devices.values())
+    first.close()
+
+
+def test_a_network_that_is_cut_for_all_costs_time_and_no_rounds(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
+) -> None:
+    config = settings(num_server_rounds=4)
+    grid = grid_of(config)
+    looks: list[int] = []
+
+    def online() -> list[int]:
+        cut = observed.reports and observed.reports[-1].server_round == 2 and len(looks) < 3
+        looks.extend([1] if cut else [])
+        return [] if cut else list(grid.devices)
+
+    grid.get_node_ids = online  # type: ignore[method-assign]
+
+    federate(config, grid)
+
+    assert "round 3: 0 devices are online, min-clients is 1: waiting for more" in observed.text
+    assert len(looks) == 3
+    assert _clients(ledger_of(config)) == [[0, 1, 2]] * 4
+
+
+def test_a_device_that_takes_rounds_and_has_none_more_is_refused_within_the_round(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
+) -> None:
+    config = settings(num_server_rounds=24, message_bytes=1024, late_joiners=1, late_round=24)
+    grid = grid_of(config)
+
+    def stuck(server_round: int, payload: bytes) -> bytes:
+        reply = decode_reply(payload)
+        return encode_reply(replace(reply, have_round=0)) if reply.status in (Status.OK, Status.BEHIND) else payload
+
+    grid[2].after = stuck
+
+    federate(config, grid)
+
+    assert dict(observed.reports[-1].refused) == {"behind": 1}
+    assert _clients(ledger_of(config))[-1] == [0, 1]
+
+
+def test_a_device_that_is_behind_catches_up_although_rounds_close_early(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers
+) -> None:
+    config = settings(
+        num_server_rounds=30, message_bytes=1024, clients_per_round=2, over_selection=0.5, late_joiners=1, late_round=20
+    )
+    grid = grid_of(config)
+
+    federate(config, grid)
+
+    # every round closes with the answers of the other two, but brings it a step nearer
+    assert grid[2].engine.have_round >= 20
+
+
+def test_a_base_model_that_was_changed_under_the_server_costs_the_snapshot_only(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Ledgers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    config = settings(
+        num_server_rounds=12, num_queries=8, learning_rate=0.01, trained_tensors="*conv1.bias", late_joiners=1,
+        late_round=12,
+    )  # fmt: skip
+
+    def gone(model: GlobalModel) -> bytes:
+        raise ModelNotFound("the model is not there any more")
+
+    monkeypatch.setattr(GlobalModel, "snapshot", gone)
+
+    federate(config)
+
+    assert "no snapshot can be made (the model is not there any more)" in observed.text
+    assert _clients(ledger_of(config))[-1] == [0, 1, 2]

@@ -91,6 +91,13 @@ def test_units_hold_their_commands(deployment: Deployment, name: str) -> None:
     assert unit["Service"]["NoNewPrivileges"] == "yes"
 
 
+def test_base_models_are_kept_where_the_server_may_write(deployment: Deployment) -> None:
+    unit = (deployment.root / "systemd" / "zo-asr-superexec.service").read_text()
+
+    assert f"Environment=HF_HOME={deployment.root}/state/huggingface\n" in unit
+    assert "HF_HOME=${HF_HOME:-$root/state/huggingface}" in (deployment.root / "start.sh").read_text()
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_the_units(deployment: Deployment) -> None:
     units = [deployment.root / "systemd" / name for name in SERVER_UNITS]

@@ -229,3 +229,22 @@ class TestRoundInbox:
         assert [s.client_id for s in inbox.scalars()] == [1, 2]
         assert dict(inbox.refused) == {"wrong-checksum": 1}
         assert "client 0" in inbox.details[0]
+
+    def test_without_a_majority_nobody_counts_and_nobody_is_blamed(self) -> None:
+        plans = {node: replace(plan, checksum=0) for node, plan in self.plans().items()}
+        inbox = RoundInbox(plans, MAX_SCALAR)
+        for client, checksum in enumerate((0, 6)):
+            inbox.put(10 + client, self.reply(client, checksum=checksum))
+
+        inbox.agree_on_checksum()
+
+        assert inbox.scalars() == []
+        assert dict(inbox.refused) == {"no-majority": 1}
+        assert inbox.failed == {}
+
+    def test_words_of_devices_are_one_printable_line(self) -> None:
+        inbox = RoundInbox(self.plans(), MAX_SCALAR)
+
+        inbox.put(10, self.reply(0, status=Status.ERROR, message="one\ntwo\x1b[2J three"))
+
+        assert inbox.details == ["client 0: one two\N{REPLACEMENT CHARACTER}[2J three"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from zo_common import replay
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator import EstimatorConfig, LossFn
 from zo_common.local_steps import local_contribution, run_local_steps
@@ -45,6 +46,21 @@ def test_local_steps_are_undone_to_the_bit(small_model: Models, weight_bytes: Re
     assert len({tuple(w.values()) for w in [before, *during]}) == 5
     assert result.projected_grads.shape == (4, 3)
     assert result.projected_grads.dtype == np.float32
+
+
+def test_steps_are_undone_in_batches_of_bounded_size(
+    small_model: Models, weight_bytes: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model()
+    state = LatticeState(model, "all", "rms", threads=1)
+    before, shift, sizes = weight_bytes(model), state.shift, []
+    monkeypatch.setattr(replay, "BATCH", 5)
+    monkeypatch.setattr(state, "shift", lambda seeds, units: (sizes.append(len(seeds)), shift(seeds, units)))
+
+    run_local_steps(state, _loss_of_step(model), 9, 4, CONFIG, RATE, on_step=lambda *_: sizes.clear())
+
+    assert sizes == [5, 5, 2]
+    assert weight_bytes(model) == before
 
 
 def test_the_contribution_is_what_the_client_had_before_the_undo(small_model: Models, weight_bytes: Reader) -> None:
