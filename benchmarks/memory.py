@@ -28,7 +28,7 @@ AT_MOST = 1.02
 NAMES = {"inference": "inference", "zo": "ZO step", "plain": "MeZO as published", "sgd": "SGD", "adam": "Adam"}
 METHODS = tuple(NAMES)
 # glibc: one heap, and freed blocks go back at once, or peaks would depend on what was freed before
-_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 _STATUS = Path("/proc/self/status")
 
 
@@ -75,7 +75,7 @@ def child(arguments: argparse.Namespace) -> dict[str, float]:
     """Bytes of one method in this process: `peak` of two steps, `setup_peak` of getting ready, `weights`."""
     from benchmarks import workload
 
-    device, meter = arguments.device, _Cuda() if arguments.device == "cuda" else _Resident()
+    device, meter = arguments.device, _Cuda() if arguments.device == "cuda" else Resident()
     settings = arguments.tensors, arguments.precision, arguments.queries
     small = workload.random_whisper("tiny", device, d_model=48, encoder_ffn_dim=64, decoder_ffn_dim=64)
     for method in METHODS:
@@ -92,7 +92,7 @@ def child(arguments: argparse.Namespace) -> dict[str, float]:
     return {"peak": meter.peak() - baseline, "setup_peak": setup, "weights": weights}
 
 
-class _Resident:
+class Resident:
     """Resident memory of this process."""
 
     def start(self) -> int:
@@ -141,7 +141,7 @@ def fresh(arguments: argparse.Namespace, method: str, tensors: str, batch: int) 
         **{key: getattr(arguments, key) for key in ("device", "architecture", "precision", "queries")},
     }
     command = [sys.executable, "-m", "benchmarks.memory", *(f"--{key}={value}" for key, value in options.items())]
-    done = subprocess.run(command, env=os.environ | _MALLOC, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=os.environ | MALLOC, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -31,7 +31,7 @@ class Shape:
     heads: int = 4
     inner: int = 768
     filters: int = 256
-    dropout: float = 0.05
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         if self.width < 64 or self.width % 64 or self.filters < 4 or self.filters % 4:
@@ -155,7 +155,7 @@ not recognise people.
 - **Word error rate {wer:.1%}** (characters {cer:.1%}) on {utterances} utterances of {len(speakers)} voices that it
   never heard ({", ".join(speakers)}) with sentences that it never read, without a language model.
 - Made from nothing: no recording of a person, no other model. {hours:.1f} h of speech of {recipe["speakers"]} voices,
-  US accent, with varying rate and pitch.
+  US accent, with varying rate and pitch, each stretched and filtered at random at each use.
 - Trained by back-propagation (AdamW, CTC) in {minutes:.0f} minutes.
 - Frames of 20 ms; the first convolution starts as mel-spaced filters; layer norms, so padding needs attention masks.
 

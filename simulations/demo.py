@@ -21,6 +21,7 @@ from simulations.scenario import Scenario
 from simulations.whisper_import import bundled_whisper
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.models import model_family
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def run_scenario(
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / "evaluation.json").read_text())["curve"]
     if curve:
-        plot_curve(curve, output / "curve.png", f"{scenario.name}: split {config.eval_split}", devices)
+        title = f"{scenario.name}: split {config.eval_split}"
+        plot_curve(curve, output / "curve.png", title, devices, numbers["loss_unit"])
     unseen = corpus is not None and config.eval_split not in ("", config.train_split)
     note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
     console.print(summary_table(numbers, f"{scenario.name}: {devices} devices, {note}"))
@@ -92,7 +94,7 @@ def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: 
     console.print(
         f"{scenario.name}: {devices} devices, {config.num_server_rounds} rounds of {config.local_steps} step(s) x "
         f"{config.num_queries} queries ({config.estimator}), batch {config.batch_size}, "
-        f"trained: {config.trained_tensors}",
+        f"trained: {config.trained_tensors}" + ("" if config.needs_text else f", objective: {config.objective}"),
         highlight=False,
     )
     console.print("Ray and the models start now; the bar appears with the first round", highlight=False)
@@ -104,6 +106,7 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
     return {
         "before": evaluation["before"],
         "after": evaluation["after"],
+        "loss_unit": "character" if model_family(config.model) == "ctc" else "token",
         "checksum": evaluation["checksum"],
         "replayed_checksum": replayed,
         "checksums_agree": replayed == evaluation["checksum"] if evaluation["checksum"] else None,

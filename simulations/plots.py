@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 
-def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devices: int) -> Path:
+def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devices: int, unit: str = "token") -> Path:
     """Two panels over the payload a device has sent up: held-out loss, and WER where it was decoded.
 
     Args:
         curve: rows of `evaluation.json`.
+        unit: what the loss is counted by; "character" for CTC models, which hear whole recordings.
     """
     import matplotlib as mpl
 
@@ -21,7 +22,7 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), constrained_layout=True)
     sent = [row["payload"]["up"] / devices for row in curve]
     left.plot(sent, [row["loss"] for row in curve], marker="o", color="tab:blue")
-    left.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out loss (nats a token)")
+    left.set(xlabel="payload sent up by a device (bytes)", ylabel=f"held-out loss (nats a {unit})")
     # rounds in between decode a subset: only points on the whole split are comparable
     whole = max(row.get("utterances", 0) for row in curve)
     decoded = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] == whole]
@@ -32,7 +33,8 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
     ):
         if points:
             right.plot([s for s, _ in points], [100 * r["wer"] for _, r in points], label=label, **style)
-    right.set(xlabel="payload sent up by a device (bytes)", ylabel="held-out WER, 30 s window (%)", ylim=(0, None))
+    heard = "held-out WER, 30 s window (%)" if unit == "token" else "held-out WER (%)"
+    right.set(xlabel="payload sent up by a device (bytes)", ylabel=heard, ylim=(0, None))
     if decoded or partial:
         right.legend()
     for axis in (left, right):

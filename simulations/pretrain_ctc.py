@@ -29,8 +29,9 @@ from client.family import family_of
 from client.manifest import Utterance, read_manifest
 from client.speech import read_speech
 from server.run_log import write_whole
+from simulations.augment import vary
 from simulations.corpus import Corpus, CorpusConfig, write_corpus
-from simulations.ctc_base import Shape, base_model, model_card, model_processor, save_small
+from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
 from zo_common.cli import run_typer
 from zo_common.config import RunConfig
 from zo_common.ctc_forward import ctc_logits
@@ -68,11 +69,13 @@ class Recipe:
         utterances: for each training speaker.
         speakers: how many of `TRAIN_SPEAKERS`.
         warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
+        stretch, colour: how far each voice is varied at each use (`simulations.augment`): a few dozen stand
+            for many.
         precision: of matrix products.
     """
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2200
     batch_size: int = 16
     learning_rate: float = 1e-3
     warmup: float = 0.1
@@ -80,6 +83,8 @@ class Recipe:
     speakers: int = len(TRAIN_SPEAKERS)
     utterances: int = 80
     test_utterances: int = 160
+    stretch: float = 0.2
+    colour: float = 6.0
     precision: str = "float32"
     shape: Shape = field(default_factory=Shape)
 
@@ -89,6 +94,8 @@ class Recipe:
                 raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if not 1 <= self.speakers <= len(TRAIN_SPEAKERS):
             raise ConfigError(f"speakers is {self.speakers}, expected 1 … {len(TRAIN_SPEAKERS)}")
+        if min(self.stretch, self.colour) < 0:
+            raise ConfigError(f"stretch is {self.stretch}, colour {self.colour}: expected 0 or more")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ConfigError(f"learning-rate is {self.learning_rate}, expected a positive number")
 
@@ -196,7 +203,9 @@ class Pretraining:
     def _batch(self, utterances: list[Utterance]) -> CTCBatch:
         classes = self.model.config.vocab_size
         labels = [ctc_labels(self.processor.tokenizer, u.text, classes) for u in utterances]
-        return ctc_batch(self.processor.feature_extractor, [decode(u.audio) for u in utterances], labels)
+        drawn = np.random.Generator(np.random.PCG64(fold_in(self.recipe.seed, self.step)))
+        varied = [vary(decode(u.audio), RATE, drawn, self.recipe.stretch, self.recipe.colour) for u in utterances]
+        return ctc_batch(self.processor.feature_extractor, varied, labels)
 
     def _losses(self, batch: CTCBatch) -> torch.Tensor:
         assert batch.labels is not None
@@ -251,8 +260,8 @@ def train(recipe: Recipe, corpus: Path, folder: Path, every: int, minutes: float
 
 def _command(recipe: Recipe) -> str:
     """The command line that trains by this recipe."""
-    names = ("steps", "batch_size", "learning_rate", "speakers", "utterances", "test_utterances", "seed", "precision")
-    options = {name.replace("_", "-"): getattr(recipe, name) for name in names}
+    names = ("steps", "batch_size", "learning_rate", "speakers", "utterances", "test_utterances", "stretch", "colour")
+    options = {name.replace("_", "-"): getattr(recipe, name) for name in (*names, "seed", "precision")}
     options |= {"layers": recipe.shape.layers, "width": recipe.shape.width}
     return " ".join(["python -m simulations.pretrain_ctc", *(f"--{k} {v}" for k, v in options.items())])
 
@@ -293,6 +302,8 @@ def pretrain(
     speakers: Annotated[int, typer.Option(help="Training speakers.")] = Recipe.speakers,
     utterances: Annotated[int, typer.Option(help="Utterances of each training speaker.")] = Recipe.utterances,
     test_utterances: Annotated[int, typer.Option(help="Utterances of the test split.")] = Recipe.test_utterances,
+    stretch: Annotated[float, typer.Option(help="How far voices are stretched, as a share.")] = Recipe.stretch,
+    colour: Annotated[float, typer.Option(help="How far voices are filtered, in dB.")] = Recipe.colour,
     layers: Annotated[int, typer.Option(help="Transformer layers.")] = Shape.layers,
     width: Annotated[int, typer.Option(help="Width of the transformer; a multiple of 64.")] = Shape.width,
     seed: Annotated[int, typer.Option(help="Of weights, speech and order.")] = Recipe.seed,
@@ -309,6 +320,8 @@ def pretrain(
         speakers=speakers,
         utterances=utterances,
         test_utterances=test_utterances,
+        stretch=stretch,
+        colour=colour,
         precision=resolve_precision(precision, torch.device("cpu")),
         shape=Shape(width=width, layers=layers),
     )
@@ -321,15 +334,7 @@ def pretrain(
     if run.step < recipe.steps:
         console.print(f"stopped after step {run.step}: the same command goes on")
         return
-    options: dict[str, Any] = {
-        "steps": steps,
-        "batch-size": batch_size,
-        "learning-rate": learning_rate,
-        "speakers": speakers,
-    }
-    options |= {"utterances": utterances, "layers": layers, "width": width, "seed": seed, "precision": recipe.precision}
-    command = " ".join(["python -m simulations.pretrain_ctc", *(f"--{k} {v}" for k, v in options.items())])
-    wer = finish(run, speech, output, command)
+    wer = finish(run, speech, output, _command(recipe))
     console.print(f"wrote {output}, WER {wer:.1%} on speakers it never heard")
 
 

@@ -51,9 +51,10 @@ class RunProgress:
 
     def track(self, label: str, done: int, total: int) -> None:
         """A bar for a stage that is not rounds (decoding, synthesis)."""
-        key = next((t.id for t in self._progress.tasks if t.description == label and not t.finished), None)
-        if key is None:
-            key = self._progress.add_task(label, total=total, word="")
+        found = next((t for t in self._progress.tasks if t.description == label), None)
+        key = self._progress.add_task(label, total=total, word="") if found is None else found.id
+        if found is not None and found.finished:  # the stage comes again, as a guard's look does
+            self._progress.reset(key, total=total)
         self._progress.update(key, completed=done, total=total)
 
     def _round(self, report: RoundReport) -> None:

@@ -1,0 +1,1 @@
+"""Test-time adaptation compared: what zeroth- and first-order methods make of unlabelled speech, and what they cost."""

@@ -1,0 +1,62 @@
+"""What is compared on which model, with the settings that `benchmarks.tta.study` found on the development split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tta.federated import federated
+from benchmarks.tta.methods import Outcome, Passes, first_order, source, zeroth_order
+from benchmarks.tta.speech import speech
+from client.adapt import AdaptSettings
+from zo_common.config import RunConfig
+from zo_common.drift_guard import DriftBounds
+from zo_common.models import load_model
+
+SMALL = Path("simulations/pretrained/wav2vec2-tiny-us")
+METHODS = ("source", "zo-episodic", "zo-continual", "zo-federated", "adam-episodic")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The methods' settings for one model.
+
+    Attributes:
+        utterances: of each condition and seed.
+        episodic, continual, bounds: of ZO-TTA.
+        federation: run-config of federated ZO-TTA.
+        adam_rate: of SUTA's optimiser.
+    """
+
+    model: str
+    utterances: int
+    episodic: AdaptSettings
+    continual: AdaptSettings
+    bounds: DriftBounds
+    adam_rate: float
+    federation: Mapping[str, Any] = field(default_factory=dict)
+
+    def outcomes(self, condition: str, seed: int) -> Iterator[tuple[str, float, Outcome]]:
+        """(method, WER, outcome) of all but the federation, one after another on the same utterances."""
+        from dataclasses import replace
+
+        loaded = load_model(self.model)
+        passes = Passes(loaded)
+        spoken = speech(condition, seed, self.utterances)
+        episodic, continual = (replace(s, seed=seed) for s in (self.episodic, self.continual))
+        for name, outcome in (
+            ("source", source(loaded, passes, spoken)),
+            ("zo-episodic", zeroth_order(loaded, passes, spoken, episodic, None)),
+            ("zo-continual", zeroth_order(loaded, passes, spoken, continual, self.bounds)),
+            ("adam-episodic", first_order(loaded, passes, spoken, episodic, self.adam_rate)),
+        ):
+            yield name, outcome.scores(spoken).wer, outcome
+
+    def federated(self, condition: str, seed: int) -> tuple[float, Outcome]:
+        """WER and outcome of the federation: its devices are the speakers."""
+        spoken = speech(condition, seed, self.utterances)
+        config = RunConfig.from_mapping({**self.federation, "model": self.model, "run-seed": seed})
+        outcome = federated(config, spoken)
+        return outcome.scores(spoken).wer, outcome

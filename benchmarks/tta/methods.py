@@ -1,0 +1,164 @@
+"""The ways of adapting that are compared, on the same utterances, tensors and objective."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.tta.speech import Spoken
+from client.adapt import TRAINED, Adapter, AdaptSettings
+from client.adapt_hearing import Hearing, hearing_of
+from zo_common.adaptation_file import encode_file
+from zo_common.ctc_loss import SutaSettings
+from zo_common.drift_guard import DriftBounds
+from zo_common.metrics import Scores, score
+from zo_common.models import LoadedModel
+from zo_common.parameters import select
+
+ADAM_STEPS = 10  # SUTA's
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of a set of utterances; all but the transcripts are means an utterance.
+
+    Attributes:
+        forwards: passes through the encoder, transcribing included.
+        backwards: of them, how many were also run backwards.
+        seconds: wall time, transcribing included.
+        stored: bytes of the adaptation.
+    """
+
+    transcripts: tuple[str, ...]
+    forwards: float
+    backwards: float
+    seconds: float
+    stored: float
+
+    def scores(self, spoken: Sequence[Spoken]) -> Scores:
+        """Error counts against what was said."""
+        return score([one.text for one in spoken], self.transcripts)
+
+
+class Passes:
+    """Counts the forward passes of a model's encoder."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        model: Any = loaded.model
+        encoder = model.get_encoder() if loaded.family == "whisper" else model.base_model
+        self.count = 0
+        encoder.register_forward_pre_hook(self._count)
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        self.count += 1
+
+
+def measured(passes: Passes, count: int, work: Callable[[], tuple[list[str], float, float]]) -> Outcome:
+    """Run `work`, which gives transcripts, bytes and backward passes in all, on `count` utterances."""
+    before, start = passes.count, time.perf_counter()
+    transcripts, stored, backwards = work()
+    taken = time.perf_counter() - start
+    return Outcome(
+        tuple(transcripts), (passes.count - before) / count, backwards / count, taken / count, stored / count
+    )
+
+
+def source(loaded: LoadedModel, passes: Passes, spoken: Sequence[Spoken]) -> Outcome:
+    """No adaptation."""
+    adapter = Adapter(loaded, AdaptSettings(steps=0))
+    return measured(passes, len(spoken), lambda: ([adapter.transcribe(one.wave) for one in spoken], 0.0, 0.0))
+
+
+def zeroth_order(
+    loaded: LoadedModel, passes: Passes, spoken: Sequence[Spoken], settings: AdaptSettings, bounds: DriftBounds | None
+) -> Outcome:
+    """ZO-TTA: episodes, or with `bounds` continual, in the order of the utterances."""
+    adapter = Adapter(loaded, replace(settings, continual=bounds))
+
+    def work() -> tuple[list[str], float, float]:
+        texts, stored = [], 0
+        for one in spoken:
+            found = adapter.adapt(one.wave)
+            texts.append(found.after)
+            stored += len(encode_file(adapter.file_of(found)))
+        return texts, stored, 0.0
+
+    try:
+        return measured(passes, len(spoken), work)
+    finally:
+        adapter.reset()
+
+
+def first_order(
+    loaded: LoadedModel,
+    passes: Passes,
+    spoken: Sequence[Spoken],
+    settings: AdaptSettings,
+    learning_rate: float,
+    steps: int = ADAM_STEPS,
+) -> Outcome:
+    """SUTA's Adam on the same tensors and objective, in episodes; what it would store are the tensors it changed."""
+    weights = select(loaded.model, settings.trained_tensors or TRAINED[loaded.family])
+    hearing = hearing_of(
+        loaded, list(weights), settings.objective, language="en", suta=settings.suta, precision="float32"
+    )
+
+    def work() -> tuple[list[str], float, float]:
+        texts = []
+        backwards = 0
+        with _trainable(list(weights.values())) as tensors:
+            for one in spoken:
+                backwards += adam_steps(hearing, one, tensors, learning_rate, steps)
+                texts.append(hearing.listen([one.wave])[0].text)
+                _restore(tensors)
+        return texts, len(spoken) * sum(4 * w.numel() for w in weights.values()), backwards
+
+    return measured(passes, len(spoken), work)
+
+
+def adam_steps(
+    hearing: Hearing, one: Spoken, tensors: Sequence[tuple[nn.Parameter, torch.Tensor]], rate: float, steps: int
+) -> int:
+    """Move the tensors; how many steps that were."""
+    heard = hearing.listen([one.wave])
+    if not hearing.can_adapt(heard[0]):
+        return 0
+    make = hearing.objective([one.wave], heard)
+    optimizer = torch.optim.Adam([weight for weight, _ in tensors], lr=rate)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        make()().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return steps
+
+
+def _restore(tensors: Sequence[tuple[nn.Parameter, torch.Tensor]]) -> None:
+    with torch.no_grad():
+        for weight, base in tensors:
+            weight.copy_(base)
+
+
+@contextmanager
+def _trainable(weights: Sequence[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, torch.Tensor]]]:
+    """The weights with copies of them, and with gradients while it lasts."""
+    tensors = [(weight, weight.detach().clone()) for weight in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        yield tensors
+    finally:
+        _restore(tensors)
+        for weight in weights:
+            weight.requires_grad_(False)
+            weight.grad = None
+
+
+def suta_settings(settings: AdaptSettings) -> SutaSettings:
+    """The objective's settings, for a federation's run-config."""
+    return settings.suta

@@ -1,0 +1,130 @@
+"""Tables of the comparison and of the study for the docs, and their figure: `python -m benchmarks.tta.report`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.rows import RESULTS, amount
+from benchmarks.tta.comparison import METHODS
+
+FIGURE = RESULTS.parent.parent / "docs" / "tta.png"
+_NAMES = {
+    "source": "no adaptation",
+    "zo-episodic": "ZO, episodic",
+    "zo-continual": "ZO, continual",
+    "zo-federated": "ZO, federated",
+    "adam-episodic": "Adam, episodic",
+}
+
+
+def _load(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def _lines(model: str) -> list[dict[str, Any]]:
+    return [line for line in _load("tta")["lines"] if line["model"] == model]
+
+
+def errors(model: str) -> str:
+    """Word error rates by method and condition."""
+    lines = _lines(model)
+    shown = [m for m in METHODS if m in lines[0]]
+    head = "| WER, % | " + " | ".join(_NAMES[m] for m in shown) + " | share of Adam's gain, episodic |"
+    rows = [head, "|---" * (len(shown) + 2) + "|"]
+    for line in lines:
+        cells = [f"{100 * line[m]['wer']['mean']:.1f} ± {100 * line[m]['wer']['std']:.1f}" for m in shown]
+        share = line["share_of_first_order_gain"]["zo-episodic"]
+        rows.append(f"| {line['condition']} | " + " | ".join(cells) + f" | {_share(share)} |")
+    return "\n".join(rows)
+
+
+def _share(share: float | None) -> str:
+    return "Adam gains nothing" if share is None else f"{share:.0%}"
+
+
+def costs(model: str) -> str:
+    """What each method costs an utterance; means over conditions."""
+    row = _load("tta")
+    lines = _lines(model)
+    memory = row["memory"][model]["over_inference"]
+    ratios = {"source": 1.0, "adam-episodic": memory["adam"]}
+    rows = [
+        "| an utterance | forwards | of them backwards | time ÷ transcribing | peak memory ÷ transcribing | stored |",
+        "|---" * 6 + "|",
+    ]
+    for method in (m for m in METHODS if m in lines[0]):
+        mean = {k: _mean(lines, method, k) for k in ("forwards", "backwards", "stored")}
+        time = sum(line[method]["seconds_over_source"]["mean"] for line in lines) / len(lines)
+        rows.append(
+            f"| {_NAMES[method]} | {mean['forwards']:.0f} | {mean['backwards']:.0f} | {time:,.0f} | "
+            f"{ratios.get(method, memory['zo']):.2f} | {amount(mean['stored'], 'B')} |"
+        )
+    return "\n".join(rows)
+
+
+def _mean(lines: list[dict[str, Any]], method: str, key: str) -> float:
+    return sum(float(line[method][key]) for line in lines) / len(lines)
+
+
+def seeds() -> str:
+    """What the numbers are over."""
+    row = _load("tta")
+    counts = " and ".join(f"{row['settings'][m]['utterances']} utterances ({m})" for m in row["settings"])
+    over = f"Mean ± standard deviation over {len(row['seeds'])} seeds"
+    return f"{over}, each with its own {counts} of every kind of speech."
+
+
+def study(name: str) -> str:
+    """The trials of a study: one line a combination, errors after each number of steps."""
+    rows = _load("tta_study")["studies"][name]
+    keys = ("method", "condition", "tensors", "scale", "objective", "learning_rate", "epsilon", "queries")
+    varied = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
+    marks = sorted({mark for row in rows for mark in row["wer"]}, key=int)
+    head = "| " + " | ".join(key.replace("_", " ") for key in varied) + " | "
+    out = [
+        head + " | ".join("base" if mark == "0" else f"{mark} steps" for mark in marks) + " |",
+        "|---" * (len(varied) + len(marks)) + "|",
+    ]
+    for row in sorted(rows, key=lambda r: [_ordered(r[key]) for key in varied]):
+        cells = [_plain(row[key]) for key in varied]
+        cells += [f"{100 * row['wer'][mark]:.1f}" if mark in row["wer"] else "" for mark in marks]
+        out.append("| " + " | ".join(cells) + " |")
+    return "\n".join(out)
+
+
+def _ordered(value: Any) -> tuple[bool, Any]:
+    return (isinstance(value, str), value)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) or "default"
+
+
+def draw(name: str = "curve") -> None:
+    """Word error rate over forward passes, one curve a number of queries, first order beside it."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = _load("tta_study")["studies"][name]
+    conditions = list(dict.fromkeys(row["condition"] for row in rows))
+    figure, axes = plt.subplots(1, len(conditions), figsize=(4.6 * len(conditions), 3.4), constrained_layout=True)
+    for axis, condition in zip(list(axes) if len(conditions) > 1 else [axes], conditions, strict=True):
+        here = sorted((r for r in rows if r["condition"] == condition), key=lambda r: (r["method"], r["queries"]))
+        for row in here:
+            points = sorted((int(mark), 100 * wer) for mark, wer in row["wer"].items())
+            label = "Adam" if row["method"] == "adam" else f"ZO, {row['queries']} queries"
+            style = "k--" if row["method"] == "adam" else "o-"
+            axis.plot([p[0] for p in points], [p[1] for p in points], style, markersize=3, label=label)
+        axis.set(title=condition, xlabel="steps", ylabel="WER (%)", ylim=(0, None))
+        axis.set_xscale("symlog", linthresh=5)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    figure.savefig(FIGURE, dpi=90)
+
+
+if __name__ == "__main__":
+    draw()

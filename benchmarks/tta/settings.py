@@ -1,0 +1,46 @@
+"""The settings of the comparison, chosen on the development split with `benchmarks.tta.study`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tta.comparison import SMALL, Comparison
+from client.adapt import AdaptSettings
+from simulations.whisper_import import bundled_whisper
+from zo_common.drift_guard import DriftBounds
+
+MODELS = ("wav2vec2-tiny-us", "whisper-tiny.en")
+
+
+def comparison(model: str) -> Comparison:
+    """The comparison of one of `MODELS`."""
+    return {"wav2vec2-tiny-us": _small, "whisper-tiny.en": _whisper}[model]()
+
+
+def described(model: str) -> dict[str, Any]:
+    """The settings as plain values."""
+    return {key: value for key, value in asdict(comparison(model)).items() if key != "model"}
+
+
+def _small() -> Comparison:
+    return Comparison(
+        model=str(SMALL),
+        utterances=48,
+        episodic=AdaptSettings(patience=0),
+        continual=AdaptSettings(steps=10, patience=0),
+        bounds=DriftBounds(max_drift=0.05, anchor=0.1),
+        adam_rate=1e-4,
+    )
+
+
+def _whisper() -> Comparison:
+    return Comparison(
+        model=str(bundled_whisper(Path("models"))),
+        utterances=12,
+        episodic=AdaptSettings(patience=0),
+        continual=AdaptSettings(steps=10, patience=0),
+        bounds=DriftBounds(max_drift=0.05, anchor=0.1),
+        adam_rate=2e-5,
+    )

@@ -1,0 +1,158 @@
+"""What is safe, on the development split: tensors, learning rates, ε, steps and queries, with the errors on the way.
+
+    python -m benchmarks.tta.study --name rates --learning-rates 1e-4 1e-3 --tensors norms norms+features
+
+Every combination of the lists is a trial: episodes on the same utterances, transcribed after each of `--marks` steps.
+Rows go to `benchmarks/results/tta_study.json`, replacing those of an earlier study of the same name and model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import RESULTS, store
+from benchmarks.tta.speech import speech
+
+NAME = "tta_study"
+METHODS = ("zo", "adam")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination; `marks` are the numbers of steps after which is transcribed."""
+
+    model: str
+    condition: str
+    method: str
+    tensors: str
+    learning_rate: float
+    epsilon: float
+    queries: int
+    scale: str
+    objective: str
+    marks: tuple[int, ...]
+    utterances: int
+    seed: int = 0
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """Word errors before and after each mark."""
+    import torch
+
+    torch.set_num_threads(1)
+    return asdict(trial) | {"wer": (_adam if trial.method == "adam" else _zo)(trial)}
+
+
+def _wer(texts: list[str], said: list[str]) -> float:
+    from zo_common.metrics import score
+
+    return score(said, texts).wer
+
+
+def _zo(trial: Trial) -> dict[str, float]:
+    from client.adapt import Adapter, AdaptSettings
+    from zo_common.errors import ZOError
+    from zo_common.models import load_model
+
+    settings = AdaptSettings(
+        steps=max(trial.marks),
+        num_queries=trial.queries,
+        learning_rate=trial.learning_rate,
+        epsilon=trial.epsilon,
+        trained_tensors=trial.tensors,
+        objective=trial.objective,
+        patience=0,
+        seed=trial.seed,
+        **({"scale": "rms"} if trial.scale == "rms" else {}),
+    )
+    adapter = Adapter(load_model(trial.model), settings)
+    spoken = speech(trial.condition, trial.seed, trial.utterances, "dev")
+    texts: dict[int, list[str]] = {mark: [] for mark in (0, *trial.marks)}
+    for one in spoken:
+        wave = one.wave
+
+        def note(step: int, loss: float, wave: Any = wave) -> None:
+            if step + 1 in trial.marks:
+                texts[step + 1].append(adapter.transcribe(wave))
+
+        try:
+            texts[0].append(adapter.adapt(wave, note).before)
+        except ZOError:  # a step that failed is undone: the base's transcript stands
+            texts[0].append(adapter.transcribe(wave))
+        for mark in trial.marks:
+            texts[mark] += texts[0][len(texts[mark]) :]
+    return {str(mark): _wer(found, [one.text for one in spoken]) for mark, found in texts.items()}
+
+
+def _adam(trial: Trial) -> dict[str, float]:
+    from benchmarks.tta.methods import Passes, first_order, source
+    from client.adapt import AdaptSettings
+    from zo_common.models import load_model
+
+    loaded = load_model(trial.model)
+    spoken = speech(trial.condition, trial.seed, trial.utterances, "dev")
+    settings = AdaptSettings(trained_tensors=trial.tensors, objective=trial.objective)
+    passes = Passes(loaded)
+    found = {"0": source(loaded, passes, spoken).scores(spoken).wer}
+    for mark in trial.marks:
+        outcome = first_order(loaded, passes, spoken, settings, trial.learning_rate, mark)
+        found[str(mark)] = outcome.scores(spoken).wer
+    return found
+
+
+def run_all(trials: list[Trial], workers: int) -> list[dict[str, Any]]:
+    """All trials, with a line each as they end."""
+    rows = []
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        for done, row in enumerate(pool.imap_unordered(run, trials), 1):
+            rows.append(row)
+            wer = " ".join(f"{k}: {v:.1%}" for k, v in row["wer"].items())
+            told = " ".join(str(row[k]) for k in ("method", "condition", "tensors", "scale", "objective"))
+            numbers = f"lr {row['learning_rate']:g} eps {row['epsilon']:g} q {row['queries']}"
+            print(f"{done}/{len(trials)} {told} {numbers} | {wer}", flush=True)
+    return rows
+
+
+def merge(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Store rows under a study's name, beside those of other studies and models."""
+    path = RESULTS / f"{NAME}.json"
+    held = json.loads(path.read_text())["studies"] if path.exists() else {}
+    held[name] = rows
+    return store(NAME, {"studies": held})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--name", default="", help="of the study; without one nothing is stored")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["zo"])
+    parser.add_argument("--conditions", nargs="+", default=["noise-0.01"])
+    parser.add_argument("--tensors", nargs="+", default=["norms+features"])
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1.6e-4])
+    parser.add_argument("--epsilons", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--queries", type=int, nargs="+", default=[8])
+    parser.add_argument("--scales", nargs="+", default=["unit"])
+    parser.add_argument("--objectives", nargs="+", default=[""])
+    parser.add_argument("--marks", type=int, nargs="+", default=[10, 20, 40])
+    parser.add_argument("--utterances", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=2)
+    a = parser.parse_args()
+    lists = a.conditions, a.methods, a.tensors, a.learning_rates, a.epsilons, a.queries, a.scales, a.objectives
+    first = Trial(a.model, "", "", "", 0, 0, 0, "", "", tuple(a.marks), a.utterances)
+    names = ("condition", "method", "tensors", "learning_rate", "epsilon", "queries", "scale", "objective")
+    trials = [replace(first, **dict(zip(names, values, strict=True))) for values in itertools.product(*lists)]
+    rows = run_all(trials, a.workers)
+    if a.name:
+        print(f"wrote {merge(a.name, rows)}")
+
+
+if __name__ == "__main__":
+    main()
