@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test lint proto bench bench-full bench-gpu dialect venv clean
+.PHONY: demo test lint proto bench bench-full bench-gpu dialect tta ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -44,6 +44,14 @@ dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's num
 	$(BIN)/python -m benchmarks.dialect --seeds 0 1 2
 	$(BIN)/python -m benchmarks.figure
 	$(BIN)/python -m benchmarks.readme
+
+tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers
+	$(BIN)/python -m benchmarks.tta
+	$(BIN)/python -m benchmarks.tta.report
+	$(BIN)/python -m benchmarks.readme
+
+ctc: $(STAMP)  ## train the small CTC model again, from nothing
+	$(BIN)/python -m simulations.pretrain_ctc
 
 proto: $(STAMP)  ## the resident worker's generated code
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker.proto

@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks import scaling, soak, table, wire
 from benchmarks.rows import RESULTS
+from benchmarks.tta import report as tta
 from simulations.report import human_bytes
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +127,7 @@ INLINE = {
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
+    "docs/adapt.md": (tta.BLOCKS, {}),
     "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
 }
 

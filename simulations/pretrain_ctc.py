@@ -1,6 +1,6 @@
 """Trains a small `Wav2Vec2ForCTC` on synthetic US English, by back-propagation: a base model that can be passed on.
 
-    python -m simulations.pretrain_ctc --output models/wav2vec2-tiny-us
+    python -m simulations.pretrain_ctc
 
 Voices and sentences come from the same synthesiser and grammar as the dialect corpora; no recording of a person and no
 other model is in it. The same command on the same machine gives the same model; one that was killed goes on where its
@@ -55,6 +55,7 @@ TRAIN_SPEAKERS = (
 )
 DEV_SPEAKERS = ("pedro", "quincy")
 TEST_SPEAKERS = ("m6", "f4", "m8", "rob", "steph", "travis", "victor", "zac")
+PRETRAINED = Path(__file__).parent / "pretrained"
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.jsonl"
 MOST_GRADIENT = 1.0
@@ -293,7 +294,7 @@ app = typer.Typer(add_completion=False)
 
 @app.command()
 def pretrain(
-    output: Annotated[Path, typer.Option(help="Directory of the model to write.")] = Path("models/wav2vec2-tiny-us"),
+    output: Annotated[Path, typer.Option(help="Directory of the model to write.")] = PRETRAINED / "wav2vec2-tiny-us",
     corpus: Annotated[Path, typer.Option(help="Where the speech is synthesised, or reused.")] = Path("data/pretrain"),
     work: Annotated[Path, typer.Option(help="Folder of checkpoint and curve.")] = Path("results/pretrain-ctc"),
     steps: Annotated[int, typer.Option(help="Steps of the optimiser.")] = Recipe.steps,

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from benchmarks.tta.federated import federated
 from benchmarks.tta.methods import Outcome, Passes, first_order, source, zeroth_order
 from benchmarks.tta.speech import speech
 from client.adapt import AdaptSettings
+from simulations.pretrain_ctc import PRETRAINED
 from zo_common.config import RunConfig
 from zo_common.drift_guard import DriftBounds
 from zo_common.models import load_model
 
-SMALL = Path("simulations/pretrained/wav2vec2-tiny-us")
+SMALL = PRETRAINED / "wav2vec2-tiny-us"
 METHODS = ("source", "zo-episodic", "zo-continual", "zo-federated", "adam-episodic")
 
 

@@ -126,5 +126,14 @@ def draw(name: str = "curve") -> None:
     figure.savefig(FIGURE, dpi=90)
 
 
+BLOCKS = {
+    "seeds": seeds,
+    "errors-ctc": lambda: errors("wav2vec2-tiny-us"),
+    "costs-ctc": lambda: costs("wav2vec2-tiny-us"),
+    "errors-whisper": lambda: errors("whisper-tiny.en"),
+    "costs-whisper": lambda: costs("whisper-tiny.en"),
+}
+
+
 if __name__ == "__main__":
     draw()
