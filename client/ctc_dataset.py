@@ -51,14 +51,10 @@ class CTCDataset(Recordings):
 
 
 class CTCReader:
-    """Reads recordings for a CTC model, as `speech.Reader`.
+    """Reads recordings for a CTC model, as `speech.Reader`; a row without a text has no labels."""
 
-    Args:
-        need_text: whether a transcript that the model cannot be trained or judged on makes a row a problem.
-    """
-
-    def __init__(self, model: Any, processor: Any, need_text: bool = True) -> None:
-        self._model, self._processor, self._need_text = model, processor, need_text
+    def __init__(self, model: Any, processor: Any) -> None:
+        self._model, self._processor = model, processor
         self._least = receptive_field(model.config)
 
     def example(self, utterance: Utterance) -> CTCExample | list[str]:
@@ -67,7 +63,7 @@ class CTCReader:
         labels = ctc_labels(self._processor.tokenizer, text, self._model.config.vocab_size)
         rate = self._processor.feature_extractor.sampling_rate
         faults = []
-        if text and not labels and self._need_text:
+        if text and not labels:
             faults.append("the transcript has no character of the model's vocabulary, expected such: correct it.")
         try:
             wave = decode(utterance.audio, rate)
@@ -78,7 +74,7 @@ class CTCReader:
                 f"the recording has {len(wave)} samples, expected at least {self._least} at {rate} Hz, what one frame "
                 "of the model sees: delete the row."
             )
-        elif self._need_text and (fault := self._unaligned(len(wave), labels)):
+        elif fault := self._unaligned(len(wave), labels):
             faults.append(fault)
         seconds = len(wave) / rate
         return faults or CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), utterance.where)

@@ -35,8 +35,8 @@ class Family(Protocol):
 
     objectives: ClassVar[tuple[str, ...]]
 
-    def reader(self, *, language: str = "en", need_text: bool = True, cache_dir: Path | None = None) -> Reader:
-        """How its recordings are read."""
+    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> Reader:
+        """How its recordings are read; one without a transcript has no labels."""
 
     def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
         """Batch → the loss of a step under `config.objective`; `trained` are the names of the trained tensors.
@@ -57,8 +57,8 @@ class WhisperFamily:
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor = model, processor
 
-    def reader(self, *, language: str = "en", need_text: bool = True, cache_dir: Path | None = None) -> Reader:
-        """As `Family.reader`; a transcript that is there must be one that Whisper can write."""
+    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> Reader:
+        """As `Family.reader`."""
         return WhisperReader(self._processor, language, cache_dir)
 
     def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
@@ -98,9 +98,9 @@ class CTCFamily:
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor = model, processor
 
-    def reader(self, *, language: str = "en", need_text: bool = True, cache_dir: Path | None = None) -> Reader:
+    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> Reader:
         """As `Family.reader`; waveforms need no cache, and characters know no language."""
-        return CTCReader(self._model, self._processor, need_text)
+        return CTCReader(self._model, self._processor)
 
     def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
         """As `Family.losses`; "entropy" is "suta" without class confusion."""

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -68,21 +69,23 @@ class Host:
                 self._journal.recover(engine, saved)
             self._state = engine.have_round, engine.state.checksum()
         self._stamp = stamp(config.data)
-        found = read_manifest(
-            config.data,
-            split=config.train_split or None,
-            text_column=config.text_column,
-            need_text=config.needs_text,
-        )
-        for problem in found.problems[:_PROBLEMS_SHOWN]:
-            self._on_word(f"recordings: {problem}")
         self._on_word(
-            f"{config.model} on {engine.device} in {engine.precision}, {len(found.utterances)} recordings in "
+            f"{config.model} on {engine.device} in {engine.precision}, {self._look_at_recordings(config)} in "
             f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
         )
         answer = self._journal.answer()
         if answer is not None:
             self._desk.remember(*answer)
+
+    def _look_at_recordings(self, config: RunConfig) -> str:
+        """How many the table lists; its problems are told."""
+        read = partial(read_manifest, config.data, split=config.train_split or None, text_column=config.text_column)
+        found, kind = read(need_text=config.needs_text), "recordings"
+        if not found.utterances and config.needs_text and (untold := read(need_text=False)).utterances:
+            found, kind = untold, "recordings without transcripts"  # which may be all that the next run needs
+        for problem in found.problems[:_PROBLEMS_SHOWN]:
+            self._on_word(f"recordings: {problem}")
+        return f"{len(found.utterances)} {kind}"
 
     def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
         """Those of the last run, else the defaults: the next run's may need the engine to be built again."""

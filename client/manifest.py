@@ -61,6 +61,8 @@ class _Collector:
     def add(self, where: str, audio: _Source | str, row: dict[str, Any]) -> None:
         """Take the row's utterance, or all that is wrong with it; `audio` is a fault where it is a string."""
         text = row.pop(self.text_column, None)
+        if not self.need_text:
+            text = None  # whoever has no use for a transcript does not get to see one
         faults = [audio] if isinstance(audio, str) else []
         if not isinstance(text, str | None):
             faults.append(f"got a {self.text_column} of type {type(text).__name__}, expected text: correct the row.")
@@ -83,7 +85,7 @@ def read_manifest(
     """Read a folder in `audiofolder` layout, a folder written by `save_to_disk`, or a Hugging Face hub id.
 
     A folder without splits counts as "train". A source with one split needs no `split`.
-    Without `need_text`, rows may lack a transcript, and tables the column of them.
+    Without `need_text`, rows may lack a transcript, and tables the column of them; those that are there are dropped.
     Raises DataError where there is nothing to read; faults of rows and columns are in `Manifest.problems`.
     """
     try:

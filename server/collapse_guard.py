@@ -61,6 +61,7 @@ class CollapseGuard:
             skip_bad=config.skip_bad,
         )
         self._data = spread(data, config.guard_utterances) if config.guard_utterances else data
+        self._of = f"{len(self._data)} of {config.guard_split}"  # looks at other speech cannot be compared
         self._rows: list[dict[str, Any]] = []
         self._best: Health | None = None
         self._uncertainty = 0.0  # at the last good look
@@ -72,19 +73,28 @@ class CollapseGuard:
         self._state = state
         last = state.ledger.ledger.last_round
         if state.resumed and self._path.exists():
-            for row in read_rows(self._path):
-                if row["server_round"] <= last:
-                    self._rows.append(row)
-                    self._remember(row["server_round"], Health(**row["health"]), row["good"])
+            self._take_up(last)
         self._refusals = 0
         if self._best is None:
             if last:
                 self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
-            self._note(last, self._look(last), good=True)
+            self._note(last, self._look(), good=True)
 
-    def review(
-        self, server_round: int, contributions: tuple[Contribution, ...]
-    ) -> tuple[tuple[Contribution, ...], str]:
+    def _take_up(self, last: int) -> None:
+        """The looks at rounds that are in the ledger: a crash may have come between a look and its round's record."""
+        try:
+            for row in read_rows(self._path):
+                if row["server_round"] <= last:
+                    self._rows.append(row)
+                    if row["of"] == self._of:
+                        self._remember(row["server_round"], Health(**row["health"]), row["good"])
+        except (KeyError, TypeError):
+            raise ConfigError(
+                f"{self._path} holds a line that is not a look of the guard: move the file away, and the weights as "
+                "they are count as good"
+            ) from None
+
+    def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """Look at the weights with a round's contributions in them.
 
         Returns:
@@ -95,7 +105,7 @@ class CollapseGuard:
         moved = bool(contributions) or any(record.contributions for record in since)
         if not moved or not (last or server_round % self._config.guard_every == 0):
             return contributions, ""
-        found = self._look(server_round)
+        found = self._look()
         word = self._worse(found)
         if word:
             contributions = self._undo(contributions, since)
@@ -112,8 +122,8 @@ class CollapseGuard:
                 "lower the learning rate, or raise guard-tolerance, and resume the run"
             )
 
-    def _look(self, server_round: int) -> Health:
-        label = f"guard: decoding {self._config.guard_split}, round {server_round}"
+    def _look(self) -> Health:
+        label = f"guard: decoding {self._config.guard_split}"
         return health(
             self._held.model,
             self._held.processor,
@@ -157,7 +167,7 @@ class CollapseGuard:
 
     def _note(self, server_round: int, found: Health, *, good: bool) -> None:
         self._remember(server_round, found, good)
-        self._rows.append({"server_round": server_round, "good": good, "health": asdict(found)})
+        self._rows.append({"server_round": server_round, "good": good, "of": self._of, "health": asdict(found)})
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_rows(self._path, self._rows)

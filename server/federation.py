@@ -281,7 +281,7 @@ class Federation:
         if self.guard is not None:
             contributions, word = self.guard.review(server_round, contributions)
             if word:
-                inbox.refused["collapse"] += len(scalars)
+                inbox.refused.update({"collapse": len(scalars)} if scalars else {})
                 self.events.on_word(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]

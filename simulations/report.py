@@ -107,7 +107,9 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
         for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
             change = after[key] / before[key] - 1 if before[key] else 0.0
             table.add_row(label, f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
-        table.add_row(f"loss (nats a {numbers.get('loss_unit', 'token')})", f"{before['loss']:.3f}", f"{after['loss']:.3f}", "")
+        table.add_row(
+            f"loss (nats a {numbers.get('loss_unit', 'token')})", f"{before['loss']:.3f}", f"{after['loss']:.3f}", ""
+        )
     sent = numbers["traffic"]
     fedavg = human_bytes(sent["fedavg_each_way"])
     table.add_section()

@@ -46,6 +46,15 @@ def load_model(source: str) -> LoadedModel:
     return LoadedModel(*_load_ctc(source, config), "ctc")
 
 
+def model_family(source: str) -> Family:
+    """Which kind of model a source is, its weights unread.
+
+    Raises:
+        ModelNotFound: as `load_model`.
+    """
+    return "whisper" if _config(source).model_type == "whisper" else "ctc"
+
+
 def load_whisper(source: str) -> tuple[nn.Module, Any]:
     """A `WhisperForConditionalGeneration` in eval mode, float32, and its `WhisperProcessor`.
 

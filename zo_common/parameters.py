@@ -19,7 +19,13 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "all": ("*",),
     "encoder": ("*encoder.*", "!*embed_positions*"),
     # where a dialect is learned: the first convolution and the feed-forward weights of the first two layers
-    "encoder-early": ("*encoder.conv1.*", "*encoder.layers.[01].fc1.*", "*encoder.layers.[01].fc2.*"),
+    "encoder-early": (
+        "*encoder.conv1.*",
+        "*encoder.layers.[01].fc1.*",
+        "*encoder.layers.[01].fc2.*",
+        "*feature_extractor.conv_layers.0.conv.*",
+        "*encoder.layers.[01].feed_forward.*",
+    ),
     "encoder-ffn": ("*encoder.layers.*.fc1.*", "*encoder.layers.*.fc2.*", "*encoder.layers.*.feed_forward.*"),
     "encoder-attention": ("*encoder.layers.*attn.*", "*encoder.layers.*.attention.*"),
     "encoder-conv": ("*encoder.conv*", "*feature_extractor.conv_layers.*"),

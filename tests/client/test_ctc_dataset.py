@@ -49,8 +49,7 @@ def source(tmp_path: Path) -> str:
 
 def read(loaded: LoadedModel, source: str, need_text: bool = True, skip_bad: bool = False) -> CTCDataset:
     manifest = read_manifest(source, need_text=need_text)
-    reader = family_of(loaded, RunConfig()).reader(need_text=need_text)
-    found = read_speech(manifest, reader, skip_bad=skip_bad)
+    found = read_speech(manifest, family_of(loaded, RunConfig()).reader(), skip_bad=skip_bad)
     assert isinstance(found, CTCDataset)
     return found
 
@@ -119,7 +118,7 @@ def test_without_need_of_a_text_only_the_sound_must_do(loaded: LoadedModel, tmp_
     assert len(caught.value.problems) == 1
     kept = read(loaded, source, need_text=False, skip_bad=True)
 
-    assert kept.texts == ("", "a good lamp here")
+    assert kept.texts == ("", "")  # what was said is not even looked at
     assert kept.batch([0]).labels is not None and kept.batch([0]).labels.shape == (1, 0)  # type: ignore[union-attr]
 
 

@@ -12,6 +12,7 @@ import torch
 from fake_grid import Memory
 
 from client.desk import Desk
+from client.device import held_out_settings
 from client.engine import Engine
 from client.host import Host
 from client.job import Job
@@ -76,6 +77,24 @@ class TestCTC:
             Engine(ctc_settings(torch_compile=True))
 
 
+@pytest.mark.parametrize("family", ["ctc", "whisper"])
+def test_an_objective_without_a_text_sees_no_transcript_that_is_there(
+    settings: Settings, ctc_settings: Settings, family: str
+) -> None:
+    config = (ctc_settings if family == "ctc" else settings)(objective="entropy", eval_split="test")
+    engine = Engine(config)
+
+    data = warm_dataset(config, engine, None, 1)
+    held_out = warm_dataset(held_out_settings(config), engine, None, 1)
+
+    assert set(data.texts) == {""} and len(data) == 9
+    labels = data.batch([0, 4]).labels
+    assert labels[labels != IGNORE].tolist() == (
+        [] if family == "ctc" else [engine.processor.tokenizer.eos_token_id] * 2
+    )
+    assert all(held_out.texts)  # errors are counted against what was said
+
+
 class TestWhisper:
     @pytest.mark.parametrize("objective", ["entropy", "self-training"])
     def test_the_text_is_what_the_model_hears_in_the_full_window(
@@ -134,6 +153,10 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     assert (evaluation.status, evaluation.scores.utterances) == (Status.OK, 3)
     assert evaluation.checksum == reply.checksum
     assert any("9 recordings" in word for word in words)
+    with Memory().in_use():
+        fresh = {"model": config.model, "data": config.data}  # it does not know yet what the run will ask
+        Host(fresh, Journal(tmp_path / "fresh", words.append), Desk(), words.append).start()
+    assert "9 recordings without transcripts in" in words[-1] and not any("not found" in word for word in words)
     again = Host(settings, Journal(tmp_path / "state", words.append), Desk(), words.append)
     with Memory().in_use():  # a process that has just started
         again.start()

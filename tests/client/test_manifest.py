@@ -242,6 +242,6 @@ def test_recordings_that_nobody_wrote_down(table: Table) -> None:
         found = read(folder, need_text=False)
         assert found.problems == ()
         assert [u.text.strip() for u in found.utterances] == ["", ""]
-    found = read(table("file_name,transcription\na.wav,one\nmissing.wav,\n"), need_text=False)
-    assert [u.text for u in found.utterances] == ["one"]
+    found = read(table("file_name,transcription,speaker\na.wav,one,x\nmissing.wav,,y\n"), need_text=False)
+    assert [(u.text, dict(u.columns)) for u in found.utterances] == [("", {"speaker": "x"})]  # "one" is not taken along
     assert "missing.wav" in found.problems[0]

@@ -15,8 +15,10 @@ from client.evaluation import Health
 from server.app import check_before_start
 from server.federation import Federation
 from zo_common.config import RunConfig
+from zo_common.contribution import Record
 from zo_common.errors import ConfigError, DataError, RunStopped
 from zo_common.ledger import Ledger
+from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Status
 from zo_common.models import load_model
 from zo_common.replay import replay, restore_state
@@ -50,8 +52,12 @@ def guarded(ctc_settings: Settings, untold_corpus: Path) -> Settings:
     )
 
 
+def _log(config: RunConfig) -> Path:
+    return Path(config.output) / "guard.jsonl"
+
+
 def _looks(config: RunConfig) -> Iterator[tuple[int, bool]]:
-    for line in (Path(config.output) / "guard.jsonl").read_text().splitlines():
+    for line in _log(config).read_text().splitlines():
         row = json.loads(line)
         yield row["server_round"], row["good"]
 
@@ -143,6 +149,107 @@ def test_a_run_that_was_not_guarded_before_starts_from_what_it_has(
     assert "no looks of earlier rounds are known, round 2 counts as good" in observed.text
 
 
+@pytest.mark.parametrize("second_look", [COLLAPSED, WELL], ids=["bad", "good"])
+@pytest.mark.parametrize("first_look", [COLLAPSED, WELL], ids=["bad", "good"])
+def test_a_look_whose_round_did_not_reach_the_ledger_is_not_remembered(
+    guarded: Settings,
+    grid_of: Grids,
+    federate: Federate,
+    ledger_of: Ledgers,
+    found: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    first_look: Health,
+    second_look: Health,
+) -> None:
+    """The server is killed after it has written down what it saw, before it has recorded the round."""
+    config = guarded(num_server_rounds=4, guard_every=2, lr_schedule="constant")
+    grid = grid_of(config)
+    found(WELL, WELL, first_look)
+    append = LedgerFile.append
+
+    def killed(ledger: LedgerFile, record: Record) -> None:
+        if record.server_round == 4:
+            raise KeyboardInterrupt
+        append(ledger, record)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(LedgerFile, "append", killed)
+        federate(config, grid)
+    assert [server_round for server_round, _ in _looks(config)] == [0, 2, 4]
+    assert ledger_of(config).last_round == 3
+
+    found(second_look)
+    federation = federate(replace(config, resume=True), grid)
+
+    ledger = ledger_of(config)
+    good = second_look is WELL
+    assert list(_looks(config)) == [(0, True), (2, True), (4, good)]
+    assert (ledger.records[3].checksum == ledger.records[1].checksum) is not good
+    assert _replayed(config, ledger) == federation.checksum == federation.held.state.checksum()  # type: ignore[union-attr]
+    _check_devices(federation, grid)
+
+
+def test_looks_at_other_speech_are_not_compared(
+    guarded: Settings, grid_of: Grids, federate: Federate, ledger_of: Ledgers, found: Any, observed: Any
+) -> None:
+    config = guarded(num_server_rounds=1, lr_schedule="constant")
+    grid = grid_of(config)
+    found(WELL, WELL)
+    federate(config, grid)
+
+    found(COLLAPSED, COLLAPSED)  # that is how hard the two utterances are
+    federate(replace(config, num_server_rounds=2, resume=True, guard_utterances=2), grid)
+
+    assert [len(r.contributions) for r in ledger_of(config).records] == [3, 3]
+    assert "no looks of earlier rounds are known, round 1 counts as good" in observed.text
+    _log(config).write_text('{"server_round": 1}\n')
+    with pytest.raises(ConfigError, match="holds a line that is not a look of the guard: move the file away"):
+        federate(replace(config, num_server_rounds=3, resume=True), grid)
+
+
+@pytest.mark.parametrize("way", ["ledger", "snapshot"])
+def test_a_device_that_comes_late_passes_rounds_that_were_undone(
+    guarded: Settings, grid_of: Grids, federate: Federate, ledger_of: Ledgers, found: Any, way: str
+) -> None:
+    """An empty record, and one that takes two rounds back, among what it has missed."""
+    less = {"trained_tensors": "*feature_projection.layer_norm*", "num_queries": 8} if way == "snapshot" else {}
+    config = guarded(num_server_rounds=9, guard_every=2, late_joiners=1, late_round=9, message_bytes=1024, **less)
+    grid = grid_of(config)
+    found(WELL, COLLAPSED, WELL, COLLAPSED)
+
+    federation = federate(config, grid)
+
+    ledger = ledger_of(config)
+    assert [len(r.contributions) for r in ledger.records] == [2, 2, 2, 2, 2, 2, 2, 2, 3]
+    assert ledger.records[1].checksum == ledger.header.base_checksum
+    assert ledger.records[5].checksum == ledger.records[3].checksum
+    late = grid[2].engine
+    assert late.have_round == 8
+    assert (late.start_round == 8) is (way == "snapshot")
+    _check_devices(federation, grid)
+
+
+def test_an_unlabelled_run_that_collapses_ends_where_it_was_well(
+    guarded: Settings, grid_of: Grids, federate: Federate, ledger_of: Ledgers, observed: Any
+) -> None:
+    """Far too high a learning rate makes a real model surer of itself, and worse."""
+    config = guarded(
+        num_server_rounds=2, num_queries=4, local_steps=3, batch_size=3, learning_rate=0.05, final_sync=True
+    )
+    grid = grid_of(config)
+
+    federation = federate(config, grid)
+
+    ledger = ledger_of(config)
+    assert [dict(r.refused) for r in observed.reports] == [{"collapse": 3}] * 2
+    assert observed.text.count("guard: collapse, loss") == 2
+    assert "entropy fell from 1.35" in observed.text
+    base = ledger.header.base_checksum
+    assert [r.checksum for r in ledger.records] == [base, base] and not any(r.contributions for r in ledger.records)
+    assert federation.checksum == _replayed(config, ledger) == base
+    assert {(d.engine.have_round, d.engine.state.checksum()) for d in grid.devices.values()} == {(2, base)}
+
+
 def test_many_refusals_in_a_row_stop_the_run(
     guarded: Settings, federate: Federate, ledger_of: Ledgers, found: Any
 ) -> None:
@@ -191,7 +298,7 @@ def test_the_guard_looks_at_a_real_model(guarded: Settings, federate: Federate) 
 
     federate(config)
 
-    row = json.loads((Path(config.output) / "guard.jsonl").read_text().splitlines()[0])
+    row = json.loads(_log(config).read_text().splitlines()[0])
     assert row["health"]["loss"] > 0 and row["health"]["uncertainty"] > 0
     assert 0 <= row["health"]["diversity"] <= 1
 

@@ -12,7 +12,10 @@ import pytest
 import torch
 from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
+from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+from typer.testing import CliRunner
 
+from server import ledger_cli
 from server.app import check_before_start, make_server_app
 from server.federation import Events, Federation
 from zo_common.config import RunConfig
@@ -20,6 +23,7 @@ from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
 from zo_common.models import load_model
 from zo_common.replay import replay, restore_state
+from zo_common.state import LatticeState
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -63,6 +67,33 @@ def test_a_supervised_run_on_a_ctc_model(
     assert [row["server_round"] for row in curve] == [0, 1, 2, 3]
     assert [row["utterances"] for row in (curve[0], curve[-1])] == [3, 3]
     assert all(np.isfinite(row["loss"]) for row in curve) and curve[0]["loss"] != curve[-1]["loss"]
+
+
+def test_from_recordings_without_transcripts_to_a_model_for_use(
+    ctc_settings: Settings, grid_of: Grids, ledger_of: Ledgers, untold_corpus: Path, tmp_path: Path
+) -> None:
+    """Only the server's held-out splits are labelled; ledger, guard, evaluation and export are those of any run."""
+    config = ctc_settings(objective="suta", data=str(untold_corpus), guard_split="test", learning_rate=1e-4)
+    grid = grid_of(config)
+
+    found = _serve(config, grid)
+
+    ledger = ledger_of(config)
+    assert [len(record.contributions) for record in ledger.records] == [3] * 3
+    rebuilt = tmp_path / "rebuilt"
+    done = CliRunner().invoke(ledger_cli.app, ["replay", str(Path(config.output) / "ledger.zo"), str(rebuilt)])
+    assert done.exit_code == 0, done.output
+    model = Wav2Vec2ForCTC.from_pretrained(rebuilt)
+    exported = Wav2Vec2ForCTC.from_pretrained(Path(config.output) / "model").state_dict()
+    assert all(torch.equal(exported[name], value) for name, value in model.state_dict().items())
+    exponents = ledger.header.exponents
+    held = LatticeState(model, ",".join(exponents), config.scale, exponents=exponents)
+    assert f"{held.checksum():016x}" == found["checksum"] != f"{ledger.header.base_checksum:016x}"
+    processor = Wav2Vec2Processor.from_pretrained(rebuilt)
+    heard = model(processor(np.zeros(16000, np.float32), sampling_rate=16000, return_tensors="pt").input_values)
+    assert isinstance(processor.batch_decode(heard.logits.argmax(dim=2))[0], str)
+    assert found["before"]["utterances"] == found["after"]["utterances"] == 3
+    assert len((Path(config.output) / "guard.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("objective", ["suta", "entropy"])

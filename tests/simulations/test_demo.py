@@ -12,7 +12,7 @@ from rich.console import Console
 
 from simulations.demo import Places, run_scenario
 from simulations.runner import available_cpus, quiet_environment, run_simulation
-from simulations.scenario import Scenario
+from simulations.scenario import Scenario, read_scenario
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger_file import read_ledger
@@ -41,6 +41,27 @@ def test_a_scenario_leaves_its_files_and_prints_its_numbers(settings: Settings, 
     for word in ("small: 3 devices, 2 rounds", "round 1/2", "round 2/2", "agree", checksum, str(output)):
         assert word in said.getvalue()
     assert not (output / "curve.png").exists()  # nothing was evaluated
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_a_scenario_without_transcripts_on_a_ctc_model(
+    ctc_settings: Settings, untold_corpus: Path, tmp_path: Path
+) -> None:
+    """The file is all that a user writes; the loss is told by what it is counted in."""
+    config = ctc_settings(objective="suta", data=str(untold_corpus), guard_split="test", learning_rate=1e-4)
+    kept = ("model", "data", "output", "objective", "trained-tensors", "guard-split", "eval-split", "learning-rate")
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.to_mapping().items() if key in kept]
+    path = tmp_path / "untold.toml"
+    path.write_text("\n".join(["[simulation]", "devices = 3", "[run]", "num-server-rounds = 2", *lines]))
+    console = Console(file=(said := io.StringIO()), width=120)
+
+    numbers = run_scenario(read_scenario(path), Places(), console, "the command")
+
+    assert numbers["checksums_agree"] is True
+    assert numbers["before"]["utterances"] == 3
+    assert (Path(config.output) / "curve.png").exists()
+    for word in ("trained: norms+features, objective: suta", "loss (nats a character)", "round 2/2"):
+        assert word in said.getvalue()
 
 
 def test_settings_are_checked_before_speech_is_made(tmp_path: Path) -> None:

@@ -133,6 +133,18 @@ class TestWhisper:
 
 
 class TestWav2Vec2:
+    def test_encoder_early(self, wav2vec2: nn.Module) -> None:
+        feed_forward = {
+            f"wav2vec2.encoder.layers.{layer}.feed_forward.{part}.{leaf}"
+            for layer in (0, 1)
+            for part in ("intermediate_dense", "output_dense")
+            for leaf in ("weight", "bias")
+        }
+
+        convolution = {n for n in _names(wav2vec2, "all") if ".conv_layers.0.conv." in n}
+        assert convolution
+        assert _names(wav2vec2, "encoder-early") == feed_forward | convolution
+
     def test_encoder(self, wav2vec2: nn.Module) -> None:
         expected = {n for n, _ in wav2vec2.named_parameters() if n.startswith("wav2vec2.encoder.")}
 
