@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +25,28 @@ def described(model: str) -> dict[str, Any]:
 
 
 def _small() -> Comparison:
+    episodic = AdaptSettings(
+        steps=40, learning_rate=0.2, epsilon=1e-2, scale="rms", trained_tensors="norms+biases", patience=0
+    )
     return Comparison(
         model=str(SMALL),
-        utterances=48,
-        episodic=AdaptSettings(patience=0),
-        continual=AdaptSettings(steps=10, patience=0),
+        utterances=24,
+        episodic=episodic,
+        continual=replace(episodic, steps=10),
         bounds=DriftBounds(max_drift=0.05, anchor=0.1),
-        adam_rate=1e-4,
+        adam_rate=1e-3,
     )
 
 
 def _whisper() -> Comparison:
+    episodic = AdaptSettings(
+        steps=10, learning_rate=3e-3, epsilon=3e-3, scale="rms", trained_tensors="norms", patience=0
+    )
     return Comparison(
         model=str(bundled_whisper(Path("models"))),
         utterances=12,
-        episodic=AdaptSettings(patience=0),
-        continual=AdaptSettings(steps=10, patience=0),
+        episodic=episodic,
+        continual=replace(episodic, steps=5),
         bounds=DriftBounds(max_drift=0.05, anchor=0.1),
-        adam_rate=2e-5,
+        adam_rate=1e-3,
     )
