@@ -26,10 +26,25 @@ from zo_common.precision import resolve_precision
 from zo_common.seeds import fold_in
 from zo_common.state import LatticeState
 
-TRAINED: dict[Family, str] = {"ctc": "norms+features", "whisper": "norms,*encoder.conv1.*,*encoder.conv2.*"}
-LEARNING_RATE: dict[Family, float] = {"ctc": 1.6e-4, "whisper": 1.6e-4}
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a family of models is adapted with; see `AdaptSettings`."""
+
+    trained_tensors: str
+    learning_rate: float
+    epsilon: float
+    steps: int
+
+
+# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
+DEFAULTS: dict[Family, Defaults] = {
+    "ctc": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
+    "whisper": Defaults("norms", learning_rate=3e-3, epsilon=3e-3, steps=10),
+}
 
 
 @dataclass(frozen=True)
@@ -52,13 +67,13 @@ class AdaptSettings:
             up from utterance to utterance.
     """
 
-    steps: int = 40
+    steps: int | None = None
     num_queries: int = 8
     estimator: Estimator = "leave-one-out"
-    epsilon: float = 1e-3
+    epsilon: float | None = None
     learning_rate: float | None = None
     trained_tensors: str = ""
-    scale: Scale = "unit"
+    scale: Scale = "rms"
     objective: str = ""
     patience: int = 10
     layout: Layout = "float32"
@@ -69,9 +84,9 @@ class AdaptSettings:
     continual: DriftBounds | None = None
 
     def __post_init__(self) -> None:
-        EstimatorConfig(self.estimator, self.num_queries, self.epsilon)
+        EstimatorConfig(self.estimator, self.num_queries, 1.0 if self.epsilon is None else self.epsilon)
         Plateau(self.patience)
-        if not 0 <= self.steps <= 0xFFFF:
+        if self.steps is not None and not 0 <= self.steps <= 0xFFFF:
             raise ConfigError(f"steps is {self.steps}, expected 0 … 65535")
         rate = self.learning_rate
         if rate is not None and not (math.isfinite(rate) and rate > 0):
@@ -136,10 +151,13 @@ class Adapter:
 
     def __init__(self, loaded: LoadedModel, settings: AdaptSettings | None = None) -> None:
         s = self.settings = settings or AdaptSettings()
-        self._estimator = EstimatorConfig(s.estimator, s.num_queries, s.epsilon)
-        self._learning_rate = LEARNING_RATE[loaded.family] if s.learning_rate is None else s.learning_rate
-        self.state = LatticeState(loaded.model, s.trained_tensors or TRAINED[loaded.family], s.scale)
-        self.state.epsilon_units(s.epsilon)
+        default = DEFAULTS[loaded.family]
+        self.steps = default.steps if s.steps is None else s.steps
+        epsilon = default.epsilon if s.epsilon is None else s.epsilon
+        self._estimator = EstimatorConfig(s.estimator, s.num_queries, epsilon)
+        self._learning_rate = default.learning_rate if s.learning_rate is None else s.learning_rate
+        self.state = LatticeState(loaded.model, s.trained_tensors or default.trained_tensors, s.scale)
+        self.state.epsilon_units(epsilon)
         self.base_checksum = self.state.checksum()
         self.base_id = int(fingerprint(loaded.model)[:16], 16)
         precision = resolve_precision(s.precision, next(loaded.model.parameters()).device)
@@ -206,7 +224,7 @@ class Adapter:
             objectives,
             made_of,
             reached,
-            stopped_early=0 < record.steps < self.settings.steps,
+            stopped_early=0 < record.steps < self.steps,
             kept=not refused,
             seconds=time.perf_counter() - started,
         )
@@ -240,7 +258,7 @@ class Adapter:
         """Why there was nothing to adapt to, or nothing."""
         if not utterance.pieces:
             return "no sound"
-        return "" if record.steps or not self.settings.steps else "nothing was heard"
+        return "" if record.steps or not self.steps else "nothing was heard"
 
     def check(self, wave: Wave) -> None:
         """Raise AudioProblem for an utterance that is shorter than one frame of the model, unless it is empty."""
@@ -287,7 +305,7 @@ class Adapter:
             self.state,
             self._loss_of_step(parts),
             seed,
-            s.steps if usable else 0,
+            self.steps if usable else 0,
             self._estimator,
             self._learning_rate,
             patience=s.patience if len(parts) == 1 else 0,

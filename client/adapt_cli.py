@@ -44,12 +44,12 @@ MaxSeconds = Annotated[float, typer.Option(help="The longest recording that is r
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Steps = Annotated[int, typer.Option(help="Steps at most, for each utterance.")]
+Steps = Annotated[int | None, typer.Option(help="Steps at most, for each utterance: 40 of CTC models, 10 of Whisper.")]
 Queries = Annotated[int, typer.Option(help="Directions a step.")]
-Rate = Annotated[float, typer.Option(help="For the mean over queries.")]
-Epsilon = Annotated[float, typer.Option(help="Size of a perturbation.")]
+Rate = Annotated[float | None, typer.Option(help="For the mean over queries; by default the model family's.")]
+Epsilon = Annotated[float | None, typer.Option(help="Size of a perturbation; by default the model family's.")]
 Estimator = Annotated[str, typer.Option(help="leave-one-out, one-sided or two-sided.")]
-Trained = Annotated[str, typer.Option(help="Preset or patterns; by default norms and first layers.")]
+Trained = Annotated[str, typer.Option(help="Preset or patterns; by default norms, of CTC models biases too.")]
 Scale = Annotated[str, typer.Option(help="unit or rms: how far a direction moves each tensor.")]
 Objective = Annotated[str, typer.Option(help="CTC: suta (default) or entropy. Whisper: entropy or self-training.")]
 Patience = Annotated[int, typer.Option(help="Steps without progress before it stops; 0 never stops.")]
@@ -71,13 +71,13 @@ def adapt(
     ctx: typer.Context,
     audio: Audio,
     model: Model,
-    steps: Steps = 40,
+    steps: Steps = None,
     queries: Queries = 8,
-    learning_rate: Rate = 1.6e-4,
-    epsilon: Epsilon = 1e-3,
+    learning_rate: Rate = None,
+    epsilon: Epsilon = None,
     estimator: Estimator = "leave-one-out",
     trained_tensors: Trained = "",
-    scale: Scale = "unit",
+    scale: Scale = "rms",
     objective: Objective = "",
     patience: Patience = 10,
     layout: Layout = "float32",
@@ -109,7 +109,7 @@ def adapt(
     if records is not None:
         prepare_records(records)
     adapter = _adapter(model, settings, device, torch_threads)
-    work = -(-len(paths) // batch) * steps + len(paths) * continual
+    work = -(-len(paths) // batch) * adapter.steps + len(paths) * continual
     with View(work, as_json=as_json) as view:
         run = Run(adapter, Reading(convert, max_seconds), view, records=records, references=references)
         run.fail(*problems)

@@ -112,7 +112,7 @@ class Run:
             group = [(p, w) for p in paths[start : start + batch] if (w := self._read(p)) is not None]
             if group:
                 self._group([path for path, _ in group], [wave for _, wave in group])
-            self._done += self._adapter.settings.steps
+            self._done += self._adapter.steps
 
     def rates(self) -> None:
         """Show the word error rates, if there are references."""

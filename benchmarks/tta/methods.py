@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from benchmarks.tta.speech import Spoken
-from client.adapt import TRAINED, Adapter, AdaptSettings
+from client.adapt import DEFAULTS, Adapter, AdaptSettings
 from client.adapt_hearing import Hearing, hearing_of
 from zo_common.adaptation_file import encode_file
-from zo_common.ctc_loss import SutaSettings
 from zo_common.drift_guard import DriftBounds
 from zo_common.metrics import Scores, score
 from zo_common.models import LoadedModel
@@ -104,7 +103,7 @@ def first_order(
     steps: int = ADAM_STEPS,
 ) -> Outcome:
     """SUTA's Adam on the same tensors and objective, in episodes; what it would store are the tensors it changed."""
-    weights = select(loaded.model, settings.trained_tensors or TRAINED[loaded.family])
+    weights = select(loaded.model, settings.trained_tensors or DEFAULTS[loaded.family].trained_tensors)
     hearing = hearing_of(
         loaded, list(weights), settings.objective, language="en", suta=settings.suta, precision="float32"
     )
@@ -157,8 +156,3 @@ def _trainable(weights: Sequence[nn.Parameter]) -> Iterator[list[tuple[nn.Parame
         for weight in weights:
             weight.requires_grad_(False)
             weight.grad = None
-
-
-def suta_settings(settings: AdaptSettings) -> SutaSettings:
-    """The objective's settings, for a federation's run-config."""
-    return settings.suta

@@ -70,7 +70,7 @@ def _zo(trial: Trial) -> dict[str, float]:
         objective=trial.objective,
         patience=0,
         seed=trial.seed,
-        **({"scale": "rms"} if trial.scale == "rms" else {}),
+        scale="rms" if trial.scale == "rms" else "unit",
     )
     adapter = Adapter(load_model(trial.model), settings)
     spoken = speech(trial.condition, trial.seed, trial.utterances, "dev")

@@ -9,10 +9,10 @@ import pytest
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.tta import report
-from benchmarks.tta.__main__ import Work, summary
 from benchmarks.tta.methods import ADAM_STEPS, Passes, first_order, source, zeroth_order
 from benchmarks.tta.speech import CONDITIONS, NOISE, RATE, SEEDS, speech, telephone
 from benchmarks.tta.study import Trial, run
+from benchmarks.tta.table import Work, summary
 from client.adapt import AdaptSettings
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.sentences import sentence_key, split_sentences
@@ -72,7 +72,7 @@ class TestMethods:
     def test_no_method_leaves_a_trace(self, loaded: LoadedModel) -> None:
         spoken, passes = speech("noise-0.01", 0, 2), Passes(loaded)
         settings = AdaptSettings(steps=2, num_queries=2, patience=0, learning_rate=1e-2)
-        LatticeState(loaded.model, "norms+features", "unit")  # snaps the weights, as the first method would
+        LatticeState(loaded.model, "norms+biases", "rms")  # snaps the weights, as the first method would
         before = {name: value.clone() for name, value in loaded.model.state_dict().items()}
 
         plain = source(loaded, passes, spoken)
