@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.rows import RESULTS, amount
@@ -126,12 +127,17 @@ def draw(name: str = "curve") -> None:
     figure.savefig(FIGURE, dpi=90)
 
 
+def _measured(make: Callable[[], str]) -> Callable[[], str]:
+    """The text, or that there is none yet."""
+    return lambda: make() if (RESULTS / "tta.json").exists() else "Not measured yet: `make tta`."
+
+
 BLOCKS = {
-    "seeds": seeds,
-    "errors-ctc": lambda: errors("wav2vec2-tiny-us"),
-    "costs-ctc": lambda: costs("wav2vec2-tiny-us"),
-    "errors-whisper": lambda: errors("whisper-tiny.en"),
-    "costs-whisper": lambda: costs("whisper-tiny.en"),
+    "seeds": _measured(seeds),
+    "errors-ctc": _measured(lambda: errors("wav2vec2-tiny-us")),
+    "costs-ctc": _measured(lambda: costs("wav2vec2-tiny-us")),
+    "errors-whisper": _measured(lambda: errors("whisper-tiny.en")),
+    "costs-whisper": _measured(lambda: costs("whisper-tiny.en")),
 }
 
 
