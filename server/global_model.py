@@ -18,6 +18,7 @@ from zo_common.models import load_whisper
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
 
+PRIVACY_KEYS = ("privacy", "target-epsilon", "target-delta", "clip-norm", "noise-multiplier", "noise-by")
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors
 
 
@@ -102,7 +103,18 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     kept = ("learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting")
+    if config.privacy_settings is not None:
+        kept += PRIVACY_KEYS
     return {key: value for key, value in config.to_mapping().items() if key in kept}
+
+
+def _privacy_then_and_now(header: LedgerHeader, config: RunConfig) -> list[tuple[str, Any, Any]]:
+    """What a run promised its devices, and what it would now."""
+    then = header.settings.get("privacy", "none")
+    if then == config.privacy == "none":
+        return []
+    now = config.to_mapping()
+    return [("privacy", then, config.privacy), *((k, header.settings.get(k), now[k]) for k in PRIVACY_KEYS[1:])]
 
 
 def _view(description: dict[str, Any]) -> View | None:
@@ -131,6 +143,7 @@ def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader
         ("scale", header.scale, config.scale),
         ("epsilon", header.epsilon, config.epsilon),
         ("estimator", header.estimator, config.estimator),
+        *_privacy_then_and_now(header, config),
     ):
         if then != now:
             raise ConfigError(
