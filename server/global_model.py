@@ -102,9 +102,17 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    kept = ("learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting")
+    kept: tuple[str, ...] = (
+        "learning-rate",
+        "lr-schedule",
+        "num-queries",
+        "local-steps",
+        "batch-size",
+        "directions",
+        "weighting",
+    )
     if config.privacy_settings is not None:
-        kept += PRIVACY_KEYS
+        kept = (*kept, *PRIVACY_KEYS)
     return {key: value for key, value in config.to_mapping().items() if key in kept}
 
 

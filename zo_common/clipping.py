@@ -19,6 +19,7 @@ CLIP_BITS = 20
 """A clip norm is 2**20 … 2**21 units: what truncation takes away is a millionth of it, and what devices send without
 noise is exact in float32."""
 _SHRINK = 1 - 2.0**-30
+_LAST_BITS = 2.0**-40
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,9 @@ class Grid:
         shape = columns / peak  # no square overflows
         norm = np.sqrt((shape**2).sum(axis=0))
         limit = math.ldexp(self.bound, self.exponent)
-        factor = np.minimum(peak, limit / np.maximum(norm, 1.0))
-        scaled = np.ldexp(shape * factor, -self.exponent)
+        with np.errstate(over="ignore"):
+            short = norm * peak <= limit * (1 + _LAST_BITS)  # left as it is, and looked at in integers below
+        scaled = np.ldexp(np.where(short, columns, shape * (limit / np.maximum(norm, 1.0))), -self.exponent)
         units: NDArray[np.int64] = np.trunc(scaled).astype(np.int64)
         while (over := (units**2).sum(axis=0) > self.bound**2).any():  # by the last bits of a square root
             scaled = np.where(over, scaled * _SHRINK, scaled)
