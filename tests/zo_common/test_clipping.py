@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ def _norms(units: NDArray[np.int64]) -> list[float]:
     return [math.sqrt(sum(int(u) ** 2 for u in column)) for column in units.T]
 
 
+@settings(deadline=None)
 @given(clip_norms)
 def test_the_bound_is_the_clip_norm_rounded_down(clip_norm: float) -> None:
     grid = Grid.of(clip_norm)
@@ -35,6 +36,7 @@ def test_the_bound_is_the_clip_norm_rounded_down(clip_norm: float) -> None:
     assert grid.bound * unit <= Fraction(clip_norm) < (grid.bound + 1) * unit
 
 
+@settings(deadline=None)
 @given(any_vectors, clip_norms)
 def test_no_vector_is_longer_than_the_bound(columns: NDArray[np.float64], clip_norm: float) -> None:
     grid = Grid.of(clip_norm)
@@ -47,6 +49,7 @@ def test_no_vector_is_longer_than_the_bound(columns: NDArray[np.float64], clip_n
     assert not units[:, ~np.isfinite(columns).all(axis=0)].any()
 
 
+@settings(deadline=None)
 @given(vectors, clip_norms)
 def test_the_direction_is_kept(columns: NDArray[np.float64], clip_norm: float) -> None:
     grid = Grid.of(clip_norm)
@@ -62,6 +65,7 @@ def test_the_direction_is_kept(columns: NDArray[np.float64], clip_norm: float) -
         assert (np.sign(units) * np.sign(column) >= 0).all()
 
 
+@settings(deadline=None)
 @given(arrays.arrays(np.float64, shapes, elements=st.floats(-1, 1)))
 def test_a_short_vector_is_only_put_on_the_grid(columns: NDArray[np.float64]) -> None:
     grid = Grid.of(10.0)
@@ -72,6 +76,7 @@ def test_a_short_vector_is_only_put_on_the_grid(columns: NDArray[np.float64]) ->
     assert np.abs(found - columns).max() < 2.0**grid.exponent
 
 
+@settings(deadline=None)
 @given(any_vectors, clip_norms, st.data())
 def test_one_example_moves_the_sum_by_no_more_than_the_bound(
     columns: NDArray[np.float64], clip_norm: float, data: Any
