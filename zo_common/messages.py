@@ -119,8 +119,8 @@ def _encode_mechanism(asked: Mechanism | None) -> bytes:
 
 
 def _decode_mechanism(reader: Reader) -> Mechanism | None:
-    if not reader.remaining:
-        return None
+    if reader.remaining < struct.calcsize("<" + _PRIVACY_LAYOUT):
+        return None  # or bytes that `finish` refuses
     level, clip_norm, noise, examples = reader.take(_PRIVACY_LAYOUT)
     if level >= len(LEVELS):
         raise CodecError(f"plan asks for privacy of unknown level {level}")
