@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from client.engine import Cancelled, Engine
 from client.place import Place
+from client.private_training import check_demand
 from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
@@ -54,6 +55,7 @@ def train(
     if _drops_out(config, plan):
         raise ConnectionError("dropped out, as the scenario asks")
     try:
+        check_demand(config, plan)
         engine = warm_engine(config)
         return engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
     except Cancelled:

@@ -15,6 +15,7 @@ import torch
 
 from client.evaluation import evaluate
 from client.family import family_of
+from client.private_training import private_steps, seen_reply
 from client.snapshot_parts import SnapshotParts
 from client.speech import Recordings
 from zo_common.config import RunConfig
@@ -24,7 +25,7 @@ from zo_common.estimator import LossFn
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import describe_tensors
-from zo_common.local_steps import run_local_steps
+from zo_common.local_steps import LocalResult, run_local_steps
 from zo_common.messages import Plan, Reply, Status
 from zo_common.models import load_model
 from zo_common.precision import resolve_precision
@@ -239,6 +240,15 @@ class Engine:
         Raises:
             Cancelled: by `on_step`.
         """
+        return seen_reply(plan, self._train(plan, data, on_step, on_synced), len(data))
+
+    def _train(
+        self,
+        plan: Plan,
+        data: Recordings,
+        on_step: Callable[[int, float], None] | None,
+        on_synced: Callable[[], None],
+    ) -> Reply:
         base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
         if plan.base_id != self.base_id:
             return replace(base, status=Status.CHECKSUM, message=self._other_base(plan))
@@ -249,16 +259,8 @@ class Engine:
             on_synced()
             if status is not Status.OK:
                 return base
-            word = self._check_noise(plan, data)
-            result = run_local_steps(
-                self.state,
-                lambda step: self.loss_fn(self._draw(plan, data, step)),
-                plan.seed,
-                plan.local_steps,
-                plan.estimator,
-                plan.learning_rate,
-                on_step,
-            )
+            word = self._check_noise(plan, data) if plan.privacy is None else ""
+            result = self._local_steps(plan, data, on_step)
         except Cancelled:
             raise
         except NonFiniteLoss as error:
@@ -270,6 +272,27 @@ class Engine:
             return replace(base, status=Status.ERROR, message=str(error))
         return replace(
             base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads, message=word
+        )
+
+    def _local_steps(
+        self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None
+    ) -> LocalResult:
+        private = private_steps(plan, len(data))
+
+        def loss_of_step(step: int) -> LossFn:
+            if private is not None:
+                return private.loss(data.batch, self.loss_fn)
+            return self.loss_fn(self._draw(plan, data, step))
+
+        return run_local_steps(
+            self.state,
+            loss_of_step,
+            plan.seed,
+            plan.local_steps,
+            plan.estimator,
+            plan.learning_rate,
+            on_step,
+            release=private.release if private is not None else None,
         )
 
     def evaluate(

@@ -20,6 +20,7 @@ from server.client_evaluation import EvaluationInbox
 from server.collapse_guard import guard_for
 from server.exchange import CONTENT, REBUILD, SYNC, Exchange, Late, ask, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
+from server.privacy_guard import privacy_guard, settle_noise
 from server.roster import Member, Roster
 from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
@@ -82,8 +83,11 @@ class Federation:
         self._reference = reference_view(held, self.roster.members.values())
         self._turn_strangers_away(list(self.roster.members.values()), 0)
         self.events.on_model(held)
+        config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
+        self.config = config
         self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
         self.state = RunState(config, held, self._reference, self.events.on_word)
+        self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
         self.standings = Standings()
@@ -223,7 +227,10 @@ class Federation:
         self._wait_for_devices(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
-        plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
+        asked = self._choose(server_round)
+        if self.privacy is not None:
+            asked = self.privacy.charge(server_round, asked)
+        plans = {m.node_id: self._plan(server_round, m, rate) for m in asked}
         inbox = RoundInbox(plans, self.config.max_scalar)
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late)
@@ -272,6 +279,8 @@ class Federation:
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = {m.client_id: m.num_examples for m in self.members.values()}
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
+        if self.privacy is not None:
+            scalars = self.privacy.noised(scalars)
         counted = len(inbox.details)
         before = self.state.quanta()
         contributions = self.state.aggregate_in_range(scalars, rate, inbox)
@@ -290,7 +299,8 @@ class Federation:
             learning_rate=rate,
             asked=0,
             answered=len(scalars),
-            loss=sum(losses) / len(losses) if losses else None,
+            loss=sum(losses) / len(losses) if losses and self.privacy is None else None,
+            epsilon_spent=self.privacy.epsilon if self.privacy is not None else None,
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,
             zero_quanta_share=share,
@@ -361,7 +371,7 @@ class Federation:
             seed = shared_seed(config.run_seed, server_round)
         else:
             seed = client_seed(config.run_seed, server_round, member.client_id)
-        return Plan(
+        plan = Plan(
             server_round=server_round,
             seed=seed,
             client_id=member.client_id,
@@ -373,3 +383,4 @@ class Federation:
             estimator=config.estimator_config,
             records=ledger.records[-1:],
         )
+        return plan if self.privacy is None else self.privacy.ask(plan, member)

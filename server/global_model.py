@@ -19,6 +19,7 @@ from zo_common.models import load_model
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
 
+PRIVACY_KEYS = ("privacy", "target-epsilon", "target-delta", "clip-norm", "noise-multiplier", "noise-by")
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors
 
 
@@ -108,7 +109,7 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    kept = (
+    kept: tuple[str, ...] = (
         "objective",
         "learning-rate",
         "lr-schedule",
@@ -118,7 +119,18 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "directions",
         "weighting",
     )
+    if config.privacy_settings is not None:
+        kept = (*kept, *PRIVACY_KEYS)
     return {key: value for key, value in config.to_mapping().items() if key in kept}
+
+
+def _privacy_then_and_now(header: LedgerHeader, config: RunConfig) -> list[tuple[str, Any, Any]]:
+    """What a run promised its devices, and what it would now."""
+    then = header.settings.get("privacy", "none")
+    if then == config.privacy == "none":
+        return []
+    now = config.to_mapping()
+    return [("privacy", then, config.privacy), *((k, header.settings.get(k), now[k]) for k in PRIVACY_KEYS[1:])]
 
 
 def _view(description: dict[str, Any]) -> View | None:
@@ -147,6 +159,7 @@ def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader
         ("scale", header.scale, config.scale),
         ("epsilon", header.epsilon, config.epsilon),
         ("estimator", header.estimator, config.estimator),
+        *_privacy_then_and_now(header, config),
     ):
         if then != now:
             raise ConfigError(

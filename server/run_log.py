@@ -34,6 +34,7 @@ class RoundReport:
     asked: int
     answered: int
     loss: float | None = None
+    epsilon_spent: float | None = None
     checksum: str = ""
     down: ByteCounts = field(default_factory=ByteCounts)
     up: ByteCounts = field(default_factory=ByteCounts)

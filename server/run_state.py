@@ -84,7 +84,9 @@ class RunState:
     ) -> tuple[Contribution, ...]:
         """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
         config, header = self._config, self.ledger.ledger.header
-        while scalars:
+        # noise in shares is enough from so many devices on
+        least = config.min_replies if config.privacy == "device" else 1
+        while len(scalars) >= least:
             worst = first_out_of_range(scalars, rate, config.weighting, header)
             if worst is None:
                 contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")

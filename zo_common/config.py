@@ -12,6 +12,7 @@ from zo_common.aggregate import Weighting
 from zo_common.errors import ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
+from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
 
 Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -59,6 +60,13 @@ class RunConfig:
     precision: Precision = "auto"
     noise_check: bool = True
     torch_compile: bool = False
+    # privacy of what devices send
+    privacy: Privacy = "none"
+    target_epsilon: float = 8.0
+    target_delta: float = 1e-6
+    clip_norm: float = 100.0
+    noise_multiplier: float = 0.0
+    noise_by: NoiseBy = "devices"
     # federation
     run_seed: int = 0
     num_server_rounds: int = 10
@@ -111,6 +119,8 @@ class RunConfig:
             raise ConfigError("local-steps and batch-size are at most 65535")
         self._check_policy()
         _ = self.estimator_config
+        if (settings := self.privacy_settings) is not None:
+            check_run(settings, self.directions, self.weighting, self.evaluate_on)
 
     def _positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -146,6 +156,20 @@ class RunConfig:
     def estimator_config(self) -> EstimatorConfig:
         """The estimator's part of the settings."""
         return EstimatorConfig(self.estimator, self.num_queries, self.epsilon)
+
+    @property
+    def privacy_settings(self) -> PrivacySettings | None:
+        """What the run promises; None where `privacy` is "none"."""
+        if self.privacy == "none":
+            return None
+        return PrivacySettings(
+            self.privacy,
+            self.target_epsilon,
+            self.target_delta,
+            self.clip_norm,
+            self.noise_multiplier,
+            self.noise_by,
+        )
 
     def learning_rate_at(self, server_round: int) -> float:
         """The learning rate of a round, 1 … num_server_rounds, falling towards zero for "linear" and "cosine"."""
@@ -205,6 +229,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "directions": get_args(Directions),
     "weighting": get_args(Weighting),
     "precision": get_args(Precision),
+    "privacy": get_args(Privacy),
+    "noise_by": get_args(NoiseBy),
     "evaluate_on": get_args(Place),
 }
 

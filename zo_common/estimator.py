@@ -21,6 +21,7 @@ from zo_common.state import LatticeState, Update
 Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 LossFn = Callable[[], torch.Tensor]
 Quantise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Release = Callable[[NDArray[np.float64]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ def measure(walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: Estim
     else:
         others = (up.sum(axis=0) - up) / (len(up) - 1)
         per_example = (up - others) / config.epsilon
+    if not up.shape[1]:  # a random sample may be empty: there is nothing to see, and nothing to add
+        return StepResult(np.zeros(len(up), np.float32), per_example, 0.0, 0)
     with np.errstate(over="ignore"):
         grads = per_example.mean(axis=1).astype(np.float32)
     if not np.isfinite(grads).all():
@@ -149,6 +152,7 @@ def zo_step(
     config: EstimatorConfig,
     learning_rate: float,
     quantise: Quantise | None = None,
+    release: Release | None = None,
 ) -> StepResult:
     """One ZO-SGD step on the lattice.
 
@@ -161,11 +165,15 @@ def zo_step(
     Args:
         quantise: what becomes of the projected gradients before they are applied and reported, for a record of the step
             that is narrower than float32.
+        release: makes the projected gradients that are applied and reported from those of each example, (q, B), for a
+            step that may be seen by anyone (`privacy.Mechanism.release_step`).
     """
     seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
     walker = Walker(state, config.epsilon)
     try:
         result = measure(walker, loss_fn, seeds, config)
+        if release is not None:
+            result = replace(result, projected_grads=release(result.per_example))
         if quantise is not None:
             result = replace(result, projected_grads=quantise(result.projected_grads))
         updates = step_updates(seeds, result.projected_grads, learning_rate)

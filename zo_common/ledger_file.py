@@ -59,6 +59,11 @@ def write_ledger(path: Path, ledger: Ledger) -> None:
     write_durably(path, encode_ledger(ledger))
 
 
+def ledger_chains(path: Path) -> list[bytes]:
+    """The chain value after the header and after each round; raises as `read_ledger`."""
+    return [chain for chain, _ in _scan(path, 0, True)[1]]
+
+
 class LedgerFile:
     """The ledger of a run, open for appending. The file is the run: restart = open it and go on with the next round."""
 
@@ -94,6 +99,11 @@ class LedgerFile:
                 file.truncate(marks[-1][1])
                 os.fsync(file.fileno())
         return cls(path, ledger, marks)
+
+    @property
+    def chains(self) -> list[bytes]:
+        """The chain value after the header and after each round, in order."""
+        return [chain for chain, _ in self._marks]
 
     def append(self, record: Record) -> None:
         """Add the next round durably: it is on disk when this returns, and not at all if it raises.

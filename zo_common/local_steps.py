@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.contribution import Contribution
-from zo_common.estimator import EstimatorConfig, LossFn, step_updates, zo_step
+from zo_common.estimator import EstimatorConfig, LossFn, Release, step_updates, zo_step
 from zo_common.replay import apply_all
 from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
@@ -36,6 +36,7 @@ def run_local_steps(
     config: EstimatorConfig,
     learning_rate: float,
     on_step: Callable[[int, float], None] | None = None,
+    release: Release | None = None,
 ) -> LocalResult:
     """Run K steps from the global weights and return to them.
 
@@ -45,12 +46,13 @@ def run_local_steps(
     Args:
         seed: the client's seed of the round.
         on_step: called with (step, loss) after each step.
+        release: as in `zo_step`; the next local step starts from what is released, as whoever replays it.
     """
     grads: list[NDArray[np.float32]] = []
     losses: list[float] = []
     try:
         for step in range(local_steps):
-            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate)
+            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, release=release)
             grads.append(result.projected_grads)
             losses.append(result.loss)
             if on_step is not None:

@@ -14,12 +14,14 @@ from zo_common.contribution import Record
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
 from zo_common.packing import Reader, pack_text
+from zo_common.privacy import LEVELS, Mechanism
 from zo_common.record_codec import decode_record, encode_record
 
 MESSAGE_VERSION = 1
 _PLAN, _REPLY = b"ZP", b"ZR"
 _PLAN_LAYOUT = "IQQQQHHHBff"
 _REPLY_LAYOUT = "BIIQQQHHIf"
+_PRIVACY_LAYOUT = "BddI"
 _ESTIMATORS = get_args(Estimator)
 MAX_RECORDS = 1 << 20
 
@@ -46,6 +48,7 @@ class Plan:
         base_id: first 8 bytes of the base model's fingerprint, as u64.
         checksum: state checksum before the round's training; 0 if the server holds no model.
         records: ledger rounds the client may lack, consecutive, the last one `server_round − 1`.
+        privacy: how the reply is to be clipped and noised; None gives no guarantee.
     """
 
     server_round: int
@@ -58,6 +61,7 @@ class Plan:
     learning_rate: float
     estimator: EstimatorConfig
     records: tuple[Record, ...] = ()
+    privacy: Mechanism | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ class Reply:
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Packed plan: 58 bytes, and each ledger record with a u32 length before it."""
+    """Packed plan: 58 bytes, each ledger record with a u32 length before it, and 21 bytes if it asks for privacy."""
     e = plan.estimator
     head = struct.pack(
         "<2sB" + _PLAN_LAYOUT,
@@ -102,7 +106,28 @@ def encode_plan(plan: Plan) -> bytes:
         plan.learning_rate,
     )
     parts = [encode_record(r) for r in plan.records]
-    return head + struct.pack("<I", len(parts)) + b"".join(struct.pack("<I", len(p)) + p for p in parts)
+    body = b"".join(struct.pack("<I", len(p)) + p for p in parts)
+    return head + struct.pack("<I", len(parts)) + body + _encode_mechanism(plan.privacy)
+
+
+def _encode_mechanism(asked: Mechanism | None) -> bytes:
+    """Nothing without privacy; a device that does not know these bytes refuses the plan, and answers nothing."""
+    if asked is None:
+        return b""
+    level = LEVELS.index(asked.level)
+    return struct.pack("<" + _PRIVACY_LAYOUT, level, asked.clip_norm, asked.noise_multiplier, asked.num_examples)
+
+
+def _decode_mechanism(reader: Reader) -> Mechanism | None:
+    if reader.remaining < struct.calcsize("<" + _PRIVACY_LAYOUT):
+        return None  # or bytes that `finish` refuses
+    level, clip_norm, noise, examples = reader.take(_PRIVACY_LAYOUT)
+    if level >= len(LEVELS):
+        raise CodecError(f"plan asks for privacy of unknown level {level}")
+    try:
+        return Mechanism("example" if level == 0 else "device", clip_norm, noise, examples)
+    except ConfigError as error:
+        raise CodecError(f"plan: {error}") from None
 
 
 def _open(data: bytes, magic: bytes, what: str) -> Reader:
@@ -133,13 +158,14 @@ def decode_plan(data: bytes) -> Plan:
     if count > min(MAX_RECORDS, reader.remaining // 4):
         raise CodecError(f"plan announces {count} records in {reader.remaining} bytes")
     records = tuple(decode_record(reader.raw(reader.take("I")[0])) for _ in range(count))
+    privacy = _decode_mechanism(reader)
     reader.finish()
     for before, after in zip(records, records[1:], strict=False):
         if after.server_round != before.server_round + 1:
             raise CodecError("plan's ledger records are not consecutive")
     if records and records[-1].server_round != rnd - 1:
         raise CodecError(f"plan for round {rnd} ends its records at round {records[-1].server_round}")
-    return Plan(rnd, seed, client, base, checksum, steps, batch, rate, estimator, records)
+    return Plan(rnd, seed, client, base, checksum, steps, batch, rate, estimator, records, privacy)
 
 
 def encode_reply(reply: Reply) -> bytes:
