@@ -3,8 +3,8 @@
     advertise → share → mask → consent → reveal
 
 Bonawitz et al., CCS 2017, figure 4, with the consistency check ("consent") for servers that lie about who dropped out.
-The set of survivors is told once and then holds, so that no device ever reveals shares of both the mask key and the self
-mask of another: that is why no single vector can be unmasked.
+The set of survivors is told once and then holds, so that no device ever reveals shares of both the mask key and the
+self mask of another: that is why no single vector can be unmasked.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from zo_common.secure_messages import (
     SealedShares,
     Sharers,
     Survivors,
+    agreement,
 )
 from zo_common.secure_terms import Terms
 from zo_common.shamir import SECRET_BYTES, split
@@ -98,6 +99,7 @@ class SecureDevice:
         self._keys: dict[int, Advertisement] = {}
         self._graph = Graph(terms, ())
         self._sharers = self._survivors = b""
+        self._total = 0
 
     def _begin(self, before: Phase, after: Phase, session: bytes) -> None:
         """A step is taken once, whether it succeeds or not: a second try with other data would be an oracle."""
@@ -202,14 +204,16 @@ class SecureDevice:
             if other in active:
                 secret = agree(self._mask_key, self._keys[other].mask_key)
                 masked += pair_mask(secret, session, self.client_id, other, length)
-        self._sharers, self.phase = sharers.bitmap, Phase.MASKED
+        self._sharers, self._total, self.phase = sharers.bitmap, sharers.total, Phase.MASKED
         return MaskedInput(session, self.client_id, masked)
 
     def _check_size(self, values: NDArray[np.int64], sharers: Sharers) -> None:
         if values.dtype != np.int64 or values.shape != (self.terms.length,):
             self._refuse("the noise changed type or shape of its vector")
-        if not 1 <= sharers.weight <= sharers.total:
-            self._refuse(f"its weight is {sharers.weight} of {sharers.total} in all, expected 1 or more")
+        if not 1 <= sharers.weight <= sharers.total // 2:
+            # a sum that is nearly all one device's tells what that device's vector is
+            word = f"its weight is {sharers.weight} of {sharers.total} in all, expected at most half; set "
+            self._refuse(word + "weighting=uniform")
         most = MOST_SUM * sharers.weight // sharers.total
         if not (-most <= int(values.min()) and int(values.max()) <= most):
             self._refuse(f"its vector exceeds {most}, its part of 2**63: the sum could overflow; use a coarser grid")
@@ -236,8 +240,12 @@ class SecureDevice:
             self._refuse("a survivor had sent no shares")
         self._check_present(alive, "survived")
         self._survivors, self.phase = survivors.bitmap, Phase.CONSENTED
-        signature = self._signer.sign(survivors.signed(self._sharers)) if self._signer else b""
+        signature = self._signer.sign(self._agreed()) if self._signer else b""
         return Consent(survivors.session, self.client_id, signature)
+
+    def _agreed(self) -> bytes:
+        """What all must have been told alike before anyone reveals shares."""
+        return agreement(self.terms.session, self._graph.digest, self._sharers, self._survivors, self._total)
 
     def reveal(self, request: RevealRequest) -> RevealedShares:
         """Step 5: of each survivor the share of its self mask, of each that dropped out the share of its mask key.
@@ -265,7 +273,7 @@ class SecureDevice:
     def _check_consents(self, request: RevealRequest, alive: frozenset[int]) -> None:
         if self._peers is None:
             return
-        signed = Survivors(request.session, self._survivors).signed(self._sharers)
+        signed = self._agreed()
         closed = self._graph.closed(self.client_id)
         held = 1  # its own
         for other in closed:

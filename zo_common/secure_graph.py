@@ -41,6 +41,12 @@ class Graph:
         order = tuple(sorted(self.cohort, key=rank))
         return order, {client: place for place, client in enumerate(order)}
 
+    @cached_property
+    def digest(self) -> bytes:
+        """32 bytes that stand for the cohort."""
+        ids = struct.pack(f"<{len(self.cohort)}Q", *self.cohort)
+        return hashlib.blake2b(ids, digest_size=32, person=PERSON).digest()
+
     def closed(self, client_id: int) -> tuple[int, ...]:
         """A device and its neighbours, ascending."""
         count = len(self.cohort)

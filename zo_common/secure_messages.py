@@ -86,13 +86,13 @@ def _ascending(ids: Iterable[int], what: str) -> None:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Server → device: the terms (34 bytes); the answer is an Advertisement."""
+    """Server → device: the terms (35 bytes); the answer is an Advertisement."""
 
     KIND: ClassVar[int] = 1
     terms: Terms
 
     def encode(self) -> bytes:
-        """54 bytes."""
+        """55 bytes."""
         return _head(self.KIND, self.terms.session) + self.terms.encode()
 
     @classmethod
@@ -149,9 +149,9 @@ class Advertisement:
 
 @dataclass(frozen=True)
 class KeyList:
-    """Server → device: ids of the cohort (u32 count, u64 each, ascending), and the advertisements that the device needs.
+    """Server → device: ids of the cohort (u32 count, u64 each, ascending), and the advertisements that it needs.
 
-    Those are its own and its neighbours' (u32 count, ascending by id).
+    Those are the device's own and its neighbours' (u32 count, ascending by id).
     """
 
     KIND: ClassVar[int] = 3
@@ -219,7 +219,7 @@ def _take_boxes(reader: Reader) -> dict[int, bytes]:
 
 @dataclass(frozen=True)
 class Sharers:
-    """Server → device, with the plan: who sent shares (bitmap, u16 length), the device's weight and the cohort's, u64."""
+    """Server → device, with the plan: who sent shares (bitmap, u16 length), its weight and the cohort's, both u64."""
 
     KIND: ClassVar[int] = 5
     session: bytes
@@ -274,11 +274,6 @@ class Survivors:
     session: bytes
     bitmap: bytes
 
-    def signed(self, sharers: bytes) -> bytes:
-        """What the node key signs: session, and both sets."""
-        sets = _pack_bitmap(sharers) + _pack_bitmap(self.bitmap)
-        return b"zo-asr/secagg/v1 survivors\0" + self.session + sets
-
     def encode(self) -> bytes:
         """22 bytes and a bit a device of the cohort."""
         return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap)
@@ -292,9 +287,15 @@ class Survivors:
         return found
 
 
+def agreement(session: bytes, cohort: bytes, sharers: bytes, survivors: bytes, total: int) -> bytes:
+    """What a device signs as its consent: session, digest of the cohort, bitmaps of both sets, total weight."""
+    sets = _pack_bitmap(sharers) + _pack_bitmap(survivors)
+    return b"zo-asr/secagg/v1 survivors\0" + session + cohort + sets + struct.pack("<Q", total)
+
+
 @dataclass(frozen=True)
 class Consent:
-    """Device → server: id u64 and its signature on the survivors, empty where it has no node key."""
+    """Device → server: id u64 and its signature on the `agreement`, empty where it has no node key."""
 
     KIND: ClassVar[int] = 8
     session: bytes
@@ -316,7 +317,7 @@ class Consent:
 
 @dataclass(frozen=True)
 class RevealRequest:
-    """Server → device: the neighbours' consents (u32 count; id u64, signature) and the boxes that they sealed for it."""
+    """Server → device: its neighbours' consents (u32 count; id u64, signature) and the boxes they sealed for it."""
 
     KIND: ClassVar[int] = 9
     session: bytes

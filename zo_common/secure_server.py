@@ -35,8 +35,8 @@ from zo_common.shamir import combine
 class SecureServer:
     """One secure sum. `add_…` takes one device's bytes, `close_…` ends a step and gives what goes to the devices.
 
-    Every `add_…` raises CodecError or SecureAggregationError for bytes that are not the device's turn: leave that device
-    out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
+    Every `add_…` raises CodecError or SecureAggregationError for bytes that do not fit the device's turn: leave that
+    device out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
     """
 
     def __init__(self, terms: Terms) -> None:
@@ -86,7 +86,8 @@ class SecureServer:
         """Key lists by client id, each with the device's own keys and its neighbours'."""
         if not LEAST_COHORT <= len(self._keys) <= MOST_DEVICES:
             raise SecureAggregationError(
-                f"{len(self._keys)} devices advertised keys, expected {LEAST_COHORT} … {MOST_DEVICES}: raise min-clients"
+                f"{len(self._keys)} devices advertised keys, expected {LEAST_COHORT} … {MOST_DEVICES}: raise "
+                "min-clients"
             )
         self._graph = Graph(self.terms, cohort_of(self._keys))
         lists: dict[int, bytes] = {}

@@ -25,7 +25,7 @@ def dump_device(device: SecureDevice) -> bytes:
     fields = (
         device._box_key, device._mask_key, device._seed, *device._own, listed, device._sharers, device._survivors,
     )  # fmt: skip
-    head = struct.pack("<2sBBQI", _MAGIC, _VERSION, device.phase, device.client_id, device._least)
+    head = struct.pack("<2sBBQIQ", _MAGIC, _VERSION, device.phase, device.client_id, device._least, device._total)
     return head + device.terms.encode() + b"".join(struct.pack("<I", len(field)) + field for field in fields)
 
 
@@ -36,7 +36,7 @@ def load_device(data: bytes, signer: NodeSigner | None = None, peers: PeerKeys |
         CodecError: not such bytes.
     """
     reader = Reader(data, "a secure sum's state")
-    magic, version, phase, client_id, least = reader.take("2sBBQI")
+    magic, version, phase, client_id, least, total = reader.take("2sBBQIQ")
     if (magic, version) != (_MAGIC, _VERSION) or phase not in set(Phase):
         raise CodecError("a secure sum's state is of another version: the device takes part in the next round")
     device = SecureDevice(Terms.take(reader), client_id, signer, peers, least=least)
@@ -48,5 +48,5 @@ def load_device(data: bytes, signer: NodeSigner | None = None, peers: PeerKeys |
     device.phase = Phase(phase)
     device._box_key, device._mask_key, device._seed, device._own = box, mask, seed, (of_key, of_seed)
     device._graph, device._keys = Graph(device.terms, keys.cohort), {key.client_id: key for key in keys.keys}
-    device._sharers, device._survivors = sharers, survivors
+    device._sharers, device._survivors, device._total = sharers, survivors, total
     return device

@@ -12,7 +12,7 @@ from zo_common.errors import CodecError, ConfigError
 from zo_common.packing import Reader
 
 PERSON = b"zo-asr/secagg/v1"
-LAYOUT = "16sIIdH"
+LAYOUT = "16sIIdH?"
 SESSION_BYTES = 16
 MOST_DEVICES = 1 << 16
 MOST_LENGTH = 1 << 22
@@ -47,6 +47,8 @@ class Terms:
         threshold: share of the devices more than which must stay to the end, 0.5 … 1.
         neighbours: with how many others each device masks; 0 for all (Bonawitz et al. 2017), else the regular graph of
             Bell et al. 2020.
+        weighted: each device's vector counts as often as it has examples; else once. All of a cohort know the same, or
+            a server could give one device so large a weight that the sum shows its vector.
 
     Raises:
         ConfigError: see `check_policy`.
@@ -57,6 +59,7 @@ class Terms:
     length: int
     threshold: float = 2 / 3
     neighbours: int = 0
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         check_policy(self.threshold, self.neighbours)
@@ -76,8 +79,10 @@ class Terms:
         return min(devices, math.floor(self.threshold * devices) + 1)
 
     def encode(self) -> bytes:
-        """34 bytes."""
-        return struct.pack("<" + LAYOUT, self.run_id, self.server_round, self.length, self.threshold, self.neighbours)
+        """35 bytes."""
+        return struct.pack(
+            "<" + LAYOUT, self.run_id, self.server_round, self.length, self.threshold, self.neighbours, self.weighted
+        )
 
     @classmethod
     def take(cls, reader: Reader) -> Terms:

@@ -1,7 +1,7 @@
 """Shamir's secret sharing of 32-byte secrets (Shamir, How to share a secret, CACM 1979).
 
-Own code and not pycryptodome's `Crypto.Protocol.SecretSharing`: that one works on 16 bytes, bit by bit, and computes the
-Lagrange weights anew for each secret. With 100 holders it takes 300 times as long to split, and a server that puts
+Own code and not pycryptodome's `Crypto.Protocol.SecretSharing`: that one works on 16 bytes, bit by bit, and computes
+Lagrange's weights anew for each secret. With 100 holders it takes 300 times as long to split, and a server that puts
 together a thousand secrets of a thousand holders would need days. Here the weights of one set of holders are kept.
 """
 
