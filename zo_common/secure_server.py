@@ -82,6 +82,10 @@ class SecureServer:
             raise SecureAggregationError(f"device {client_id} advertised twice: the first keys stay")
         self._keys[client_id] = found
 
+    def signed(self) -> int:
+        """How many advertisements carry a signature; devices verify it, not the server."""
+        return sum(bool(key.signature) for key in self._keys.values())
+
     def close_advertising(self) -> dict[int, bytes]:
         """Key lists by client id, each with the device's own keys and its neighbours'."""
         if not LEAST_COHORT <= len(self._keys) <= MOST_DEVICES:
