@@ -5,7 +5,8 @@ the device for the run, from message to message; a device that restarts within a
 
 Node config, all optional:
     node-key: the file of the node's private key; keys are then signed with it.
-    peer-keys: the file of all enrolled devices' public keys. Without it the server is trusted not to swap keys.
+    peer-keys: the file of all enrolled devices' public keys; if not set, `peers.keys` beside the node key, where there
+        is one. Without it the server is trusted not to swap keys.
     secure-cohort: the smallest cohort to take part in, 3 if not set.
     secure-only: answer no plan whose reply the server would see alone.
 """
@@ -23,7 +24,7 @@ from flwr.app import ConfigRecord, Context
 from client.place import place_of
 from zo_common.errors import ConfigError, SecureAggregationError, ZOError
 from zo_common.messages import Status, decode_reply, encode_reply
-from zo_common.node_keys import NodeSigner, PeerKeys
+from zo_common.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 from zo_common.secure_device import LEAST_COHORT, Noise, Phase, SecureDevice
 from zo_common.secure_messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
 from zo_common.secure_reply import bare, encode_masked, vector_of
@@ -33,8 +34,8 @@ KEY = "secure"
 _STATE = "zo-secure"
 Ask = Callable[[], tuple[str, bytes | str]]
 NO_PEERS = (
-    "secure aggregation: peer-keys is not set, so this device trusts the server not to swap other devices' keys; "
-    "set node-key and peer-keys in the node config"
+    "secure aggregation: there is no peers.keys beside node.key, so this device trusts the server not to swap other "
+    "devices' keys; copy the deployment's peers.keys there, and compare it on another way than through the server"
 )
 
 
@@ -166,6 +167,8 @@ def keys_of(node: Mapping[str, Any]) -> tuple[NodeSigner | None, PeerKeys | None
         ConfigError: a file that cannot be read or used.
     """
     own, peers = str(node.get("node-key", "")), str(node.get("peer-keys", ""))
+    if own and not peers and (beside := Path(own).with_name(PEERS_NAME)).exists():
+        peers = str(beside)
     return (
         NodeSigner(_read("node-key", own)) if own else None,
         _peers(_read("peer-keys", peers)) if peers else None,

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 
 from zo_common.errors import ConfigError
 
+PEERS_NAME = "peers.keys"
 MOST_SIGNATURE_BYTES = 160  # ECDSA on P-521 in DER takes 139
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
