@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from fake_grid import Device, FakeGrid, Memory
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from secure_cohort import node_key
+from toy_engine import ToyEngine
 
-from client import secure
+from client import device, secure, warm
 from server.federation import Federation
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
-from zo_common.messages import Reply, decode_reply, encode_reply
+from zo_common.messages import Plan, Reply, Status, decode_reply, encode_reply
 from zo_common.node_keys import peer_line
 from zo_common.secure_masks import new_private, public_of
 from zo_common.secure_messages import Advertisement, KeyList
@@ -57,9 +59,53 @@ class RecordingGrid(FakeGrid):
         return answers
 
 
+class Utterances:
+    """As many as a device has."""
+
+    skipped = ()
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class CrowdEngine(ToyEngine):
+    """Real rounds on toy weights; what it measures is drawn, not trained."""
+
+    def train(self, plan: Plan, data: Any, *_: Any) -> Reply:
+        status = self.sync(plan)
+        reply = Reply(status, plan.server_round, self.have_round, plan.client_id, plan.seed, self.state.checksum())
+        if status is not Status.OK:
+            return reply
+        draw = np.random.default_rng([plan.client_id, plan.server_round])
+        grads = draw.normal(size=(plan.local_steps, plan.estimator.num_queries)).astype(np.float32)
+        return replace(reply, num_examples=len(data), loss=float(np.float32(draw.random())), projected_grads=grads)
+
+
 @pytest.fixture
-def grid_for(memories: list[Memory]) -> Callable[[RunConfig], RecordingGrid]:
-    return lambda config: RecordingGrid(config, memories)
+def grid_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], RecordingGrid]:
+    """Devices without a model of any size, with three to five utterances each."""
+
+    def engine(config: RunConfig) -> CrowdEngine:
+        if not warm._engines:
+            warm._engines[("toy",)] = CrowdEngine(config)
+        found = warm._engines[("toy",)]
+        assert isinstance(found, CrowdEngine)
+        return found
+
+    monkeypatch.setattr(device, "warm_engine", engine)
+    monkeypatch.setattr(device, "_train_data", lambda config, engine, place: Utterances(3 + place.client_id))
+    return lambda config: RecordingGrid(config, [Memory() for _ in range(3)])
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    base = {"model": "toy", "data": "none", "trained_tensors": "all", "num_queries": 2, "local_steps": 2}
+    return lambda **changes: RunConfig(
+        **{**base, "server_model": False, "learning_rate": 0.01, "output": str(tmp_path / "run"), **changes}
+    )
 
 
 @pytest.fixture
@@ -98,7 +144,7 @@ def _expected(replies: list[Reply], config: RunConfig, server_round: int) -> byt
 
 
 class TestRounds:
-    @pytest.mark.parametrize("changes", [{}, {"weighting": "uniform"}, {"server_model": False}])
+    @pytest.mark.parametrize("changes", [{}, {"weighting": "uniform"}, {"secure_neighbours": 4}])
     def test_the_ledger_holds_one_contribution_the_plain_sum_s(
         self, settings: Settings, federate: Federate, grid_for: Any, measured: list[Reply], observed: Any,
         ledger_of: Ledgers, changes: dict[str, Any],
@@ -148,7 +194,7 @@ class TestRounds:
         self, settings: Settings, federate: Federate, grid_for: Any, measured: list[Reply], observed: Any,
         ledger_of: Ledgers, step: str,
     ) -> None:  # fmt: skip
-        config = settings(**SECURE)
+        config = settings(**SECURE, weighting="uniform")  # of two devices left, one would weigh more than half
         grid = grid_for(config)
         grid[1].before = _silent_from(STEPS[step], 1)
 
@@ -197,6 +243,26 @@ class TestRounds:
         a_device = (20 + 8 + 64 + 1) + (64 + 2 * 90) + (7 + 52 + 32 + 8 * 5) + 29 + (32 + 3 * 41)
         assert abs(report.up.payload - 3 * a_device) <= 12
         assert sum(federation.standings.of(c).payload_up for c in range(3)) == 2 * report.up.payload
+
+
+@pytest.mark.slow
+def test_with_a_model_that_trains(
+    tiny_whisper: Path, mini_corpus: Path, memories: list[Memory], federate: Federate, measured: list[Reply],
+    ledger_of: Ledgers, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Devices and server hold a small Whisper: the sum's round moves all of them to one state."""
+    config = RunConfig(
+        model=str(tiny_whisper), data=str(mini_corpus), num_queries=2, batch_size=2, learning_rate=0.05,
+        noise_check=False, output=str(tmp_path / "run"), **SECURE | {"round_timeout": 600.0},
+    )  # fmt: skip
+    federation = federate(config, RecordingGrid(config, memories))
+    ledger = ledger_of(config)
+    for record in ledger.records:
+        replies = [r for r in measured if r.server_round == record.server_round]
+        assert len(replies) == 3
+        assert record.contributions[0].coefficients.tobytes() == _expected(replies, config, record.server_round)
+    assert federation.held is not None and ledger.records[-1].checksum == federation.held.state.checksum()
+    assert {r.checksum for r in measured if r.server_round == 2} == {ledger.records[0].checksum}
 
 
 class TestDevices:
@@ -253,7 +319,7 @@ class TestDevices:
         self, settings: Settings, federate: Federate, grid_for: Any, observed: Any, tmp_path: Path,
         ledger_of: Ledgers,
     ) -> None:  # fmt: skip
-        config = settings(**SECURE)
+        config = settings(**SECURE, weighting="uniform")
         grid = grid_for(config)
         peers = tmp_path / "peers.keys"
         peers.write_text("".join(peer_line(c, node_key(c)[1].decode()) for c in range(3)))
@@ -308,7 +374,6 @@ def test_settings_that_secure_sums_cannot_serve(settings: Settings, changes: dic
 
 def test_a_masked_reply_with_scalars_in_the_clear_is_malformed(measured: list[Reply]) -> None:
     from zo_common.errors import CodecError
-    from zo_common.messages import Status
     from zo_common.secure_reply import decode_masked, encode_masked
 
     reply = Reply(Status.OK, 1, 0, 3, 4, 5, 6, 0.5, np.ones((1, 2), np.float32), "word")
