@@ -37,7 +37,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
             if (word := _leave_time(record, settings, message.metadata.created_at)) is not None:
                 return Message(RecordDict({CONTENT: ConfigRecord({"error": word})}), reply_to=message)
             ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
-            key, payload = ask(kind, record, settings, context)
+            key, payload = _secured(kind, record, settings, context, lambda: ask(kind, record, settings, context))
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -47,9 +47,25 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     app.query()(handler("hello"))
     app.query("sync")(handler("sync"))
     app.query("rebuild")(handler("rebuild"))
+    app.query("secure")(handler("secure"))
     app.train()(handler("train"))
     app.evaluate()(handler("evaluate"))
     return app
+
+
+def _secured(
+    kind: str,
+    record: dict[str, Any],
+    settings: dict[str, Any],
+    context: Context,
+    ask: Callable[[], tuple[str, bytes | str]],
+) -> tuple[str, bytes | str]:
+    """What `ask` answers; with secure aggregation, masked."""
+    if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
+        return ask()
+    from client import secure
+
+    return secure.answer(kind, record, settings, context, ask)
 
 
 def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float) -> str | None:

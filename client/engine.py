@@ -274,9 +274,7 @@ class Engine:
             base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads, message=word
         )
 
-    def _local_steps(
-        self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None
-    ) -> LocalResult:
+    def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
         private = private_steps(plan, len(data))
 
         def loss_of_step(step: int) -> LossFn:

@@ -17,6 +17,7 @@ from typing import Any
 
 from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
+from zo_common.node_keys import PEERS_NAME, peer_line
 
 SETTINGS = "deployment.toml"
 CONNECTION = "deployment"
@@ -299,7 +300,9 @@ class Deployment:
 
     def node_config(self, device: Device, socket: str) -> str:
         """What a device's SuperNode tells the client app."""
-        return f'client-id={device.client_id} device-name="{device.name}" worker-address="{socket}"'
+        key = self.device_folder_of(device.name) / "node.key"
+        named = f'client-id={device.client_id} device-name="{device.name}"'
+        return f'{named} worker-address="{socket}" node-key="{key}"'
 
     def supernode_command(self, name: str, *, socket: str, superlink: str = "") -> list[str]:
         """SuperNode of a device on this machine, from its folder; `socket` is the worker's `unix:…` address."""
@@ -358,3 +361,7 @@ class Deployment:
             yield devices
             tables = [f"[devices.{device.name}]\n{toml_text(device.to_mapping())}" for device in devices.values()]
             write_durably(self.root / "devices.toml", "\n".join(tables).encode())
+            lines = [
+                peer_line(device.client_id, device.public_key) for device in devices.values() if not device.revoked
+            ]
+            write_durably(self.root / PEERS_NAME, "".join(lines).encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from zo_common.errors import CodecError
 from zo_common.messages import Plan, Status, decode_reply
 
 CONTENT = "zo"
-SYNC, REBUILD = "query.sync", "query.rebuild"
+SYNC, REBUILD, SECURE = "query.sync", "query.rebuild", "query.secure"
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
 PUSH_BYTES = 32 << 20  # payload of the messages held at once
@@ -88,12 +88,14 @@ class Exchange:
         catch_up: CatchUp,
         message_type: str = MessageType.TRAIN,
         late: Late | None = None,
+        attached: Mapping[int, bytes] | None = None,
     ) -> None:
         self._grid = grid
         self._timeout = timeout
         self._catch_up = catch_up
         self._message_type = message_type
         self._late = late or Late()
+        self._attached = attached or {}  # what goes with a plan to train, by node (secure aggregation)
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}
         self._behind: dict[int, int] = {}
@@ -149,8 +151,9 @@ class Exchange:
         size = 0
         for node, out in outgoing:
             left = max(1, round(self._deadline - time.monotonic()))  # then nobody waits for the answer
-            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload, SECONDS_LEFT: left})})
-            self._count(self.down, 0, node, len(out.payload), content)
+            extra = {"secure": self._attached[node]} if out.final and node in self._attached else {}
+            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload, SECONDS_LEFT: left, **extra})})
+            self._count(self.down, 0, node, len(out.payload) + sum(map(len, extra.values())), content)
             message = Message(
                 content,
                 dst_node_id=node,
@@ -186,7 +189,7 @@ class Exchange:
         if name in self._late.waiting:
             node, server_round = self._late.waiting.pop(name)
             if not answer.has_error():
-                self._count(self.up, 1, node, len(_payload(answer)), answer.content)
+                self._count(self.up, 1, node, len(payload_of(answer)), answer.content)
                 if (client := self._late.catching_up.pop(name, None)) is not None:
                     if is_ok(answer) is not None:
                         self._catch_up.took(client)
@@ -197,9 +200,9 @@ class Exchange:
         if answer.has_error():
             inbox.refuse("no-answer", f"client {plans[node].client_id}: {plain(str(answer.error.reason))}", node)
             return []
-        data = _payload(answer)
+        data = payload_of(answer)
         self._count(self.up, 1, node, len(data), answer.content)
-        if word := _device_error(answer):
+        if word := device_error(answer):
             inbox.refuse("device-error", f"client {plans[node].client_id}: {word}", node)
         elif self._final.get(name, True):
             inbox.put(node, data)
@@ -242,13 +245,15 @@ class Exchange:
         return [(node, self._catch_up.next(plan, have))]
 
 
-def _payload(answer: Message) -> bytes:
+def payload_of(answer: Message) -> bytes:
+    """The packed reply of an answer; empty where there is none."""
     record = answer.content.config_records.get(CONTENT)
     payload = record.get("reply") if record is not None else None
     return payload if isinstance(payload, bytes) else b""
 
 
-def _device_error(answer: Message) -> str:
+def device_error(answer: Message) -> str:
+    """The word of a device that can give no reply."""
     record = answer.content.config_records.get(CONTENT)
     word = record.get("error") if record is not None else None
     return plain(word) if isinstance(word, str) else ""
@@ -276,7 +281,7 @@ def is_ok(answer: Message) -> int | None:
     if answer.has_error():
         return None
     try:
-        reply = decode_reply(_payload(answer))
+        reply = decode_reply(payload_of(answer))
     except CodecError:
         return None
     return reply.have_round if reply.status is Status.OK else None

@@ -25,6 +25,7 @@ from server.roster import Member, Roster
 from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
 from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
+from server.secure_round import secure_aggregation
 from server.standing import DRIFT, Standings
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
@@ -90,6 +91,7 @@ class Federation:
         self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
+        self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header, self.events.on_word)
         self.standings = Standings()
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
@@ -227,19 +229,24 @@ class Federation:
         self._wait_for_devices(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
-        asked = self._choose(server_round)
+        chosen = self._choose(server_round)
         if self.privacy is not None:
-            asked = self.privacy.charge(server_round, asked)
-        plans = {m.node_id: self._plan(server_round, m, rate) for m in asked}
-        inbox = RoundInbox(plans, self.config.max_scalar)
+            chosen = self.privacy.charge(server_round, chosen)
+        plans = {m.node_id: self._plan(server_round, m, rate) for m in chosen}
+        secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
+        inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar)
+        asked = secure.plans if secure else plans
         self._catch_up.begin_round(self.ledger.ledger.records)
-        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late)
+        attached = secure.attached if secure else None
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late, attached=attached)
         over = self.config.clients_per_round if self.config.over_selection else 0
-        exchange.run(plans, inbox, self._first(plans), enough=over)
+        exchange.run(asked, inbox, self._first(asked), enough=over)
         if self.held is None:
             inbox.agree_on_checksum()
+        summed = secure.finish(exchange) if secure else 0
         drifted = self._take_note(server_round, plans, inbox, exchange)
         report = self._close_round(server_round, rate, inbox)
+        report.answered = summed if secure and report.answered else report.answered
         self._rebuild(server_round, drifted)
         self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
         report.asked = len(plans)
@@ -277,7 +284,7 @@ class Federation:
         for word in inbox.words:
             self.events.on_word(f"round {server_round}: {word}")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
-        shown = {m.client_id: m.num_examples for m in self.members.values()}
+        shown = self._shown()
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
@@ -306,6 +313,9 @@ class Federation:
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
         )
+
+    def _shown(self) -> dict[int, int]:
+        return {m.client_id: m.num_examples for m in self.members.values()}
 
     def _take_note(self, server_round: int, plans: dict[int, Plan], inbox: RoundInbox, exchange: Exchange) -> list[int]:
         """Enter the round into the devices' standings; returns the nodes whose weights are off."""

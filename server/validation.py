@@ -36,6 +36,18 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
         reply = decode_reply(data)
     except CodecError as error:
         raise Refused("malformed", str(error)) from None
+    check_fields(reply, plan)
+    if reply.status is not Status.BEHIND:
+        _check_scalars(reply, plan, max_scalar)
+    return reply
+
+
+def check_fields(reply: Reply, plan: Plan) -> None:
+    """All of a reply but its scalars.
+
+    Raises:
+        Refused: as `check_reply`.
+    """
     if reply.server_round != plan.server_round:
         raise Refused("wrong-round", f"reply is for round {reply.server_round}, the plan for {plan.server_round}")
     if reply.client_id != plan.client_id:
@@ -43,7 +55,7 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
     if reply.seed != plan.seed:
         raise Refused("wrong-seed", f"reply has seed {reply.seed:016x}, the plan {plan.seed:016x}")
     if reply.status is Status.BEHIND:
-        return reply
+        return
     if reply.status is not Status.OK:
         word = plain(reply.message) or _WORDS.get(reply.status, reply.status.name)
         raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", word)
@@ -51,8 +63,6 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
     if plan.checksum and reply.checksum != plan.checksum:
         raise Refused("wrong-checksum", f"client trained at {reply.checksum:016x}, expected {plan.checksum:016x}")
-    _check_scalars(reply, plan, max_scalar)
-    return reply
 
 
 def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
@@ -102,7 +112,7 @@ class RoundInbox:
             self.refuse("duplicate", f"client {plan.client_id} answered twice")
             return
         try:
-            reply = check_reply(data, plan, self._max_scalar)
+            reply = self.check(node_id, data, plan)
         except Refused as refused:
             self.refuse(refused.reason, f"client {plan.client_id}: {refused}", node_id)
             return
@@ -112,6 +122,10 @@ class RoundInbox:
             self.replies[node_id] = reply
             if reply.message:
                 self.words.append(f"client {reply.client_id}: {plain(reply.message)}")
+
+    def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
+        """The reply, or Refused."""
+        return check_reply(data, plan, self._max_scalar)
 
     def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
         """Count a refusal; with `node_id`, its device has failed in this round."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,15 @@ Weighting = Literal["examples", "uniform"]
 
 @dataclass(frozen=True)
 class ClientScalars:
-    """A validated reply: projected gradients float32 (K, q) of `seed`, measured on `num_examples` utterances."""
+    """A validated reply: projected gradients (K, q) of `seed`, measured on `num_examples` utterances.
+
+    They are float32; where only the sum of a cohort is known, its mean in float64.
+    """
 
     client_id: int
     seed: int
     num_examples: int
-    projected_grads: NDArray[np.float32]
+    projected_grads: NDArray[np.floating[Any]]
 
 
 def client_weights(clients: Sequence[ClientScalars], weighting: Weighting) -> list[float]:

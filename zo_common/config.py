@@ -13,6 +13,7 @@ from zo_common.errors import ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
+from zo_common.secure_terms import check_policy
 
 Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -55,6 +56,9 @@ class RunConfig:
     local_steps: int = 1
     directions: Directions = "independent"
     weighting: Weighting = "examples"
+    secure_aggregation: bool = False
+    secure_threshold: float = 0.6667
+    secure_neighbours: int = 0
     tail_tokens: int = 64
     device: str = "auto"
     precision: Precision = "auto"
@@ -132,6 +136,12 @@ class RunConfig:
             raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected 0 … 1")
 
     def _check_policy(self) -> None:
+        check_policy(self.secure_threshold, self.secure_neighbours)
+        if self.secure_aggregation and (self.directions != "shared" or self.evaluate_on != "server"):
+            raise ConfigError(
+                f"secure-aggregation needs directions=shared and evaluate-on=server, got {self.directions} and "
+                f"{self.evaluate_on}: sums exist along common directions only, and error counts are each device's own"
+            )
         if not 0 <= self.over_selection <= 10:
             raise ConfigError(
                 f"over-selection is {self.over_selection}, expected 0 … 10, the share asked beyond the target"

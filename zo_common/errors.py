@@ -73,6 +73,10 @@ class ChecksumMismatch(LedgerError):
     """Replay does not reach the recorded state checksum."""
 
 
+class SecureAggregationError(ZOError):
+    """A step of secure aggregation was refused; no device's scalars were shown."""
+
+
 class DataError(ZOError):
     """One or more recordings cannot be used; `problems` lists all of them."""
 

@@ -71,7 +71,7 @@ supervisors+=($!)
 # the server refuses a device that was cut off until it has seen it offline, up to 60 s: the pause bounds the tries
 keep supernode 10 flower-supernode --root-certificates ca.crt --superlink "$superlink" \
   --auth-supernode-private-key node.key --port {{runtime_port}} \
-  --node-config "client-id={{client_id}} device-name=\"{{name}}\" worker-address=\"unix:$socket\"" &
+  --node-config "client-id={{client_id}} device-name=\"{{name}}\" worker-address=\"unix:$socket\" node-key=\"$here/node.key\"" &
 supervisors+=($!)
 echo "started device {{name}}; stop with SIGTERM or Ctrl-C; logs are in $here/log" >&2
 for each in "${supervisors[@]}"; do

@@ -18,6 +18,7 @@ from server.deploy_devices import add_device
 from server.deploy_folder import init_folder, renew
 from server.deployment import Deployment, Device, check_host, check_name, toml_text
 from zo_common.errors import ConfigError
+from zo_common.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 
 
 @pytest.fixture
@@ -49,7 +50,18 @@ def test_devices_have_numbers_and_keys_of_their_own(deployment: Deployment) -> N
     assert devices["anna"].public_key != devices["ben"].public_key
     commands = [deployment.supernode_command(name, socket="unix:/run/w") for name in devices]
     assert ["9500" in commands[0], "9501" in commands[1]] == [True, True]
-    assert commands[1][-1] == 'client-id=1 device-name="ben" worker-address="unix:/run/w"'
+    key = deployment.device_folder_of("ben") / "node.key"
+    assert commands[1][-1] == f'client-id=1 device-name="ben" worker-address="unix:/run/w" node-key="{key}"'
+
+
+def test_the_keys_of_all_enrolled_devices_are_in_one_file(deployment: Deployment) -> None:
+    path = deployment.root / PEERS_NAME
+    peers = PeerKeys.parse(path.read_text())
+    signer = NodeSigner((deployment.device_folder_of("ben") / "node.key").read_bytes())
+    assert peers.holds(1, b"word", signer.sign(b"word")) and not peers.holds(0, b"word", signer.sign(b"word"))
+    with deployment.change_devices() as devices:
+        devices["ben"].revoked = True
+    assert 0 in PeerKeys.parse(path.read_text()) and 1 not in PeerKeys.parse(path.read_text())
 
 
 def test_a_second_init_is_refused_and_changes_nothing(deployment: Deployment) -> None:

@@ -1,0 +1,73 @@
+"""A device's answer to a plan under secure aggregation: a reply without scalars or loss, and the masked vector.
+
+The vector holds K·q projected gradients in grid units times the device's weight, steps first, and then the loss in grid
+units, once. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.errors import CodecError
+from zo_common.messages import Reply, decode_reply, encode_reply
+from zo_common.packing import Reader
+from zo_common.quantiser import Quantiser
+
+MESSAGE_VERSION = 1
+_MAGIC = b"ZX"
+GRID = Quantiser()
+
+
+def bare(reply: Reply) -> Reply:
+    """A reply without anything that one device measured: no scalars, no loss, no count, and no word if it is OK."""
+    nothing = np.zeros((0, 0), np.float32)
+    return replace(reply, num_examples=0, loss=0.0, projected_grads=nothing)
+
+
+def vector_of(reply: Reply, weight: int, total: int) -> tuple[NDArray[np.int64], int]:
+    """What a device masks, int64 (K·q + 1,), and how many of its numbers were clipped.
+
+    Raises:
+        SecureAggregationError: a number that is not finite, or weights whose sums could overflow.
+    """
+    units, clipped = GRID.quantise(reply.projected_grads.ravel())
+    loss, _ = GRID.quantise(np.array([reply.loss]))
+    return np.concatenate([GRID.weighted(units, weight, total), loss]), clipped
+
+
+def means_of(
+    total: NDArray[np.int64], weight: int, devices: int, shape: tuple[int, int]
+) -> tuple[NDArray[np.float64], float]:
+    """Weighted mean of the projected gradients, float64 (K, q), and mean loss, from the sum of the cohort's vectors."""
+    return GRID.mean(total[:-1], weight).reshape(shape), float(GRID.mean(total[-1:], devices)[0])
+
+
+def encode_masked(reply: Reply, masked: bytes) -> bytes:
+    """Packed: 7 bytes, the reply bared, and the masked input."""
+    head = encode_reply(replace(bare(reply), message=""))
+    return struct.pack("<2sBI", _MAGIC, MESSAGE_VERSION, len(head)) + head + masked
+
+
+def is_masked(data: bytes) -> bool:
+    """Whether bytes claim to be such an answer; what is not is a plain reply, as of a device that is behind."""
+    return data[:2] == _MAGIC
+
+
+def decode_masked(data: bytes) -> tuple[Reply, bytes]:
+    """Inverse of `encode_masked`; the masked input is still packed.
+
+    Raises:
+        CodecError: malformed, or with scalars in the clear.
+    """
+    reader = Reader(data, "masked reply")
+    magic, version, size = reader.take("2sBI")
+    if magic != _MAGIC or version != MESSAGE_VERSION:
+        raise CodecError(f"masked reply starts with {magic!r} version {version}: update the older side")
+    reply = decode_reply(reader.raw(size))
+    if reply.projected_grads.size or reply.loss or reply.num_examples:
+        raise CodecError("masked reply carries scalars in the clear: update the device")
+    return reply, reader.raw(reader.remaining)
