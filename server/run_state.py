@@ -11,10 +11,10 @@ from server.catch_up import CatchUp
 from server.global_model import GlobalModel, View, check_resumable, open_header
 from server.range_guard import first_out_of_range, largest
 from server.validation import RoundInbox
-from zo_common.aggregate import ClientScalars, aggregate
+from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
-from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
+from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
 from zo_common.ledger_file import LedgerFile
 from zo_common.replay import apply_all, replay
 
@@ -84,14 +84,20 @@ class RunState:
     ) -> tuple[Contribution, ...]:
         """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
         config, header = self._config, self.ledger.ledger.header
+        aggregator = config.aggregator
+        scalars[:] = [aggregator.heard(client) for client in scalars]
         while scalars:
             worst = first_out_of_range(scalars, rate, config.weighting, header)
             if worst is None:
-                contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")
                 try:
+                    contributions = aggregator.aggregate(scalars, rate)
                     if self.held is not None:
                         apply_all(self.held.state, [u for c in contributions for u in c.updates()])
                     return contributions
+                except TooFewReplies as error:
+                    inbox.refuse("too-few", str(error))
+                    scalars.clear()
+                    return ()
                 except LatticeOverflow:
                     worst = largest(scalars)
             scalars.remove(worst)

@@ -12,6 +12,7 @@ from zo_common.aggregate import Weighting
 from zo_common.errors import ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
+from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
 
 Directions = Literal["independent", "shared"]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -49,6 +50,9 @@ class RunConfig:
     local_steps: int = 1
     directions: Directions = "independent"
     weighting: Weighting = "examples"
+    aggregation: Aggregation = "mean"
+    byzantine_share: float = 0.25
+    clip_norm: float = 0.0
     tail_tokens: int = 64
     device: str = "auto"
     precision: Precision = "auto"
@@ -102,6 +106,7 @@ class RunConfig:
             raise ConfigError("local-steps and batch-size are at most 65535")
         self._check_policy()
         _ = self.estimator_config
+        self._check_aggregation()
 
     def _check_policy(self) -> None:
         if not 0 <= self.over_selection <= 10:
@@ -115,6 +120,14 @@ class RunConfig:
                 f"min-replies is {self.min_replies}, clients-per-round {self.clients_per_round}: no round could count"
             )
 
+    def _check_aggregation(self) -> None:
+        least = self.aggregator.least_replies
+        if self.min_replies < least:
+            raise ConfigError(
+                f"min-replies is {self.min_replies}, aggregation {self.aggregation!r} with byzantine-share "
+                f"{self.byzantine_share} needs {least}: set min-replies={least}"
+            )
+
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
             raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected at least {least}")
@@ -123,6 +136,18 @@ class RunConfig:
     def estimator_config(self) -> EstimatorConfig:
         """The estimator's part of the settings."""
         return EstimatorConfig(self.estimator, self.num_queries, self.epsilon)
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """How a round's replies become coefficients."""
+        return aggregator_of(
+            self.aggregation,
+            shared=self.directions == "shared",
+            weighting=self.weighting,
+            byzantine_share=self.byzantine_share,
+            clip_norm=self.clip_norm,
+            local_steps=self.local_steps,
+        )
 
     def learning_rate_at(self, server_round: int) -> float:
         """The learning rate of a round, 1 … num_server_rounds, falling towards zero for "linear" and "cosine"."""
@@ -163,6 +188,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "lr_schedule": get_args(Schedule),
     "directions": get_args(Directions),
     "weighting": get_args(Weighting),
+    "aggregation": AGGREGATIONS,
     "precision": get_args(Precision),
     "evaluate_on": get_args(Place),
 }
