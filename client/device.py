@@ -55,7 +55,8 @@ def train(
         raise ConnectionError("dropped out, as the scenario asks")
     try:
         engine = warm_engine(config)
-        return engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+        reply = engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+        return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
     except ZOError as error:

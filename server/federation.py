@@ -24,6 +24,7 @@ from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
 from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
 from server.standing import DRIFT, Standings
+from server.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
 from zo_common.config import RunConfig
@@ -87,6 +88,9 @@ class Federation:
         self.standings = Standings()
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
+        self.suspicions = Suspicions(self.standings, config.directions == "shared")
+        if config.aggregation != "mean" and config.directions != "shared":
+            self.events.on_word(NOTHING_TO_COMPARE)
         self._catch_up = self.state.catch_up()
         self._late = Late()
         self._bad_rounds = 0
@@ -217,7 +221,9 @@ class Federation:
         self._wait_for_devices(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
-        plans = {m.node_id: self._plan(server_round, m, rate) for m in self._choose(server_round)}
+        # a vote's rate is for signs: a device's own step, which is undone anyway, would be far too large
+        own = 0.0 if self.config.aggregation == "sign-vote" else rate
+        plans = {m.node_id: self._plan(server_round, m, own) for m in self._choose(server_round)}
         inbox = RoundInbox(plans, self.config.max_scalar)
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late)
@@ -266,6 +272,9 @@ class Federation:
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = {m.client_id: m.num_examples for m in self.members.values()}
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
+        records = self.ledger.ledger.records
+        for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
+            self.events.on_word(f"round {server_round}: {word}")
         counted = len(inbox.details)
         before = self.state.quanta()
         contributions = self.state.aggregate_in_range(scalars, rate, inbox)
@@ -282,6 +291,7 @@ class Federation:
             loss=sum(losses) / len(losses) if losses else None,
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,
+            suspected=self.suspicions.reported,
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
         )

@@ -13,7 +13,7 @@ from server.roster import Member
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.fingerprint import fingerprint
-from zo_common.ledger import LedgerHeader, TensorEntry, describe_tensors
+from zo_common.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
 from zo_common.models import load_whisper
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
@@ -101,18 +101,16 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    kept = ("learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting")
-    kept += ("aggregation", "byzantine-share", "clip-norm")
+    kept = {"learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting"}
+    kept |= {"aggregation", "byzantine-share", "clip-norm"}
     return {key: value for key, value in config.to_mapping().items() if key in kept}
 
 
 def _view(description: dict[str, Any]) -> View | None:
     try:
-        tensors = tuple(
-            TensorEntry(str(name), tuple(map(int, shape)), int(grid), int(scale))
-            for name, shape, grid, scale in description["tensors"]
-        )
-        return str(description["fingerprint"]), int(description["base_checksum"]), tensors
+        tensors = tuple(tensor_entry(name, shape, grid, scale) for name, shape, grid, scale in description["tensors"])
+        check_base(description["fingerprint"], description["base_checksum"])
+        return description["fingerprint"], description["base_checksum"], tensors
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
 

@@ -171,9 +171,9 @@ class RunConfig:
             name = key.replace("-", "_")
             if name not in hints:
                 known = [kebab(f.name) for f in fields(cls)]
-                near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.4)
+                near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                raise ConfigError(f"unknown setting {key!r}: {hint}")
+                raise ConfigError(f"unknown setting {key[:100]!r}: {hint}")
             chosen[name] = _convert(key, value, hints[name])
         return cls(**chosen)
 
@@ -201,8 +201,8 @@ def kebab(name: str) -> str:
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1000 else math.inf
     expected = kind if kind in (int, float, bool, str) else str
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}), expected {expected.__name__}")
+        raise ConfigError(f"{key} is {value!r:.200} ({type(value).__name__}), expected {expected.__name__}")
     return value

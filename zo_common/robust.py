@@ -239,7 +239,7 @@ class SignVote(SharedRule):
 
     def combine(self, grads: Floats, faulty: int) -> Floats:
         """As `SharedRule.combine`."""
-        return np.sign(np.sign(grads).sum(axis=0))
+        return np.asarray(np.sign(np.sign(grads).sum(axis=0)))
 
 
 _SHARED_RULES: dict[str, Callable[[float], SharedRule]] = {
