@@ -13,7 +13,7 @@ from simulations.attacks import ATTACKS
 from zo_common.robust import AGGREGATIONS
 
 DEVICES = 12
-RATE = 0.6
+RATE = 4.0
 
 
 @pytest.fixture(scope="module")
