@@ -44,29 +44,30 @@ def _loss(outcome: Outcome) -> float:
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_every_rule_learns_where_nobody_is_hostile(outcomes: Any, aggregation: str) -> None:
-    assert _loss(outcomes("none", aggregation)) < 0.35
+    assert _loss(outcomes("none", aggregation)) < 0.1
 
 
 @pytest.mark.parametrize("attack", ATTACKS[1:])
 @pytest.mark.parametrize("aggregation", ["median", "trimmed-mean", "multi-krum", "sign-vote"])
 def test_these_rules_still_learn_with_a_quarter_hostile(outcomes: Any, attack: str, aggregation: str) -> None:
-    assert _loss(outcomes(attack, aggregation)) < 0.6
+    assert _loss(outcomes(attack, aggregation)) < 0.15
 
 
 @pytest.mark.parametrize("attack", ["sign-flip", "large", "random", "label-flip"])
 def test_krum_resists_what_is_far_from_the_honest(outcomes: Any, attack: str) -> None:
-    assert _loss(outcomes(attack, "krum")) < 0.7
+    assert _loss(outcomes(attack, "krum")) < 0.15
 
 
 def test_clipping_bounds_large_scalars_that_ruin_the_mean(outcomes: Any) -> None:
-    assert _loss(outcomes("large", "mean")) > 100
-    assert _loss(outcomes("large", "norm-clipping")) < 0.8
+    assert _loss(outcomes("large", "mean")) > 1
+    assert _loss(outcomes("large", "norm-clipping")) < 0.25
 
 
-def test_the_mean_learns_less_under_every_attack_than_alone(outcomes: Any) -> None:
-    alone = _loss(outcomes("none", "mean"))
-    for attack in ("sign-flip", "large", "label-flip"):
-        assert _loss(outcomes(attack, "mean")) > 1.5 * alone
+@pytest.mark.parametrize("attack", ["sign-flip", "large", "label-flip"])
+def test_the_mean_loses_where_a_median_does_not(outcomes: Any, attack: str) -> None:
+    mean, median = (_loss(outcomes(attack, rule)) for rule in ("mean", "median"))
+    assert mean > 2.5 * median
+    assert mean > 5 * _loss(outcomes("none", "mean"))
 
 
 @pytest.mark.parametrize("attack", ["sign-flip", "large", "random", "colluding", "label-flip", "free-rider"])

@@ -1,7 +1,7 @@
 """Damaged bytes at every reader: an answer or the project's own error, never a crash, a hang or memory without bound.
 
-A few seconds here, with hypothesis, which shrinks what it finds; `python -m tests.fuzz` goes on for a million inputs and
-more, and FUZZ_EXAMPLES raises the number here.
+A few seconds here, with hypothesis, which shrinks what it finds; `python -m tests.fuzz` goes on for a million inputs,
+and FUZZ_EXAMPLES raises the number here.
 """
 
 from __future__ import annotations
