@@ -109,6 +109,8 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 def _view(description: dict[str, Any]) -> View | None:
     try:
         tensors = tuple(tensor_entry(name, shape, grid, scale) for name, shape, grid, scale in description["tensors"])
+        if not tensors:
+            return None
         check_base(description["fingerprint"], description["base_checksum"])
         return description["fingerprint"], description["base_checksum"], tensors
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):

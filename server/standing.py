@@ -140,13 +140,16 @@ def _standing(entry: dict[str, Any]) -> Standing:
         KeyError, TypeError, ValueError, AttributeError: it is not one.
     """
     excluded = entry.pop("standing") == "excluded"
-    scalars = _checked(Evidence(**entry.pop("scalars", {})))
+    scalars = Evidence(**entry.pop("scalars", {}))
+    _check(scalars)
     refused = Counter({str(reason): int(count) for reason, count in entry.pop("refused").items()})
-    return _checked(Standing(**entry, refused=refused, excluded=excluded, scalars=scalars))
+    standing = Standing(**entry, refused=refused, excluded=excluded, scalars=scalars)
+    _check(standing)
+    return standing
 
 
-def _checked(read: Any) -> Any:
-    """The dataclass, if its numbers and words are such.
+def _check(read: Standing | Evidence) -> None:
+    """Refuse a dataclass whose numbers and words are not such.
 
     Raises:
         TypeError: they are not.
@@ -159,4 +162,3 @@ def _checked(read: Any) -> Any:
         simple = isinstance(default, int | float | str) or each.name == "client_id"
         if simple and type(value) is not expected:
             raise TypeError(f"{each.name} is {value!r}")
-    return read

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import NormalDist
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -28,7 +28,6 @@ ATTACKS: tuple[Attack, ...] = get_args(Attack)
 ATTACK_STREAM = 1 << 43
 LARGE = 100.0
 Scalars = NDArray[np.float32]
-Recording = TypeVar("Recording")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +56,7 @@ def honest(seen: Seen) -> Scalars:
 
 def sign_flip(seen: Seen) -> Scalars:
     """The opposite of what it measured: an ascent of its own size, which no look at its norm can tell."""
-    return -seen.own
+    return np.asarray(-seen.own)
 
 
 def large(seen: Seen) -> Scalars:

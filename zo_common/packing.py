@@ -55,7 +55,7 @@ class Reader:
         bits = np.unpackbits(np.frombuffer(self.raw((count + 7) // 8), np.uint8), bitorder="little")
         if bits[count:].any():
             raise CodecError(f"{self._what} has bits set behind its {count} signs")
-        return np.where(bits[:count], np.float32(-1.0), np.float32(1.0))
+        return np.where(bits[:count], -1.0, 1.0).astype(np.float32)
 
     def text(self) -> str:
         """A UTF-8 string with a u16 length before it."""

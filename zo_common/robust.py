@@ -117,7 +117,7 @@ class NormClipping(Aggregator):
         """As `Aggregator.aggregate`; with independent directions one contribution a device."""
         _expect_devices(self, clients, 0 if self._bound else 2 * faults(self._share, len(clients)) + 1)
         norms = np.array([_norm(c.projected_grads) for c in clients])
-        bound = self._bound or _middle(norms)
+        bound = self._bound or float(_middle(norms))
         clipped = [_clip(c, norm, bound) for c, norm in zip(clients, norms.tolist(), strict=True)]
         return aggregate(clipped, learning_rate, "uniform", self._shared)
 
@@ -204,7 +204,7 @@ class Krum(SharedRule):
 
     def combine(self, grads: Floats, faulty: int) -> Floats:
         """As `SharedRule.combine`."""
-        return grads[krum_order(grads, faulty)[0]]
+        return np.asarray(grads[krum_order(grads, faulty)[0]])
 
 
 class MultiKrum(SharedRule):
@@ -326,8 +326,8 @@ def _norm(grads: NDArray[np.float32]) -> float:
     return math.sqrt(_sum_in_order(np.square(grads.astype(np.float64)).reshape(1, -1))[0])
 
 
-def _clip(client: ClientScalars, norm: float, bound: float | Floats) -> ClientScalars:
+def _clip(client: ClientScalars, norm: float, bound: float) -> ClientScalars:
     if norm <= bound:
         return client
-    cut = client.projected_grads.astype(np.float64) * (float(bound) / norm)
+    cut = client.projected_grads.astype(np.float64) * (bound / norm)
     return replace(client, projected_grads=cut.astype(np.float32))
