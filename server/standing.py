@@ -96,7 +96,8 @@ class Standings:
             return
         standing.failures += 1
         if standing.failures >= _PATIENCE:
-            skipped = min(_MOST_SKIPPED, 1 << (standing.failures - _PATIENCE))
+            # the file may name any number of failures: no shift beyond what is used
+            skipped = 1 << min(standing.failures - _PATIENCE, _MOST_SKIPPED.bit_length() - 1)
             standing.until_round = server_round + 1 + skipped
 
     def drifted(self, client_id: int) -> bool:

@@ -28,7 +28,7 @@ def outcomes(crowd: QuadraticCrowd) -> Any:
 
     def find(attack: Any, aggregation: Any) -> Outcome:
         if (attack, aggregation) not in known:
-            base = Setting(attack, aggregation, 0.25, 3, 30, 16, 4, 1e-3, RATE, 0.0)
+            base = Setting("none", "mean", 0.0, 3, 30, 16, 4, 1e-3, RATE, RATE)
             vote_rate = RATE * slope(crowd, base)
             setting = Setting(attack, aggregation, 0.25, 3, 30, 16, 4, 1e-3, RATE, vote_rate)
             known[attack, aggregation] = run(crowd, setting)
