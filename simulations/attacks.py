@@ -66,7 +66,7 @@ def large(seen: Seen) -> Scalars:
 
 def random(seen: Seen) -> Scalars:
     """Normal noise of the size of what it measured."""
-    size = np.sqrt(np.mean(np.square(seen.own, dtype=np.float64)))
+    size = float(np.sqrt(np.mean(np.square(seen.own, dtype=np.float64))))
     return (size * seen.rng.standard_normal(seen.own.shape)).astype(np.float32)
 
 

@@ -14,6 +14,15 @@ from simulations.attacks import ATTACKS, Seen, attack_of, colluding, flip_labels
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 
+# three devices must answer, however busy the machine is
+SHARED: dict[str, Any] = {
+    "directions": "shared",
+    "weighting": "uniform",
+    "num_queries": 4,
+    "local_steps": 1,
+    "min_replies": 3,
+    "round_timeout": 300.0,
+}
 OWN = np.array([[3.0, -4.0]], np.float32)
 
 
@@ -102,7 +111,7 @@ def test_a_hostile_device_of_a_federation_is_outvoted(
     shared["round_timeout"] = 300.0  # three devices must answer, however busy the machine is
     largest = {}
     for rule in ("mean", "median"):
-        config = settings(**shared, aggregation=rule, num_server_rounds=1, output=settings().output + rule)
+        config = settings(**SHARED, aggregation=rule, num_server_rounds=1, output=settings().output + rule)
         federate(config, FakeGrid(config, memories, hostile_app(config, "large", {2})))
         (record,) = ledger_of(config).records
         (contribution,) = record.contributions
@@ -121,7 +130,7 @@ def test_votes_travel_as_bits(
         "min_replies": 3,
     }
     shared["round_timeout"] = 300.0  # three devices must answer, however busy the machine is
-    config = settings(**shared, aggregation="sign-vote", num_server_rounds=2, lr_schedule="constant")
+    config = settings(**SHARED, aggregation="sign-vote", num_server_rounds=2, lr_schedule="constant")
     federate(config, FakeGrid(config, memories))
     step = np.float32(np.float64(np.float32(0.05)) / 4)
     for record in ledger_of(config).records:
