@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server.catch_up import CatchUp
 from server.global_model import GlobalModel, View, check_resumable, open_header
-from server.range_guard import first_out_of_range, largest
+from server.range_guard import first_out_of_range, largest, out_of_range
 from server.validation import RoundInbox
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
@@ -87,10 +87,14 @@ class RunState:
         aggregator = config.aggregator
         scalars[:] = [aggregator.heard(client) for client in scalars]
         while scalars:
-            worst = first_out_of_range(scalars, rate, config.weighting, header)
+            worst = None
+            if not aggregator.bounds_size:
+                worst = first_out_of_range(scalars, rate, config.weighting, header)
             if worst is None:
                 try:
                     contributions = aggregator.aggregate(scalars, rate)
+                    if aggregator.bounds_size and out_of_range(contributions, header):
+                        raise LatticeOverflow("the round's update would leave the lattice")
                     if self.held is not None:
                         apply_all(self.held.state, [u for c in contributions for u in c.updates()])
                     return contributions

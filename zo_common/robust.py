@@ -54,9 +54,12 @@ class Aggregator(ABC):
 
     Attributes:
         name: as the run config names it.
+        bounds_size: whether a device's scalars may be of any size: then only the outcome has to fit the lattice, and
+            nobody can empty a round by sending numbers that are refused.
     """
 
     name: Aggregation
+    bounds_size = True
 
     @abstractmethod
     def aggregate(self, clients: Sequence[ClientScalars], learning_rate: float) -> tuple[Contribution, ...]:
@@ -87,6 +90,7 @@ class Mean(Aggregator):
     """
 
     name = "mean"
+    bounds_size = False
 
     def __init__(self, weighting: Weighting, shared: bool) -> None:
         self._weighting, self._shared = weighting, shared
