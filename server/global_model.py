@@ -102,7 +102,7 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
 
 def _settings(config: RunConfig) -> dict[str, Any]:
     kept = {"learning-rate", "lr-schedule", "num-queries", "local-steps", "batch-size", "directions", "weighting"}
-    kept |= {"aggregation", "byzantine-share", "clip-norm"}
+    kept |= {"aggregation", "byzantine-share", "norm-bound"}
     return {key: value for key, value in config.to_mapping().items() if key in kept}
 
 

@@ -52,7 +52,7 @@ class RunConfig:
     weighting: Weighting = "examples"
     aggregation: Aggregation = "mean"
     byzantine_share: float = 0.25
-    clip_norm: float = 0.0
+    norm_bound: float = 0.0
     tail_tokens: int = 64
     device: str = "auto"
     precision: Precision = "auto"
@@ -145,7 +145,7 @@ class RunConfig:
             shared=self.directions == "shared",
             weighting=self.weighting,
             byzantine_share=self.byzantine_share,
-            clip_norm=self.clip_norm,
+            norm_bound=self.norm_bound,
             local_steps=self.local_steps,
         )
 

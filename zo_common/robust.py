@@ -257,7 +257,7 @@ def aggregator_of(
     shared: bool,
     weighting: Weighting,
     byzantine_share: float = 0.25,
-    clip_norm: float = 0.0,
+    norm_bound: float = 0.0,
     local_steps: int = 1,
 ) -> Aggregator:
     """The rule of that name for a run's settings.
@@ -269,8 +269,8 @@ def aggregator_of(
         raise ConfigError(
             f"byzantine-share is {byzantine_share}, expected 0 … {MOST_BYZANTINE}: no rule resists a hostile majority"
         )
-    if not (math.isfinite(clip_norm) and clip_norm >= 0):
-        raise ConfigError(f"clip-norm is {clip_norm}, expected a positive number, or 0 for the round's median norm")
+    if not (math.isfinite(norm_bound) and norm_bound >= 0):
+        raise ConfigError(f"norm-bound is {norm_bound}, expected a positive number, or 0 for the round's median norm")
     if aggregation == "mean":
         return Mean(weighting, shared)
     if weighting != "uniform":
@@ -279,7 +279,7 @@ def aggregator_of(
             f"claim, and weighting is {weighting!r}: set weighting=uniform"
         )
     if aggregation == "norm-clipping":
-        return NormClipping(byzantine_share, clip_norm, shared)
+        return NormClipping(byzantine_share, norm_bound, shared)
     if not shared:
         raise ConfigError(
             f"aggregation is {aggregation!r}, but with independent directions no two devices' scalars can be compared: "

@@ -85,12 +85,12 @@ def test_norm_clipping_by_hand() -> None:
     rows = [[3, 4], [6, 8], [300, -400]]  # norms 5, 10, 500
     at_median = _combined(_rule("norm-clipping"), _clients(rows))
     np.testing.assert_allclose(at_median, [(3 + 6 + 6) / 3, (4 + 8 - 8) / 3], rtol=1e-6)
-    at_five = _combined(_rule("norm-clipping", clip_norm=5.0), _clients(rows))
+    at_five = _combined(_rule("norm-clipping", norm_bound=5.0), _clients(rows))
     np.testing.assert_allclose(at_five, [(3 + 3 + 3) / 3, (4 + 4 - 4) / 3], rtol=1e-6)
 
 
 def test_norm_clipping_bounds_each_device_along_directions_of_its_own() -> None:
-    rule = aggregator_of("norm-clipping", shared=False, weighting="uniform", clip_norm=5.0)
+    rule = aggregator_of("norm-clipping", shared=False, weighting="uniform", norm_bound=5.0)
     found = rule.aggregate([_client(2, [300, -400], seed=12), _client(1, [3, 4], seed=11)], 0.1)
     assert [(c.client_id, c.seed) for c in found] == [(1, 11), (2, 12)]
     np.testing.assert_allclose(found[0].coefficients, [[-0.075, -0.1]], rtol=1e-6)
@@ -173,7 +173,7 @@ def test_a_clipped_device_moves_the_result_by_at_most_the_bound(attacked: Any, b
     honest, hostile = attacked
     clients = _clients([*honest, *hostile])
     silent = _clients([*honest, *([0.0] * len(row) for row in hostile)])
-    rule = _rule("norm-clipping", clip_norm=bound)
+    rule = _rule("norm-clipping", norm_bound=bound)
     moved = np.float64(_combined(rule, clients)) - np.float64(_combined(rule, silent))
     assert np.linalg.norm(moved) <= (1 + 1e-5) * len(hostile) * bound / len(clients) + 1e-9
 
@@ -217,7 +217,7 @@ def test_too_few_replies_are_refused(name: Any, least: int) -> None:
         ({"aggregation": "sign-vote", "local_steps": 2}, "local-steps is 2, expected 1"),
         ({"aggregation": "krum", "min_replies": 6}, "set min-replies=7"),
         ({"aggregation": "median", "byzantine_share": 0.5}, "byzantine-share is 0.5, expected 0 … 0.49"),
-        ({"aggregation": "norm-clipping", "clip_norm": -1.0}, "clip-norm is -1.0"),
+        ({"aggregation": "norm-clipping", "norm_bound": -1.0}, "norm-bound is -1.0"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changes: Any, word: str) -> None:
