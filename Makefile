@@ -7,13 +7,16 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test lint proto bench bench-full bench-gpu dialect tta ctc venv clean
+.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect tta ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
 
 test: $(STAMP)  ## all tests
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP)  ## a million damaged inputs to every reader of untrusted bytes
+	$(BIN)/python -m tests.fuzz --inputs 1000000
 
 lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/ruff check .

@@ -57,7 +57,8 @@ def train(
     try:
         check_demand(config, plan)
         engine = warm_engine(config)
-        return engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+        reply = engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+        return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
     except ZOError as error:

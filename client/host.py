@@ -108,8 +108,8 @@ class Host:
         """
         try:
             return RunConfig.from_mapping(json.loads(text) | self._own)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(f"the run config is not a JSON object of settings ({error})") from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"the run config is not a JSON object of settings ({str(error)[:200]})") from None
 
     def hello(self, config: RunConfig, place: Place) -> bytes:
         """The introduction to a run's server; while work goes on, as it was last given for the same settings."""

@@ -86,10 +86,10 @@ class Journal:
         """`device.state`; None, with a word unless there is none, where it cannot be used."""
         try:
             raw = json.loads(unseal((self.folder / "device.state").read_bytes(), _STATE, _VERSION))
-            return SavedState(**raw)
+            return _checked(SavedState(**raw))
         except FileNotFoundError:
             return None
-        except (OSError, ZOError, ValueError, TypeError) as error:
+        except (OSError, ZOError, ValueError, TypeError, RecursionError) as error:
             self._start_anew(error)
             return None
 
@@ -226,6 +226,20 @@ class Journal:
             self._on_word(f"the last answer in {self.folder} cannot be used ({error})")
             return None
         return body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
+
+
+def _checked(saved: SavedState) -> SavedState:
+    """What was read, if its fields are of their types.
+
+    Raises:
+        TypeError, ValueError: they are not, or out of range.
+    """
+    numbers = (saved.after, saved.last_round, saved.checksum)
+    if not isinstance(saved.settings, dict) or not isinstance(saved.fingerprint, str):
+        raise TypeError("its fields are of other types")
+    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
+        raise ValueError("a number in it is out of range")
+    return saved
 
 
 def _identity(engine: Engine) -> tuple[object, ...]:

@@ -193,6 +193,8 @@ def _json_rows(text: str) -> tuple[list[str], list[_Row]]:
             row = json.loads(content)
         except json.JSONDecodeError as error:
             row = f"JSON with a fault at column {error.colno} ({error.msg})"
+        except (ValueError, RecursionError) as error:
+            row = f"JSON that cannot be read ({str(error)[:80]})"
         if isinstance(row, dict):
             columns.update(dict.fromkeys(row))
             rows.append((line, row))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from server.foreign_text import plain
 from zo_common.errors import CodecError
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation
 from zo_common.messages import Plan, Status
@@ -41,7 +42,7 @@ class EvaluationInbox:
         elif reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status is not Status.OK:
-            self.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {reply.message}")
+            self.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {plain(reply.message)}")
         elif plan.checksum and reply.checksum != plan.checksum:
             self.refuse("wrong-checksum", f"client {plan.client_id} evaluated at {reply.checksum:016x}")
         else:

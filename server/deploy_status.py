@@ -17,6 +17,7 @@ from rich.text import Text
 from server.certificates import WARN_BELOW_DAYS, client_context, days_left, read_certificate
 from server.deploy_flower import FlowerError, flwr_json
 from server.deployment import CONNECTION, Deployment, check_name
+from server.run_log import read_rows
 from zo_common.errors import ConfigError
 
 _PROBE_SECONDS = 5.0
@@ -112,8 +113,12 @@ def _told(deployment: Deployment, run: str) -> dict[int, dict[str, Any]]:
     kept = ("have_round", "last_seen_round", "payload_up", "payload_down", "refused", "standing", "until_round", "word")
     try:
         rows = json.loads(path.read_text())["devices"]
-        return {int(row["client_id"]): {key: row[key] for key in kept if key in row} for row in rows}
-    except (ValueError, KeyError, TypeError):
+        return {
+            int(row["client_id"]): {key: row[key] for key in kept if key in row}
+            | {"suspected": row.get("scalars", {}).get("report", "")}
+            for row in rows
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ConfigError(f"{path} is not what a run writes: remove it, the run writes it again") from None
 
 
@@ -121,13 +126,8 @@ def _run(deployment: Deployment, run: str) -> dict[str, Any]:
     output = deployment.runs / check_name(run, "run")
     if not output.is_dir():
         raise ConfigError(f"{output} does not exist: runs are {', '.join(_runs(deployment)) or 'none'}")
-    rounds: list[dict[str, Any]] = []
     log = output / "rounds.jsonl"
-    for line in log.read_text().splitlines() if log.exists() else []:
-        try:
-            rounds.append(json.loads(line))
-        except ValueError:
-            break  # the line being written
+    rounds = read_rows(log) if log.exists() else []
     ledger = output / "ledger.zo"
     size = ledger.stat().st_size if ledger.exists() else 0
     return {"run": run, "ledger_bytes": size, "rounds_done": len(rounds), "rounds": rounds[-_ROUNDS_SHOWN:]}
@@ -180,8 +180,8 @@ def _device_table(rows: list[dict[str, Any]]) -> Table:
         standing = str(row.get("standing", ""))
         if row.get("until_round"):
             standing += f" until round {row['until_round']}"
-        if row.get("word"):
-            standing += f": {row['word']}"
+        for word in filter(None, (row.get("word"), row.get("suspected"))):
+            standing += f": {word}"
         numbers = [str(row.get(key, "")) for key in ("have_round", "last_seen_round", "payload_up", "payload_down")]
         cells = (row["name"], row["client_id"], row["state"], *numbers, refused, standing)
         table.add_row(*map(_plain, cells))

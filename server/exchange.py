@@ -224,7 +224,7 @@ class Exchange:
         if reply.status is Status.BEHIND:
             self._catch_up.start_over(plan.client_id)
             return self._bring_nearer(node, plan, reply.have_round, inbox)
-        word = reply.message or reply.status.name
+        word = plain(reply.message) or reply.status.name
         inbox.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {word}", node)
         return []
 

@@ -27,6 +27,7 @@ from server.run_log import RoundReport, RunLog
 from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
 from server.secure_round import secure_aggregation
 from server.standing import DRIFT, Standings
+from server.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
 from zo_common.config import RunConfig
@@ -95,6 +96,9 @@ class Federation:
         self.standings = Standings()
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
+        self.suspicions = Suspicions(self.standings, config.directions == "shared")
+        if config.aggregation != "mean" and config.directions != "shared":
+            self.events.on_word(NOTHING_TO_COMPARE)
         self._catch_up = self.state.catch_up()
         self._late = Late()
         self._bad_rounds = 0
@@ -232,7 +236,9 @@ class Federation:
         chosen = self._choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)
-        plans = {m.node_id: self._plan(server_round, m, rate) for m in chosen}
+        # a vote's rate is for signs: a device's own step, which is undone anyway, would be far too large
+        own = 0.0 if self.config.aggregation == "sign-vote" else rate
+        plans = {m.node_id: self._plan(server_round, m, own) for m in chosen}
         secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
         inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar)
         asked = secure.plans if secure else plans
@@ -286,6 +292,10 @@ class Federation:
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = self._shown()
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
+        if self._secure is None:  # of a cohort only the sum is known
+            records = self.ledger.ledger.records
+            for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
+                self.events.on_word(f"round {server_round}: {word}")
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
         counted = len(inbox.details)
@@ -310,6 +320,7 @@ class Federation:
             epsilon_spent=self.privacy.epsilon if self.privacy is not None else None,
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,
+            suspected=self.suspicions.reported,
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
         )

@@ -14,7 +14,7 @@ from server.roster import Member
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.fingerprint import fingerprint
-from zo_common.ledger import LedgerHeader, TensorEntry, describe_tensors
+from zo_common.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
 from zo_common.models import load_model
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
@@ -118,6 +118,9 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "batch-size",
         "directions",
         "weighting",
+        "aggregation",
+        "byzantine-share",
+        "norm-bound",
     )
     if config.privacy_settings is not None:
         kept = (*kept, *PRIVACY_KEYS)
@@ -135,11 +138,11 @@ def _privacy_then_and_now(header: LedgerHeader, config: RunConfig) -> list[tuple
 
 def _view(description: dict[str, Any]) -> View | None:
     try:
-        tensors = tuple(
-            TensorEntry(str(name), tuple(map(int, shape)), int(grid), int(scale))
-            for name, shape, grid, scale in description["tensors"]
-        )
-        return str(description["fingerprint"]), int(description["base_checksum"]), tensors
+        tensors = tuple(tensor_entry(name, shape, grid, scale) for name, shape, grid, scale in description["tensors"])
+        if not tensors:
+            return None
+        check_base(description["fingerprint"], description["base_checksum"])
+        return description["fingerprint"], description["base_checksum"], tensors
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         return None
 

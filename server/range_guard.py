@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zo_common.aggregate import ClientScalars, Weighting, client_weights
+from zo_common.contribution import Contribution
 from zo_common.ledger import LedgerHeader
 
 # a sixteenth of the lattice's range in one direction: a thousand times what training takes
@@ -22,7 +23,7 @@ def first_out_of_range(
     """
     if not clients:
         return None
-    finest = max(2.0 ** (t.scale_exponent - t.grid_exponent) for t in header.tensors)
+    finest = _finest(header)
     weights = client_weights(clients, weighting)
     reach = [
         learning_rate * weight * float(np.abs(c.projected_grads).max()) / c.projected_grads.shape[1] * finest
@@ -30,6 +31,16 @@ def first_out_of_range(
     ]
     worst = int(np.argmax(reach))
     return clients[worst] if reach[worst] > MAX_DIRECTION_UNITS else None
+
+
+def out_of_range(contributions: Sequence[Contribution], header: LedgerHeader) -> bool:
+    """Whether a coefficient moves some tensor by more than `MAX_DIRECTION_UNITS`."""
+    reach = max((float(np.abs(c.coefficients).max()) for c in contributions), default=0.0)
+    return reach * _finest(header) > MAX_DIRECTION_UNITS
+
+
+def _finest(header: LedgerHeader) -> float:
+    return max(2.0 ** (t.scale_exponent - t.grid_exponent) for t in header.tensors)
 
 
 def largest(clients: Sequence[ClientScalars]) -> ClientScalars:

@@ -27,7 +27,11 @@ class ByteCounts:
 
 @dataclass
 class RoundReport:
-    """One line of rounds.jsonl; bytes are sums over the round's clients. The evaluation is in curve.jsonl."""
+    """One line of rounds.jsonl; bytes are sums over the round's clients. The evaluation is in curve.jsonl.
+
+    Attributes:
+        suspected: client id → what its scalars, compared with the others' so far, are suspected of.
+    """
 
     server_round: int
     learning_rate: float
@@ -39,6 +43,7 @@ class RoundReport:
     down: ByteCounts = field(default_factory=ByteCounts)
     up: ByteCounts = field(default_factory=ByteCounts)
     refused: Counter[str] = field(default_factory=Counter)
+    suspected: dict[str, str] = field(default_factory=dict)
     zero_quanta_share: float = 0.0
     ledger_bytes: int = 0
     seconds: float = 0.0
@@ -54,7 +59,7 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self._torn = False
         if self.path.exists():
-            self.rows = [row for row in read_rows(self.path) if row["server_round"] <= resume_after]
+            self.rows = [row for row in read_rows(self.path) if _is_row(row) and row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
         # a crash between ledger and log loses a row: the round happened, its bytes are not known
         self.rows += [_lost(r) for r in range(1, resume_after + 1) if r not in logged]
@@ -90,6 +95,13 @@ class RunLog:
         return sum(int(row[direction][kind]) for row in self.rows)
 
 
+def _is_row(row: dict[str, Any]) -> bool:
+    """Whether it has what is summed and sorted here; else its round counts as lost."""
+    bytes_of = [row.get(direction) for direction in ("up", "down")]
+    counts = [each.get(kind) for each in bytes_of if isinstance(each, dict) for kind in ("payload", "serialised")]
+    return len(counts) == 4 and all(type(number) is int for number in [*counts, row.get("server_round")])
+
+
 def _lost(server_round: int) -> dict[str, Any]:
     row = asdict(RoundReport(server_round, 0.0, 0, 0))
     del row["evaluation"]
@@ -109,11 +121,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """JSON lines up to the first that a crash tore."""
+    """JSON objects, a line each, up to the first line that is none, as a crash tears it."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break  # the line a crash tore
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(row, dict):
+            break
+        rows.append(row)
     return rows

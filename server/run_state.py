@@ -9,12 +9,12 @@ from pathlib import Path
 
 from server.catch_up import CatchUp
 from server.global_model import GlobalModel, View, check_resumable, open_header
-from server.range_guard import first_out_of_range, largest
+from server.range_guard import first_out_of_range, largest, out_of_range
 from server.validation import RoundInbox
-from zo_common.aggregate import ClientScalars, aggregate
+from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
-from zo_common.errors import ConfigError, LatticeOverflow, LedgerError
+from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
 from zo_common.ledger_file import LedgerFile
 from zo_common.replay import apply_all, replay
 
@@ -86,14 +86,24 @@ class RunState:
         config, header = self._config, self.ledger.ledger.header
         # noise in shares is enough from so many devices on
         least = config.min_replies if config.privacy == "device" else 1
+        aggregator = config.aggregator
+        scalars[:] = [aggregator.heard(client) for client in scalars]
         while len(scalars) >= least:
-            worst = first_out_of_range(scalars, rate, config.weighting, header)
+            worst = None
+            if not aggregator.bounds_size:
+                worst = first_out_of_range(scalars, rate, config.weighting, header)
             if worst is None:
-                contributions = aggregate(scalars, rate, config.weighting, config.directions == "shared")
                 try:
+                    contributions = aggregator.aggregate(scalars, rate)
+                    if aggregator.bounds_size and out_of_range(contributions, header):
+                        raise LatticeOverflow("the round's update would leave the lattice")
                     if self.held is not None:
                         apply_all(self.held.state, [u for c in contributions for u in c.updates()])
                     return contributions
+                except TooFewReplies as error:
+                    inbox.refuse("too-few", str(error))
+                    scalars.clear()
+                    return ()
                 except LatticeOverflow:
                     worst = largest(scalars)
             scalars.remove(worst)

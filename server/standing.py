@@ -7,13 +7,15 @@ everyone is asked anew.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from server.run_log import write_whole
+from server.suspicion import Evidence
 
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
@@ -30,6 +32,7 @@ class Standing:
         have_round: the last ledger round the device said it has applied.
         last_seen_round: the last round it answered in, validly or not.
         until_round: it is not asked before this round.
+        scalars: what its scalars, compared with the others', say of it.
     """
 
     client_id: int
@@ -45,6 +48,7 @@ class Standing:
     until_round: int = 0
     excluded: bool = False
     word: str = ""
+    scalars: Evidence = field(default_factory=Evidence)
 
     def describe(self, server_round: int) -> dict[str, Any]:
         """The device's entry in devices.json."""
@@ -64,6 +68,9 @@ class Standings:
     def of(self, client_id: int) -> Standing:
         """The client's standing, a clean one if nothing is known."""
         return self._of.setdefault(client_id, Standing(client_id))
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self._of.values())
 
     def may_be_asked(self, client_id: int, server_round: int) -> bool:
         """Whether it is neither excluded nor backing off."""
@@ -89,7 +96,8 @@ class Standings:
             return
         standing.failures += 1
         if standing.failures >= _PATIENCE:
-            skipped = min(_MOST_SKIPPED, 1 << (standing.failures - _PATIENCE))
+            # the file may name any number of failures: no shift beyond what is used
+            skipped = 1 << min(standing.failures - _PATIENCE, _MOST_SKIPPED.bit_length() - 1)
             standing.until_round = server_round + 1 + skipped
 
     def drifted(self, client_id: int) -> bool:
@@ -116,13 +124,42 @@ class Standings:
             found = json.loads((directory / DEVICES_NAME).read_text())
             if int(found["server_round"]) > last_round:
                 return
-            for entry in found["devices"]:
-                excluded = entry.pop("standing") == "excluded"
-                known = Standing(**entry | {"refused": Counter(entry["refused"])}, excluded=excluded)
-                self._of[int(known.client_id)] = known
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            self._of.clear()
+            known = [_standing(entry) for entry in found["devices"]]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            return
+        self._of = {standing.client_id: standing for standing in known}
 
     def excluded(self, client_ids: Iterable[int]) -> list[int]:
         """Those of the given clients that are excluded."""
         return [client for client in client_ids if self.of(client).excluded]
+
+
+def _standing(entry: dict[str, Any]) -> Standing:
+    """An entry of devices.json.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not one.
+    """
+    excluded = entry.pop("standing") == "excluded"
+    scalars = Evidence(**entry.pop("scalars", {}))
+    _check(scalars)
+    refused = Counter({str(reason): int(count) for reason, count in entry.pop("refused").items()})
+    standing = Standing(**entry, refused=refused, excluded=excluded, scalars=scalars)
+    _check(standing)
+    return standing
+
+
+def _check(read: Standing | Evidence) -> None:
+    """Refuse a dataclass whose numbers and words are not such.
+
+    Raises:
+        TypeError: they are not.
+    """
+    for each in fields(read):
+        default, value = each.default, getattr(read, each.name)
+        if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
+            continue
+        expected = int if each.name == "client_id" else type(default)
+        simple = isinstance(default, int | float | str) or each.name == "client_id"
+        if simple and type(value) is not expected:
+            raise TypeError(f"{each.name} is {value!r}")

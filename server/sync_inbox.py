@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.foreign_text import plain
 from zo_common.errors import CodecError
 from zo_common.messages import Plan, Status, decode_reply
 
@@ -32,7 +33,7 @@ class SyncInbox:
         if reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status is not Status.OK:
-            self.refuse(reply.status.name, f"{who}: {reply.message or reply.status.name}")
+            self.refuse(reply.status.name, f"{who}: {plain(reply.message) or reply.status.name}")
         elif plan.checksum and reply.checksum != plan.checksum:
             self.refuse("wrong-checksum", f"{who} is at {reply.checksum:016x}, expected {plan.checksum:016x}")
         else:

@@ -13,6 +13,7 @@ from zo_common.errors import ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
+from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
 from zo_common.secure_terms import check_policy
 
 Directions = Literal["independent", "shared"]
@@ -59,6 +60,9 @@ class RunConfig:
     secure_aggregation: bool = False
     secure_threshold: float = 0.6667
     secure_neighbours: int = 0
+    aggregation: Aggregation = "mean"
+    byzantine_share: float = 0.25
+    norm_bound: float = 0.0
     tail_tokens: int = 64
     device: str = "auto"
     precision: Precision = "auto"
@@ -122,6 +126,7 @@ class RunConfig:
         if max(self.local_steps, self.batch_size) > 65535:
             raise ConfigError("local-steps and batch-size are at most 65535")
         self._check_policy()
+        self._check_aggregation()
         _ = self.estimator_config
         if (settings := self.privacy_settings) is not None:
             check_run(settings, self.directions, self.weighting, self.evaluate_on)
@@ -153,6 +158,20 @@ class RunConfig:
                 f"min-replies is {self.min_replies}, clients-per-round {self.clients_per_round}: no round could count"
             )
 
+    def _check_aggregation(self) -> None:
+        for name, active in (("privacy", self.privacy != "none"), ("secure-aggregation", self.secure_aggregation)):
+            if active and self.aggregation != "mean":
+                raise ConfigError(
+                    f"aggregation is {self.aggregation!r} with {name}, expected 'mean': what the noise hides, or the "
+                    "sum of a cohort alone, is counted on for each device's share of a mean"
+                )
+        least = self.aggregator.least_replies
+        if self.min_replies < least:
+            raise ConfigError(
+                f"min-replies is {self.min_replies}, aggregation {self.aggregation!r} with byzantine-share "
+                f"{self.byzantine_share} needs {least}: set min-replies={least}"
+            )
+
     def _at_least(self, name: str, least: int) -> None:
         if getattr(self, name) < least:
             raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected at least {least}")
@@ -181,6 +200,18 @@ class RunConfig:
             self.noise_by,
         )
 
+    @property
+    def aggregator(self) -> Aggregator:
+        """How a round's replies become coefficients."""
+        return aggregator_of(
+            self.aggregation,
+            shared=self.directions == "shared",
+            weighting=self.weighting,
+            byzantine_share=self.byzantine_share,
+            norm_bound=self.norm_bound,
+            local_steps=self.local_steps,
+        )
+
     def learning_rate_at(self, server_round: int) -> float:
         """The learning rate of a round, 1 … num_server_rounds, falling towards zero for "linear" and "cosine"."""
         done = (server_round - 1) / self.num_server_rounds
@@ -203,9 +234,9 @@ class RunConfig:
             name = key.replace("-", "_")
             if name not in hints:
                 known = [kebab(f.name) for f in fields(cls)]
-                near = difflib.get_close_matches(key.replace("_", "-"), known, n=1, cutoff=0.4)
+                near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                raise ConfigError(f"unknown setting {key!r}: {hint}")
+                raise ConfigError(f"unknown setting {key[:100]!r}: {hint}")
             chosen[name] = _convert(key, value, hints[name])
         return cls(**chosen)
 
@@ -238,6 +269,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "lr_schedule": get_args(Schedule),
     "directions": get_args(Directions),
     "weighting": get_args(Weighting),
+    "aggregation": AGGREGATIONS,
     "precision": get_args(Precision),
     "privacy": get_args(Privacy),
     "noise_by": get_args(NoiseBy),
@@ -252,8 +284,8 @@ def kebab(name: str) -> str:
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1 << 1000 else math.inf
     expected = kind if kind in (int, float, bool, str) else str
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
-        raise ConfigError(f"{key} is {value!r} ({type(value).__name__}), expected {expected.__name__}")
+        raise ConfigError(f"{key} is {value!r:.200} ({type(value).__name__}), expected {expected.__name__}")
     return value

@@ -17,6 +17,10 @@ class RunStopped(ZOError):
     """A run cannot go on; its ledger holds all rounds so far and can be resumed."""
 
 
+class TooFewReplies(ZOError):
+    """A round has too few valid replies for its aggregation to hold what it promises; it stays empty."""
+
+
 class EpsilonTooSmall(ConfigError):
     """The perturbation rounds to zero grid units in some trained tensor."""
 

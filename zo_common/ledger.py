@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
@@ -27,8 +28,10 @@ from zo_common.state import LatticeState, Update
 PROTOCOL = 1
 MAGIC = b"ZOLEDGER"
 CHAIN_BYTES = 16
+_FINGERPRINT_BYTES = 32
 _PERSON = b"zo-asr/ledger/v1"
-_MAX_HEADER = 64 << 20
+_MAX_HEADER = 4 << 20  # forty thousand tensors; what is parsed of it takes some twenty times as much memory
+_MOST_EXPONENT = 1 << 10  # beyond any of a float32
 
 
 @dataclass(frozen=True)
@@ -155,15 +158,53 @@ def _decode_header(body: bytes) -> LedgerHeader:
         if not unzip.eof:
             raise ValueError("compressed header does not end")
         raw = json.loads(text)
-        tensors = tuple(
-            TensorEntry(str(t["name"]), tuple(map(int, t["shape"])), int(t["grid_exponent"]), int(t["scale_exponent"]))
-            for t in raw.pop("tensors")
-        )
+        keys = ("name", "shape", "grid_exponent", "scale_exponent")
+        tensors = tuple(tensor_entry(*(t[key] for key in keys)) for t in raw.pop("tensors"))
         header = LedgerHeader(**raw, tensors=tensors)
-        int(header.fingerprint, 16)
+        check_base(header.fingerprint, header.base_checksum)
+        _check_words(header)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, zlib.error) as error:
         raise LedgerAltered(f"the ledger's header cannot be read ({error}): fetch the file again") from None
     return header
+
+
+def tensor_entry(name: Any, shape: Any, grid_exponent: Any, scale_exponent: Any) -> TensorEntry:
+    """A trained tensor as untrusted JSON describes it.
+
+    Raises:
+        ValueError, TypeError: a field is of another type or out of range.
+    """
+    numbers = [*shape, grid_exponent, scale_exponent]
+    if not isinstance(name, str) or not all(type(number) is int for number in numbers):
+        raise TypeError(f"tensor {str(name)[:100]!r} is described by other types")
+    sizes = all(0 <= size < 1 << 48 for size in shape)
+    if len(shape) > 64 or not sizes or max(abs(grid_exponent), abs(scale_exponent)) > _MOST_EXPONENT:
+        raise ValueError(f"tensor {name[:100]!r} has a shape or exponent out of range")
+    return TensorEntry(name, tuple(shape), grid_exponent, scale_exponent)
+
+
+def check_base(fingerprint: Any, checksum: Any) -> None:
+    """Refuse what cannot be a base model's fingerprint and checksum.
+
+    Raises:
+        ValueError, TypeError: they are of another type or out of range.
+    """
+    if len(bytes.fromhex(fingerprint)) != _FINGERPRINT_BYTES or len(fingerprint) != 2 * _FINGERPRINT_BYTES:
+        raise ValueError(f"fingerprint is {fingerprint[:100]!r}, expected 64 hexadecimal digits")
+    if type(checksum) is not int or not 0 <= checksum < 1 << 64:
+        raise ValueError("the base's checksum is out of range")
+
+
+def _check_words(header: LedgerHeader) -> None:
+    words = (header.model, header.pattern, header.estimator, header.created)
+    if not all(isinstance(word, str) for word in words) or not isinstance(header.settings, dict):
+        raise TypeError("a field is of another type")
+    if header.scale not in get_args(Scale):
+        raise ValueError(f"scale is {str(header.scale)[:100]!r}")
+    if type(header.run_seed) is not int or not 0 <= header.run_seed < 1 << 64:
+        raise ValueError("the run seed is out of range")
+    if type(header.epsilon) not in (int, float) or not (math.isfinite(header.epsilon) and header.epsilon > 0):
+        raise ValueError("epsilon is out of range")
 
 
 def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:

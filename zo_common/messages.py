@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from zo_common.contribution import Record
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator import Estimator, EstimatorConfig
-from zo_common.packing import Reader, pack_text
+from zo_common.packing import Reader, pack_signs, pack_text
 from zo_common.privacy import LEVELS, Mechanism
 from zo_common.record_codec import decode_record, encode_record
 
 MESSAGE_VERSION = 1
-_PLAN, _REPLY = b"ZP", b"ZR"
+_PLAN, _REPLY, _VOTES = b"ZP", b"ZR", b"ZV"
 _PLAN_LAYOUT = "IQQQQHHHBff"
 _REPLY_LAYOUT = "BIIQQQHHIf"
 _PRIVACY_LAYOUT = "BddI"
@@ -72,6 +72,7 @@ class Reply:
         have_round: the last ledger round the client has applied.
         checksum: state checksum at which it trained, that is after `have_round`.
         loss: mean training loss, for progress only.
+        one_bit: whether the bytes hold the scalars' signs alone, read as ±1, 0 as positive.
     """
 
     status: Status
@@ -84,6 +85,7 @@ class Reply:
     loss: float = 0.0
     projected_grads: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     message: str = ""
+    one_bit: bool = False
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -169,11 +171,11 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Packed reply: 50 bytes, 4 bytes a scalar and the message."""
+    """Packed reply: 50 bytes, 4 bytes a scalar or, if `one_bit`, a bit each, and the message."""
     steps, queries = reply.projected_grads.shape
     head = struct.pack(
         "<2sB" + _REPLY_LAYOUT,
-        _REPLY,
+        _VOTES if reply.one_bit else _REPLY,
         MESSAGE_VERSION,
         reply.status,
         reply.server_round,
@@ -186,7 +188,8 @@ def encode_reply(reply: Reply) -> bytes:
         reply.num_examples,
         reply.loss,
     )
-    return head + reply.projected_grads.astype("<f4").tobytes() + pack_text(reply.message)
+    body = pack_signs(reply.projected_grads) if reply.one_bit else reply.projected_grads.astype("<f4").tobytes()
+    return head + body + pack_text(reply.message)
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -195,13 +198,15 @@ def decode_reply(data: bytes) -> Reply:
     Raises:
         CodecError: truncated, oversized, or of unknown status.
     """
-    reader = _open(data, _REPLY, "reply")
+    one_bit = data[:2] == _VOTES
+    reader = _open(data, _VOTES if one_bit else _REPLY, "reply")
     status, rnd, have, client, seed, checksum, steps, queries, examples, loss = reader.take(_REPLY_LAYOUT)
     if status not in set(Status):
         raise CodecError(f"reply has unknown status {status}")
-    if 4 * steps * queries > reader.remaining:
+    count = steps * queries
+    if (count // 8 if one_bit else 4 * count) > reader.remaining:
         raise CodecError(f"reply announces {steps}·{queries} scalars in {reader.remaining} bytes")
-    grads = reader.floats(steps * queries).reshape(steps, queries)
+    grads = (reader.signs(count) if one_bit else reader.floats(count)).reshape(steps, queries)
     message = reader.text()
     reader.finish()
-    return Reply(Status(status), rnd, have, client, seed, checksum, examples, loss, grads, message)
+    return Reply(Status(status), rnd, have, client, seed, checksum, examples, loss, grads, message, one_bit)

@@ -50,6 +50,13 @@ class Reader:
         """The next `count` float32 values (an own copy)."""
         return np.frombuffer(self.raw(4 * count), "<f4").astype(np.float32)
 
+    def signs(self, count: int) -> NDArray[np.float32]:
+        """The next `count` signs as ±1, a bit each as `pack_signs` writes them."""
+        bits = np.unpackbits(np.frombuffer(self.raw((count + 7) // 8), np.uint8), bitorder="little")
+        if bits[count:].any():
+            raise CodecError(f"{self._what} has bits set behind its {count} signs")
+        return np.where(bits[:count], -1.0, 1.0).astype(np.float32)
+
     def text(self) -> str:
         """A UTF-8 string with a u16 length before it."""
         try:
@@ -61,6 +68,11 @@ class Reader:
         """Refuse trailing bytes."""
         if self.remaining:
             raise CodecError(f"{self._what} has {self.remaining} bytes too many")
+
+
+def pack_signs(values: NDArray[np.float32]) -> bytes:
+    """A bit a value, 1 for a negative one, lowest bit first, the last byte filled with 0."""
+    return np.packbits(values.reshape(-1) < 0, bitorder="little").tobytes()
 
 
 def pack_text(text: str, limit: int = 1000) -> bytes:

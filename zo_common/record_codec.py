@@ -60,7 +60,7 @@ def decode_record(data: bytes) -> Record:
     contributions = []
     for _ in range(count):
         seed, client_id, steps, queries = reader.take("QQHH")
-        if 4 * steps * queries > reader.remaining:
+        if not steps * queries or 4 * steps * queries > reader.remaining:
             raise CodecError(f"ledger record announces {steps}·{queries} coefficients in {reader.remaining} bytes")
         coefficients = reader.floats(steps * queries).reshape(steps, queries)
         if not np.isfinite(coefficients).all():

@@ -101,9 +101,10 @@ def test_the_wrong_type_is_refused(key: str, value: object, expected: str) -> No
 def test_choices_are_listed(name: str) -> None:
     with pytest.raises(ConfigError, match=f"^{kebab(name)} is 'other', expected one of {', '.join(CHOICES[name])}$"):
         RunConfig.from_mapping({kebab(name): "other"})
-    others = {"directions": "shared", "weighting": "uniform"} if name == "privacy" else {}  # that a choice needs
+    needed = name in ("privacy", "aggregation")
+    others = {"directions": "shared", "weighting": "uniform", "min_replies": 7} if needed else {}
     for option in CHOICES[name]:
-        assert getattr(RunConfig.from_mapping({name: option} | others), name) == option
+        assert getattr(RunConfig.from_mapping(others | {name: option}), name) == option
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ u64 = st.integers(0, 2**64 - 1)
 u32 = st.integers(0, 2**32 - 1)
 coefficients = arrays.arrays(
     np.float32,
-    arrays.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=5),
+    arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=5),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
 records = st.builds(Record, u32, u64, st.lists(st.builds(Contribution, u64, u64, coefficients), max_size=4).map(tuple))

@@ -1,0 +1,174 @@
+"""Hostile devices: WER and held-out loss for each attack × aggregation × share of the devices, the plain mean beside.
+
+    python -m benchmarks.attackers --model MODEL --data FOLDER --seeds 0 1 2
+
+A seed changes the directions, the batches and who is hostile. With `--work` finished runs are kept, and the same
+command goes on where it was stopped. A vote's learning rate is chosen so that its first step is as large as the mean's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
+from benchmarks.rows import spread, store
+from server.run_log import read_rows
+from simulations.attacks import ATTACKS
+from zo_common.config import RunConfig
+from zo_common.robust import AGGREGATIONS, Aggregation
+
+
+def settings(arguments: argparse.Namespace, seed: int, vote_rate: float) -> Iterator[Setting]:
+    """Every cell for one seed: no attack once a rule, then every attack × share."""
+    base = Setting(
+        "none",
+        "mean",
+        0.0,
+        seed,
+        arguments.rounds,
+        arguments.queries,
+        arguments.batch_size,
+        arguments.epsilon,
+        arguments.learning_rate,
+        vote_rate,
+    )
+    for aggregation in arguments.aggregations:
+        yield replace(base, aggregation=aggregation)
+        for attack in arguments.attacks:
+            for share in arguments.shares:
+                yield replace(base, attack=attack, aggregation=aggregation, share=share)
+
+
+class Finished:
+    """Outcomes by setting, kept in a file of JSON lines if there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        rows = read_rows(path) if path is not None and path.exists() else []
+        self._known = {str(row["key"]): row["outcome"] for row in rows}
+
+    def __call__(self, crowd: Crowd, setting: Setting, about: str, before: dict[str, float]) -> dict[str, Any]:
+        """The outcome of a setting: known, or run now."""
+        text = json.dumps([about, asdict(setting)], sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if key not in self._known:
+            self._known[key] = asdict(run(crowd, setting, before))
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(json.dumps({"key": key, "outcome": self._known[key]}) + "\n")
+        found: dict[str, Any] = self._known[key]
+        return found
+
+
+def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
+    """One attack, rule and share over the seeds."""
+    setting = outcomes[0][0]
+    results = [outcome for _, outcome in outcomes]
+    hostile = sum(len(each["hostile"]) for each in results)
+    numbers: dict[str, Any] = {
+        "attack": setting.attack,
+        "aggregation": setting.aggregation,
+        "share": setting.share,
+        "left_lattice": sum(bool(each["left_lattice"]) for each in results),
+        "hostile": hostile,
+        "found": sum(each["found"] for each in results),
+        "accused": sum(each["accused"] for each in results),
+    }
+    for name in ("loss", "wer"):
+        if all(name in each["after"] for each in results):
+            numbers[name] = spread([each["after"][name] for each in results])
+    return numbers
+
+
+def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str, Any]:
+    """All cells, the base model's numbers, and the settings."""
+    finished = Finished(arguments.work)
+    crowd.restart()
+    before = crowd.evaluate()
+    rows: dict[tuple[str, str, float], list[tuple[Setting, dict[str, Any]]]] = {}
+    for seed in arguments.seeds:
+        probe = next(settings(arguments, seed, arguments.learning_rate))
+        vote_rate = arguments.learning_rate * slope(crowd, probe)
+        for setting in settings(arguments, seed, vote_rate):
+            outcome = finished(crowd, setting, about, before)
+            rows.setdefault((setting.aggregation, setting.attack, setting.share), []).append((setting, outcome))
+            print(f"seed {seed}  {line(cell([(setting, outcome)]))}", flush=True)
+    shown = ("rounds", "queries", "batch_size", "epsilon", "learning_rate", "shares", "seeds", "trained_tensors")
+    return {
+        "model": Path(arguments.model).name,
+        "devices": crowd.devices,
+        "settings": {name: getattr(arguments, name) for name in shown},
+        "before": before,
+        "cells": [cell(outcomes) for outcomes in rows.values()],
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """A cell as text: mean and standard deviation over the seeds."""
+    label = f"{row['aggregation']:<14}{row['attack']:<12}{row['share']:>4.0%}"
+    numbers = []
+    if "wer" in row:
+        numbers.append(f"WER {row['wer']['mean']:7.1%} ± {row['wer']['std']:5.1%}")
+    if "loss" in row:
+        numbers.append(f"loss {row['loss']['mean']:8.4g} ± {row['loss']['std']:.2g}")
+    found = f"suspects {row['found']}/{row['hostile']} hostile, {row['accused']} honest"
+    left = f"left the lattice {row['left_lattice']}×" if row["left_lattice"] else ""
+    return "  ".join(filter(None, [label, *numbers, found, left]))
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--train-split", default="train")
+    parser.add_argument("--eval-split", default="test")
+    parser.add_argument("--partition-by", default="iid")
+    parser.add_argument("--trained-tensors", default="all")
+    parser.add_argument("--devices", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--queries", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--epsilon", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS[1:], default=list(ATTACKS[1:]))
+    parser.add_argument("--aggregations", nargs="+", choices=get_args(Aggregation), default=list(AGGREGATIONS))
+    parser.add_argument("--work", type=Path, help="file that keeps finished runs")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Measure, print and store."""
+    arguments = parse()
+    config = RunConfig(
+        model=arguments.model,
+        data=arguments.data,
+        train_split=arguments.train_split,
+        eval_split=arguments.eval_split,
+        partition_by=arguments.partition_by,
+        trained_tensors=arguments.trained_tensors,
+        epsilon=arguments.epsilon,
+        num_queries=arguments.queries,
+        directions="shared",
+        noise_check=False,
+    )
+    about = json.dumps([config.to_mapping(), arguments.devices], sort_keys=True)
+    numbers = measure(arguments, SpeechCrowd(config, arguments.devices), about)
+    path = store("attackers", numbers)
+    before = ", ".join(f"{name} {value:.4g}" for name, value in numbers["before"].items())
+    print(f"\nbefore training: {before}; over {len(arguments.seeds)} seeds, mean ± standard deviation:")
+    for row in numbers["cells"]:
+        print(line(row))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

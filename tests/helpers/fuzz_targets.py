@@ -1,0 +1,355 @@
+"""Everything that reads bytes of others, or from a disk: how it is called, valid inputs, and what it may raise."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from toy_engine import history, toy_engine
+
+from client.host import Host
+from client.journal import Journal, SavedState
+from client.place import Place
+from client.worker_client import make_request
+from client.worker_pb2 import Event, InfoRequest, Request
+from server.client_evaluation import EvaluationInbox
+from server.exchange import is_ok
+from server.global_model import open_header, reference_view, strangers
+from server.range_guard import first_out_of_range
+from server.roster import CONTENT, Introductions, _Roll
+from server.run_log import RoundReport, RunLog
+from server.standing import DEVICES_NAME, Standings
+from server.sync_inbox import SyncInbox
+from server.validation import RoundInbox
+from zo_common import adaptation_record
+from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
+from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
+from zo_common.aggregate import ClientScalars
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution, Record
+from zo_common.durable import seal, unseal
+from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
+from zo_common.estimator import EstimatorConfig
+from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
+from zo_common.ledger import (
+    CHAIN_BYTES,
+    MAGIC,
+    PROTOCOL,
+    Ledger,
+    LedgerHeader,
+    TensorEntry,
+    chain_next,
+    decode_ledger,
+    encode_header,
+    encode_ledger,
+)
+from zo_common.ledger_file import LedgerFile, read_ledger
+from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
+from zo_common.metrics import ErrorCounts, Scores
+from zo_common.record_codec import decode_record, encode_record
+from zo_common.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
+
+GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader of bytes.
+
+    Attributes:
+        read: takes the bytes; returns anything, raises nothing but `errors`.
+        seeds: valid inputs.
+        wrap: puts checksums around damaged bytes, so that they are looked into.
+        is_json: whether inputs are JSON text.
+        allowance: bytes it may allocate whatever the input's size.
+    """
+
+    read: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+    errors: tuple[type[Exception], ...] = ()
+    wrap: Callable[[bytes], bytes] = bytes
+    is_json: bool = False
+    allowance: int = 2 << 20
+
+
+def targets() -> dict[str, Target]:
+    """All of them by name; each call makes folders of its own, which end with the process."""
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # Flower's messages ask for it
+    return {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker()}
+
+
+def _records() -> tuple[Record, ...]:
+    parts = Contribution(2**63, 3, GRADS), Contribution(7, 2**64 - 1, GRADS[:1])
+    return tuple(Record(number, 2**64 - number, parts[: 1 + number % 2]) for number in (1, 2, 3))
+
+
+def _header() -> LedgerHeader:
+    tensors = TensorEntry("a.weight", (3, 11), -24, 0), TensorEntry("b", (), -26, -3)
+    return LedgerHeader(
+        *("0123456789abcdef" * 4, 2**64 - 3, "openai/whisper-tiny.en", "encoder-ffn", "unit", 1e-3, "two-sided"),
+        *(2**63 - 1, "2026-01-02T03:04:05Z", tensors, {"learning-rate": 0.25, "note": "Grüße"}),
+    )
+
+
+def _plan(records: tuple[Record, ...] = ()) -> Plan:
+    rule = EstimatorConfig("two-sided", 3, 1e-3)
+    return Plan(len(records) + 1, 2**64 - 1, 3, 5, 0, 2, 16, 1e-3, rule, records)
+
+
+def _replies() -> tuple[bytes, ...]:
+    good = Reply(Status.OK, 1, 0, 3, 2**64 - 1, 0, 12, 0.75, GRADS, "a word")
+    behind = Reply(Status.BEHIND, 1, 0, 3, 2**64 - 1, 0)
+    return encode_reply(good), encode_reply(replace(good, one_bit=True)), encode_reply(behind)
+
+
+def _evaluations() -> tuple[bytes, ...]:
+    scores = Scores(ErrorCounts(1, 2, 3, 9), ErrorCounts(4, 5, 6, 40), ErrorCounts(1, 1, 1, 9), 3)
+    good = EvaluationReply(Status.OK, 1, 0, 3, 0, 2.5, scores, "Grüße")
+    return encode_evaluation(good), encode_evaluation(replace(good, status=Status.ERROR, scores=Scores()))
+
+
+def _messages() -> dict[str, Target]:
+    plans = tuple(encode_plan(_plan(records)) for records in ((), _records()))
+
+    def inboxes(data: bytes) -> None:
+        asked = {1: _plan()}
+        inbox = RoundInbox(asked, 1e6)
+        inbox.put(1, data)
+        inbox.agree_on_checksum()
+        inbox.scalars()
+        EvaluationInbox(asked).put(1, data)
+        SyncInbox(asked).put(1, data)
+        is_ok(Message(RecordDict({CONTENT: ConfigRecord({"reply": data})}), dst_node_id=1, message_type="query"))
+
+    return {
+        "plan": Target(decode_plan, plans, (CodecError,)),
+        "reply": Target(decode_reply, _replies(), (CodecError,)),
+        "evaluation": Target(decode_evaluation, _evaluations(), (CodecError,)),
+        "record": Target(decode_record, tuple(map(encode_record, _records())), (CodecError,)),
+        "inboxes": Target(inboxes, (*_replies(), *_evaluations())),
+    }
+
+
+def _sealed_header(body: bytes) -> bytes:
+    packed = zlib.compress(body)
+    data = MAGIC + struct.pack("<HI", PROTOCOL, len(packed)) + packed
+    return data + chain_next(b"", data)
+
+
+def _sealed_record(body: bytes) -> bytes:
+    data, chain = encode_header(_header())
+    return data + struct.pack("<I", len(body)) + body + chain_next(chain, body)
+
+
+def _ledgers() -> dict[str, Target]:
+    whole = encode_ledger(Ledger(_header(), _records()))
+    folder = _folder()
+
+    def on_disk(data: bytes) -> None:
+        path = folder / "ledger.zo"
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = read_ledger(path)
+            file = LedgerFile.open(path)
+        if file.ledger != found or read_ledger(path, tolerate_torn=False) != found:
+            raise AssertionError("a repaired ledger reads differently")
+
+    def use(data: bytes) -> None:
+        ledger = decode_ledger(data)
+        encode_ledger(ledger)
+        _ = ledger.header.base_id, ledger.header.exponents, ledger.updates()
+
+    text = json.dumps(asdict(_header())).encode()
+    return {
+        "ledger": Target(use, (whole, encode_header(_header())[0]), (LedgerError,)),
+        "ledger-file": Target(on_disk, (whole, whole[: -CHAIN_BYTES - 9]), (LedgerError,)),
+        "ledger-header": Target(use, (text,), (LedgerError,), _sealed_header, is_json=True),
+        "ledger-record": Target(use, tuple(map(encode_record, _records()[:1])), (LedgerError,), _sealed_record),
+    }
+
+
+def _weights() -> dict[str, Target]:
+    base, now = toy_engine(), toy_engine()
+    now.pretend(history(3))
+    snapshot = encode_snapshot(base.state, now.state)
+    of = {"base_id": 1, "client_id": 2, "server_round": 3, "checksum": 4}
+    parts = [encode_part(part) for part in split_snapshot(snapshot, **of, limit=600)]
+    kept = [t.weight.clone() for t in base.state.tensors]
+    body_at = 7 + 14 * len(base.state.tensors)
+    planes = zlib.decompress(snapshot[body_at:])
+
+    def apply(data: bytes) -> None:
+        before = base.state.checksum()
+        try:
+            apply_snapshot(base.state, data)
+        except (CodecError, LatticeOverflow):
+            if base.state.checksum() != before:
+                raise AssertionError("a refused snapshot has moved weights") from None
+            raise
+        for tensor, weight in zip(base.state.tensors, kept, strict=True):
+            tensor.weight.copy_(weight)
+
+    refused = (CodecError, LatticeOverflow)
+    return {
+        "snapshot-part": Target(decode_part, tuple(parts[:2]), (CodecError,)),
+        "snapshot": Target(apply, (snapshot,), refused),
+        "snapshot-planes": Target(apply, (planes,), refused, lambda data: snapshot[:body_at] + zlib.compress(data, 1)),
+    }
+
+
+def _adaptations() -> dict[str, Target]:
+    records = [
+        AdaptationRecord(9, 1e-3, quantise(GRADS, layout, 2.0), layout, 4, 5)  # type: ignore[arg-type]
+        for layout in ("float32", "float16", "sign")
+    ]
+    packed = [encode_adaptation(record) for record in records]
+    files = [encode_file(AdaptationFile(record, 1, "norm", "unit", "en", (9, 8), 3)) for record in records]
+
+    def use(data: bytes) -> None:
+        record = decode_adaptation(data)
+        if encode_adaptation(record) != data:
+            raise AssertionError("an adaptation has two encodings")
+
+    def resealed(body: bytes) -> bytes:
+        return body + adaptation_record._digest(body)
+
+    return {
+        "adaptation": Target(use, tuple(packed), (CodecError,)),
+        "adaptation-sealed": Target(use, tuple(data[:-8] for data in packed), (CodecError,), resealed),
+        "adaptation-file": Target(decode_file, tuple(files), (CodecError, ProtocolMismatch)),
+        "adaptation-body": Target(
+            decode_file,
+            tuple(unseal(data, b"ZTAF", 1) for data in files),
+            (CodecError,),
+            lambda body: seal(b"ZTAF", 1, body),
+        ),
+    }
+
+
+def _server() -> dict[str, Target]:
+    folder = _folder()
+    standings = Standings()
+    standings.of(1).scalars.rounds = 3
+    standings.failed(2, 3, "client-error", "no disk")
+    standings.save(folder, 3)
+    devices = (folder / DEVICES_NAME).read_bytes()
+    log = RunLog(_folder())
+    for number in (1, 2):
+        log.append(RoundReport(number, 1e-3, 3, 3, 0.5))
+    config = RunConfig(model="m", data="d", server_model=False)
+    engine = toy_engine()
+    hello = {"client_id": 4, "num_examples": 12, "skipped": 1, "name": "anna", **engine.describe()}
+
+    def load(data: bytes) -> None:
+        (folder / DEVICES_NAME).write_bytes(data)
+        again = Standings()
+        again.load(folder, 3)
+        for client in (1, 2):
+            again.may_be_asked(client, 4)
+            again.failed(client, 4, "client-error", "x")
+            again.answered(client, 5)
+        again.save(folder, 5)
+
+    def resume(data: bytes) -> None:
+        log.path.write_bytes(data)
+        found = RunLog(log.path.parent, resume_after=2)
+        found.total("up")
+
+    def introduce(data: bytes) -> None:
+        roll = _Roll(Introductions())
+        answer = Message(RecordDict({CONTENT: ConfigRecord({"hello": data})}), dst_node_id=1, message_type="query")
+        roll.take(answer)
+        roll.problems()
+        with suppress(ConfigError):
+            reference = reference_view(None, roll.members.values())
+            strangers(reference, roll.members.values())
+            header = open_header(config, reference)
+            encode_header(header)
+            decode_ledger(encode_header(header)[0])
+            first_out_of_range([ClientScalars(4, header.base_id, 3, GRADS)], 1e-3, "examples", header)
+
+    return {
+        "devices.json": Target(load, (devices,), is_json=True),
+        "rounds.jsonl": Target(resume, (log.path.read_bytes(), log.path.read_bytes().split(b"\n")[0]), is_json=True),
+        "introduction": Target(introduce, (json.dumps(hello).encode(),), is_json=True),
+    }
+
+
+def _worker() -> dict[str, Target]:
+    from google.protobuf.message import DecodeError
+
+    folder = _folder()
+    journal = Journal(folder, lambda word: None)
+    host = Host({"model": "toy", "data": "none"}, journal, None, lambda word: None)  # type: ignore[arg-type]
+    settings = RunConfig(model="m", data="d").to_mapping()
+    place = Place(4, 1, 3)
+    requests = [make_request(encode_plan(_plan(_records())), settings, place).SerializeToString()]
+    requests.append(make_request(b"ZS", {}, place, Request.PART).SerializeToString())
+
+    def ask(data: bytes) -> None:
+        request = Request.FromString(data)
+        for kind in ("train", "evaluate", "sync"):
+            with suppress(CodecError, ConfigError):
+                asked, _ = host.prepare(kind, request, place)  # type: ignore[arg-type]
+                asked.refuse(Status.BUSY, "busy")
+        for other in (InfoRequest, Event):
+            with suppress(DecodeError):
+                other.FromString(data)
+
+    engine = toy_engine()
+    engine.pretend(history(3))
+    journal.save(engine)
+    journal.save_answer(b"d" * 32, _replies()[0])
+    saved = SavedState(engine.config.to_mapping(), engine.fingerprint, 0, 3, engine.state.checksum())
+    whole = {name: (folder / name).read_bytes() for name in ("device.state", "ledger.zo", "answer.bin")}
+
+    def recover(name: str) -> Callable[[bytes], None]:
+        def read(data: bytes) -> None:
+            for each, content in whole.items():
+                (folder / each).write_bytes(data if each == name else content)
+            found = journal.saved()
+            engine.rewind(0)
+            if found is not None:
+                journal.recover(engine, found)
+            journal.answer()
+            journal._file = None
+
+        return read
+
+    def sealed_state(data: bytes) -> bytes:
+        return seal(b"ZOST", 1, data)
+
+    return {
+        "worker-request": Target(ask, tuple(requests), (DecodeError,)),
+        "worker-settings": Target(
+            lambda data: host.settings(data.decode(errors="surrogateescape")),
+            (json.dumps(settings).encode(),),
+            (ZOError,),
+            is_json=True,
+        ),
+        "journal-state": Target(
+            recover("device.state"), (json.dumps(asdict(saved)).encode(),), (), sealed_state, is_json=True
+        ),
+        "journal-ledger": Target(recover("ledger.zo"), (whole["ledger.zo"],)),
+        "journal-answer": Target(recover("answer.bin"), (whole["answer.bin"],)),
+    }
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _folder() -> Path:
+    memory = Path("/dev/shm")
+    _folders.append(tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None))
+    return Path(_folders[-1].name)
