@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 # Before anything imports huggingface_hub, which reads it once: no test needs, or may use, the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell starts what it puts in the background deaf to SIGINT, and so would be all processes of the tests.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Helpers that several folders of tests share are modules there.
 sys.path.append(str(Path(__file__).parent / "helpers"))

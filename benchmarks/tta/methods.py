@@ -30,7 +30,7 @@ class Outcome:
     Attributes:
         forwards: passes through the encoder, transcribing included.
         backwards: of them, how many were also run backwards.
-        seconds: wall time, transcribing included.
+        seconds: of a core, transcribing included: other work on the machine does not count.
         stored: bytes of the adaptation.
     """
 
@@ -60,9 +60,9 @@ class Passes:
 
 def measured(passes: Passes, count: int, work: Callable[[], tuple[list[str], float, float]]) -> Outcome:
     """Run `work`, which gives transcripts, bytes and backward passes in all, on `count` utterances."""
-    before, start = passes.count, time.perf_counter()
+    before, start = passes.count, time.process_time()
     transcripts, stored, backwards = work()
-    taken = time.perf_counter() - start
+    taken = time.process_time() - start
     return Outcome(
         tuple(transcripts), (passes.count - before) / count, backwards / count, taken / count, stored / count
     )

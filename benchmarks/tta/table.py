@@ -1,8 +1,8 @@
 """Test-time adaptation on two models, six kinds of speech and several seeds: `python -m benchmarks.tta`.
 
 Word error rates are of voices and sentences that the small CTC model never met; every seed has its own utterances,
-noise and directions. Seconds are wall time beside the source's on the same utterances in the same process. A killed run
-goes on where it was: what is done lies in `--work`.
+noise and directions. Seconds are those of one core, beside the source's on the same utterances in the same process
+(of a federation: wall time, all processes). A killed run goes on where it was: what is done lies in `--work`.
 """
 
 from __future__ import annotations
