@@ -91,10 +91,6 @@ def adapt(
     _check(steps, learning_rate, layout, magnitude)
     plateau, narrow, start = Plateau(patience), _Narrow(layout, magnitude), state.checksum()
     rows: list[NDArray[np.float32]] = []
-
-    def taken(end: int = 0) -> AdaptationRecord:
-        return AdaptationRecord(seed, learning_rate, _stacked(rows, config), layout, start, end)
-
     try:
         for step in range(steps):
             result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, narrow)
@@ -102,9 +98,9 @@ def adapt(
             on_step(step, result.loss)
             if plateau.reached(result.loss):
                 break
-        return taken(state.checksum())
+        return AdaptationRecord(seed, learning_rate, _stacked(rows, config), layout, start, state.checksum())
     except BaseException:
-        undo(state, taken())
+        undo(state, AdaptationRecord(seed, learning_rate, _stacked(rows, config), layout, start, 0))
         raise
 
 

@@ -241,13 +241,13 @@ def test_whisper_prefers_the_leading_space(whisper_dir: Path, processor: Whisper
     soundfile.write(tmp_path / "0.wav", speech, RATE)
     model = WhisperForConditionalGeneration.from_pretrained(whisper_dir).eval()
     data = load_dataset(write(tmp_path, [("0.wav", text)]), processor)
-    bare = processor.tokenizer(text, add_special_labels=False).input_ids
+    bare = processor.tokenizer(text, add_special_tokens=False).input_ids
     other = replace(data, examples=(replace(data.examples[0], labels=tuple(bare)),))
     with torch.no_grad():
         spaced, unspaced = (whisper_losses(model, d.batch([0])).item() for d in (data, other))
         generated = model.generate(data.batch([0], full_window=True).features)
     assert spaced < unspaced - 0.3
-    assert processor.tokenizer.decode(generated[0], skip_special_labels=True).startswith(" ")
+    assert processor.tokenizer.decode(generated[0], skip_special_tokens=True).startswith(" ")
 
 
 class TestDraw:
