@@ -10,7 +10,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from client.audio import SAMPLING_RATE, AudioProblem
+from client.audio import SAMPLING_RATE, AudioProblem, told_in_a_sentence
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
@@ -61,7 +61,7 @@ def read_wave(
 def _read(path: Path, rate: int, convert: bool, max_seconds: float) -> tuple[NDArray[np.float32], int]:
     """Samples (n, channels) and their rate in Hz."""
     name = f"'{path.name}'"
-    try:
+    with told_in_a_sentence(name):
         data = path.read_bytes()
         if not data:
             raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again.")
@@ -86,13 +86,6 @@ def _read(path: Path, rate: int, convert: bool, max_seconds: float) -> tuple[NDA
                     f"{max_seconds:g}: cut it at a pause, or raise --max-seconds."
                 )
             return samples, file.samplerate
-    except OSError as error:
-        raise AudioProblem(f"{name} cannot be read ({error.strerror}): check the path and its rights.") from None
-    except soundfile.SoundFileError as error:
-        reason = str(getattr(error, "error_string", error)).rstrip(".")
-        raise AudioProblem(
-            f"{name} cannot be decoded ({reason}), expected WAV, FLAC, Ogg or MP3: convert it or copy it again."
-        ) from None
 
 
 def is_silent(wave: NDArray[np.float32]) -> bool:

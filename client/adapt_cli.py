@@ -177,13 +177,13 @@ def _bounds(continual: bool, max_drift: float | None, anchor: float | None) -> D
 
 def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> Adapter:
     import torch
-    from transformers.utils import logging
 
     from client.adapt import Adapter
     from client.engine import choose_device
     from zo_common.models import load_model
+    from zo_common.quiet import quiet_transformers
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet_transformers()
     if threads:
         torch.set_num_threads(threads)
     loaded = load_model(model)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def decode(
 
 def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArray[np.float32], int, float]:
     """Samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
-    try:
+    with told_in_a_sentence(name):
         data = audio.read_bytes() if isinstance(audio, Path) else audio
         if not data:
             raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
@@ -58,6 +59,13 @@ def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArr
             # One sample more than allowed shows that it is too long, without decoding hours of it.
             samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
             return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
+
+
+@contextmanager
+def told_in_a_sentence(name: str) -> Iterator[None]:
+    """Turns what the system and soundfile raise of a recording, called `name`, into an AudioProblem."""
+    try:
+        yield
     except OSError as error:
         raise AudioProblem(f"{name} cannot be read ({error.strerror}): check the file and its rights.") from None
     except soundfile.SoundFileError as error:

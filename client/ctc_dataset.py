@@ -12,7 +12,7 @@ import torch
 
 from client.audio import AudioProblem, decode
 from client.manifest import Utterance
-from client.speech import Recordings
+from client.speech import Example, Recordings
 from zo_common.ctc_forward import receptive_field
 from zo_common.ctc_loss import CTCBatch, ctc_batch
 from zo_common.ctc_objectives import alignable
@@ -20,14 +20,8 @@ from zo_common.ctc_text import ctc_labels
 
 
 @dataclass(frozen=True, eq=False)
-class CTCExample:
-    """One utterance: its samples as recorded, float32 (1, N), seconds, text, characters as labels, and where."""
-
-    features: torch.Tensor = field(repr=False)
-    seconds: float
-    text: str
-    labels: tuple[int, ...]
-    where: str
+class CTCExample(Example):
+    """One utterance: its features are the samples as recorded, float32 (1, N), its labels characters."""
 
     @property
     def wave(self) -> npt.NDArray[np.float32]:

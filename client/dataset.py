@@ -22,7 +22,7 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from client.audio import SAMPLING_RATE, AudioProblem, decode
 from client.manifest import Manifest, Utterance
-from client.speech import Recordings, read_speech
+from client.speech import Example, Recordings, read_speech
 from zo_common.errors import ConfigError
 from zo_common.objectives import WhisperBatch, whisper_labels
 
@@ -38,14 +38,8 @@ _Features = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class SpeechExample:
-    """One utterance: log-mel (n_mels, T) float32, T even, the speech's length in seconds, text, tokens, and where."""
-
-    features: torch.Tensor = field(repr=False)
-    seconds: float
-    text: str
-    tokens: tuple[int, ...]
-    where: str
+class SpeechExample(Example):
+    """One utterance: its features are log-mel frames, float32 (n_mels, T), T even, its labels text tokens."""
 
     def window(self, frames: int = WINDOW_FRAMES) -> torch.Tensor:
         """Features (n_mels, frames), frames ≥ T: exactly what the extractor gives for the start of its 30 s window.
@@ -69,7 +63,7 @@ class SpeechDataset(Recordings):
         """Examples trimmed to the longest of them, (B, n_mels, T) with T even, or in the full window of 3000 frames."""
         chosen = [self.examples[index] for index in indices]
         frames = WINDOW_FRAMES if full_window else max(example.features.shape[1] for example in chosen)
-        inputs, labels = whisper_labels(list(self.prompt), [list(example.tokens) for example in chosen], self.end)
+        inputs, labels = whisper_labels(list(self.prompt), [list(example.labels) for example in chosen], self.end)
         return WhisperBatch(torch.stack([example.window(frames) for example in chosen]), inputs, labels)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -16,35 +17,34 @@ from zo_common.errors import ConfigError, DataError
 BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
 
 
-class Example(Protocol):
+@dataclass(frozen=True, eq=False)
+class Example:
     """One utterance as its model hears it.
 
     Attributes:
         features: float32 (channels, length): what a batch is made of.
         seconds: of speech.
         text: the reference, stripped; empty where nobody wrote it down.
+        labels: the reference in the model's tokens or characters.
         where: the row it is from.
     """
 
-    @property
-    def features(self) -> torch.Tensor: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def text(self) -> str: ...
-    @property
-    def where(self) -> str: ...
+    features: torch.Tensor = field(repr=False)
+    seconds: float
+    text: str
+    labels: tuple[int, ...]
+    where: str
 
 
-class Recordings:
+class Recordings(ABC):
     """Checked examples of one device; what a batch of them is, the kinds of models say."""
 
     examples: tuple[Any, ...]
     skipped: tuple[str, ...]
 
+    @abstractmethod
     def batch(self, indices: Sequence[int]) -> Any:
         """The model's inputs for some of the examples."""
-        raise NotImplementedError
 
     def some(self, chosen: slice) -> Recordings:
         """A data set of some of the examples."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from zo_common.errors import ConfigError
+from zo_common.quiet import quiet_transformers
 
 CHARACTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
 RATE = 16_000
@@ -114,12 +115,11 @@ def save_small(model: Any, processor: Any, output: Path) -> None:
         ConfigError: it would not be small.
     """
     from transformers import Wav2Vec2ForCTC
-    from transformers.utils import logging
 
     size = 2 * sum(p.numel() for p in model.parameters())
     if size > MOST_BYTES:
         raise ConfigError(f"the model has {size} bytes in float16, expected at most {MOST_BYTES}: make it smaller")
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_transformers(warnings=False)
     copy: Any = Wav2Vec2ForCTC(model.config)
     copy.load_state_dict(model.state_dict())
     copy.half().save_pretrained(output)

@@ -194,7 +194,7 @@ class Pretraining:
         self.model.train()
         loss = self._losses(self._batch(self.batches.at(self.step))).mean()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.model.parameters(), MOST_GRADIENT)
         self.optimizer.step()
         self.step += 1

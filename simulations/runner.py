@@ -19,6 +19,7 @@ from server.app import make_server_app
 from server.federation import Events
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ZOError
+from zo_common.quiet import quiet_transformers
 
 
 def quiet_environment() -> None:
@@ -33,10 +34,7 @@ def quiet_environment() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
     }.items():
         os.environ.setdefault(name, value)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_transformers()
 
 
 def available_cpus() -> int:

@@ -66,7 +66,7 @@ def adapt(
     patience: int = 0,
     layout: Layout = "float32",
     magnitude: float | None = None,
-    on_step: Callable[[int, float], None] | None = None,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> AdaptationRecord:
     """Up to `steps` steps of ZO-SGD; the state stays where they lead until `undo(state, record)`.
 
@@ -86,9 +86,31 @@ def adapt(
 
     Raises:
         ConfigError: steps, learning rate, patience, layout or magnitude out of range.
-        NonFiniteLoss: a loss was NaN or infinite.
-        LatticeOverflow: a step would leave the lattice.
+        NonFiniteLoss, LatticeOverflow: a loss was not finite, or a step would leave the lattice.
     """
+    _check(steps, learning_rate, layout, magnitude)
+    plateau, narrow, start = Plateau(patience), _Narrow(layout, magnitude), state.checksum()
+    rows: list[NDArray[np.float32]] = []
+    try:
+        for step in range(steps):
+            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, narrow)
+            rows.append(result.projected_grads)
+            on_step(step, result.loss)
+            if plateau.reached(result.loss):
+                break
+        return AdaptationRecord(seed, learning_rate, _stacked(rows, config), layout, start, state.checksum())
+    except BaseException:
+        undo(state, AdaptationRecord(seed, learning_rate, _stacked(rows, config), layout, start, 0))
+        raise
+
+
+def _stacked(rows: list[NDArray[np.float32]], config: EstimatorConfig) -> NDArray[np.float32]:
+    """Scalars of all steps, (K, q)."""
+    return np.stack(rows) if rows else np.empty((0, config.num_queries), np.float32)
+
+
+def _check(steps: int, learning_rate: float, layout: Layout, magnitude: float | None) -> None:
+    """Raise ConfigError for what is out of range."""
     if not 0 <= steps <= 0xFFFF:
         raise ConfigError(f"steps is {steps}, expected 0 … 65535")
     if not (math.isfinite(learning_rate) and learning_rate > 0):
@@ -97,23 +119,3 @@ def adapt(
         raise ConfigError(f"magnitude is {magnitude}, expected a number, 0 or above")
     if layout not in get_args(Layout):
         raise ConfigError(f"layout is {layout!r}, expected one of {', '.join(get_args(Layout))}")
-    plateau, narrow = Plateau(patience), _Narrow(layout, magnitude)
-    start = state.checksum()
-    rows: list[NDArray[np.float32]] = []
-
-    def taken(end: int = 0) -> AdaptationRecord:
-        grads = np.stack(rows) if rows else np.empty((0, config.num_queries), np.float32)
-        return AdaptationRecord(seed, learning_rate, grads, layout, start, end)
-
-    try:
-        for step in range(steps):
-            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, narrow)
-            rows.append(result.projected_grads)
-            if on_step is not None:
-                on_step(step, result.loss)
-            if plateau.reached(result.loss):
-                break
-        return taken(state.checksum())
-    except BaseException:
-        undo(state, taken())
-        raise

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.quiet import quiet_transformers
 
 WHISPER = "WhisperForConditionalGeneration"
 CTC_CLASSES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}
@@ -73,9 +74,8 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
 
 def _config(source: str) -> Any:
     from transformers import AutoConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    quiet_transformers(warnings=False)
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:

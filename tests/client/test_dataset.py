@@ -91,10 +91,10 @@ def test_labels(data: SpeechDataset, processor: WhisperProcessor) -> None:
     assert data.prompt == (50257, 50362)
     for row, index in enumerate((0, 3)):
         example = data.examples[index]
-        assert tokenizer.decode(example.tokens) == f" {example.text}"
-        assert batch.decoder_input_ids[row, : 2 + len(example.tokens)].tolist() == [*data.prompt, *example.tokens]
+        assert tokenizer.decode(example.labels) == f" {example.text}"
+        assert batch.decoder_input_ids[row, : 2 + len(example.labels)].tolist() == [*data.prompt, *example.labels]
         labels = batch.labels[row]
-        assert labels[labels != IGNORE].tolist() == [*example.tokens, tokenizer.eos_token_id]
+        assert labels[labels != IGNORE].tolist() == [*example.labels, tokenizer.eos_token_id]
     assert data.texts[0] == "word number 0."
 
 
@@ -242,7 +242,7 @@ def test_whisper_prefers_the_leading_space(whisper_dir: Path, processor: Whisper
     model = WhisperForConditionalGeneration.from_pretrained(whisper_dir).eval()
     data = load_dataset(write(tmp_path, [("0.wav", text)]), processor)
     bare = processor.tokenizer(text, add_special_tokens=False).input_ids
-    other = replace(data, examples=(replace(data.examples[0], tokens=tuple(bare)),))
+    other = replace(data, examples=(replace(data.examples[0], labels=tuple(bare)),))
     with torch.no_grad():
         spaced, unspaced = (whisper_losses(model, d.batch([0])).item() for d in (data, other))
         generated = model.generate(data.batch([0], full_window=True).features)

@@ -68,7 +68,7 @@ class TestCTC:
 
         assert isinstance(loss, AdaptationLoss) and loss.mask is not None
         plain = AdaptationLoss(engine.model, batch, expected).freeze()
-        assert torch.equal(plain.mask, loss.mask)  # type: ignore[arg-type]
+        assert torch.equal(plain.mask, loss.mask)
         assert torch.equal(plain(), loss())
         assert not torch.equal(moved, loss())
 

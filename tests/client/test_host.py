@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from threading import Condition
@@ -65,7 +65,7 @@ class Toy:
         saved = self.journal.saved()
         assert saved is not None
         self.journal.close()
-        self.journal.__init__(self.journal.folder, self.words.append)  # type: ignore[misc]
+        self.journal.__init__(self.journal.folder, self.words.append)
         back = toy_engine()
         self.journal.recover(back, saved)
         return back.have_round, back.state.checksum()
@@ -210,7 +210,9 @@ class TestStatus:
 def test_introductions_to_several_runs_are_given_again_while_work_goes_on(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    introduce: Callable[..., dict[str, object]] = lambda config, place: {"seed": config.run_seed}  # noqa: E731
+    def introduce(config: Any, place: object) -> dict[str, object]:
+        return {"seed": config.run_seed}
+
     monkeypatch.setattr(device, "hello", introduce)
     monkeypatch.setattr(Desk, "job", Job(toy.prepare(toy.plan(5, history(4)))[0], Condition()))
     configs = [replace(toy.config, run_seed=seed) for seed in range(12)]

@@ -234,7 +234,7 @@ def test_a_device_that_lies_in_its_introduction_is_left_out(
             answer.content = RecordDict({"zo": ConfigRecord({"hello": hello})})
         return answer
 
-    grid._ask = lie  # type: ignore[method-assign]
+    grid._ask = lie
 
     federate(config, grid)
 

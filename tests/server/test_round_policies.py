@@ -45,7 +45,7 @@ def _hold_back(grid: FakeGrid, node: int, rounds: int) -> None:
                 ready.append(name)
         return pull(ready)
 
-    grid.pull_messages = slow  # type: ignore[method-assign]
+    grid.pull_messages = slow
 
 
 def test_enough_answers_close_the_round_and_the_late_one_is_counted(
@@ -202,7 +202,7 @@ def test_duplicate_and_shuffled_answers_change_nothing(
         answers = list(pull(names))
         return [*reversed(answers), *answers] if answers and answers[0].metadata.group_id else answers
 
-    grid.pull_messages = twice_backwards  # type: ignore[method-assign]
+    grid.pull_messages = twice_backwards
 
     federate(again, grid)
 
@@ -302,7 +302,7 @@ def test_a_network_that_is_cut_for_all_costs_time_and_no_rounds(
         looks.extend([1] if cut else [])
         return [] if cut else list(grid.devices)
 
-    grid.get_node_ids = online  # type: ignore[method-assign]
+    grid.get_node_ids = online
 
     federate(config, grid)
 
