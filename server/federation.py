@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +24,7 @@ from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
 from server.run_state import LEDGER_NAME, RunState, refuse_used_ledger
 from server.secure_round import secure_aggregation
+from server.selection import Selection
 from server.standing import DRIFT, Standings
 from server.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.sync_inbox import SyncInbox
@@ -34,10 +33,9 @@ from zo_common.config import RunConfig
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Plan, encode_plan
-from zo_common.seeds import client_seed, fold_in, shared_seed
+from zo_common.seeds import client_seed, shared_seed
 
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
-_SAMPLING_STREAM = 1 << 42
 _REBUILD_SECONDS = 120.0
 _ROUNDS_LATE = 8  # answers of older rounds are not even counted
 
@@ -96,6 +94,7 @@ class Federation:
         self.standings = Standings()
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
+        self._selection = Selection(config, self.roster, self.standings, self.events.on_word)
         self.suspicions = Suspicions(self.standings, config.directions == "shared")
         if config.aggregation != "mean" and config.directions != "shared":
             self.events.on_word(NOTHING_TO_COMPARE)
@@ -230,10 +229,10 @@ class Federation:
         """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
         start = time.monotonic()
         self._late.forget_before(server_round - _ROUNDS_LATE)
-        self._wait_for_devices(server_round)
+        self._selection.wait(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
         rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
-        chosen = self._choose(server_round)
+        chosen = self._selection.choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)
         # a vote's rate is for signs: a device's own step, which is undone anyway, would be far too large
@@ -259,25 +258,6 @@ class Federation:
         report.down, report.up = exchange.down, exchange.up
         report.seconds = time.monotonic() - start
         return report
-
-    def _wait_for_devices(self, server_round: int) -> None:
-        """Until `min-clients` devices are online, as after a cut network, but no longer than a round."""
-        deadline = time.monotonic() + self.config.round_timeout
-        told = False
-        while True:
-            self.roster.look()
-            here = [m for m in self.members.values() if m.node_id in self.roster.online]
-            here = [m for m in here if not self.standings.of(m.client_id).excluded]
-            newcomers = len(self.roster.online - self.members.keys())
-            if len(here) + newcomers >= self.config.min_clients or time.monotonic() > deadline:
-                return
-            if not told:
-                self.events.on_word(
-                    f"round {server_round}: {len(here)} devices are online, min-clients is {self.config.min_clients}: "
-                    "waiting for more"
-                )
-                told = True
-            time.sleep(0.5)
 
     def _close_round(self, server_round: int, rate: float, inbox: RoundInbox) -> RoundReport:
         """Aggregate what is valid, move the weights, append to the ledger."""
@@ -367,23 +347,6 @@ class Federation:
 
     def _first(self, plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
         return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())
-
-    def _choose(self, server_round: int) -> list[Member]:
-        """Who is asked this round: a seeded sample of those online and in good standing, if not all are wanted."""
-        config = self.config
-        here = [m for m in self.members.values() if m.node_id in self.roster.online]
-        here = [m for m in here if not self.standings.of(m.client_id).excluded]
-        members = sorted(here, key=lambda m: m.client_id)
-        if server_round < config.late_round and config.late_joiners:
-            members = members[: max(1, len(members) - config.late_joiners)]
-        willing = [m for m in members if self.standings.may_be_asked(m.client_id, server_round)]
-        if len(willing) >= max(config.min_clients, config.min_replies):
-            members = willing  # else there is nobody to spare for backing off
-        wanted = math.ceil(config.clients_per_round * (1 + config.over_selection))
-        if wanted and wanted < len(members):
-            draw = random.Random(fold_in(config.run_seed, _SAMPLING_STREAM, server_round))
-            members = sorted(draw.sample(members, wanted), key=lambda m: m.client_id)
-        return members
 
     def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
         config = self.config
