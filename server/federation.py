@@ -235,11 +235,12 @@ class Federation:
         chosen = self._selection.choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)
+        votes = self.config.aggregation == "sign-vote"
         # a vote's rate is for signs: a device's own step, which is undone anyway, would be far too large
-        own = 0.0 if self.config.aggregation == "sign-vote" else rate
+        own = 0.0 if votes else rate
         plans = {m.node_id: self._plan(server_round, m, own) for m in chosen}
         secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
-        inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar)
+        inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar, votes=votes)
         asked = secure.plans if secure else plans
         self._catch_up.begin_round(self.ledger.ledger.records)
         attached = secure.attached if secure else None

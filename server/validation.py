@@ -23,19 +23,26 @@ class Refused(Exception):
         super().__init__(detail)
 
 
-def check_reply(data: bytes, plan: Plan, max_scalar: float) -> Reply:
+def check_reply(data: bytes, plan: Plan, max_scalar: float, *, votes: bool = False) -> Reply:
     """The reply to `plan`, or Refused.
 
     A BEHIND reply passes: it is a request for older rounds, not an error.
 
+    Args:
+        votes: whether the run counts signs: elsewhere ±1 would be taken for a slope that nobody measured.
+
     Raises:
-        Refused: malformed, wrong-round, wrong-client, wrong-seed, wrong-checksum, wrong-shape, no-examples,
+        Refused: malformed, one-bit, wrong-round, wrong-client, wrong-seed, wrong-checksum, wrong-shape, no-examples,
             non-finite, out-of-range, or the client's own refusal.
     """
     try:
         reply = decode_reply(data)
     except CodecError as error:
         raise Refused("malformed", str(error)) from None
+    if reply.one_bit and not votes:
+        raise Refused(
+            "one-bit", "reply holds signs, expected float32 scalars: it is for aggregation=sign-vote, update the device"
+        )
     check_fields(reply, plan)
     if reply.status is not Status.BEHIND:
         _check_scalars(reply, plan, max_scalar)
@@ -83,13 +90,13 @@ def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
 class RoundInbox:
     """Collects the replies of one round: at most one a client, the rest refused by reason.
 
-    `details` says why replies were refused, `words` what devices whose replies count want their operator to know,
-    `failed` the reason and detail of each node that was asked in vain.
+    `votes` is as in `check_reply`. `details` says why replies were refused, `words` what devices whose replies count
+    want their operator to know, `failed` the reason and detail of each node that was asked in vain.
     """
 
-    def __init__(self, plans: dict[int, Plan], max_scalar: float) -> None:
+    def __init__(self, plans: dict[int, Plan], max_scalar: float, *, votes: bool = False) -> None:
         self._plans = plans
-        self._max_scalar = max_scalar
+        self._max_scalar, self._votes = max_scalar, votes
         self.refused: Counter[str] = Counter()
         self.details: list[str] = []
         self.words: list[str] = []
@@ -125,7 +132,7 @@ class RoundInbox:
 
     def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
         """The reply, or Refused."""
-        return check_reply(data, plan, self._max_scalar)
+        return check_reply(data, plan, self._max_scalar, votes=self._votes)
 
     def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
         """Count a refusal; with `node_id`, its device has failed in this round."""

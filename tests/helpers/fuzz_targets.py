@@ -123,10 +123,11 @@ def _messages() -> dict[str, Target]:
 
     def inboxes(data: bytes) -> None:
         asked = {1: _plan()}
-        inbox = RoundInbox(asked, 1e6)
-        inbox.put(1, data)
-        inbox.agree_on_checksum()
-        inbox.scalars()
+        for votes in (False, True):
+            inbox = RoundInbox(asked, 1e6, votes=votes)
+            inbox.put(1, data)
+            inbox.agree_on_checksum()
+            inbox.scalars()
         EvaluationInbox(asked).put(1, data)
         SyncInbox(asked).put(1, data)
         is_ok(Message(RecordDict({CONTENT: ConfigRecord({"reply": data})}), dst_node_id=1, message_type="query"))

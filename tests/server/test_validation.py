@@ -116,6 +116,32 @@ def test_out_of_range(sign: int) -> None:
     assert _reason(_changed(projected_grads=grads)) == "out-of-range"
 
 
+class TestSigns:
+    """A reply of one bit a direction."""
+
+    DATA = _changed(projected_grads=np.where(GRADS > 2, -1, 1).astype(np.float32), one_bit=True)
+
+    def test_where_votes_are_counted(self) -> None:
+        reply = check_reply(self.DATA, PLAN, MAX_SCALAR, votes=True)
+
+        assert reply.projected_grads.tolist() == [[1, 1, 1], [-1, -1, -1]]
+
+    def test_anywhere_else_nobody_measured_them(self) -> None:
+        with pytest.raises(Refused, match="holds signs, expected float32 scalars") as refused:
+            check_reply(self.DATA, PLAN, MAX_SCALAR)
+
+        assert refused.value.reason == "one-bit"
+
+    def test_an_inbox_counts_them(self) -> None:
+        for votes, counted in ((False, 0), (True, 1)):
+            inbox = RoundInbox({1: PLAN}, MAX_SCALAR, votes=votes)
+            inbox.put(1, self.DATA)
+            assert len(inbox.scalars()) == counted and inbox.refused["one-bit"] == 1 - counted
+
+    def test_floats_pass_where_votes_are_counted(self) -> None:
+        assert check_reply(encode_reply(GOOD), PLAN, MAX_SCALAR, votes=True).projected_grads.max() == 5
+
+
 def test_the_largest_legal_scalar_passes() -> None:
     grads = np.full((2, 3), MAX_SCALAR, np.float32)
 
