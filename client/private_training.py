@@ -25,17 +25,28 @@ def check_demand(config: RunConfig, plan: Plan) -> None:
     """Refuse a plan that asks for less privacy than this device's settings do.
 
     Raises:
-        ConfigError: another level, or less noise.
+        ConfigError: another level, less noise, or noise that nobody here would add.
     """
+    privacy = plan.privacy
+    if privacy is not None and privacy.masked and not config.secure_aggregation:
+        raise ConfigError(
+            "the plan asks for noise under a mask, and nothing is masked: its reply would be seen without noise; set "
+            "secure-aggregation=true"
+        )
     if config.privacy == "none":
         return
-    asked = plan.privacy.level if plan.privacy else "none"
+    asked = privacy.level if privacy else "none"
     if asked != config.privacy:
         raise ConfigError(f"this device answers with privacy={config.privacy} only, the plan asks for {asked}")
-    if config.privacy == "example" and plan.privacy and plan.privacy.noise_multiplier < config.noise_multiplier:
+    assert privacy is not None
+    if (privacy.level == "example" or privacy.masked) and privacy.noise_multiplier < config.noise_multiplier:
         raise ConfigError(
             f"this device answers with a noise-multiplier of {config.noise_multiplier:g} or more, "
-            f"the plan asks for {plan.privacy.noise_multiplier:g}"
+            f"the plan asks for {privacy.noise_multiplier:g}"
+        )
+    if config.noise_by == "devices" and not privacy.noise_multiplier:
+        raise ConfigError(
+            "this run's devices add the noise, the plan asks for none: ask for a share, or set noise-by=server"
         )
 
 

@@ -19,12 +19,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, Context
+from numpy.typing import NDArray
 
 from client.place import place_of
+from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import ConfigError, SecureAggregationError, ZOError
-from zo_common.messages import Status, decode_reply, encode_reply
+from zo_common.messages import Status, decode_plan, decode_reply, encode_reply
 from zo_common.node_keys import PEERS_NAME, NodeSigner, PeerKeys
+from zo_common.privacy import Mechanism
 from zo_common.secure_device import LEAST_COHORT, Noise, Phase, SecureDevice
 from zo_common.secure_messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
 from zo_common.secure_reply import bare, encode_masked, vector_of
@@ -39,9 +43,25 @@ NO_PEERS = (
 )
 
 
-def noise_of(settings: Mapping[str, Any]) -> Noise | None:
-    """Whole-numbered noise, in grid units times the weight, that a device adds before masking; none so far."""
-    return None
+def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
+    """The whole-numbered noise that a device adds before masking: its share of what a sum needs for the device level.
+
+    Shares are sized for the fewest devices with which the sum is ever opened; the shares of all others come on top. How
+    few those are the device knows by itself, from the keys it was shown and the threshold it holds the server to.
+
+    Args:
+        privacy: what the plan asks for; None, or noise that is not under the mask, gives None.
+        devices: `SecureDevice.least_survivors`.
+    """
+    if privacy is None or not privacy.masked:
+        return None
+    sigma = privacy.share_units(devices)
+
+    def add(values: NDArray[np.int64]) -> NDArray[np.int64]:
+        # the last number is the loss, which is 0 for everyone
+        return values + np.array([*discrete_gaussians(len(values) - 1, sigma), 0], np.int64)
+
+    return add
 
 
 def answer(
@@ -62,7 +82,7 @@ def answer(
                     "secure-aggregation=true and evaluate-on=server"
                 )
             return ask()
-        return _train(record, settings, context, ask) if kind == "train" else ask()
+        return _train(record, context, ask) if kind == "train" else ask()
     except ZOError as error:
         return "error", str(error)
     except (KeyError, TypeError, ValueError) as error:
@@ -126,13 +146,11 @@ def _step(data: Any, context: Context) -> bytes:
         kept.save()
 
 
-def _train(
-    record: Mapping[str, Any], settings: Mapping[str, Any], context: Context, ask: Ask
-) -> tuple[str, bytes | str]:
+def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, bytes | str]:
     """Train, and mask what was measured; an answer without scalars passes, so that a device may catch up first."""
     if not isinstance(record.get(KEY), bytes):
         raise SecureAggregationError("a plan came without the list of sharers: its reply would be seen alone")
-    sharers = Sharers.decode(record[KEY])
+    sharers, privacy = Sharers.decode(record[KEY]), decode_plan(record["plan"]).privacy
     kept = _Kept(context)
     device = kept.present()
     key, payload = ask()
@@ -150,8 +168,8 @@ def _train(
                 f"the plan is for round {reply.server_round} with weight {sharers.weight}, expected round "
                 f"{terms.server_round} and {weight}, this device's examples: let it introduce itself again"
             )
-        vector, clipped = vector_of(reply, weight, sharers.total)
-        masked = device.mask(sharers, vector, noise_of(settings))
+        vector, clipped = vector_of(reply, weight, sharers.total, privacy)
+        masked = device.mask(sharers, vector, noise_of(privacy, device.least_survivors))
     finally:
         kept.save()
     for word in (reply.message, f"{clipped} scalars were clipped, lower epsilon's noise" if clipped else ""):

@@ -122,17 +122,30 @@ class PrivacyGuard:
 
     def ask(self, plan: Plan, member: Member) -> Plan:
         """The plan with what this device is to do to its scalars."""
-        settings, noise, examples = self._settings, self._config.noise_multiplier, member.num_examples
-        if settings.level == "device":
-            # a round counts from `min-replies` on: then there is noise enough in their sum
-            by_devices = settings.noise_by == "devices"
-            noise, examples = share_of_noise(noise, self._config.min_replies) if by_devices else 0.0, 1
-        return replace(plan, privacy=Mechanism(settings.level, settings.clip_norm, noise, examples))
+        config, clip_norm, noise = self._config, self._settings.clip_norm, self._config.noise_multiplier
+        if self._settings.level == "example":
+            return replace(plan, privacy=Mechanism("example", clip_norm, noise, member.num_examples))
+        masked = False
+        if self._settings.noise_by == "server":
+            noise = 0.0
+        elif config.secure_aggregation:
+            masked = True  # a device knows by itself how many shares there will be
+        else:  # a round counts from `min-replies` on: then there is noise enough in their sum
+            noise = share_of_noise(noise, config.min_replies)
+        return replace(plan, privacy=Mechanism("device", clip_norm, noise, 1, masked))
 
     def noised(self, scalars: list[ClientScalars]) -> list[ClientScalars]:
-        """Where the server adds the noise: every reply replaced with the noisy mean of all."""
+        """Where the server adds the noise: every reply replaced with the noisy mean of all.
+
+        A secure sum got it when it was opened.
+        """
         settings = self._settings
-        if settings.level != "device" or settings.noise_by != "server" or not scalars:
+        if (
+            self._config.secure_aggregation
+            or settings.level != "device"
+            or settings.noise_by != "server"
+            or not scalars
+        ):
             return scalars
         mean = noised_mean([s.projected_grads for s in scalars], settings.clip_norm, self._config.noise_multiplier)
         return [replace(s, projected_grads=mean) for s in scalars]
@@ -141,6 +154,9 @@ class PrivacyGuard:
         """What the run promises, for the operator."""
         s, noise = self._settings, self._config.noise_multiplier
         who = "one utterance" if s.level == "example" else f"one device, noise by the {s.noise_by}"
+        if s.level == "device" and s.noise_by == "devices":
+            seen = "under the masks" if self._config.secure_aggregation else "each reply itself has a share of it alone"
+            who += f", {seen}"
         return (
             f"privacy: {s.level}-level ({who}), at most ε {s.target_epsilon:g} at δ {s.target_delta:g}; clip norm "
             f"{s.clip_norm:g}, noise multiplier {noise:g}, spent so far ε {self.epsilon:.3f}"

@@ -23,10 +23,11 @@ from server.run_log import ByteCounts
 from server.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
+from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.ledger import LedgerHeader
 from zo_common.messages import Plan, Reply, Status
-from zo_common.secure_reply import decode_masked, is_masked, means_of
+from zo_common.secure_reply import decode_masked, grid_of, is_masked, means_of
 from zo_common.secure_server import SecureServer
 from zo_common.secure_terms import Terms
 
@@ -176,8 +177,17 @@ class SecureRound:
     def _settle(self, total: NDArray[np.int64], masked: Mapping[int, NDArray[np.uint64]]) -> None:
         config, plan = self._run.config, next(iter(self.plans.values()))
         weight = sum(self._weights[client] for client in masked)
-        mean, loss = means_of(total, weight, len(masked), (config.local_steps, config.num_queries))
+        shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
+        mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
         self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss)
+
+    def _noised(self, total: NDArray[np.int64], plan: Plan) -> NDArray[np.int64]:
+        """The sum with the server's noise, where the server adds it; the loss is 0 and stays so."""
+        config = self._run.config
+        if config.privacy != "device" or config.noise_by != "server" or plan.privacy is None:
+            return total
+        sigma = replace(plan.privacy, noise_multiplier=config.noise_multiplier).sigma_units
+        return total + np.array([*discrete_gaussians(len(total) - 1, sigma), 0], np.int64)
 
     def _step(self, outgoing: Mapping[int, bytes], take: Take) -> None:
         """One question to some devices, by client id; who fails it is left out of what comes next."""

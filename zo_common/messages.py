@@ -22,6 +22,7 @@ _PLAN, _REPLY, _VOTES = b"ZP", b"ZR", b"ZV"
 _PLAN_LAYOUT = "IQQQQHHHBff"
 _REPLY_LAYOUT = "BIIQQQHHIf"
 _PRIVACY_LAYOUT = "BddI"
+_MASKED = len(LEVELS)  # the device level with noise under the mask of a secure sum
 _ESTIMATORS = get_args(Estimator)
 MAX_RECORDS = 1 << 20
 
@@ -116,7 +117,7 @@ def _encode_mechanism(asked: Mechanism | None) -> bytes:
     """Nothing without privacy; a device that does not know these bytes refuses the plan, and answers nothing."""
     if asked is None:
         return b""
-    level = LEVELS.index(asked.level)
+    level = _MASKED if asked.masked else LEVELS.index(asked.level)
     return struct.pack("<" + _PRIVACY_LAYOUT, level, asked.clip_norm, asked.noise_multiplier, asked.num_examples)
 
 
@@ -124,10 +125,10 @@ def _decode_mechanism(reader: Reader) -> Mechanism | None:
     if reader.remaining < struct.calcsize("<" + _PRIVACY_LAYOUT):
         return None  # or bytes that `finish` refuses
     level, clip_norm, noise, examples = reader.take(_PRIVACY_LAYOUT)
-    if level >= len(LEVELS):
+    if level > _MASKED:
         raise CodecError(f"plan asks for privacy of unknown level {level}")
     try:
-        return Mechanism("example" if level == 0 else "device", clip_norm, noise, examples)
+        return Mechanism("example" if level == 0 else "device", clip_norm, noise, examples, level == _MASKED)
     except ConfigError as error:
         raise CodecError(f"plan: {error}") from None
 

@@ -8,7 +8,8 @@ Shuffling", 2021): one utterance, or one device, contributes zeros instead. How 
   scalars DP-ZO, Tang et al. 2024, and DPZero, Zhang et al. 2024). It holds against all who see replies, the server too.
 - device-level: all that a device has. Its whole reply of K·q scalars is clipped as one vector (DP-FedAvg, McMahan et
   al. 2018). The server adds noise to the sum, or the devices do in shares (distributed discrete Gaussian, Kairouz, Liu
-  and Steinke 2021), which holds against the server only where it sees nothing but the sum.
+  and Steinke 2021), which holds against the server only where it sees nothing but the sum: with secure aggregation,
+  where the shares are added under the masks.
 
 Noise is a discrete Gaussian on a grid of integers (`discrete_gaussian`, `clipping`): no bit of a float tells it apart.
 """
@@ -30,6 +31,9 @@ Privacy = Literal["none", "example", "device"]
 NoiseBy = Literal["devices", "server"]
 LEVELS: tuple[str, ...] = ("example", "device")
 MOST_NOISE = 1e6
+LEAST_SHARE = 8
+"""Grid units. By τ = 10·Σ_{k<n} exp(−2π²σ²k/(k+1)) ≤ 10·n·exp(−π²σ²) the sum of n devices' shares differs from one
+discrete Gaussian (Kairouz, Liu and Steinke 2021); from σ = 8 on that is below n · 10⁻²⁷³."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class Mechanism:
         noise_multiplier: of the noise this device adds, over the clip norm; 0 only where the server adds it.
         num_examples: how many utterances the accountant takes the device to have: with fewer, each of them would be
             drawn more often than is accounted for.
+        masked: the noise is that of a secure sum; each device adds its share in whole units before masking, and what
+            leaves the training is clipped alone. For the device level.
 
     Raises:
         ConfigError: a value that gives no guarantee.
@@ -133,12 +139,17 @@ class Mechanism:
     clip_norm: float
     noise_multiplier: float
     num_examples: int
+    masked: bool = False
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise ConfigError(f"privacy is {self.level!r}, expected one of {', '.join(LEVELS)}")
         Grid.of(self.clip_norm)
-        check_noise_multiplier(self.noise_multiplier, or_none=self.level == "device")
+        check_noise_multiplier(self.noise_multiplier, or_none=self.level == "device" and not self.masked)
+        if self.masked and self.level != "device":
+            raise ConfigError(
+                f"noise under a mask is for privacy=device, got {self.level}: example-level noise is each step's"
+            )
         if self.num_examples < 1:
             raise ConfigError("a device without utterances has nothing to protect and nothing to train on")
 
@@ -151,6 +162,14 @@ class Mechanism:
     def sigma_units(self) -> int:
         """Standard deviation of the noise in grid units, rounded up."""
         return math.ceil(self.noise_multiplier * self.grid.bound)
+
+    def share_units(self, devices: int) -> int:
+        """σ in grid units of what each device adds to a masked sum, so that any `devices` shares are noise enough.
+
+        A sum of discrete Gaussians is not one, but as good as one from `LEAST_SHARE` on (see there).
+        """
+        # the next whole number, never the same: no rounding of a float takes any noise away
+        return max(LEAST_SHARE, math.floor(share_of_noise(self.noise_multiplier, devices) * self.grid.bound) + 1)
 
     def release_step(self, per_example: NDArray[np.float64], expected: int) -> NDArray[np.float32]:
         """One step's scalars as they may be seen by anyone.
@@ -169,12 +188,12 @@ class Mechanism:
         return self._noised(self.grid.clip(per_example).sum(axis=1), self.sigma_units, expected)
 
     def release_reply(self, grads: NDArray[np.floating]) -> NDArray[np.float32]:
-        """A device's (K, q) scalars clipped as one vector, with this device's part of the noise.
+        """A device's (K, q) scalars clipped as one vector, with this device's part of the noise unless it is masked.
 
         Scalars that are not finite count as zeros: that a device failed over its data is not to be seen.
         """
         units = self.grid.clip(grads.reshape(-1, 1))[:, 0]
-        return self._noised(units, self.sigma_units, 1).reshape(grads.shape)
+        return self._noised(units, 0 if self.masked else self.sigma_units, 1).reshape(grads.shape)
 
     def _noised(self, units: NDArray[np.int64], sigma: int, divisor: int) -> NDArray[np.float32]:
         noise = discrete_gaussians(len(units), sigma)

@@ -179,6 +179,11 @@ class SecureDevice:
                         f"the keys of device {key.client_id} are not signed by its node key: they were swapped"
                     )
 
+    @property
+    def least_survivors(self) -> int:
+        """With fewer survivors this device does not help to open the sum: so many shares of noise it has at least."""
+        return self.terms.needed(len(self._graph.cohort))
+
     def mask(self, sharers: Sharers, values: NDArray[np.int64], noise: Noise | None = None) -> MaskedInput:
         """Step 3: the vector plus the self mask plus the pairwise masks, modulo 2**64.
 

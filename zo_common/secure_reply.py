@@ -1,7 +1,8 @@
 """A device's answer to a plan under secure aggregation: a reply without scalars or loss, and the masked vector.
 
 The vector holds K·q projected gradients in grid units times the device's weight, steps first, and then the loss in grid
-units, once. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
+units, once. With device-level privacy the grid is that of the clip norm, every device counts once, and the loss is 0:
+it carries no noise. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.errors import CodecError
+from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.messages import Reply, decode_reply, encode_reply
 from zo_common.packing import Reader
+from zo_common.privacy import Mechanism
 from zo_common.quantiser import Quantiser
 
 MESSAGE_VERSION = 1
@@ -28,22 +30,40 @@ def bare(reply: Reply) -> Reply:
     return replace(reply, num_examples=0, loss=0.0, projected_grads=nothing)
 
 
-def vector_of(reply: Reply, weight: int, total: int) -> tuple[NDArray[np.int64], int]:
-    """What a device masks, int64 (K·q + 1,), and how many of its numbers were clipped.
+def grid_of(privacy: Mechanism | None) -> Quantiser:
+    """The grid of a plan's sums: with device-level privacy the one on which its noise is whole numbers."""
+    if privacy is None or privacy.level != "device":
+        return GRID
+    return Quantiser(privacy.grid.exponent, privacy.grid.bound)
+
+
+def vector_of(reply: Reply, weight: int, total: int, privacy: Mechanism | None = None) -> tuple[NDArray[np.int64], int]:
+    """What a device masks, int64 (K·q + 1,), before any noise, and how many of its numbers were cut off at the grid.
+
+    With device-level privacy it is clipped to the clip norm here once more, in whole numbers: noise is for no longer
+    vector, whoever measured it.
 
     Raises:
-        SecureAggregationError: a number that is not finite, or weights whose sums could overflow.
+        SecureAggregationError: a number that is not finite, or weights whose sums could overflow, or that would let a
+            device with device-level privacy count more than once.
     """
+    if privacy is not None and privacy.level == "device":
+        if weight != 1:
+            raise SecureAggregationError(
+                f"weight {weight} was given with privacy=device, expected 1: noise is for devices that count once; set "
+                "weighting=uniform"
+            )
+        return np.append(privacy.grid.clip(reply.projected_grads.reshape(-1, 1))[:, 0], np.int64(0)), 0
     units, clipped = GRID.quantise(reply.projected_grads.ravel())
     loss, _ = GRID.quantise(np.array([reply.loss]))
     return np.concatenate([GRID.weighted(units, weight, total), loss]), clipped
 
 
 def means_of(
-    total: NDArray[np.int64], weight: int, devices: int, shape: tuple[int, int]
+    total: NDArray[np.int64], weight: int, devices: int, shape: tuple[int, int], grid: Quantiser = GRID
 ) -> tuple[NDArray[np.float64], float]:
     """Weighted mean of the projected gradients, float64 (K, q), and mean loss, from the sum of the cohort's vectors."""
-    return GRID.mean(total[:-1], weight).reshape(shape), float(GRID.mean(total[-1:], devices)[0])
+    return grid.mean(total[:-1], weight).reshape(shape), float(grid.mean(total[-1:], devices)[0])
 
 
 def encode_masked(reply: Reply, masked: bytes) -> bytes:

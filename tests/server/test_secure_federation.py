@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_grid import Device, FakeGrid, Memory
-from flwr.app import Message
-from flwr.common.serde import recorddict_to_proto
+from fake_grid import Memory
 from secure_cohort import node_key
-from toy_engine import ToyEngine
+from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import device, secure, warm
+from client import secure
 from server.federation import Federation
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
-from zo_common.messages import Plan, Reply, Status, decode_reply, encode_reply
+from zo_common.messages import Reply, Status, decode_reply, encode_reply
 from zo_common.node_keys import peer_line
 from zo_common.secure_masks import new_private, public_of
 from zo_common.secure_messages import Advertisement, KeyList
@@ -41,71 +38,15 @@ SECURE = {
 STEPS = {"share": 2, "mask": 3, "consent": 4, "reveal": 5}  # the message of a round at which a device falls silent
 
 
-class RecordingGrid(FakeGrid):
-    """Keeps all that the server's process receives, and may alter what it sends."""
-
-    def __init__(self, config: RunConfig, memories: list[Memory]) -> None:
-        super().__init__(config, memories)
-        self.received: list[bytes] = []
-        self.alter: Callable[[int, dict[str, Any]], None] = lambda node, record: None
-
-    def _ask(self, device: Device, message: Message, server_round: int) -> Message:
-        self.alter(message.metadata.dst_node_id, message.content.config_records["zo"])  # type: ignore[arg-type]
-        return super()._ask(device, message, server_round)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        answers = list(super().pull_messages(message_ids))
-        self.received += [recorddict_to_proto(a.content).SerializeToString() for a in answers if a.has_content()]
-        return answers
-
-
-class Utterances:
-    """As many as a device has."""
-
-    skipped = ()
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-
-class CrowdEngine(ToyEngine):
-    """Real rounds on toy weights; what it measures is drawn, not trained."""
-
-    def train(self, plan: Plan, data: Any, *_: Any) -> Reply:
-        status = self.sync(plan)
-        reply = Reply(status, plan.server_round, self.have_round, plan.client_id, plan.seed, self.state.checksum())
-        if status is not Status.OK:
-            return reply
-        draw = np.random.default_rng([plan.client_id, plan.server_round])
-        grads = draw.normal(size=(plan.local_steps, plan.estimator.num_queries)).astype(np.float32)
-        return replace(reply, num_examples=len(data), loss=float(np.float32(draw.random())), projected_grads=grads)
-
-
 @pytest.fixture
 def grid_for(monkeypatch: pytest.MonkeyPatch) -> Callable[[RunConfig], RecordingGrid]:
-    """Devices without a model of any size, with three to five utterances each."""
-
-    def engine(config: RunConfig) -> CrowdEngine:
-        if not warm._engines:
-            warm._engines[("toy",)] = CrowdEngine(config)
-        found = warm._engines[("toy",)]
-        assert isinstance(found, CrowdEngine)
-        return found
-
-    monkeypatch.setattr(device, "warm_engine", engine)
-    monkeypatch.setattr(device, "_train_data", lambda config, engine, place: Utterances(3 + place.client_id))
-    return lambda config: RecordingGrid(config, [Memory() for _ in range(3)])
+    """Three devices with three to five utterances."""
+    return toy_grids(monkeypatch)
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    base = {"model": "toy", "data": "none", "trained_tensors": "all", "num_queries": 2, "local_steps": 2}
-    return lambda **changes: RunConfig(
-        **{**base, "server_model": False, "learning_rate": 0.01, "output": str(tmp_path / "run"), **changes}
-    )
+    return lambda **changes: RunConfig(**{**TOY, "output": str(tmp_path / "run"), **changes})
 
 
 @pytest.fixture
@@ -114,9 +55,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Reply]:
     seen: list[Reply] = []
     real = secure.vector_of
 
-    def spy(reply: Reply, weight: int, total: int) -> Any:
+    def spy(reply: Reply, *rest: Any) -> Any:
         seen.append(reply)
-        return real(reply, weight, total)
+        return real(reply, *rest)
 
     monkeypatch.setattr(secure, "vector_of", spy)
     return seen
@@ -357,7 +298,7 @@ class TestDevices:
         self, settings: Settings, federate: Federate, grid_for: Any, measured: list[Reply], ledger_of: Ledgers,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(secure, "noise_of", lambda settings: lambda values: values + (1 << 24))
+        monkeypatch.setattr(secure, "noise_of", lambda *_: lambda values: values + (1 << 24))
         config = settings(**SECURE | {"num_server_rounds": 1, "weighting": "uniform", "lr_schedule": "constant"})
         federate(config, grid_for(config))
         found = ledger_of(config).records[0].contributions[0].coefficients

@@ -152,7 +152,15 @@ class TestReleases:
         assert seen[0] != seen[1]
 
     @pytest.mark.parametrize(
-        "fields", [("none", 1.0, 1.0, 1), ("example", 0.0, 1.0, 1), ("example", 1.0, 0.0, 1), ("example", 1.0, 1.0, 0)]
+        "fields",
+        [
+            ("none", 1.0, 1.0, 1),
+            ("example", 0.0, 1.0, 1),
+            ("example", 1.0, 0.0, 1),
+            ("example", 1.0, 1.0, 0),
+            ("example", 1.0, 1.0, 1, True),
+            ("device", 1.0, 0.0, 1, True),
+        ],
     )
     def test_a_mechanism_that_gives_nothing(self, fields: tuple[Any, ...]) -> None:
         with pytest.raises(ConfigError):
@@ -198,9 +206,13 @@ class TestPlans:
         st.floats(1e-20, 1e20),
         st.floats(1e-6, 1e6),
         st.integers(1, 2**32 - 1),
+        st.booleans(),
     )
-    def test_a_plan_carries_what_it_asks(self, level: Any, clip: float, noise: float, examples: int) -> None:
-        plan = Plan(3, 1, 2, 3, 4, 2, 16, 0.5, EstimatorConfig(), (), Mechanism(level, clip, noise, examples))
+    def test_a_plan_carries_what_it_asks(
+        self, level: Any, clip: float, noise: float, examples: int, masked: bool
+    ) -> None:
+        mechanism = Mechanism(level, clip, noise, examples, masked and level == "device")
+        plan = Plan(3, 1, 2, 3, 4, 2, 16, 0.5, EstimatorConfig(), (), mechanism)
 
         assert decode_plan(encode_plan(plan)).privacy == plan.privacy
 
@@ -217,7 +229,7 @@ class TestPlans:
             with pytest.raises(CodecError):
                 decode_plan(data[:-cut])
         with pytest.raises(CodecError, match="unknown level"):
-            decode_plan(data[:58] + b"\x02" + data[59:])
+            decode_plan(data[:58] + b"\x03" + data[59:])
         with pytest.raises(CodecError, match="clip-norm"):
             decode_plan(data[:59] + bytes(8) + data[67:])
         with pytest.raises(CodecError, match="noise-multiplier"):

@@ -1,0 +1,82 @@
+"""Devices of a federation on the fake grid that train nothing: drawn scalars, real rounds, what the server hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_grid import Device, FakeGrid, Memory
+from flwr.app import Message
+from flwr.common.serde import recorddict_to_proto
+from toy_engine import ToyEngine
+
+from client import device, warm
+from client.private_training import seen_reply
+from zo_common.config import RunConfig
+from zo_common.messages import Plan, Reply, Status
+
+
+class RecordingGrid(FakeGrid):
+    """Keeps all that the server's process receives, and may alter what it sends."""
+
+    def __init__(self, config: RunConfig, memories: list[Memory]) -> None:
+        super().__init__(config, memories)
+        self.received: list[bytes] = []
+        self.alter: Callable[[int, dict[str, Any]], None] = lambda node, record: None
+
+    def _ask(self, device: Device, message: Message, server_round: int) -> Message:
+        self.alter(message.metadata.dst_node_id, message.content.config_records["zo"])  # type: ignore[arg-type]
+        return super()._ask(device, message, server_round)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        answers = list(super().pull_messages(message_ids))
+        self.received += [recorddict_to_proto(a.content).SerializeToString() for a in answers if a.has_content()]
+        return answers
+
+
+class Utterances:
+    """As many as a device has."""
+
+    skipped = ()
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class CrowdEngine(ToyEngine):
+    """Real rounds on toy weights; what it measures is drawn, not trained."""
+
+    def train(self, plan: Plan, data: Any, *_: Any) -> Reply:
+        status = self.sync(plan)
+        reply = Reply(status, plan.server_round, self.have_round, plan.client_id, plan.seed, self.state.checksum())
+        if status is not Status.OK:
+            return reply
+        draw = np.random.default_rng([plan.client_id, plan.server_round])
+        grads = draw.normal(size=(plan.local_steps, plan.estimator.num_queries)).astype(np.float32)
+        loss = float(np.float32(draw.random()))
+        return seen_reply(plan, replace(reply, num_examples=len(data), loss=loss, projected_grads=grads), len(data))
+
+
+def toy_grids(monkeypatch: pytest.MonkeyPatch, count: int = 3) -> Callable[[RunConfig], RecordingGrid]:
+    """Makes grids of so many devices without a model of any size, with three and more utterances each."""
+
+    def engine(config: RunConfig) -> CrowdEngine:
+        if not warm._engines:
+            warm._engines[("toy",)] = CrowdEngine(config)
+        found = warm._engines[("toy",)]
+        assert isinstance(found, CrowdEngine)
+        return found
+
+    monkeypatch.setattr(device, "warm_engine", engine)
+    monkeypatch.setattr(device, "_train_data", lambda config, engine, place: Utterances(3 + place.client_id))
+    return lambda config: RecordingGrid(config, [Memory() for _ in range(count)])
+
+
+TOY = {"model": "toy", "data": "none", "trained_tensors": "all", "num_queries": 2, "local_steps": 2}
+TOY |= {"server_model": False, "learning_rate": 0.01}
