@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.place import place_of
-from zo_common.errors import ZOError
+from zo_common.errors import ConfigError, ZOError
 
 if TYPE_CHECKING:
     from zo_common.config import RunConfig
@@ -92,6 +92,8 @@ def _ask_worker(
 
     node = context.node_config
     try:
+        if "max-epsilon" in node:
+            raise ConfigError("max-epsilon is in the node config of a device with a worker: give it to zo-asr-worker")
         place = place_of(node, context.node_id)
         token = read_token(Path(str(node["worker-token-file"]))) if node.get("worker-token-file") else ""
         wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))
@@ -113,6 +115,7 @@ def _ask_worker(
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
     """The answer of this process's engine."""
     from client import device
+    from client.privacy_account import PrivacyAccount
     from zo_common.config import RunConfig
     from zo_common.evaluation_reply import encode_evaluation
     from zo_common.messages import decode_plan, encode_reply
@@ -128,11 +131,16 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         return "hello", json.dumps(device.hello(config, place)).encode()
     if kind == "sync" and "part" in record:
         return "reply", encode_reply(device.take_part(config, decode_part(record["part"])))
-    plan = decode_plan(record["plan"])
+    plan, node, account = decode_plan(record["plan"]), context.node_config, None
+    if "max-epsilon" in node:
+        if "privacy-account" not in node:
+            raise ConfigError("max-epsilon is set without privacy-account: name the file that remembers what was spent")
+        path, limit = Path(str(node["privacy-account"])), float(node["max-epsilon"])
+        account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
     if kind == "evaluate":
-        return "reply", encode_evaluation(device.evaluate(config, plan, place))
+        return "reply", encode_evaluation(device.evaluate(config, plan, place, account=account))
     if kind == "train":
-        return "reply", encode_reply(device.train(config, plan, place))
+        return "reply", encode_reply(device.train(config, plan, place, account=account))
     return "reply", encode_reply(device.sync(config, plan) if kind == "sync" else device.rebuild(config, plan))
 
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 
 from client.engine import Cancelled, Engine
 from client.place import Place
+from client.privacy_account import PrivacyAccount
 from client.private_training import check_demand
+from client.seed_check import check_history, check_seed
 from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
@@ -45,8 +47,12 @@ def train(
     place: Place,
     on_step: Callable[[int, float], None] | None = None,
     on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
 ) -> Reply:
     """Answer one plan; a user error is a reply that says so.
+
+    Args:
+        account: what the device's owner allows; None allows everything.
 
     Raises:
         Cancelled: by `on_step`.
@@ -56,8 +62,16 @@ def train(
         raise ConnectionError("dropped out, as the scenario asks")
     try:
         check_demand(config, plan)
+        check_seed(config, plan, place)
         engine = warm_engine(config)
-        reply = engine.train(plan, _train_data(config, engine, place), on_step, lambda: on_synced(engine))
+        data = _train_data(config, engine, place)
+        if account is not None:
+            account.check(plan, len(data))
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine))
+        if reply.status is Status.OK:
+            check_history(config, engine.applied)
+            if account is not None:
+                account.charge(plan, len(data))
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
@@ -71,9 +85,12 @@ def evaluate(
     place: Place,
     on_progress: Callable[[int, int], None] | None = None,
     on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
 ) -> EvaluationReply:
     """Decode the held-out recordings at the state before `plan.server_round`; may raise what `on_progress` raises."""
     try:
+        if account is not None:
+            account.refuse_counts()
         engine = warm_engine(config)
         held_out = held_out_settings(config)
         data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)

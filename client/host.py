@@ -21,6 +21,7 @@ from client.job import Job, Kind, Request
 from client.journal import Journal, SavedState
 from client.manifest import read_manifest
 from client.place import Place
+from client.privacy_account import PrivacyAccount
 from client.recordings import stamp
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from zo_common.config import RunConfig
@@ -40,14 +41,22 @@ class Host:
     Args:
         own: settings of this device in kebab-case, which win over a run's: model, data, device, precision …
         on_word: hears what the operator should know, a line each.
+        account: what the device's owner allows all runs to learn.
     """
 
-    def __init__(self, own: dict[str, Any], journal: Journal, desk: Desk, on_word: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        own: dict[str, Any],
+        journal: Journal,
+        desk: Desk,
+        on_word: Callable[[str], None],
+        account: PrivacyAccount | None = None,
+    ) -> None:
         # a server must not choose where a device writes
         self._own = {"feature-cache": ""} | own
         self._journal = journal
         self._desk = desk
-        self._on_word = on_word
+        self._on_word, self._account = on_word, account
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
@@ -189,9 +198,9 @@ class Host:
                 elif plan is not None and rebuild:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
-                    reply = device.train(config, plan, place, job.on_step, self._synced)
+                    reply = device.train(config, plan, place, job.on_step, self._synced, self._account)
                 elif plan is not None and job.request.kind == "evaluate":
-                    reply = device.evaluate(config, plan, place, job.on_progress, self._synced)
+                    reply = device.evaluate(config, plan, place, job.on_progress, self._synced, self._account)
                 else:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)

@@ -42,6 +42,8 @@ class Options:
     own: dict[str, Any]
     orphan_seconds: float
     stop_seconds: float
+    max_epsilon: float = 0.0
+    max_delta: float = 1e-6
 
 
 @app.callback(invoke_without_command=True)
@@ -60,6 +62,8 @@ def run(
     noise_check: Annotated[bool | None, typer.Option(help="Warn where rounding noise drowns the signal.")] = None,
     orphan_seconds: Annotated[float, typer.Option(min=0, help="How long work goes on that nobody waits for.")] = 15.0,
     stop_seconds: Annotated[float, typer.Option(min=0, help="How long a stop waits for the step in progress.")] = 60.0,
+    max_epsilon: Annotated[float, typer.Option(min=0, help="Privacy all runs may spend; 0 sets no limit.")] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="The δ at which max-epsilon is meant.")] = 1e-6,
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both leave a saved state and end with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -71,7 +75,11 @@ def run(
         own["noise-check"] = noise_check
     own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
     token = read_token(token_file) if token_file else ""
-    run_worker(Options(listen, token, state or default_state_folder(), own, orphan_seconds, stop_seconds))
+    run_worker(
+        Options(
+            listen, token, state or default_state_folder(), own, orphan_seconds, stop_seconds, max_epsilon, max_delta
+        )
+    )
 
 
 def default_state_folder() -> Path:
@@ -94,11 +102,16 @@ def run_worker(options: Options) -> None:
     from client.desk import Desk
     from client.host import Host
     from client.journal import Journal
+    from client.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.worker import start_server
 
     journal = Journal(options.state, log)
     desk = Desk(options.orphan_seconds, log)
-    host = Host(options.own, journal, desk, log)
+    account = None
+    if options.max_epsilon:
+        account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
+        log(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
+    host = Host(options.own, journal, desk, log, account)
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

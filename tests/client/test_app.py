@@ -22,6 +22,7 @@ from zo_common.contribution import Contribution, Record
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.models import load_whisper
+from zo_common.seeds import client_seed
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.state import LatticeState
 
@@ -61,7 +62,7 @@ def ask(config: RunConfig) -> Ask:
 
 
 def _record(engine: Engine) -> Record:
-    part = Contribution(9, 3, np.full((1, 1), 0.01, np.float32))
+    part = Contribution(client_seed(0, 1, 3), 3, np.full((1, 1), 0.01, np.float32))
     engine.state.apply(part.updates())
     record = Record(1, engine.state.checksum(), (part,))
     engine.state.apply(part.updates(), sign=-1)
@@ -69,7 +70,9 @@ def _record(engine: Engine) -> Record:
 
 
 def _plan(engine: Engine, config: RunConfig, record: Record) -> Plan:
-    return Plan(2, 42, 5, engine.base_id, record.checksum, 1, 1, 1e-6, config.estimator_config, (record,))
+    return Plan(
+        2, client_seed(0, 2, 5), 5, engine.base_id, record.checksum, 1, 1, 1e-6, config.estimator_config, (record,)
+    )
 
 
 def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask: Ask) -> None:
@@ -128,7 +131,7 @@ def test_a_message_whose_round_has_closed_is_left_out(
     config: RunConfig, engine: Engine, left: int, age: float, word: str
 ) -> None:
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    plan = Plan(1, 42, 5, engine.base_id, engine.base_checksum, 1, 1, 1e-6, config.estimator_config)
+    plan = Plan(1, client_seed(0, 1, 5), 5, engine.base_id, engine.base_checksum, 1, 1, 1e-6, config.estimator_config)
     record = ConfigRecord({"plan": encode_plan(plan), "seconds-left": left})
     message = Message(RecordDict({"zo": record}), dst_node_id=5, message_type="train")
     message.metadata.__dict__["_created_at"] -= age

@@ -28,6 +28,7 @@ from zo_common.evaluation_reply import decode_evaluation
 from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.objectives import IGNORE
+from zo_common.seeds import client_seed
 from zo_common.state import Update
 from zo_common.transcribe import greedy_tokens
 
@@ -136,8 +137,8 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     host.start()
     engine = host._engine
     assert engine is not None
-    record = Record(1, 0, (Contribution(9, 3, np.full((1, 2), 1e-3, np.float32)),))
-    plan = Plan(2, 42, 7, engine.base_id, 0, 2, 2, 1e-4, config.estimator_config, (record,))
+    record = Record(1, 0, (Contribution(client_seed(0, 1, 3), 3, np.full((1, 2), 1e-3, np.float32)),))
+    plan = Plan(2, client_seed(0, 2, 7), 7, engine.base_id, 0, 2, 2, 1e-4, config.estimator_config, (record,))
 
     def answer(kind: Any) -> bytes:
         asked, work = host.prepare(kind, make_request(encode_plan(plan), settings, PLACE), PLACE)

@@ -25,6 +25,7 @@ from client.worker_client import make_request
 from zo_common.contribution import Record
 from zo_common.estimator import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
+from zo_common.seeds import client_seed
 from zo_common.state import LatticeState
 
 PLACE = Place(3)
@@ -48,7 +49,18 @@ class Toy:
     def plan(self, server_round: int, records: list[Record], checksum: int | None = None) -> Plan:
         checksum = records[-1].checksum if checksum is None else checksum
         estimator = EstimatorConfig("two-sided", 2, 2.0**-10)
-        return Plan(server_round, 42, 3, self.engine.base_id, checksum, 4, 2, 1e-4, estimator, tuple(records))
+        return Plan(
+            server_round,
+            client_seed(0, server_round, 3),
+            3,
+            self.engine.base_id,
+            checksum,
+            4,
+            2,
+            1e-4,
+            estimator,
+            tuple(records),
+        )
 
     def prepare(self, plan: Plan, kind: Any = "sync") -> Any:
         request = make_request(encode_plan(plan), self.config.to_mapping(), PLACE)

@@ -35,6 +35,7 @@ from zo_common.estimator import EstimatorConfig
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan
 from zo_common.models import load_whisper
+from zo_common.seeds import client_seed
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.state import LatticeState
 
@@ -168,7 +169,9 @@ class Truth:
         self.records: list[Record] = []
         rng = np.random.default_rng(3)
         for server_round in range(1, 5):
-            part = Contribution(100 + server_round, 3, (0.01 * rng.standard_normal((2, 2))).astype(np.float32))
+            part = Contribution(
+                client_seed(0, server_round, 3), 3, (0.01 * rng.standard_normal((2, 2))).astype(np.float32)
+            )
             self.state.apply(part.updates())
             self.records.append(Record(server_round, self.state.checksum(), (part,)))
 
@@ -176,7 +179,8 @@ class Truth:
         records = tuple(self.records[have : server_round - 1])
         checksum = self.records[server_round - 2].checksum if server_round > 1 else self.base_checksum
         estimator = EstimatorConfig("two-sided", 2, 1e-3)
-        plan = Plan(server_round, 42, PLACE.client_id, self.base_id, checksum, 2, 2, 1e-6, estimator, records)
+        seed = client_seed(0, server_round, PLACE.client_id)
+        plan = Plan(server_round, seed, PLACE.client_id, self.base_id, checksum, 2, 2, 1e-6, estimator, records)
         return decode_plan(encode_plan(replace(plan, **changes)))  # epsilon in float32, as it travels
 
     def snapshot(self, server_round: int) -> list[bytes]:

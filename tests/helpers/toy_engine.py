@@ -11,6 +11,7 @@ from client.snapshot_parts import SnapshotParts
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.fingerprint import fingerprint
+from zo_common.seeds import client_seed
 from zo_common.state import LatticeState
 
 
@@ -58,7 +59,7 @@ def history(rounds: int, salt: int = 0, *, start: ToyEngine | None = None, check
     records = []
     for server_round in range(first, first + rounds):
         coefficients = (0.01 * rng.standard_normal((1, 2))).astype(np.float32)
-        part = Contribution(1000 * salt + server_round, 3, coefficients)
+        part = Contribution(client_seed(0, server_round, 3 + salt), 3 + salt, coefficients)
         engine.state.apply(part.updates())
         records.append(Record(server_round, engine.state.checksum() if checksums else 0, (part,)))
     engine.state.apply([u for record in records for u in record.updates()], sign=-1)
