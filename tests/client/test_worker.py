@@ -290,7 +290,7 @@ def test_busy_attach_supersede_and_cancel(worker: Worker, truth: Truth) -> None:
     assert (job["kind"], job["server_round"], job["steps"], job["callers"]) == ("train", 3, ENDLESS, 1)
     assert job["queries_per_second"] > 0 and job["seconds_left"] > 0
 
-    busy = worker.train(truth.plan(3, seed=43))
+    busy = worker.train(truth.plan(3, batch_size=1))
     assert busy.status is Status.BUSY
     assert busy.message.startswith("busy with training of round 3 for ") and busy.message.endswith(" s more")
     assert decode_evaluation(worker.ask(truth.plan(3), "evaluate")).status is Status.BUSY
@@ -312,7 +312,7 @@ def test_busy_attach_supersede_and_cancel(worker: Worker, truth: Truth) -> None:
     status = worker.status()
     assert (status["job"], status["counts"]["busy"], status["counts"]["cancelled"]) == (None, 2, 3)
 
-    plan = truth.plan(5, 4, local_steps=ENDLESS, seed=44)
+    plan = truth.plan(5, 4, local_steps=ENDLESS, batch_size=1)
     request = make_request(encode_plan(plan), worker.config.to_mapping(), PLACE)
     with WorkerClient(worker.address, timeout=1.5) as client, pytest.raises(WorkerError, match=r"within 1\.5 s"):
         client.train(request)
@@ -374,7 +374,7 @@ def test_new_recordings_are_read_and_mistakes_are_told_at_start(worker: Worker, 
     assert worker.train(truth.plan(1)).num_examples == 9
     table = data / "train" / "metadata.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-2]) + "\n")
-    assert worker.train(truth.plan(1, seed=5)).num_examples == 7
+    assert worker.train(truth.plan(1, batch_size=1)).num_examples == 7
     assert "the table of recordings has changed" in worker.log.read_text()
     with worker.client() as client, pytest.raises(WorkerError, match="unknown setting 'nonsense'"):
         client.train(make_request(encode_plan(truth.plan()), {"nonsense": 1}, PLACE))
