@@ -17,7 +17,7 @@ from benchmarks.privacy.membership import Population, private_attack, study, sum
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.slopes import Table, joined, measure_round, round_seed
 from benchmarks.privacy.speech import Speech, speech
-from benchmarks.privacy.table import kept, over_seeds
+from benchmarks.privacy.table import folder_of, kept, over_seeds
 from client import private_training
 from client.engine import Engine
 from zo_common import privacy
@@ -253,7 +253,7 @@ def test_rows_over_seeds_are_spreads() -> None:
 
 
 def test_a_finished_seed_is_kept_for_its_settings_alone(tmp_path: Path) -> None:
-    path = tmp_path / "seed.json"
-    assert kept(path, {"pool": 1}, lambda: {"n": 1}) == {"n": 1}
-    assert kept(path, {"pool": 1}, lambda: {"n": 2}) == {"n": 1}
-    assert kept(path, {"pool": 2}, lambda: {"n": 2}) == {"n": 2}
+    first, second = (folder_of(tmp_path, {"pool": pool}) for pool in (1, 2))
+    assert kept(first / "seed.json", lambda: {"n": 1}) == {"n": 1}
+    assert kept(first / "seed.json", lambda: {"n": 2}) == {"n": 1}
+    assert kept(second / "seed.json", lambda: {"n": 2}) == {"n": 2}
