@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.rows import RESULTS
 
 FIGURE = RESULTS.parent.parent / "docs" / "privacy.png"
-_MEASURED = "Not measured yet: `python -m benchmarks.privacy`."
+_MEASURED = "Not measured yet: `make attacks`."
 
 
 def _load() -> dict[str, Any]:
