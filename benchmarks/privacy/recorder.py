@@ -26,7 +26,7 @@ from zo_common.seeds import shared_seed
 
 STEPS = 1
 BATCH = 4
-REPLIES = 24
+REPLIES = 16
 UTTERANCES = 24
 _SESSION = bytes(16)
 

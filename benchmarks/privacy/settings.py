@@ -33,7 +33,7 @@ class Settings:
     trained_tensors: str = "encoder-early"
     accent: str = "west-midlands"
     pool: int = 96
-    rounds: int = 8
+    rounds: int = 6
     queries: int = 8
     epsilon: float = 1e-3
     utterances: int = 48
