@@ -26,7 +26,7 @@ class Settings:
         targets: how many of them are guessed by who has the recording.
         sizes: utterances of the device in guessing; each takes part in every step.
         draws: devices of each size for each target.
-        targets_epsilon, delta: of the guarantees.
+        target_epsilons, delta: of the guarantees.
     """
 
     model: str = str(PRETRAINED / "wav2vec2-tiny-us")
