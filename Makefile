@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect tta ctc venv clean
+.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect tta attacks ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -51,6 +51,11 @@ dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's num
 tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers
 	$(BIN)/python -m benchmarks.tta
 	$(BIN)/python -m benchmarks.tta.report
+	$(BIN)/python -m benchmarks.readme
+
+attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers
+	$(BIN)/python -m benchmarks.privacy
+	$(BIN)/python -m benchmarks.privacy.report
 	$(BIN)/python -m benchmarks.readme
 
 ctc: $(STAMP)  ## train the small CTC model again, from nothing

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import scaling, soak, table, wire
+from benchmarks.privacy import report as privacy
 from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
 from simulations.report import human_bytes
@@ -128,6 +129,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
     "docs/adapt.md": (tta.BLOCKS, {}),
+    "docs/privacy.md": (privacy.BLOCKS, {}),
     "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
 }
 
