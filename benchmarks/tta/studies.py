@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-_CTC = ["--model", "wav2vec2-tiny-us", "--utterances", "16"]
+_CTC = ["--model", "wav2vec2-tiny-us", "--utterances", "12"]
 _CTC_STEPS = ["--learning-rates", "0.2", "--epsilons", "1e-2", "--marks", "10", "40"]
 _CTC_DEFAULT = [*_CTC, "--tensors", "norms+biases", *_CTC_STEPS]
-_WHISPER = ["--model", "whisper-tiny.en", "--utterances", "8"]
+_WHISPER = ["--model", "whisper-tiny.en", "--utterances", "6"]
 _WHISPER_DEFAULT = [*_WHISPER, "--tensors", "norms", "--learning-rates", "3e-3", "--epsilons", "3e-3", "--marks", "10"]
 _ADAM = ["--methods", "adam", "--learning-rates"]
 _SMALL_TENSORS = ["--tensors", "norms", "norms+biases"]
