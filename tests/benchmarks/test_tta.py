@@ -9,12 +9,13 @@ import pytest
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.tta import report
+from benchmarks.tta.comparison import METHODS
 from benchmarks.tta.methods import ADAM_STEPS, Passes, first_order, source, zeroth_order
 from benchmarks.tta.settings import MODELS
 from benchmarks.tta.speech import CONDITIONS, NOISE, RATE, SEEDS, speech, telephone
 from benchmarks.tta.studies import STUDIES
 from benchmarks.tta.study import Trial, parser, run, trials
-from benchmarks.tta.table import Work, summary
+from benchmarks.tta.table import Work, digest, summary
 from client.adapt import DEFAULTS, AdaptSettings
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.sentences import sentence_key, split_sentences
@@ -143,11 +144,20 @@ def test_where_first_order_gains_nothing_there_is_no_share() -> None:
     assert summary(rows, "m", "clean")["share_of_first_order_gain"] == {"zo-episodic": None}
 
 
-def test_a_killed_run_knows_what_it_has_done(tmp_path: Path) -> None:
-    Work(tmp_path / "rows.jsonl").add([_row("source", 0, 0.4)])
-    work = Work(tmp_path / "rows.jsonl")
-    assert work.has(("m", "clean", 0), "source")
-    assert not work.has(("m", "clean", 1), "source")
+def test_a_killed_run_knows_what_it_has_done_and_with_which_settings(tmp_path: Path) -> None:
+    cell = ("wav2vec2-tiny-us", "clean", 0)
+    held = [_row("source", 0, 0.4), _row("zo-episodic", 0, 0.3)]
+    known = [row | {"model": cell[0], "settings": digest(cell[0], str(row["method"]))} for row in held]
+    known[1]["settings"] = "of another learning rate"
+    path = tmp_path / "rows.jsonl"
+    Work(path).add(known)
+    with path.open("a") as file:
+        file.write('{"model": "wav2vec2-ti')  # where a kill came
+
+    work = Work(path)
+
+    assert work.of(cell, "source") == known[0]
+    assert work.missing(cell) == tuple(method for method in METHODS if method != "source")
 
 
 def test_the_conditions_are_those_of_the_tables() -> None:
