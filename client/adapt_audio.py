@@ -14,6 +14,7 @@ from client.audio import SAMPLING_RATE, AudioProblem, told_in_a_sentence
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
+_LOUDEST = 1e6  # whole numbers of 16 bits that were stored as floats are below; what is above is damaged
 PIECE_SECONDS = 25.0
 SLACK_SECONDS = 2.5  # a cut may be this far from where equal pieces would be cut, so no piece exceeds 30 s
 _PAUSE_SECONDS = 0.1
@@ -47,11 +48,15 @@ def read_wave(
 
     Raises:
         AudioProblem: it cannot be read or decoded, is longer than `max_seconds`, has several channels, a lower rate,
-            or samples that are not finite.
+            or samples that are not finite or far out of range.
     """
     samples, found = _read(path, rate, convert, max_seconds)
     if not np.isfinite(samples).all():
         raise AudioProblem(f"'{path.name}' has NaN or infinite samples, expected numbers: convert it again.")
+    if len(samples) and float(np.abs(samples).max()) > _LOUDEST:
+        raise AudioProblem(
+            f"'{path.name}' has samples of up to {float(np.abs(samples).max()):.3g}, expected −1 … 1: convert it again."
+        )
     mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
     if found != rate and len(mono):
         mono = soxr.resample(mono, found, rate, quality="HQ")

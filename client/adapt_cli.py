@@ -42,7 +42,7 @@ Model = Annotated[str, typer.Option(help="A Whisper or CTC model: a directory or
 Convert = Annotated[bool, typer.Option("--convert", help="Average channels, resample from lower rates.")]
 MaxSeconds = Annotated[float, typer.Option(help="The longest recording that is read.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.")]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Steps = Annotated[int | None, typer.Option(help="Steps at most, for each utterance: 40 of CTC models, 10 of Whisper.")]
 Queries = Annotated[int, typer.Option(help="Directions a step.")]

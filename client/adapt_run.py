@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -18,6 +19,7 @@ from zo_common.adaptation_record import AdaptationRecord
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.metrics import Scores, score
 
+_STEM_BYTES = 200  # a file name may have 255 in all
 _TABLES = ("metadata.csv", "metadata.jsonl")
 
 
@@ -27,6 +29,10 @@ class Reading:
 
     convert: bool = False
     max_seconds: float = 3600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_seconds < math.inf:
+            raise ConfigError(f"max-seconds is {self.max_seconds}, expected a positive number of seconds")
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,11 @@ class Run:
         except ZOError as error:
             self.fail(*(f"'{path.name}': {error}" for path in paths))
             return
-        record = self._store(paths[0], results[0])
+        try:
+            record = self._store(paths[0], results[0])
+        except OSError as error:
+            self.fail(f"the record of '{word}' cannot be written ({error.strerror}): make room in '{self._records}'")
+            record = None
         for path, result in zip(paths, results, strict=True):
             self._show(path, replace(result, before=self._base.get(path, result.before)), record)
 
@@ -181,7 +191,8 @@ class Run:
         if self._records is None:
             return None
         self._written += 1
-        target = self._records / f"{self._written:04d}-{path.stem}{SUFFIX}"
+        stem = path.stem.encode()[:_STEM_BYTES].decode(errors="ignore")
+        target = self._records / f"{self._written:04d}-{stem}{SUFFIX}"
         write_file(target, self._adapter.file_of(result))
         return target
 

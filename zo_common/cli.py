@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -14,6 +15,9 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
     """An entry point for a Typer app that prints user errors plainly."""
 
     def main() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
         try:
             app()
         except ZOError as error:

@@ -1,18 +1,25 @@
-"""Federated test-time adaptation: each speaker is a device without transcripts, all of them improve one model."""
+"""Federated test-time adaptation: each speaker is a device without transcripts, all of them improve one model.
+
+Settings are chosen on the development split, dealt to eight devices: `python -m benchmarks.tta.federated --model M`.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
+import itertools
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import soundfile
 
 from benchmarks.tta.methods import Outcome
-from benchmarks.tta.speech import RATE, Spoken
+from benchmarks.tta.speech import RATE, Spoken, speech
 from client.adapt import Adapter, AdaptSettings
+from simulations.cli import parse_settings
 from simulations.runner import run_simulation
 from zo_common.config import RunConfig
 from zo_common.ledger_file import read_ledger
@@ -65,3 +72,33 @@ def write_untranscribed(folder: Path, spoken: Sequence[Spoken]) -> None:
         for index, one in enumerate(spoken):
             soundfile.write(split / f"{index:04d}.wav", one.wave, RATE, subtype="FLOAT")
             writer.writerow((f"{index:04d}.wav", one.speaker))
+
+
+_DEVICES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--conditions", nargs="+", default=["noise-0.01"])
+    parser.add_argument("--utterances", type=int, default=24)
+    parser.add_argument("--learning-rates", type=float, nargs="+", required=True)
+    parser.add_argument("--rounds", type=int, nargs="+", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="run-config, one at a time")
+    a = parser.parse_args()
+    common = parse_settings(a.set) | {"model": a.model}
+    for condition, rate, rounds in itertools.product(a.conditions, a.learning_rates, a.rounds):
+        spoken = [
+            replace(one, speaker=f"device-{index % _DEVICES}")
+            for index, one in enumerate(speech(condition, 0, a.utterances, "dev"))
+        ]
+        config = RunConfig.from_mapping({**common, "learning-rate": rate, "num-server-rounds": rounds})
+        outcome = federated(config, spoken)
+        wer = outcome.scores(spoken).wer
+        print(
+            f"{condition} lr {rate:g} {rounds} rounds: WER {wer:.1%}, {outcome.seconds:.1f} s an utterance", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()

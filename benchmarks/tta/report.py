@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.rows import RESULTS, amount
 from benchmarks.tta.comparison import METHODS
+from benchmarks.tta.studies import STUDIES
 
 FIGURE = RESULTS.parent.parent / "docs" / "tta.png"
 _NAMES = {
@@ -45,6 +47,20 @@ def _share(share: float | None) -> str:
     return "Adam gains nothing" if share is None else f"{share:.0%}"
 
 
+def target(model: str) -> str:
+    """What share of first order's gain on the noisy sets there is."""
+    noisy = [line for line in _lines(model) if line["condition"] in _load("tta")["noisy"]]
+    base, zo, adam = (
+        100 * sum(float(line[m]["wer"]["mean"]) for line in noisy) / len(noisy)
+        for m in ("source", "zo-episodic", "adam-episodic")
+    )
+    share = f", {(base - zo) / (base - adam):.0%} of it" if adam < base else ""
+    return (
+        f"Mean over the noisy sets: {base:.1f} % without adaptation; Adam changes it by {adam - base:+.1f} points, "
+        f"ZO (episodic) by {zo - base:+.1f}{share}."
+    )
+
+
 def costs(model: str) -> str:
     """What each method costs an utterance; means over conditions."""
     row = _load("tta")
@@ -80,7 +96,7 @@ def seeds() -> str:
 def study(name: str) -> str:
     """The trials of a study: one line a combination, errors after each number of steps."""
     rows = _load("tta_study")["studies"][name]
-    keys = ("method", "condition", "tensors", "scale", "objective", "learning_rate", "epsilon", "queries")
+    keys = ("method", "condition", "tensors", "scale", "objective", "layout", "learning_rate", "epsilon", "queries")
     varied = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
     marks = sorted({mark for row in rows for mark in row["wer"]}, key=int)
     head = "| " + " | ".join(key.replace("_", " ") for key in varied) + " | "
@@ -103,42 +119,49 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value) or "default"
 
 
-def draw(name: str = "curve") -> None:
-    """Word error rate over forward passes, one curve a number of queries, first order beside it."""
+def draw() -> None:
+    """Word error rate over steps, one curve a number of queries, first order beside it; a panel a model."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    rows = _load("tta_study")["studies"][name]
-    conditions = list(dict.fromkeys(row["condition"] for row in rows))
-    figure, axes = plt.subplots(1, len(conditions), figsize=(4.6 * len(conditions), 3.4), constrained_layout=True)
-    for axis, condition in zip(list(axes) if len(conditions) > 1 else [axes], conditions, strict=True):
-        here = sorted((r for r in rows if r["condition"] == condition), key=lambda r: (r["method"], r["queries"]))
-        for row in here:
+    studies = _load("tta_study")["studies"]
+    shown = [studies[name] for name in ("curve-ctc", "curve-whisper") if name in studies]
+    figure, axes = plt.subplots(1, len(shown), figsize=(4.6 * len(shown), 3.4), constrained_layout=True, squeeze=False)
+    for axis, rows in zip(axes[0], shown, strict=True):
+        for row in sorted(rows, key=lambda r: (r["method"], r["queries"])):
             points = sorted((int(mark), 100 * wer) for mark, wer in row["wer"].items())
             label = "Adam" if row["method"] == "adam" else f"ZO, {row['queries']} queries"
             style = "k--" if row["method"] == "adam" else "o-"
             axis.plot([p[0] for p in points], [p[1] for p in points], style, markersize=3, label=label)
-        axis.set(title=condition, xlabel="steps", ylabel="WER (%)", ylim=(0, None))
+        axis.set(title=f"{rows[0]['model']}, {rows[0]['condition']}", xlabel="steps", ylabel="WER (%)", ylim=(0, None))
         axis.set_xscale("symlog", linthresh=5)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.savefig(FIGURE, dpi=90)
 
 
-def _measured(make: Callable[[], str]) -> Callable[[], str]:
+def _measured(make: Callable[[], str], row: str = "tta", name: str = "") -> Callable[[], str]:
     """The text, or that there is none yet."""
-    return lambda: make() if (RESULTS / "tta.json").exists() else "Not measured yet: `make tta`."
+
+    def text() -> str:
+        known = (RESULTS / f"{row}.json").exists() and (not name or name in _load(row)["studies"])
+        return make() if known else "Not measured yet."
+
+    return text
 
 
-BLOCKS = {
-    "seeds": _measured(seeds),
-    "errors-ctc": _measured(lambda: errors("wav2vec2-tiny-us")),
-    "costs-ctc": _measured(lambda: costs("wav2vec2-tiny-us")),
-    "errors-whisper": _measured(lambda: errors("whisper-tiny.en")),
-    "costs-whisper": _measured(lambda: costs("whisper-tiny.en")),
-}
+def _tables() -> dict[str, Callable[[], str]]:
+    found = {"seeds": _measured(seeds)}
+    for model, short in (("wav2vec2-tiny-us", "ctc"), ("whisper-tiny.en", "whisper")):
+        found[f"errors-{short}"] = _measured(partial(errors, model))
+        found[f"target-{short}"] = _measured(partial(target, model))
+        found[f"costs-{short}"] = _measured(partial(costs, model))
+    return found | {f"study-{name}": _measured(partial(study, name), "tta_study", name) for name in STUDIES}
+
+
+BLOCKS = _tables()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from zo_common.drift_guard import DriftBounds
 
 MODELS = ("wav2vec2-tiny-us", "whisper-tiny.en")
 
+# a device's batch is all it has; an update is the mean of eight devices' directions, so that steps can be longer
+_FEDERATION = {"scale": "rms", "batch-size": 8, "lr-schedule": "constant"}
+
 
 def comparison(model: str) -> Comparison:
     """The comparison of one of `MODELS`."""
@@ -35,6 +38,14 @@ def _small() -> Comparison:
         continual=replace(episodic, steps=10),
         bounds=DriftBounds(max_drift=0.05, anchor=0.1),
         adam_rate=1e-3,
+        federation=_FEDERATION
+        | {
+            "objective": "suta",
+            "trained-tensors": "norms+biases",
+            "epsilon": 1e-2,
+            "learning-rate": 1.0,
+            "num-server-rounds": 30,
+        },
     )
 
 
@@ -44,9 +55,17 @@ def _whisper() -> Comparison:
     )
     return Comparison(
         model=str(bundled_whisper(Path("models"))),
-        utterances=12,
+        utterances=8,
         episodic=episodic,
         continual=replace(episodic, steps=5),
         bounds=DriftBounds(max_drift=0.05, anchor=0.1),
         adam_rate=1e-3,
+        federation=_FEDERATION
+        | {
+            "objective": "entropy",
+            "trained-tensors": "norms",
+            "epsilon": 3e-3,
+            "learning-rate": 1e-2,
+            "num-server-rounds": 5,
+        },
     )

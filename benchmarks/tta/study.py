@@ -1,9 +1,11 @@
 """What is safe, on the development split: tensors, learning rates, ε, steps and queries, with the errors on the way.
 
-    python -m benchmarks.tta.study --name rates --learning-rates 1e-4 1e-3 --tensors norms norms+features
+    python -m benchmarks.tta.study rates-ctc curve-ctc
+    python -m benchmarks.tta.study --model M --learning-rates 1e-4 1e-3 --tensors norms norms+features
 
 Every combination of the lists is a trial: episodes on the same utterances, transcribed after each of `--marks` steps.
-Rows go to `benchmarks/results/tta_study.json`, replacing those of an earlier study of the same name and model.
+Rows of the studies of `benchmarks.tta.studies` go to `benchmarks/results/tta_study.json`, in place of earlier ones of
+the same name; lists of your own are printed alone.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ import multiprocessing
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from benchmarks.rows import RESULTS, store
+from benchmarks.tta.settings import MODELS, comparison
 from benchmarks.tta.speech import speech
+from benchmarks.tta.studies import STUDIES
+from zo_common.adaptation_record import Layout
+from zo_common.lattice import Scale
 
 NAME = "tta_study"
 METHODS = ("zo", "adam")
@@ -37,6 +43,7 @@ class Trial:
     queries: int
     scale: str
     objective: str
+    layout: str
     marks: tuple[int, ...]
     utterances: int
     seed: int = 0
@@ -47,6 +54,9 @@ def run(trial: Trial) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
+    if trial.model in MODELS:
+        placed = replace(trial, model=comparison(trial.model).model)
+        return run(placed) | {"model": trial.model}
     return asdict(trial) | {"wer": (_adam if trial.method == "adam" else _zo)(trial)}
 
 
@@ -71,6 +81,7 @@ def _zo(trial: Trial) -> dict[str, float]:
         patience=0,
         seed=trial.seed,
         scale="rms" if trial.scale == "rms" else "unit",
+        layout=cast(Layout, trial.layout),
     )
     adapter = Adapter(load_model(trial.model), settings)
     spoken = speech(trial.condition, trial.seed, trial.utterances, "dev")
@@ -129,29 +140,56 @@ def merge(name: str, rows: list[dict[str, Any]]) -> Path:
     return store(NAME, {"studies": held})
 
 
+def parser() -> argparse.ArgumentParser:
+    """Lists to combine."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("names", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
+    made.add_argument("--model", default="")
+    made.add_argument("--methods", nargs="+", choices=METHODS, default=["zo"])
+    made.add_argument("--conditions", nargs="+", default=["noise-0.01"])
+    made.add_argument("--tensors", nargs="+", default=["norms"])
+    made.add_argument("--learning-rates", type=float, nargs="+", default=[3e-3])
+    made.add_argument("--epsilons", type=float, nargs="+", default=[3e-3])
+    made.add_argument("--queries", type=int, nargs="+", default=[8])
+    made.add_argument("--scales", nargs="+", choices=get_args(Scale), default=["rms"])
+    made.add_argument("--objectives", nargs="+", default=[""])
+    made.add_argument("--layouts", nargs="+", choices=get_args(Layout), default=["float32"])
+    made.add_argument("--marks", type=int, nargs="+", default=[10, 20, 40])
+    made.add_argument("--utterances", type=int, default=20)
+    made.add_argument("--workers", type=int, default=2)
+    return made
+
+
+def trials(a: argparse.Namespace) -> list[Trial]:
+    """Every combination of the lists."""
+    lists = (
+        a.conditions,
+        a.methods,
+        a.tensors,
+        a.learning_rates,
+        a.epsilons,
+        a.queries,
+        a.scales,
+        a.objectives,
+        a.layouts,
+    )
+    first = Trial(a.model, "", "", "", 0, 0, 0, "", "", "", tuple(a.marks), a.utterances)
+    names = ("condition", "method", "tensors", "learning_rate", "epsilon", "queries", "scale", "objective", "layout")
+    return [replace(first, **dict(zip(names, values, strict=True))) for values in itertools.product(*lists)]
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--name", default="", help="of the study; without one nothing is stored")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["zo"])
-    parser.add_argument("--conditions", nargs="+", default=["noise-0.01"])
-    parser.add_argument("--tensors", nargs="+", default=["norms+features"])
-    parser.add_argument("--learning-rates", type=float, nargs="+", default=[1.6e-4])
-    parser.add_argument("--epsilons", type=float, nargs="+", default=[1e-3])
-    parser.add_argument("--queries", type=int, nargs="+", default=[8])
-    parser.add_argument("--scales", nargs="+", default=["unit"])
-    parser.add_argument("--objectives", nargs="+", default=[""])
-    parser.add_argument("--marks", type=int, nargs="+", default=[10, 20, 40])
-    parser.add_argument("--utterances", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=2)
-    a = parser.parse_args()
-    lists = a.conditions, a.methods, a.tensors, a.learning_rates, a.epsilons, a.queries, a.scales, a.objectives
-    first = Trial(a.model, "", "", "", 0, 0, 0, "", "", tuple(a.marks), a.utterances)
-    names = ("condition", "method", "tensors", "learning_rate", "epsilon", "queries", "scale", "objective")
-    trials = [replace(first, **dict(zip(names, values, strict=True))) for values in itertools.product(*lists)]
-    rows = run_all(trials, a.workers)
-    if a.name:
-        print(f"wrote {merge(a.name, rows)}")
+    made = parser()
+    a = made.parse_args()
+    if bool(a.names) == bool(a.model):
+        made.error("expected names of studies, or --model and lists")
+    for name in a.names:
+        if name not in STUDIES:
+            made.error(f"there is no study {name!r}, expected some of {', '.join(STUDIES)}")
+        found = [one for lists in STUDIES[name] for one in trials(made.parse_args(lists))]
+        print(f"wrote {merge(name, run_all(found, a.workers))}", flush=True)
+    if a.model:
+        run_all(trials(a), a.workers)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ noise and directions. Seconds are those of one core, beside the source's on the 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,35 +20,46 @@ from typing import Any
 
 from benchmarks.rows import spread, store
 from benchmarks.tta import settings
-from benchmarks.tta.comparison import METHODS
+from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.memory import over_inference
 from benchmarks.tta.speech import CONDITIONS, NOISE, SEEDS
+from server.run_log import read_rows
 
 Row = dict[str, Any]
+Cell = tuple[str, str, int]  # model, condition, seed
+Task = tuple[str, str, int, tuple[str, ...]]
 
 
-def one(task: tuple[str, str, int]) -> list[Row]:
-    """All methods but the federation on one model, condition and seed."""
+def one(task: Task) -> list[Row]:
+    """Some methods, but not the federation, on one model, condition and seed."""
     import torch
 
     torch.set_num_threads(1)
-    model, condition, seed = task
-    chosen = settings.comparison(model)
-    return [_row(task, name, wer, outcome) for name, wer, outcome in chosen.outcomes(condition, seed)]
+    model, condition, seed, methods = task
+    found = settings.comparison(model).outcomes(condition, seed, methods)
+    return [_row((model, condition, seed), name, wer, outcome) for name, wer, outcome in found]
 
 
-def _row(task: tuple[str, str, int], method: str, wer: float, outcome: Any) -> Row:
+def _row(cell: Cell, method: str, wer: float, outcome: Any) -> Row:
     numbers = {k: v for k, v in asdict(outcome).items() if k != "transcripts"}
-    return {"model": task[0], "condition": task[1], "seed": task[2], "method": method, "wer": wer} | numbers
+    named = {"model": cell[0], "condition": cell[1], "seed": cell[2], "method": method}
+    return named | {"settings": digest(cell[0], method), "wer": wer} | numbers
+
+
+def digest(model: str, method: str) -> str:
+    """Of a method's settings: rows that were measured with others do not count."""
+    text = json.dumps(settings.comparison(model).settings_of(method), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Work:
-    """The rows that are done, in a file."""
+    """The rows that are done, in a file; a line that a kill has torn does not count."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self.rows: list[Row] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self.rows: list[Row] = read_rows(path) if path.exists() else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
 
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, and say them."""
@@ -61,9 +73,15 @@ class Work:
                     flush=True,
                 )
 
-    def has(self, task: tuple[str, str, int], method: str) -> bool:
-        """Whether a method is done on a task."""
-        return any((r["model"], r["condition"], r["seed"], r["method"]) == (*task, method) for r in self.rows)
+    def of(self, cell: Cell, method: str) -> Row | None:
+        """The row of a method under its present settings, if it is there."""
+        wanted = (*cell, method, digest(cell[0], method))
+        keys = ("model", "condition", "seed", "method", "settings")
+        return next((row for row in self.rows if tuple(row.get(key) for key in keys) == wanted), None)
+
+    def missing(self, cell: Cell) -> tuple[str, ...]:
+        """Methods without a row."""
+        return tuple(method for method in METHODS if self.of(cell, method) is None)
 
 
 def summary(rows: list[Row], model: str, condition: str) -> Row:
@@ -96,15 +114,17 @@ def main() -> None:
     a = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     work = Work(a.work)
-    tasks = [(model, condition, seed) for model in a.models for condition in a.conditions for seed in a.seeds]
+    cells = [(model, condition, seed) for model in a.models for condition in a.conditions for seed in a.seeds]
+    alone = [(*cell, tuple(m for m in work.missing(cell) if m != FEDERATED)) for cell in cells]
     with multiprocessing.get_context("spawn").Pool(a.workers) as pool:
-        for rows in pool.imap_unordered(one, [t for t in tasks if not work.has(t, "adam-episodic")]):
+        for rows in pool.imap_unordered(one, [task for task in alone if task[3]]):
             work.add(rows)
-    for task in tasks:
-        if not work.has(task, "zo-federated") and settings.comparison(task[0]).federation:
-            wer, outcome = settings.comparison(task[0]).federated(*task[1:])
-            work.add([_row(task, "zo-federated", wer, outcome)])
-    lines = [summary(work.rows, model, condition) for model in a.models for condition in a.conditions]
+    for cell in cells:
+        if FEDERATED in work.missing(cell):
+            wer, outcome = settings.comparison(cell[0]).federated(*cell[1:])
+            work.add([_row(cell, FEDERATED, wer, outcome)])
+    rows = [row for cell in cells for method in METHODS if (row := work.of(cell, method)) is not None]
+    lines = [summary(rows, model, condition) for model in a.models for condition in a.conditions]
     for line in lines:
         wer = ", ".join(f"{m} {line[m]['wer']['mean']:.1%} ± {line[m]['wer']['std']:.1%}" for m in METHODS if m in line)
         print(f"{line['model']} {line['condition']}: {wer}; shares {line['share_of_first_order_gain']}")

@@ -9,11 +9,14 @@ import pytest
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.tta import report
+from benchmarks.tta.comparison import METHODS
 from benchmarks.tta.methods import ADAM_STEPS, Passes, first_order, source, zeroth_order
+from benchmarks.tta.settings import MODELS
 from benchmarks.tta.speech import CONDITIONS, NOISE, RATE, SEEDS, speech, telephone
-from benchmarks.tta.study import Trial, run
-from benchmarks.tta.table import Work, summary
-from client.adapt import AdaptSettings
+from benchmarks.tta.studies import STUDIES
+from benchmarks.tta.study import Trial, parser, run, trials
+from benchmarks.tta.table import Work, digest, summary
+from client.adapt import DEFAULTS, AdaptSettings
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.sentences import sentence_key, split_sentences
 from zo_common.drift_guard import DriftBounds
@@ -101,10 +104,22 @@ class TestMethods:
 
     def test_adam_lowers_the_objective_that_zo_sees(self, model: Path) -> None:
         """A trial of each reports errors at every mark, from the same base."""
-        common = Trial(str(model), "clean", "zo", "norms", 1e-3, 1e-3, 2, "unit", "", (1, 2), 2)
+        common = Trial(str(model), "clean", "zo", "norms", 1e-3, 1e-3, 2, "unit", "", "float32", (1, 2), 2)
         zo, adam = run(common), run(Trial(**{**vars(common), "method": "adam"}))
         assert zo["wer"].keys() == adam["wer"].keys() == {"0", "1", "2"}
         assert zo["wer"]["0"] == adam["wer"]["0"]
+
+
+def test_every_study_varies_one_thing_around_the_defaults() -> None:
+    for name, lists in STUDIES.items():
+        assert set(lists[0]) & set(MODELS)
+        default = DEFAULTS["ctc" if name.endswith("-ctc") else "whisper"]
+        found = [one for each in lists for one in trials(parser().parse_args(each))]
+        assert any(
+            (one.method, one.tensors, one.learning_rate, one.epsilon, one.queries, one.scale, one.layout)
+            == ("zo", default.trained_tensors, default.learning_rate, default.epsilon, 8, "rms", "float32")
+            for one in found
+        ), name
 
 
 def _row(method: str, seed: int, wer: float, seconds: float = 1.0) -> dict[str, object]:
@@ -129,11 +144,20 @@ def test_where_first_order_gains_nothing_there_is_no_share() -> None:
     assert summary(rows, "m", "clean")["share_of_first_order_gain"] == {"zo-episodic": None}
 
 
-def test_a_killed_run_knows_what_it_has_done(tmp_path: Path) -> None:
-    Work(tmp_path / "rows.jsonl").add([_row("source", 0, 0.4)])
-    work = Work(tmp_path / "rows.jsonl")
-    assert work.has(("m", "clean", 0), "source")
-    assert not work.has(("m", "clean", 1), "source")
+def test_a_killed_run_knows_what_it_has_done_and_with_which_settings(tmp_path: Path) -> None:
+    cell = ("wav2vec2-tiny-us", "clean", 0)
+    held = [_row("source", 0, 0.4), _row("zo-episodic", 0, 0.3)]
+    known = [row | {"model": cell[0], "settings": digest(cell[0], str(row["method"]))} for row in held]
+    known[1]["settings"] = "of another learning rate"
+    path = tmp_path / "rows.jsonl"
+    Work(path).add(known)
+    with path.open("a") as file:
+        file.write('{"model": "wav2vec2-ti')  # where a kill came
+
+    work = Work(path)
+
+    assert work.of(cell, "source") == known[0]
+    assert work.missing(cell) == tuple(method for method in METHODS if method != "source")
 
 
 def test_the_conditions_are_those_of_the_tables() -> None:

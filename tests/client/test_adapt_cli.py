@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -126,6 +127,7 @@ def test_bad_recordings_get_a_sentence_each_and_the_others_go_on(
     sf.write(speech / "short.wav", wave[:300], 16000)
     sf.write(speech / "empty.wav", wave[:0], 16000)
     sf.write(speech / "silent.wav", 0 * wave, 16000)
+    sf.write(speech / "loud.wav", 1e30 * wave, 16000, subtype="FLOAT")
     (speech / "corrupt.wav").write_bytes(b"\0" * 500)
     (tmp_path / "nothing").mkdir()
 
@@ -141,13 +143,14 @@ def test_bad_recordings_get_a_sentence_each_and_the_others_go_on(
         "stereo.wav": "has 2 channels, expected one",
         "telephone.wav": "is sampled at 8000 Hz, expected 16000 or more",
         "short.wav": "has 300 samples, expected at least 400",
+        "loud.wav": ", expected −1 … 1",
         "corrupt.wav": "cannot be decoded",
         "gone.wav": "cannot be read",
         "nothing": "holds no recording",
     }.items():
         assert [word in line for line in sentences if f"{name}'" in line] == [True], name
-    assert sentences[-1] == "error: 6 of 10 could not be used, see above"
-    assert len(sentences) == 7
+    assert sentences[-1] == "error: 7 of 11 could not be used, see above"
+    assert len(sentences) == 8
 
 
 def test_converted_on_request(call: Call, model: Path, tmp_path: Path) -> None:
@@ -245,6 +248,8 @@ def test_recordings_together(call: Call, speech: Path, model: Path, tmp_path: Pa
         (("--reference", "texts.csv"), "reference is 'texts.csv', expected a file metadata.csv"),
         (("--text-column", "said", "--reference", "{speech}"), "text column 'said' not found"),
         (("--device", "abacus"), "device 'abacus' cannot be used"),
+        (("--max-seconds", "nan"), "max-seconds is nan, expected a positive number"),
+        (("--max-seconds", "inf"), "max-seconds is inf, expected a positive number"),
     ],
 )
 def test_settings_that_do_not_fit(
@@ -255,6 +260,22 @@ def test_settings_that_do_not_fit(
     assert (status, out) == (1, "")
     assert message in err
     assert len(err.splitlines()) == 1
+
+
+def test_records_of_long_names_and_those_that_cannot_be_written(
+    call: Call, speech: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (speech / "a.wav").rename(speech / f"{'ä' * 120}.wav")
+    status, _, _ = call(speech, "--model", model, *QUICK, "--records", tmp_path / "records")
+    assert (status, len(list((tmp_path / "records").glob("*.zta")))) == (0, 2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("client.adapt_run.write_file", full)
+    status, out, err = call(speech, "--model", model, *QUICK, "--records", tmp_path / "more", "--json")
+    assert (status, len(_lines(out))) == (1, 2)
+    assert err.count("cannot be written (No space left on device): make room in") == 2
 
 
 def test_records_are_not_mixed(call: Call, speech: Path, model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The studies whose tables are in docs/adapt.md: lists of `benchmarks.tta.study`, by name."""
+
+from __future__ import annotations
+
+_CTC = ["--model", "wav2vec2-tiny-us", "--utterances", "12"]
+_CTC_STEPS = ["--learning-rates", "0.2", "--epsilons", "1e-2", "--marks", "10", "40"]
+_CTC_DEFAULT = [*_CTC, "--tensors", "norms+biases", *_CTC_STEPS]
+_WHISPER = ["--model", "whisper-tiny.en", "--utterances", "6"]
+_WHISPER_DEFAULT = [*_WHISPER, "--tensors", "norms", "--learning-rates", "3e-3", "--epsilons", "3e-3", "--marks", "10"]
+_ADAM = ["--methods", "adam", "--learning-rates"]
+_SMALL_TENSORS = ["--tensors", "norms", "norms+biases"]
+_CTC_TENSORS = [*_SMALL_TENSORS, "norms+features"]
+_LAYOUTS = ["--layouts", "float32", "float16", "sign"]
+
+# a later option overrides an earlier one
+STUDIES: dict[str, list[list[str]]] = {
+    "rates-ctc": [
+        [*_CTC_DEFAULT, *_CTC_TENSORS, "--learning-rates", "0.02", "0.2", "1"],
+        [*_CTC, *_CTC_TENSORS, *_ADAM, "1e-3", "3e-3", "--marks", "10"],
+    ],
+    "epsilons-ctc": [[*_CTC_DEFAULT, "--epsilons", "1e-3", "3e-3", "1e-2", "3e-2", "1e-1"]],
+    "clean-ctc": [[*_CTC_DEFAULT, "--conditions", "clean", "--learning-rates", "0.02", "0.2", "1"]],
+    "layouts-ctc": [[*_CTC_DEFAULT, *_LAYOUTS]],
+    "curve-ctc": [
+        [*_CTC_DEFAULT, "--queries", "2", "8", "32", "--marks", "1", "2", "5", "10", "20", "40"],
+        [*_CTC, "--tensors", "norms+biases", *_ADAM, "1e-3", "--marks", "1", "2", "5", "10", "20", "40"],
+    ],
+    "rates-whisper": [
+        [*_WHISPER_DEFAULT, *_SMALL_TENSORS, "--learning-rates", "3e-4", "3e-3", "3e-2"],
+        [*_WHISPER, *_SMALL_TENSORS, *_ADAM, "3e-4", "1e-3", "--marks", "10"],
+    ],
+    "epsilons-whisper": [[*_WHISPER_DEFAULT, "--epsilons", "1e-3", "3e-3", "1e-2", "3e-2"]],
+    "clean-whisper": [[*_WHISPER_DEFAULT, "--conditions", "clean", "--learning-rates", "3e-4", "3e-3", "3e-2"]],
+    "layouts-whisper": [[*_WHISPER_DEFAULT, *_LAYOUTS]],
+    "curve-whisper": [
+        [*_WHISPER_DEFAULT, "--queries", "2", "8", "32", "--marks", "1", "2", "5", "10", "20"],
+        [*_WHISPER, "--tensors", "norms", *_ADAM, "1e-3", "--marks", "1", "2", "5", "10", "20"],
+    ],
+}
