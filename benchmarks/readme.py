@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scaling, soak, table, wire
+from benchmarks import privacy_report, scaling, soak, table, wire
 from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
 from simulations.report import human_bytes
@@ -128,8 +128,13 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
     "docs/adapt.md": (tta.BLOCKS, {}),
+    "docs/hostile.md": (privacy_report.HOSTILE, {}),
     "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
 }
+PRIVACY_PAGE = "docs/privacy.md"
+if (ROOT / PRIVACY_PAGE).exists():
+    _text = (ROOT / PRIVACY_PAGE).read_text()
+    PAGES[PRIVACY_PAGE] = ({n: make for n, make in privacy_report.UTILITY.items() if f"<!-- {n} -->" in _text}, {})
 
 
 def fill(text: str, blocks: dict[str, Callable[[], str]], inline: dict[str, Callable[[], str]]) -> str:
