@@ -114,15 +114,15 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--eval-split", default="test")
     parser.add_argument("--partition-by", default="iid")
-    parser.add_argument("--eval-utterances", type=int, default=48, help="of the evaluated split; 0 takes all")
+    parser.add_argument("--eval-utterances", type=int, default=32, help="of the evaluated split; 0 takes all")
     parser.add_argument("--trained-tensors", default="norms+biases")
     parser.add_argument("--scale", choices=get_args(Scale), default="rms")
     parser.add_argument("--devices", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--queries", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--epsilon", type=float, default=1e-3)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument("--epsilon", type=float, default=3e-2)
+    parser.add_argument("--learning-rate", type=float, default=2.0)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS[1:], default=list(ATTACKS[1:]))
@@ -136,7 +136,7 @@ def main() -> None:
     arguments = parse()
     config = RunConfig(
         model=arguments.model,
-        data=arguments.data or dialect_folder(),
+        data=arguments.data or dialect_folder(arguments.model),
         train_split=arguments.train_split,
         eval_split=arguments.eval_split,
         partition_by=arguments.partition_by,

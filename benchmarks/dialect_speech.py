@@ -1,4 +1,4 @@
-"""The demo's dialect as the small CTC model hears it: the same voices and sentences, with as little silence around."""
+"""The demo's dialect, for benchmarks of two models, and how its training speech is shared out among devices."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from pathlib import Path
 from simulations.corpus import CorpusConfig, write_corpus
 from simulations.pretrain_ctc import PRETRAINED, Recipe
 from simulations.scenario import read_scenario
+from simulations.whisper_import import bundled_whisper
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"
-FOLDER = Path("data/dialect-close")
+DATA = Path("data")
 SCENARIO = Path(__file__).parent.parent / "simulations" / "scenarios" / "demo.toml"
 
 
-def dialect() -> CorpusConfig:
-    """The corpus of the demo, in a room like that of the small model's training."""
+def whisper() -> str:
+    """The folder of the demo's model."""
+    return str(bundled_whisper(Path("models")))
+
+
+def dialect(model: str) -> CorpusConfig:
+    """The demo's corpus; for the small CTC model with as little silence around as in its training."""
     corpus, trained = read_scenario(SCENARIO).corpus, Recipe().corpus
     assert corpus is not None
+    if Path(model).name != SMALL.name:
+        return corpus
     return replace(corpus, lead_seconds=trained.lead_seconds, tail_seconds=trained.tail_seconds)
 
 
-def dialect_folder(folder: Path = FOLDER) -> str:
-    """The folder of that speech, synthesised if it is not there."""
-    return str(write_corpus(folder, dialect()).directory)
+def dialect_folder(model: str, data: Path = DATA) -> str:
+    """The folder of that speech, synthesised if it is not there; the demo's own where it is the same."""
+    config = dialect(model)
+    same = config == read_scenario(SCENARIO).corpus
+    return str(write_corpus(data / (f"demo-{config.seed}" if same else f"demo-close-{config.seed}"), config).directory)
 
 
-def natural_partition(devices: int) -> str:
+def natural_partition(devices: int, speakers: int = len(CorpusConfig().train_speakers)) -> str:
     """How the training speech is shared out: a speaker a device, or in turn where devices are not as many."""
-    return "speaker" if devices == len(dialect().train_speakers) else "round-robin"
+    return "speaker" if devices == speakers else "round-robin"

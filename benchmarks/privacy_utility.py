@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.dialect_speech import SMALL, dialect_folder, natural_partition
+from benchmarks.dialect_speech import dialect_folder, natural_partition, whisper
 from benchmarks.hostile_rounds import Crowd, SpeechCrowd
 from benchmarks.kept import Kept
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
@@ -30,7 +30,7 @@ from zo_common.lattice import Scale
 
 MEASURES = ("wer", "cer", "loss")
 LEVELS = ("device", "example")
-PROBE_QUERIES = 32
+PROBE_QUERIES = 16
 MakeCrowd = Callable[[RunConfig, int], Crowd]
 
 
@@ -105,18 +105,30 @@ def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd) -> dict[str, A
                 crowds.clear()  # of which each holds all recordings
                 crowds[cell.devices] = make_crowd(replace(config, run_seed=0), cell.devices)
             crowd = crowds[cell.devices]
+            before = kept(_what_is_judged(config), lambda on=crowd: base(on))
             cost = cost_of(cell, config, slopes, min(crowd.examples(d) for d in range(cell.devices)))
             chosen = private_config(cell, config, cost)
-            outcome = kept(_asked(chosen, cell), lambda c=chosen, on=crowd: run(on, c).plain())
+            outcome = kept(_asked(chosen, cell), lambda c=chosen, on=crowd, known=before: run(on, c, known).plain())
             found.setdefault(cell, []).append(outcome | {"planned": asdict(cost) if cost else None})
             print(f"seed {seed}  {line(row(cell, chosen, found[cell][-1:]))}", flush=True)
     return _numbers(arguments, slopes, found)
+
+
+def base(crowd: Crowd) -> dict[str, float]:
+    """The evaluation before training."""
+    crowd.restart()
+    return crowd.evaluate()
 
 
 def _asked(config: RunConfig, cell: Cell) -> list[Any]:
     """What names a run in the work file, wherever model and recordings lie."""
     named = config.to_mapping() | {"model": Path(config.model).name, "data": Path(config.data).name}
     return [named, cell.devices]
+
+
+def _what_is_judged(config: RunConfig) -> list[Any]:
+    names = ("eval_split", "eval_utterances", "trained_tensors", "scale", "precision")
+    return ["before", Path(config.model).name, Path(config.data).name, *(getattr(config, name) for name in names)]
 
 
 def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) -> Slopes:
@@ -155,7 +167,16 @@ def row(cell: Cell, config: RunConfig, outcomes: list[dict[str, Any]]) -> dict[s
 
 def _numbers(arguments: argparse.Namespace, slopes: Slopes, found: dict[Cell, list[dict[str, Any]]]) -> dict[str, Any]:
     config = plain_config(arguments, arguments.devices[0])
-    shown = ("rounds", "queries", "utterances", "perturbation", "learning_rate", "delta", "eval_split")
+    shown = (
+        "rounds",
+        "queries",
+        "utterances",
+        "perturbation",
+        "learning_rate",
+        "delta",
+        "eval_split",
+        "eval_utterances",
+    )
     targets = [target for target in arguments.targets if not math.isinf(target)]
     rows = []
     for cell, outcomes in found.items():
@@ -188,25 +209,25 @@ def line(numbers: dict[str, Any]) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(SMALL))
+    parser.add_argument("--model", help="the demo's Whisper, if none is named")
     parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")
     parser.add_argument("--partition-by", help="of the training split; a speaker a device, or in turn, if not given")
     parser.add_argument("--eval-split", default="test")
-    parser.add_argument("--eval-utterances", type=int, default=0, help="of the evaluated split; 0 takes all")
+    parser.add_argument("--eval-utterances", type=int, default=48, help="of the evaluated split; 0 takes all")
     parser.add_argument(
-        "--probes", type=int, default=48, help="utterances of the dev split that slopes are measured on"
+        "--probes", type=int, default=32, help="utterances of the dev split that slopes are measured on"
     )
-    parser.add_argument("--trained-tensors", default="norms+biases")
-    parser.add_argument("--scale", choices=get_args(Scale), default="rms")
+    parser.add_argument("--trained-tensors", default="encoder-early")
+    parser.add_argument("--scale", choices=get_args(Scale), default="unit")
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--targets", type=float, nargs="+", default=[math.inf, 8.0, 2.0], help="ε; inf is no privacy")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["device"])
     parser.add_argument("--delta", type=float, default=1e-3)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--queries", type=int, default=8)
     parser.add_argument("--utterances", type=int, default=64, help="a round, over all devices")
-    parser.add_argument("--perturbation", type=float, default=1e-2)
-    parser.add_argument("--learning-rate", type=float, default=2.0, help="without privacy")
+    parser.add_argument("--perturbation", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3, help="without privacy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("results/privacy/utility.jsonl"))
     return parser.parse_args(words)
@@ -215,7 +236,8 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print and store."""
     arguments = parse()
-    arguments.data = arguments.data or dialect_folder()
+    arguments.model = arguments.model or whisper()
+    arguments.data = arguments.data or dialect_folder(arguments.model)
     numbers = measure(arguments, SpeechCrowd)
     print(f"\nover {len(arguments.seeds)} seeds, mean ± standard deviation:")
     for numbers_of_cell in numbers["cells"]:

@@ -39,7 +39,7 @@ def config(**others: Any) -> RunConfig:
 
 def arguments(*words: str) -> Any:
     parsed = parse(["--rounds", "6", "--learning-rate", "4", "--partition-by", "iid", "--probes", "12", *words])
-    parsed.data = "speech"
+    parsed.model, parsed.data = "model", "speech"
     return parsed
 
 
@@ -112,7 +112,7 @@ class TestPlanning:
 
     def test_counts_of_devices_hear_as_many_utterances_a_round(self) -> None:
         parsed = parse(["--utterances", "64"])
-        parsed.data = "speech"
+        parsed.model, parsed.data = "model", "speech"
         found = {cell.devices: plain_config(parsed, cell.devices) for cell in cells(parsed)}
 
         assert {devices: c.batch_size for devices, c in found.items()} == {8: 8, 64: 1}
