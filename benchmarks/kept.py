@@ -14,7 +14,7 @@ Outcome = dict[str, Any]
 
 
 class Kept:
-    """What is known, and what is measured now because it is not.
+    """What is known, and what is measured now because it is not. Several processes may add to one file.
 
     Args:
         path: the file; None keeps nothing beyond this process.
@@ -26,7 +26,8 @@ class Kept:
         self._known: dict[str, Outcome] = {str(row["key"]): row["outcome"] for row in rows}
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_rows(path, rows)  # without a line that a crash tore: the next one would be torn with it
+            if path.exists() and not path.read_bytes().endswith(b"\n"):
+                write_rows(path, rows)  # without a line that a crash tore: the next one would be torn with it
 
     def __call__(self, asked: Any, measure: Callable[[], Outcome]) -> Outcome:
         """The outcome of what is asked, plain values: known, or measured now and kept."""

@@ -23,8 +23,8 @@ def _percent(numbers: dict[str, Any]) -> str:
     return f"{100 * numbers['mean']:.1f}{spread}"
 
 
-def _seeds(row: dict[str, Any]) -> str:
-    return f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else "one seed"
+def _over(seeds: list[int]) -> str:
+    return f"{len(seeds)} seeds" if len(seeds) > 1 else "one seed"
 
 
 def errors(measure: str) -> str:
@@ -66,22 +66,16 @@ def utility() -> str:
     needed = " and ".join(
         f"{each['devices']:,} at ε = {each['target']:g} (δ = {each['delta']:.2g})" for each in row["devices_for"]
     )
-    return "\n".join(
-        [
-            errors("wer"),
-            "",
-            errors("cer"),
-            "",
-            noise(),
-            "",
-            f"`{UTILITY_COMMAND}`: {row['model']}, supervised, {about['trained_tensors']}, {about['rounds']} rounds of "
-            f"{about['queries']} shared directions, {about['utterances']} utterances a round over all devices, "
-            f"δ = {about['delta']:g}; mean ± standard deviation over {_seeds(row)}. Planned with the measured |g|² = "
-            f"{row['slopes']['gradient_square']:.3g} and v = {row['slopes']['gradient_variance']:.3g}: from so many "
-            f"devices of one utterance a round on, all of them asked each round, device-level privacy costs at most "
-            f"twice the steps: {needed}.",
-        ]
+    slopes = row["slopes"]
+    text = (
+        f"`{UTILITY_COMMAND}`: {row['model']}, supervised, {about['trained_tensors']}, {about['rounds']} rounds of "
+        f"{about['queries']} shared directions, {about['utterances']} utterances a round over all devices, "
+        f"δ = {about['delta']:g}; mean ± standard deviation over {_over(row['seeds'])}. Planned with the measured "
+        f"|g|² = {slopes['gradient_square']:.3g} and v = {slopes['gradient_variance']:.3g}: from so many devices of "
+        "one utterance a round on, all of them asked each round, device-level privacy costs at most twice the steps: "
+        f"{needed}."
     )
+    return "\n\n".join([errors("wer"), errors("cer"), noise(), text])
 
 
 def resistance() -> str:
@@ -103,7 +97,8 @@ def resistance() -> str:
         "",
         f"WER in %, {100 * row['before']['wer']:.1f} before training; `{ATTACKERS}`: {row['model']}, {row['devices']} "
         f"devices, {about['rounds']} rounds of {about['queries']} directions, mean ± standard deviation over "
-        f"{_seeds(row)}." + (" A star: the update did not fit the lattice and the run ended there." if left else ""),
+        f"{_over(about['seeds'])}."
+        + (" A star: the update did not fit the lattice and the run ended there." if left else ""),
     ]
     return "\n".join(lines)
 
