@@ -102,6 +102,14 @@ class TestPlanning:
         assert chosen.learning_rate == base.learning_rate * cost.learning_rate_factor < base.learning_rate
         assert private_config(Cell("none", math.inf, DEVICES), base, None) == base
 
+    def test_noise_of_the_example_level_shrinks_in_the_mean_of_devices(self) -> None:
+        one, many = (price("example", 8.0, config(batch_size=2), n, 20, SLOPES) for n in (1, 16))
+
+        assert many.noise_std == pytest.approx(one.noise_std / 4)
+        assert many.noise_multiplier == one.noise_multiplier
+        assert many.slow_down < one.slow_down
+        assert many.learning_rate_factor == 1 / many.slow_down
+
     def test_more_devices_bear_a_smaller_target(self) -> None:
         few, many = (devices_for(target, config(batch_size=1), SLOPES) for target in (8.0, 2.0))
 
