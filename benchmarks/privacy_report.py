@@ -90,7 +90,7 @@ def resistance() -> str:
     ]
     for attack, share in places:
         found = [_cell(cells[attack, share, rule]) for rule in rules]
-        lines.append(f"| {attack} | {share:.0%} | " + " | ".join(found) + " |")
+        lines.append(f"| {attack} | {round(share * row['devices'])} of {row['devices']} | " + " | ".join(found) + " |")
     about = row["settings"]
     left = any(cell["left_lattice"] for cell in row["cells"])
     lines += [

@@ -5,7 +5,9 @@
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
 them the clip norm and what becomes of the learning rate, the accountant the noise. Devices of all counts hear as many
-utterances a round together. A stopped run goes on where it was: what is done lies in `--work`.
+utterances a round together. Along shared directions all devices together see as few as one does alone, so the learning
+rate is below the demo's: its square goes with the number of directions a round. A stopped run goes on where it was:
+what is done lies in `--work`.
 """
 
 from __future__ import annotations
@@ -223,11 +225,11 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", type=float, nargs="+", default=[math.inf, 8.0, 2.0], help="ε; inf is no privacy")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["device"])
     parser.add_argument("--delta", type=float, default=1e-3)
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--queries", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--utterances", type=int, default=64, help="a round, over all devices")
     parser.add_argument("--perturbation", type=float, default=1e-3)
-    parser.add_argument("--learning-rate", type=float, default=3e-3, help="without privacy")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="without privacy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("results/privacy/utility.jsonl"))
     return parser.parse_args(words)

@@ -82,8 +82,8 @@ def test_rules_are_columns_and_attacks_are_rows(results: Path) -> None:
 
     text = privacy_report.resistance()
 
-    assert "| attack | hostile | `mean` | `median` |\n|---|---|---|---|\n| none | 0% | 20.0 | 30.0 |\n" in text
-    assert "| large | 10% | 90.0* | 31.0 |\n| large | 25% | 100.0 | 32.0 |" in text
+    assert "| attack | hostile | `mean` | `median` |\n|---|---|---|---|\n| none | 0 of 20 | 20.0 | 30.0 |\n" in text
+    assert "| large | 2 of 20 | 90.0* | 31.0 |\n| large | 5 of 20 | 100.0 | 32.0 |" in text
     assert "50.0 before training" in text and "one seed" in text and "A star" in text
 
 
