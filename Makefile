@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect tta attacks ctc venv clean
+.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -46,6 +46,11 @@ bench-gpu: $(STAMP)  ## the GPU's rows of the same table
 dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's numbers
 	$(BIN)/python -m benchmarks.dialect --seeds 0 1 2
 	$(BIN)/python -m benchmarks.figure
+	$(BIN)/python -m benchmarks.readme
+
+privacy: $(STAMP)  ## what privacy costs, what hostile devices do, and the docs' numbers
+	$(BIN)/python -m benchmarks.privacy_utility
+	$(BIN)/python -m benchmarks.attackers --work results/privacy/attackers.jsonl
 	$(BIN)/python -m benchmarks.readme
 
 tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers

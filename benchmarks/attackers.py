@@ -1,26 +1,28 @@
 """Hostile devices: WER and held-out loss for each attack × aggregation × share of the devices, the plain mean beside.
 
-    python -m benchmarks.attackers --model MODEL --data FOLDER --seeds 0 1 2
+    python -m benchmarks.attackers
 
-A seed changes the directions, the batches and who is hostile. With `--work` finished runs are kept, and the same
-command goes on where it was stopped. A vote's learning rate is chosen so that its first step is as large as the mean's.
+on the demo's Whisper and its dialect, unless another model or other recordings are named. A seed changes the
+directions, the batches and who is hostile. With `--work` finished runs are kept, and the same command goes on where it
+was stopped. A vote's learning rate is chosen so that its first step is as large as the mean's.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from benchmarks.dialect_speech import dialect_folder, whisper
 from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
+from benchmarks.kept import Kept
 from benchmarks.rows import spread, store
-from server.run_log import read_rows
 from simulations.attacks import ATTACKS
 from zo_common.config import RunConfig
+from zo_common.lattice import Scale
 from zo_common.robust import AGGREGATIONS, Aggregation
 
 
@@ -45,27 +47,6 @@ def settings(arguments: argparse.Namespace, seed: int, vote_rate: float) -> Iter
                 yield replace(base, attack=attack, aggregation=aggregation, share=share)
 
 
-class Finished:
-    """Outcomes by setting, kept in a file of JSON lines if there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        rows = read_rows(path) if path is not None and path.exists() else []
-        self._known = {str(row["key"]): row["outcome"] for row in rows}
-
-    def __call__(self, crowd: Crowd, setting: Setting, about: str, before: dict[str, float]) -> dict[str, Any]:
-        """The outcome of a setting: known, or run now."""
-        text = json.dumps([about, asdict(setting)], sort_keys=True)
-        key = hashlib.sha256(text.encode()).hexdigest()[:32]
-        if key not in self._known:
-            self._known[key] = asdict(run(crowd, setting, before))
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(json.dumps({"key": key, "outcome": self._known[key]}) + "\n")
-        found: dict[str, Any] = self._known[key]
-        return found
-
-
 def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
     """One attack, rule and share over the seeds."""
     setting = outcomes[0][0]
@@ -80,7 +61,7 @@ def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
         "found": sum(each["found"] for each in results),
         "accused": sum(each["accused"] for each in results),
     }
-    for name in ("loss", "wer"):
+    for name in ("loss", "wer", "cer"):
         if all(name in each["after"] for each in results):
             numbers[name] = spread([each["after"][name] for each in results])
     return numbers
@@ -88,7 +69,7 @@ def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
 
 def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str, Any]:
     """All cells, the base model's numbers, and the settings."""
-    finished = Finished(arguments.work)
+    kept = Kept(arguments.work)
     crowd.restart()
     before = crowd.evaluate()
     rows: dict[tuple[str, str, float], list[tuple[Setting, dict[str, Any]]]] = {}
@@ -96,10 +77,13 @@ def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str
         probe = next(settings(arguments, seed, arguments.learning_rate))
         vote_rate = arguments.learning_rate * slope(crowd, probe)
         for setting in settings(arguments, seed, vote_rate):
-            outcome = finished(crowd, setting, about, before)
+            outcome = kept([about, asdict(setting)], lambda chosen=setting: asdict(run(crowd, chosen, before)))
             rows.setdefault((setting.aggregation, setting.attack, setting.share), []).append((setting, outcome))
             print(f"seed {seed}  {line(cell([(setting, outcome)]))}", flush=True)
-    shown = ("rounds", "queries", "batch_size", "epsilon", "learning_rate", "shares", "seeds", "trained_tensors")
+    shown = (
+        *("rounds", "queries", "batch_size", "epsilon", "learning_rate", "shares", "seeds"),
+        *("trained_tensors", "scale", "eval_split", "eval_utterances", "attacks", "aggregations"),
+    )
     return {
         "model": Path(arguments.model).name,
         "devices": crowd.devices,
@@ -125,16 +109,18 @@ def line(row: dict[str, Any]) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--model", help="the demo's Whisper, if none is named")
+    parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--eval-split", default="test")
     parser.add_argument("--partition-by", default="iid")
-    parser.add_argument("--trained-tensors", default="all")
-    parser.add_argument("--devices", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--eval-utterances", type=int, default=24, help="of the evaluated split; 0 takes all")
+    parser.add_argument("--trained-tensors", default="encoder-early")
+    parser.add_argument("--scale", choices=get_args(Scale), default="unit")
+    parser.add_argument("--devices", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--queries", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--epsilon", type=float, default=1e-3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25])
@@ -148,13 +134,16 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print and store."""
     arguments = parse()
+    arguments.model = arguments.model or whisper()
     config = RunConfig(
         model=arguments.model,
-        data=arguments.data,
+        data=arguments.data or dialect_folder(arguments.model),
         train_split=arguments.train_split,
         eval_split=arguments.eval_split,
         partition_by=arguments.partition_by,
+        eval_utterances=arguments.eval_utterances,
         trained_tensors=arguments.trained_tensors,
+        scale=arguments.scale,
         epsilon=arguments.epsilon,
         num_queries=arguments.queries,
         directions="shared",

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from client.device import held_out_settings
 from client.engine import Engine
+from client.speech import spread
 from client.warm import warm_dataset, warm_engine
 from server.standing import Standings
 from server.suspicion import Suspicions
@@ -23,7 +24,7 @@ from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.contribution import Record
 from zo_common.errors import LatticeOverflow, ZOError
-from zo_common.messages import Plan, Reply, Status
+from zo_common.messages import Plan, Reply, Status, encode_plan
 from zo_common.replay import apply_all
 from zo_common.robust import Aggregation, Aggregator, aggregator_of
 from zo_common.seeds import fold_in, shared_seed
@@ -42,6 +43,9 @@ class Crowd(Protocol):
 
     def restart(self) -> int:
         """Back to the base model; its id."""
+
+    def examples(self, device: int) -> int:
+        """How many utterances a device has."""
 
     def measure(self, plan: Plan, flipped: bool) -> Reply:
         """A device's honest answer to a plan, from recordings with wrong transcripts if `flipped`."""
@@ -134,7 +138,7 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
     config, last, outcome = setting.config(), None, Outcome(before, {}, hostile)
     for server_round in range(1, setting.rounds + 1):
         rate = float(np.float32(config.learning_rate_at(server_round)))
-        plan = _plan(config, server_round, 0.0, base_id)  # one step, which a device would undo
+        plan = round_plan(config, server_round, 0.0, base_id)  # one step, which a device would undo
         clients = _clients(crowd, plan, hostile, setting.attack, change, last)
         heard = [rule.heard(client) for client in clients]
         outcome.words += suspicions.look(server_round, heard, last)
@@ -153,7 +157,7 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
 
 def slope(crowd: Crowd, setting: Setting) -> float:
     """Mean size of the first round's honest mean scalars: what a vote's ±1 stands for at the same step size."""
-    plan = _plan(setting.config(), 1, 0.0, crowd.restart())
+    plan = round_plan(setting.config(), 1, 0.0, crowd.restart())
     grads = [crowd.measure(replace(plan, client_id=device), False).projected_grads for device in range(crowd.devices)]
     return float(np.abs(np.mean(np.stack(grads), axis=0)).mean())
 
@@ -164,14 +168,15 @@ def _hostile(setting: Setting, devices: int) -> list[int]:
     return sorted(int(device) for device in draw.permutation(devices)[:count])
 
 
-def _plan(config: RunConfig, server_round: int, rate: float, base_id: int) -> Plan:
+def round_plan(config: RunConfig, server_round: int, rate: float, base_id: int) -> Plan:
+    """What the devices of a crowd are asked in a round; `client_id` is each one's own."""
     return Plan(
         server_round=server_round,
         seed=shared_seed(config.run_seed, server_round),
         client_id=0,
         base_id=base_id,
         checksum=0,
-        local_steps=1,
+        local_steps=config.local_steps,
         batch_size=config.batch_size,
         learning_rate=rate,
         estimator=config.estimator_config,
@@ -217,15 +222,29 @@ class SpeechCrowd:
         self._engine: Engine = warm_engine(config)
         self._data = [warm_dataset(config, self._engine, device, devices) for device in range(devices)]
         self._wrong: dict[int, Any] = {}
-        self._held_out = warm_dataset(held_out_settings(config), self._engine, 0, 1)
+        self._first: dict[tuple[bytes, bool], Reply] = {}
+        held_out = warm_dataset(held_out_settings(config), self._engine, 0, 1)
+        self._held_out = spread(held_out, config.eval_utterances) if config.eval_utterances else held_out
 
     def restart(self) -> int:
         """As `Crowd.restart`."""
         self._engine.rewind(0)
         return self._engine.base_id
 
+    def examples(self, device: int) -> int:
+        """As `Crowd.examples`."""
+        return len(self._data[device])
+
     def measure(self, plan: Plan, flipped: bool) -> Reply:
-        """As `Crowd.measure`."""
+        """As `Crowd.measure`; runs of one seed all begin with the same answers, which are computed once."""
+        if self._engine.have_round or plan.privacy is not None:
+            return self._measure(plan, flipped)
+        key = encode_plan(plan), flipped
+        if key not in self._first:
+            self._first[key] = self._measure(plan, flipped)
+        return self._first[key]
+
+    def _measure(self, plan: Plan, flipped: bool) -> Reply:
         device = plan.client_id
         if flipped and device not in self._wrong:
             data = self._data[device]
@@ -240,8 +259,9 @@ class SpeechCrowd:
     def evaluate(self) -> dict[str, float]:
         """As `Crowd.evaluate`."""
         engine = self._engine
-        plan = _plan(RunConfig(directions="shared"), engine.have_round + 1, 0.0, engine.base_id)
+        plan = round_plan(RunConfig(directions="shared"), engine.have_round + 1, 0.0, engine.base_id)
         with suppress(ZOError):
             reply = engine.evaluate(plan, self._held_out)
-            return {"loss": reply.loss_sum / max(reply.scores.utterances, 1), "wer": reply.scores.wer}
+            scores = reply.scores
+            return {"loss": reply.loss_sum / max(scores.utterances, 1), "wer": scores.wer, "cer": scores.cer}
         return {}

@@ -52,6 +52,10 @@ class QuadraticCrowd:
         self._records.clear()
         return 1
 
+    def examples(self, device: int) -> int:
+        """As `Crowd.examples`: a batch is new each time."""
+        return 100
+
     def measure(self, plan: Plan, flipped: bool) -> Reply:
         """As `Crowd.measure`."""
         rng = np.random.default_rng(fold_in(plan.seed, 99, plan.client_id))

@@ -1,0 +1,86 @@
+"""What the planner needs to know of a model and its speech, measured: how steep it is, and how utterances differ."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.hostile_rounds import Crowd, round_plan
+from server.privacy_plan import PrivacyCost, PrivacyPlan
+from zo_common.config import RunConfig
+from zo_common.messages import Status
+
+LEAST_SQUARE = 1e-12
+BEARABLE = 2.0  # times the steps of a run without privacy
+MOST_DEVICES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Along a random direction of the trained tensors: |g|², and the variance of one utterance's slope."""
+
+    gradient_square: float
+    gradient_variance: float
+
+
+def measure_slopes(crowd: Crowd, config: RunConfig) -> Slopes:
+    """From one round of devices with one utterance each: the mean's square, less what chance leaves of a mean."""
+    plan = round_plan(config, 1, 0.0, crowd.restart())
+    replies = [crowd.measure(replace(plan, client_id=device), False) for device in range(crowd.devices)]
+    grads = np.stack([r.projected_grads.reshape(-1) for r in replies if r.status is Status.OK]).astype(np.float64)
+    variance = float(grads.var(axis=0, ddof=1).mean())
+    square = float(np.square(grads.mean(axis=0)).mean()) - variance / len(grads)
+    return Slopes(max(square, LEAST_SQUARE), max(variance, LEAST_SQUARE))
+
+
+def price(level: Any, target: float, config: RunConfig, devices: int, examples: int, slopes: Slopes) -> PrivacyCost:
+    """The planner's word on a run: noise, the usual norm as clip norm, and what it does to progress.
+
+    Of the example level the planner speaks as of one device, as with independent directions. Along shared ones the mean
+    of all devices is what is applied, and in it their noise shrinks as their utterances' chance does.
+    """
+    plan = PrivacyPlan(
+        level,
+        target,
+        config.target_delta,
+        config.num_server_rounds,
+        config.local_steps,
+        config.batch_size,
+        examples,
+        config.num_queries,
+        devices,
+        0.0,
+        slopes.gradient_square,
+        slopes.gradient_variance,
+    )
+    cost = plan.result()
+    if level != "example":
+        return cost
+    noise = cost.noise_std / math.sqrt(devices)
+    scalar = math.sqrt(slopes.gradient_square + slopes.gradient_variance / (plan.expected_batch * devices))
+    slow_down = 1 + (noise / scalar) ** 2
+    return replace(
+        cost,
+        noise_std=noise,
+        scalar_std=scalar,
+        noise_to_scalar=noise / scalar,
+        slow_down=slow_down,
+        learning_rate_factor=1 / slow_down,
+    )
+
+
+def devices_for(target: float, config: RunConfig, slopes: Slopes) -> dict[str, float]:
+    """From how many devices on, doubling, a device-level ε costs no more than `BEARABLE` times the steps.
+
+    δ is the run's, or a tenth of a device where that is less.
+    """
+    devices = 1
+    while True:
+        devices *= 2
+        delta = min(config.target_delta, 0.1 / devices)
+        cost = price("device", target, replace(config, target_delta=delta), devices, 1, slopes)
+        if cost.slow_down <= BEARABLE or devices >= MOST_DEVICES:
+            return {"target": target, "delta": delta, "devices": devices, "slow_down": cost.slow_down}
