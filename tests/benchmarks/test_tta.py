@@ -137,11 +137,14 @@ def test_a_line_holds_means_over_seeds_and_the_share_of_first_orders_gain() -> N
     assert line["zo-episodic"]["wer"]["mean"] == pytest.approx(0.35)
     assert line["zo-episodic"]["seconds_over_source"]["mean"] == pytest.approx(7.5)
     assert line["share_of_first_order_gain"] == {"zo-episodic": pytest.approx(0.5)}
+    assert report._share(line) == "50%"
 
 
 def test_where_first_order_gains_nothing_there_is_no_share() -> None:
     rows = [_row("source", 0, 0.4), _row("zo-episodic", 0, 0.3), _row("adam-episodic", 0, 0.4)]
-    assert summary(rows, "m", "clean")["share_of_first_order_gain"] == {"zo-episodic": None}
+    line = summary(rows, "m", "clean")
+    assert line["share_of_first_order_gain"] == {"zo-episodic": None}
+    assert report._share(line) == "Adam gains less than a point"
 
 
 def test_a_killed_run_knows_what_it_has_done_and_with_which_settings(tmp_path: Path) -> None:
@@ -163,5 +166,3 @@ def test_a_killed_run_knows_what_it_has_done_and_with_which_settings(tmp_path: P
 def test_the_conditions_are_those_of_the_tables() -> None:
     assert len(CONDITIONS) == 6
     assert set(NOISE) < set(CONDITIONS)
-    assert report._share(None) == "Adam gains nothing"
-    assert report._share(0.715) == "72%"
