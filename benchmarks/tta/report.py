@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from benchmarks.rows import RESULTS, amount
@@ -34,13 +35,17 @@ def _lines(model: str) -> list[dict[str, Any]]:
 def errors(model: str) -> str:
     """Word error rates by method and condition."""
     lines = _lines(model)
-    shown = [m for m in METHODS if m in lines[0]]
+    shown = [m for m in METHODS if any(m in line for line in lines)]
     head = "| WER, % | " + " | ".join(_NAMES[m] for m in shown) + " | share of Adam's gain, episodic |"
     rows = [head, "|---" * (len(shown) + 2) + "|"]
     for line in lines:
-        cells = [f"{100 * line[m]['wer']['mean']:.1f} ± {100 * line[m]['wer']['std']:.1f}" for m in shown]
+        cells = [_wer(line[m]["wer"]) if m in line else "not measured" for m in shown]
         rows.append(f"| {line['condition']} | " + " | ".join(cells) + f" | {_share(line)} |")
     return "\n".join(rows)
+
+
+def _wer(numbers: dict[str, Any]) -> str:
+    return f"{100 * numbers['mean']:.1f} ± {100 * numbers['std']:.1f}"
 
 
 def _share(line: dict[str, Any]) -> str:
@@ -75,19 +80,19 @@ def costs(model: str) -> str:
         "| an utterance | forwards | of them backwards | time ÷ transcribing | peak memory ÷ transcribing | stored |",
         "|---" * 6 + "|",
     ]
-    for method in (m for m in METHODS if m in lines[0]):
+    for method in (m for m in METHODS if any(m in line for line in lines)):
         mean = {k: _mean(lines, method, k) for k in ("forwards", "backwards", "stored")}
-        time = sum(line[method]["seconds_over_source"]["mean"] for line in lines) / len(lines)
+        times = [line[method]["seconds_over_source"]["mean"] for line in lines if method in line]
         rows.append(
             f"| {_NAMES[method]} | {mean['forwards']:.0f} | {mean['backwards']:.0f} | "
-            f"{'' if method == FEDERATED else f'{time:,.0f}'} | "
+            f"{'' if method == FEDERATED else f'{fmean(times):,.0f}'} | "
             f"{ratios[method]} | {amount(mean['stored'], 'B')} |"
         )
     return "\n".join(rows)
 
 
 def _mean(lines: list[dict[str, Any]], method: str, key: str) -> float:
-    return sum(float(line[method][key]) for line in lines) / len(lines)
+    return fmean(float(line[method][key]) for line in lines if method in line)
 
 
 def seeds() -> str:
