@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.tta import report
@@ -101,6 +102,17 @@ class TestMethods:
         assert (zo.forwards, zo.backwards) == (transcribing + 3 * (4 + frozen), 0)
         assert (adam.forwards, adam.backwards) == (transcribing + ADAM_STEPS * (1 + frozen), ADAM_STEPS)
         assert zo.stored < 300 < adam.stored
+
+    def test_passes_of_whisper_count_where_the_encoder_is_cached(self, whisper_dir: Path, tmp_path: Path) -> None:
+        loaded = load_model(str(write_tiny_whisper(whisper_dir, tmp_path / "whisper")))
+        passes = Passes(loaded)
+        settings = AdaptSettings(steps=2, num_queries=3, patience=0, trained_tensors="encoder-norm")
+
+        zo = zeroth_order(loaded, passes, speech("clean", 0, 1), settings, None)
+
+        listening, trusted = 2, 1
+        assert zo.forwards == listening + trusted + 2 * 3
+        assert source(loaded, passes, speech("clean", 0, 1)).forwards == 1
 
     def test_adam_lowers_the_objective_that_zo_sees(self, model: Path) -> None:
         """A trial of each reports errors at every mark, from the same base."""
