@@ -43,7 +43,7 @@ class Defaults:
 # for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
 DEFAULTS: dict[Family, Defaults] = {
     "ctc": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
-    "whisper": Defaults("norms", learning_rate=3e-3, epsilon=3e-3, steps=10),
+    "whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
 }
 
 

@@ -44,7 +44,7 @@ MaxSeconds = Annotated[float, typer.Option(help="The longest recording that is r
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Steps = Annotated[int | None, typer.Option(help="Steps at most, for each utterance: 40 of CTC models, 10 of Whisper.")]
+Steps = Annotated[int | None, typer.Option(help="Steps at most, for each utterance: 40 of CTC models, 20 of Whisper.")]
 Queries = Annotated[int, typer.Option(help="Directions a step.")]
 Rate = Annotated[float | None, typer.Option(help="For the mean over queries; by default the model family's.")]
 Epsilon = Annotated[float | None, typer.Option(help="Size of a perturbation; by default the model family's.")]

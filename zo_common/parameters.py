@@ -38,6 +38,8 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "norms": _NORMS,
     "norms+features": (*_NORMS, "*feature_extractor.*", "*feature_projection.*"),
     "norms+biases": (*_NORMS, *_BIASES),
+    # the same for Whisper: what the whole encoder's output is scaled and shifted by
+    "encoder-norm": ("*encoder.layer_norm.*",),
 }
 
 

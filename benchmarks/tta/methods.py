@@ -28,7 +28,7 @@ class Outcome:
     """What a method made of a set of utterances; all but the transcripts are means an utterance.
 
     Attributes:
-        forwards: passes through the encoder, transcribing included.
+        forwards: passes through the model, transcribing included.
         backwards: of them, how many were also run backwards.
         seconds: of a core, transcribing included: other work on the machine does not count.
         stored: bytes of the adaptation.
@@ -46,16 +46,25 @@ class Outcome:
 
 
 class Passes:
-    """Counts the forward passes of a model's encoder."""
+    """Counts forward passes of a model: transcriptions, and evaluations of an objective.
+
+    Those of Whisper's objectives may take the encoder's states from a cache; they end in one projection of all tokens
+    together, where decoding projects token by token.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         model: Any = loaded.model
         encoder = model.get_encoder() if loaded.family == "whisper" else model.base_model
         self.count = 0
         encoder.register_forward_pre_hook(self._count)
+        if loaded.family == "whisper":
+            model.proj_out.register_forward_pre_hook(self._count_objective)
 
     def _count(self, module: nn.Module, inputs: Any) -> None:
         self.count += 1
+
+    def _count_objective(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        self.count += inputs[0].dim() == 2
 
 
 def measured(passes: Passes, count: int, work: Callable[[], tuple[list[str], float, float]]) -> Outcome:

@@ -51,7 +51,7 @@ def _small() -> Comparison:
 
 def _whisper() -> Comparison:
     episodic = AdaptSettings(
-        steps=10, learning_rate=3e-3, epsilon=3e-3, scale="rms", trained_tensors="norms", patience=0
+        steps=20, learning_rate=3e-2, epsilon=1e-2, scale="rms", trained_tensors="encoder-norm", patience=0
     )
     return Comparison(
         model=str(bundled_whisper(Path("models"))),
@@ -63,9 +63,9 @@ def _whisper() -> Comparison:
         federation=_FEDERATION
         | {
             "objective": "entropy",
-            "trained-tensors": "norms",
-            "epsilon": 3e-3,
-            "learning-rate": 1e-2,
-            "num-server-rounds": 5,
+            "trained-tensors": "encoder-norm",
+            "epsilon": 1e-2,
+            "learning-rate": 0.1,
+            "num-server-rounds": 10,
         },
     )

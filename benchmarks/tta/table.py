@@ -91,7 +91,7 @@ def summary(rows: list[Row], model: str, condition: str) -> Row:
     base = {r["seed"]: r for r in here if r["method"] == "source"}
     for method in METHODS:
         mine = sorted((r for r in here if r["method"] == method), key=lambda r: int(r["seed"]))
-        if mine:
+        if len(mine) == len(base):
             found[method] = {
                 "wer": spread([r["wer"] for r in mine]),
                 "seconds_over_source": spread([r["seconds"] / base[r["seed"]]["seconds"] for r in mine]),
@@ -104,30 +104,45 @@ def summary(rows: list[Row], model: str, condition: str) -> Row:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(settings.MODELS))
-    parser.add_argument("--conditions", nargs="+", default=list(CONDITIONS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(SEEDS)))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("results/tta/rows.jsonl"))
-    a = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    work = Work(a.work)
-    cells = [(model, condition, seed) for model in a.models for condition in a.conditions for seed in a.seeds]
+def measure(work: Work, cells: list[Cell], workers: int) -> None:
+    """Everything that is missing: one process a cell, then federations, which take all cores, one after another."""
     alone = [(*cell, tuple(m for m in work.missing(cell) if m != FEDERATED)) for cell in cells]
-    with multiprocessing.get_context("spawn").Pool(a.workers) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for rows in pool.imap_unordered(one, [task for task in alone if task[3]]):
             work.add(rows)
     for cell in cells:
         if FEDERATED in work.missing(cell):
             wer, outcome = settings.comparison(cell[0]).federated(*cell[1:])
             work.add([_row(cell, FEDERATED, wer, outcome)])
+
+
+def collect(work: Work, cells: list[Cell]) -> list[Row]:
+    """A line a model and condition of what was measured, printed."""
     rows = [row for cell in cells for method in METHODS if (row := work.of(cell, method)) is not None]
-    lines = [summary(rows, model, condition) for model in a.models for condition in a.conditions]
+    lines = [summary(rows, model, condition) for model, condition in dict.fromkeys(cell[:2] for cell in cells)]
     for line in lines:
         wer = ", ".join(f"{m} {line[m]['wer']['mean']:.1%} ± {line[m]['wer']['std']:.1%}" for m in METHODS if m in line)
         print(f"{line['model']} {line['condition']}: {wer}; shares {line['share_of_first_order_gain']}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=list(settings.MODELS))
+    parser.add_argument("--conditions", nargs="+", help="only these, and only into the work file")
+    parser.add_argument("--collect", action="store_true", help="measure nothing: store what the work file has")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(SEEDS)))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("results/tta/rows.jsonl"))
+    a = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    work = Work(a.work)
+    cells = [(m, condition, seed) for m in a.models for condition in a.conditions or CONDITIONS for seed in a.seeds]
+    if not a.collect:
+        measure(work, cells, a.workers)
+    lines = collect(work, cells)
+    if a.conditions:
+        return
     numbers = {
         "seeds": a.seeds,
         "noisy": list(NOISE),

@@ -230,6 +230,10 @@ class TestAdaptationPresets:
         assert sum(sizes[n] for n in chosen) == 4_633_856
 
 
+def test_the_norm_at_the_end_of_the_encoder(whisper: nn.Module) -> None:
+    assert _names(whisper, "encoder-norm") == {f"model.encoder.layer_norm.{leaf}" for leaf in ("weight", "bias")}
+
+
 def test_names_come_in_order_whatever_the_pattern(whisper: nn.Module) -> None:
     for pattern in [*PRESETS, "*fc2*,*fc1*"]:
         names = list(select(whisper, pattern))
