@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,12 +36,8 @@ def measure_slopes(crowd: Crowd, config: RunConfig) -> Slopes:
 
 
 def price(level: Any, target: float, config: RunConfig, devices: int, examples: int, slopes: Slopes) -> PrivacyCost:
-    """The planner's word on a run: noise, the usual norm as clip norm, and what it does to progress.
-
-    Of the example level the planner speaks as of one device, as with independent directions. Along shared ones the mean
-    of all devices is what is applied, and in it their noise shrinks as their utterances' chance does.
-    """
-    plan = PrivacyPlan(
+    """The planner's word on a run: noise, the usual norm as clip norm, and what it does to progress."""
+    return PrivacyPlan(
         level,
         target,
         config.target_delta,
@@ -55,21 +50,8 @@ def price(level: Any, target: float, config: RunConfig, devices: int, examples: 
         0.0,
         slopes.gradient_square,
         slopes.gradient_variance,
-    )
-    cost = plan.result()
-    if level != "example":
-        return cost
-    noise = cost.noise_std / math.sqrt(devices)
-    scalar = math.sqrt(slopes.gradient_square + slopes.gradient_variance / (plan.expected_batch * devices))
-    slow_down = 1 + (noise / scalar) ** 2
-    return replace(
-        cost,
-        noise_std=noise,
-        scalar_std=scalar,
-        noise_to_scalar=noise / scalar,
-        slow_down=slow_down,
-        learning_rate_factor=1 / slow_down,
-    )
+        config.directions,
+    ).result()
 
 
 def devices_for(target: float, config: RunConfig, slopes: Slopes) -> dict[str, float]:

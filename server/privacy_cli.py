@@ -15,6 +15,7 @@ from server.privacy_guard import answered_rounds
 from server.privacy_plan import GRADIENT_SQUARE, GRADIENT_VARIANCE, PrivacyCost, PrivacyPlan
 from server.run_state import LEDGER_NAME
 from zo_common.cli import run_typer
+from zo_common.config import Directions
 from zo_common.errors import LedgerAltered
 from zo_common.ledger_file import ledger_chains, read_ledger
 from zo_common.privacy import Privacy
@@ -38,12 +39,13 @@ def plan(
     clip_norm: Annotated[float, typer.Option(help="Clip norm; 0 takes the usual norm by the two figures below.")] = 0.0,
     gradient_square: Annotated[float, typer.Option(help="|g|² along a direction.")] = GRADIENT_SQUARE,
     gradient_variance: Annotated[float, typer.Option(help="Variance of one utterance's.")] = GRADIENT_VARIANCE,
+    directions: Annotated[str, typer.Option(help='"independent", or "shared" by all devices.')] = "independent",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
 ) -> None:
     """The noise that (ε, δ) takes, and the damage to expect from it."""
     asked = PrivacyPlan(
         cast(Privacy, level), epsilon, delta, rounds, steps, batch, examples, queries, devices, clip_norm,
-        gradient_square, gradient_variance,
+        gradient_square, gradient_variance, cast(Directions, directions),
     )  # fmt: skip
     cost = asked.result()
     if as_json:

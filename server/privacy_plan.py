@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import get_args
 
+from zo_common.config import Directions
 from zo_common.errors import ConfigError
 from zo_common.privacy import Privacy, PrivacySettings
 from zo_common.privacy_accountant import epsilon_spent, noise_for
@@ -39,6 +41,7 @@ class PrivacyPlan:
         devices: that answer a round, at least.
         clip_norm: 0 takes the usual norm of what is clipped.
         gradient_square, gradient_variance: |g|² and v above.
+        directions: where devices share them, or at the device level, the mean of all devices is what is applied.
 
     Raises:
         ConfigError: a value that gives no guarantee, or no run.
@@ -56,6 +59,7 @@ class PrivacyPlan:
     clip_norm: float = 0.0
     gradient_square: float = GRADIENT_SQUARE
     gradient_variance: float = GRADIENT_VARIANCE
+    directions: Directions = "independent"
 
     def __post_init__(self) -> None:
         for name in ("rounds", "steps", "batch", "examples", "queries", "devices"):
@@ -64,6 +68,8 @@ class PrivacyPlan:
         for name in ("gradient_square", "gradient_variance"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
                 raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected a positive number")
+        if self.directions not in get_args(Directions):
+            raise ConfigError(f"directions is {self.directions!r}, expected one of {', '.join(get_args(Directions))}")
         settings = PrivacySettings(self.level, self.epsilon, self.delta, self.clip)
         settings.check_population(self.devices * (self.examples if self.level == "example" else 1))
 
@@ -91,14 +97,20 @@ class PrivacyPlan:
         """By which a clipped and noised sum becomes a scalar: the batch, or the devices."""
         return self.expected_batch if self.level == "example" else self.devices
 
+    @property
+    def averaged(self) -> int:
+        """Devices whose scalars along one direction become one scalar."""
+        return self.devices if self.level == "device" or self.directions == "shared" else 1
+
     def result(self) -> PrivacyCost:
         """The price, by the accountant."""
         release, times = release_of(self.level, 1.0, self.steps, self.batch, self.examples)
         noise = noise_for(self.epsilon, self.delta, times * self.rounds, release.batch, release.examples)
         noise_std = noise * self.clip / self.divisor
+        if self.level == "example":  # every device adds its own
+            noise_std /= math.sqrt(self.averaged)
         shrink = min(1.0, self.clip / self.usual_norm)
-        sample = self.expected_batch * (self.devices if self.level == "device" else 1)
-        scalar_std = math.sqrt(self.gradient_square + self.gradient_variance / sample)
+        scalar_std = math.sqrt(self.gradient_square + self.gradient_variance / (self.expected_batch * self.averaged))
         ratio = noise_std / shrink / scalar_std
         noisy, _ = release_of(self.level, noise, self.steps, self.batch, self.examples)
         after = [max(1, round(self.rounds * tenth / TENTHS)) for tenth in range(1, TENTHS + 1)]

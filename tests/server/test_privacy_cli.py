@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -159,3 +159,15 @@ class TestVerify:
 
         assert (status, err.count("\n")) == (1, 1)
         assert "nobody knows what privacy the run has spent" in err
+
+
+def test_along_shared_directions_the_devices_noise_and_chance_are_averaged() -> None:
+    alone, shared = PLAN.result(), replace(PLAN, directions="shared").result()
+
+    assert shared.noise_multiplier == alone.noise_multiplier
+    assert shared.noise_std == pytest.approx(alone.noise_std / math.sqrt(8))
+    variance = PLAN.gradient_variance / (PLAN.expected_batch * 8)
+    assert shared.scalar_std == pytest.approx(math.sqrt(PLAN.gradient_square + variance))
+    assert shared.slow_down < alone.slow_down
+    with pytest.raises(ConfigError, match="directions is 'own', expected one of independent, shared"):
+        replace(PLAN, directions=cast(Any, "own"))
