@@ -58,13 +58,16 @@ def _share(line: dict[str, Any]) -> str:
 def target(model: str) -> str:
     """What share of first order's gain on the noisy sets there is."""
     noisy = [line for line in _lines(model) if line["condition"] in _load("tta")["noisy"]]
+    if not noisy:
+        return "Not measured yet on the noisy sets."
     base, zo, adam = (
         100 * sum(float(line[m]["wer"]["mean"]) for line in noisy) / len(noisy)
         for m in ("source", "zo-episodic", "adam-episodic")
     )
+    sets = " and ".join(line["condition"] for line in noisy)
     share = f", {(base - zo) / (base - adam):.0%} of it" if adam < base else ""
     return (
-        f"Mean over the noisy sets: {base:.1f} % without adaptation; Adam changes it by {adam - base:+.1f} points, "
+        f"Mean over {sets}: {base:.1f} % without adaptation; Adam changes it by {adam - base:+.1f} points, "
         f"ZO (episodic) by {zo - base:+.1f}{share}."
     )
 

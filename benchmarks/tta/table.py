@@ -117,9 +117,10 @@ def measure(work: Work, cells: list[Cell], workers: int) -> None:
 
 
 def collect(work: Work, cells: list[Cell]) -> list[Row]:
-    """A line a model and condition of what was measured, printed."""
+    """A line a model and condition of what was measured for every seed, printed; none without both yardsticks."""
     rows = [row for cell in cells for method in METHODS if (row := work.of(cell, method)) is not None]
-    lines = [summary(rows, model, condition) for model, condition in dict.fromkeys(cell[:2] for cell in cells)]
+    without = {cell[:2] for cell in cells for method in ("source", "adam-episodic") if work.of(cell, method) is None}
+    lines = [summary(rows, *pair) for pair in dict.fromkeys(cell[:2] for cell in cells) if pair not in without]
     for line in lines:
         wer = ", ".join(f"{m} {line[m]['wer']['mean']:.1%} ± {line[m]['wer']['std']:.1%}" for m in METHODS if m in line)
         print(f"{line['model']} {line['condition']}: {wer}; shares {line['share_of_first_order_gain']}")
