@@ -2,7 +2,7 @@
 
     python -m benchmarks.attackers
 
-on the demo's Whisper and its dialect, unless another model or other recordings are named. A seed changes the
+on the small CTC model and the demo's dialect, unless another model or other recordings are named. A seed changes the
 directions, the batches and who is hostile. With `--work` finished runs are kept, and the same command goes on where it
 was stopped. A vote's learning rate is chosen so that its first step is as large as the mean's.
 """
@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.dialect_speech import dialect_folder, whisper
+from benchmarks.dialect_speech import SMALL, dialect_folder, whisper
 from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
 from benchmarks.kept import Kept
 from benchmarks.rows import spread, store
@@ -109,20 +109,20 @@ def line(row: dict[str, Any]) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="the demo's Whisper, if none is named")
+    parser.add_argument("--model", default=str(SMALL), help="'whisper' is the demo's")
     parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")
     parser.add_argument("--train-split", default="train")
     parser.add_argument("--eval-split", default="test")
     parser.add_argument("--partition-by", default="iid")
     parser.add_argument("--eval-utterances", type=int, default=24, help="of the evaluated split; 0 takes all")
-    parser.add_argument("--trained-tensors", default="encoder-early")
-    parser.add_argument("--scale", choices=get_args(Scale), default="unit")
+    parser.add_argument("--trained-tensors", default="norms+biases")
+    parser.add_argument("--scale", choices=get_args(Scale), default="rms")
     parser.add_argument("--devices", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--epsilon", type=float, default=1e-3)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--epsilon", type=float, default=1e-2)
+    parser.add_argument("--learning-rate", type=float, default=3.0)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.25])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS[1:], default=list(ATTACKS[1:]))
@@ -134,7 +134,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Measure, print and store."""
     arguments = parse()
-    arguments.model = arguments.model or whisper()
+    arguments.model = whisper() if arguments.model == "whisper" else arguments.model
     config = RunConfig(
         model=arguments.model,
         data=arguments.data or dialect_folder(arguments.model),
