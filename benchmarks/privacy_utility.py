@@ -5,8 +5,8 @@
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
 them the clip norm and what becomes of the learning rate, the accountant the noise. Devices of all counts hear as many
-utterances a round together. The learning rate without privacy was chosen on the development split. A stopped run goes on
-where it was: what is done lies in `--work`.
+utterances a round together. The learning rate without privacy was chosen on the development split. A stopped run goes
+on where it was: what is done lies in `--work`.
 """
 
 from __future__ import annotations
