@@ -118,7 +118,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trained-tensors", default="norms+biases")
     parser.add_argument("--scale", choices=get_args(Scale), default="rms")
     parser.add_argument("--devices", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--queries", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--epsilon", type=float, default=1e-2)
