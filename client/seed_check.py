@@ -13,10 +13,13 @@ from collections.abc import Sequence
 
 from client.place import Place
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from zo_common.contribution import Contribution, Record
 from zo_common.errors import ConfigError
 from zo_common.messages import Plan
 from zo_common.seeds import client_seed, shared_seed
+
+MOST_TAKEN_BACK = 4096
+"""Rounds; a look at all of a run's would let a server keep a device busy."""
 
 
 def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
@@ -49,11 +52,17 @@ def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
     last = next((record for record in reversed(applied) if record.contributions), None)
     if last is None:
         return
-    if any(part.seed != _seed(config, last.server_round, part.client_id) for part in last.contributions):
+    if not all(_follows(config, last.server_round, part) for part in last.contributions):
         raise ConfigError(
             f"round {last.server_round} has directions of another run-seed than {config.run_seed}: a run keeps its "
             "seed; begin a new one from the base model"
         )
+
+
+def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:
+    """Whether directions are those of this round, or of an earlier one that a guard's record takes back."""
+    earliest = max(0, server_round - MOST_TAKEN_BACK)
+    return any(part.seed == _seed(config, n, part.client_id) for n in range(server_round, earliest, -1))
 
 
 def _seed(config: RunConfig, server_round: int, client_id: int) -> int:

@@ -18,9 +18,11 @@ def encode_record(record: Record) -> bytes:
     K·q float32.
 
     Raises:
-        CodecError: a coefficient is not finite; such a record could never be read again.
+        CodecError: there is no coefficient, or one is not finite; such a record could never be read again.
     """
     for c in record.contributions:
+        if not c.coefficients.size:
+            raise CodecError(f"round {record.server_round} has a contribution without coefficients: leave it out")
         if not np.isfinite(c.coefficients).all():
             raise CodecError(
                 f"round {record.server_round} has a coefficient that is not finite: lower the learning rate or weight"

@@ -56,6 +56,20 @@ class TestHistory:
         check_history(CONFIG, [_record(1, (client_seed(7, 1, 3), 3), (client_seed(7, 1, 5), 5)), Record(2, 0, ())])
         check_history(SHARED, [_record(1, (shared_seed(7, 1), 0))])
 
+    def test_rounds_that_are_taken_back_are_those_of_the_run(self) -> None:
+        """A record of a guard: its own round's directions beside those of rounds before it."""
+        check_history(
+            CONFIG, [_record(9, (client_seed(7, 9, 3), 3), (client_seed(7, 8, 3), 3), (client_seed(7, 6, 5), 5))]
+        )
+        check_history(SHARED, [_record(9, (shared_seed(7, 9), 0), (shared_seed(7, 7), 0))])
+        for seed in (client_seed(7, 10, 3), client_seed(8, 8, 3)):
+            with pytest.raises(ConfigError, match="another run-seed"):
+                check_history(CONFIG, [_record(9, (client_seed(7, 9, 3), 3), (seed, 3))])
+
+    def test_a_look_back_is_bounded(self) -> None:
+        with pytest.raises(ConfigError, match="another run-seed"):
+            check_history(CONFIG, [_record((1 << 32) - 1, (client_seed(7, 1, 3), 3))])
+
     def test_a_run_seed_that_changes_within_a_run_is_noticed(self) -> None:
         before = [_record(1, (client_seed(7, 1, 3), 3)), Record(2, 0, ())]
 

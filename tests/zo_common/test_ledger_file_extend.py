@@ -24,6 +24,7 @@ Headers = Callable[..., LedgerHeader]
 Records = Callable[[int], Record]
 Ledgers = Callable[..., Ledger]
 NOT_FINITE = Contribution(1, 1, np.array([[np.nan]], np.float32))
+EMPTY = Contribution(1, 1, np.ones((1, 0), np.float32))
 
 
 def _count_flushes(patch: pytest.MonkeyPatch) -> list[int]:
@@ -101,10 +102,11 @@ def _broken(first: Record, rest: list[Record], at: int, kind: str) -> list[Recor
     rounds = [first, *rest]
     if kind == "skips":
         return [*rounds[:at], *rounds[at + 1 :], replace(rounds[-1], server_round=99)]
-    return [*rounds[:at], replace(rounds[at], contributions=(NOT_FINITE,)), *rounds[at + 1 :]]
+    bad = NOT_FINITE if kind == "not finite" else EMPTY
+    return [*rounds[:at], replace(rounds[at], contributions=(bad,)), *rounds[at + 1 :]]
 
 
-@pytest.mark.parametrize("kind", ["skips", "not finite"])
+@pytest.mark.parametrize("kind", ["skips", "not finite", "empty"])
 @pytest.mark.parametrize("at", [0, 2, 3])
 def test_one_bad_round_keeps_all_of_them_out(
     tmp_path: Path, ledger_of: Ledgers, record_of: Records, at: int, kind: str
@@ -288,7 +290,7 @@ class Pair:
         """New records, of different lengths and never the same twice."""
         first = self.after + len(self.expected) + 1
         self.checksum += 1
-        grads = np.ones((1, self.checksum % 3), np.float32)
+        grads = np.ones((1, 1 + self.checksum % 3), np.float32)
         return [Record(n, self.checksum, (Contribution(n, 0, grads),)) for n in range(first, first + count)]
 
     def grow(self, count: int) -> None:
