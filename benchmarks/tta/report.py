@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.rows import RESULTS, amount
+from benchmarks.rows import RESULTS, amount, spread
 from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.studies import STUDIES
 
@@ -42,6 +42,23 @@ def errors(model: str) -> str:
         cells = [_wer(line[m]["wer"]) if m in line else "not measured" for m in shown]
         rows.append(f"| {line['condition']} | " + " | ".join(cells) + f" | {_share(line)} |")
     return "\n".join(rows)
+
+
+def changes(model: str) -> str:
+    """Word error rates less those of the base model on the same utterances: mean and spread of the differences."""
+    lines = _lines(model)
+    shown = [m for m in METHODS if m != "source" and any(m in line for line in lines)]
+    rows = ["| change, points | " + " | ".join(_NAMES[m] for m in shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    for line in lines:
+        cells = [_change(line[m]["wer"], line["source"]["wer"]) if m in line else "not measured" for m in shown]
+        rows.append(f"| {line['condition']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _change(adapted: dict[str, Any], base: dict[str, Any]) -> str:
+    """Of pairs: a seed's utterances are the same ones for all methods, and differ more from seed to seed."""
+    numbers = spread([after - before for after, before in zip(adapted["values"], base["values"], strict=True)])
+    return f"{100 * numbers['mean']:+.1f} ± {100 * numbers['std']:.1f}"
 
 
 def _wer(numbers: dict[str, Any]) -> str:
@@ -168,7 +185,7 @@ def _measured(row: str, part: str, name: str, make: Callable[[], str]) -> Callab
 def _tables() -> dict[str, Callable[[], str]]:
     found = {"seeds": _measured("tta", "settings", "wav2vec2-tiny-us", seeds)}
     for model, short in (("wav2vec2-tiny-us", "ctc"), ("whisper-tiny.en", "whisper")):
-        for kind, make in (("errors", errors), ("target", target), ("costs", costs)):
+        for kind, make in (("errors", errors), ("changes", changes), ("target", target), ("costs", costs)):
             found[f"{kind}-{short}"] = _measured("tta", "settings", model, partial(make, model))
     return found | {f"study-{name}": _measured("tta_study", "studies", name, partial(study, name)) for name in STUDIES}
 
