@@ -84,8 +84,9 @@ class RunState:
     ) -> tuple[Contribution, ...]:
         """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
         config, header = self._config, self.ledger.ledger.header
-        # noise in shares is enough from so many devices on
-        least = config.min_replies if config.privacy == "device" else 1
+        # noise in shares, or of a mean, is enough from so many devices on
+        shares = config.privacy == "device" and not config.secure_aggregation  # of a cohort there is one sum
+        least = config.min_replies if shares else 1
         aggregator = config.aggregator
         scalars[:] = [aggregator.heard(client) for client in scalars]
         while len(scalars) >= least:

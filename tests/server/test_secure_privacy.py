@@ -41,7 +41,7 @@ def config(tmp_path: Path) -> RunConfig:
     return RunConfig(
         **TOY, output=str(tmp_path / "run"), directions="shared", weighting="uniform", secure_aggregation=True,
         secure_threshold=0.5, num_server_rounds=2, round_timeout=300.0, privacy="device", target_delta=1e-2,
-        clip_norm=CLIP, noise_multiplier=NOISE,
+        clip_norm=CLIP, noise_multiplier=NOISE, min_replies=3,
     )  # fmt: skip
 
 
