@@ -157,7 +157,9 @@ def _take_scalars(reader: Reader, layout: Layout, count: int) -> NDArray[np.floa
     (magnitude,) = reader.take("f")
     packed = np.frombuffer(reader.raw((count + 7) // 8), np.uint8)
     bits = np.unpackbits(packed, bitorder="little")
-    if bits[count:].any() or not magnitude >= 0 or (magnitude == 0 and bits.any()) or (not count and magnitude):
+    # copysign: -0.0 is not below zero, and would be a second encoding of the magnitude 0.
+    negative = math.copysign(1.0, magnitude) < 0 or math.isnan(magnitude)
+    if bits[count:].any() or negative or (magnitude == 0 and bits.any()) or (not count and magnitude):
         raise CodecError("adaptation record has signs or a magnitude that no encoder writes")
     return quantise(np.where(bits[:count], -1.0, 1.0).astype(np.float32), "sign", magnitude)
 
