@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +21,11 @@ from zo_common.durable import sync_directory
 from zo_common.errors import LedgerAltered, LedgerError
 from zo_common.ledger import CHAIN_BYTES
 from zo_common.privacy import LEVELS, Privacy
-from zo_common.privacy_accountant import Release, epsilon_spent
+from zo_common.privacy_accountant import LEAST_NOISE, MOST_NOISE, Release, epsilon_spent
 
 LOG_NAME = "privacy.jsonl"
 _PERSON = b"zo-asr/privacy/1"
+_MOST = 1 << 32  # rounds, steps or utterances: beyond any run, and exact in the accountant's floats
 _ROUNDING = 1e-9  # an ε recomputed by another release of a library may differ in its last bits
 
 Spent = dict[int, Counter[Release]]
@@ -217,7 +219,20 @@ def _read(path: Path) -> tuple[list[Charge], str, int]:
 
 
 def _charge(raw: dict[str, Any]) -> Charge:
-    if raw["level"] not in LEVELS:
-        raise ValueError("level")
-    devices = {int(n): [int(c) for c in clients] for n, clients in raw.pop("devices").items()}
-    return Charge(**raw, devices=devices)
+    """Raises ValueError, TypeError, KeyError, AttributeError: not what a server writes, or nothing to account for."""
+    devices = {int(n): clients for n, clients in raw.pop("devices").items()}
+    charge = Charge(**raw, devices=devices)
+    ids = [client for clients in devices.values() for client in clients]
+    counts = charge.server_round, charge.steps, charge.batch, *devices
+    reals = charge.noise_multiplier, charge.epsilon, charge.delta
+    if not (
+        charge.level in LEVELS
+        and all(type(count) is int and 1 <= count <= _MOST for count in counts)
+        and all(type(client) is int and 0 <= client < 2**64 for client in ids)
+        and all(type(real) in (int, float) for real in reals)
+        and LEAST_NOISE <= charge.noise_multiplier <= MOST_NOISE
+        and 0 <= charge.epsilon < math.inf
+        and 0 < charge.delta < 1
+    ):
+        raise ValueError("not a charge")
+    return charge

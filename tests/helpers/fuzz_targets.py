@@ -7,14 +7,15 @@ import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from fuzz_private import private_targets
+from fuzz_target import Target
 from toy_engine import history, toy_engine
 
 from client.host import Host
@@ -62,30 +63,10 @@ from zo_common.snapshot import apply_snapshot, decode_part, encode_part, encode_
 GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
 
 
-@dataclass(frozen=True)
-class Target:
-    """A reader of bytes.
-
-    Attributes:
-        read: takes the bytes; returns anything, raises nothing but `errors`.
-        seeds: valid inputs.
-        wrap: puts checksums around damaged bytes, so that they are looked into.
-        is_json: whether inputs are JSON text.
-        allowance: bytes it may allocate whatever the input's size.
-    """
-
-    read: Callable[[bytes], object]
-    seeds: tuple[bytes, ...]
-    errors: tuple[type[Exception], ...] = ()
-    wrap: Callable[[bytes], bytes] = bytes
-    is_json: bool = False
-    allowance: int = 2 << 20
-
-
 def targets() -> dict[str, Target]:
     """All of them by name; each call makes folders of its own, which end with the process."""
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # Flower's messages ask for it
-    return {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker()}
+    return {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker(), **private_targets()}
 
 
 def _records() -> tuple[Record, ...]:

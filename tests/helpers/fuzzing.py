@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from fuzz_edits import Edit, edited, random_edits
-from fuzz_targets import Target
+from fuzz_target import Target
 
 SECONDS = 5  # of this process's own time for one input
 BYTES_EACH = 200  # allocated for a byte of input, beyond the target's allowance

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from fuzz_edits import OPERATIONS, Edit, edited
-from fuzz_targets import Target, targets
+from fuzz_target import Target
+from fuzz_targets import targets
 from fuzzing import Failure, draw, feed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,6 +32,7 @@ NAMES = (
     *("snapshot-part", "snapshot", "snapshot-planes", "adaptation", "adaptation-sealed", "adaptation-file"),
     *("adaptation-body", "devices.json", "rounds.jsonl", "introduction", "worker-request", "worker-settings"),
     *("journal-state", "journal-ledger", "journal-answer"),
+    *("secure-message", "secure-sum", "secure-state", "secure-reply", "privacy.jsonl"),
 )
 
 edits = st.builds(
