@@ -30,6 +30,7 @@ from zo_common.errors import ConfigError
 Privacy = Literal["none", "example", "device"]
 NoiseBy = Literal["devices", "server"]
 LEVELS: tuple[str, ...] = ("example", "device")
+LEAST_NOISE = 1e-6  # of a share of the noise, too; what it costs can still be counted in a float
 MOST_NOISE = 1e6
 LEAST_SHARE = 8
 """Grid units. By τ = 10·Σ_{k<n} exp(−2π²σ²k/(k+1)) ≤ 10·n·exp(−π²σ²) the sum of n devices' shares differs from one
@@ -113,9 +114,9 @@ def check_noise_multiplier(value: float, *, or_none: bool = False) -> None:
     Raises:
         ConfigError: not a positive number (or 0 with `or_none`).
     """
-    if not (math.isfinite(value) and (value > 0 or (or_none and value == 0)) and value <= MOST_NOISE):
+    if not (math.isfinite(value) and (LEAST_NOISE <= value <= MOST_NOISE or (or_none and value == 0))):
         hint = "0 for what target-epsilon asks" if or_none else "without noise there is no guarantee"
-        raise ConfigError(f"noise-multiplier is {value}, expected a positive number of at most {MOST_NOISE:g} ({hint})")
+        raise ConfigError(f"noise-multiplier is {value}, expected {LEAST_NOISE:g} … {MOST_NOISE:g} ({hint})")
 
 
 @dataclass(frozen=True)

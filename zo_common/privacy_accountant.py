@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zo_common.errors import ConfigError
 
 ORDERS = (*range(2, 41), 44, 48, 56, 64, 80, 96, 128, 192, 256, 512)
-LEAST_NOISE, MOST_NOISE = 0.05, 1e5
+_LEAST_NOISE, _MOST_NOISE = 0.05, 1e5
 
 
 @dataclass(frozen=True, order=True)
@@ -100,12 +100,12 @@ def noise_for(epsilon: float, delta: float, answers: int, batch: int = 1, exampl
     def spent(noise: float) -> float:
         return epsilon_spent({Release(noise, batch, examples): answers}, delta)
 
-    low, high = LEAST_NOISE, LEAST_NOISE
+    low, high = _LEAST_NOISE, _LEAST_NOISE
     while spent(high) > epsilon:
         low, high = high, 2 * high
-        if high > MOST_NOISE:
+        if high > _MOST_NOISE:
             raise ConfigError(
-                f"no noise below {MOST_NOISE:g} keeps {answers} answers within ε {epsilon:g} at δ {delta:g}: "
+                f"no noise below {_MOST_NOISE:g} keeps {answers} answers within ε {epsilon:g} at δ {delta:g}: "
                 "ask for a larger epsilon, or fewer rounds and steps"
             )
     while high - low > 5e-4 * high:  # `high` always keeps the target

@@ -75,7 +75,7 @@ def _sums() -> dict[str, Target]:
     bare = Reply(Status.OK, 1, 0, 3, 2**64 - 1, 0)
 
     def message(data: bytes) -> None:
-        kind = next((kind for kind in KINDS if len(data) > 3 and kind.KIND == data[3]), Invitation)
+        kind = next((kind for kind in KINDS if len(data) > 3 and data[3] == kind.KIND), Invitation)
         again = kind.decode(data).encode()
         if again != data:
             raise AssertionError("a message of a secure sum has two encodings")
@@ -112,7 +112,7 @@ NAMES = tuple(error.__name__ for error in REFUSED)
 
 def _log() -> Target:
     path = Path(tempfile.mkdtemp()) / "privacy.jsonl"
-    charge = Charge(1, "ab" * 32, "example", 1.5, 4, 2, {12: [3, 4], 9: [5]}, 1.25, 1e-5)
+    charge = Charge(1, "ab" * 32, "example", 1.5, 4, 2, {12: [3, 4], 9: [5]}, 50.0, 1e-5)
 
     def sealed(body: bytes) -> bytes:
         try:

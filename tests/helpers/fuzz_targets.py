@@ -7,6 +7,7 @@ import struct
 import tempfile
 import warnings
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path

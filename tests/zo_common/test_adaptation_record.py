@@ -162,7 +162,14 @@ def test_every_cut_and_every_flipped_bit_is_noticed(layout: Layout) -> None:
 
 @pytest.mark.parametrize(
     ("magnitude", "signs", "shape"),
-    [(-1.0, 0, (1, 3)), (-0.0, 0, (1, 3)), (np.nan, 0, (1, 3)), (np.inf, 0, (1, 3)), (1.0, 0b1000, (1, 3)), (0.0, 1, (1, 3))],
+    [
+        (-1.0, 0, (1, 3)),
+        (-0.0, 0, (1, 3)),
+        (np.nan, 0, (1, 3)),
+        (np.inf, 0, (1, 3)),
+        (1.0, 0b1000, (1, 3)),
+        (0.0, 1, (1, 3)),
+    ],
 )
 def test_signs_that_no_encoder_writes(magnitude: float, signs: int, shape: tuple[int, int]) -> None:
     head = b"ZT" + bytes([1, 2]) + struct.pack("<QdQQHH", 1, 0.25, 2, 3, *shape)
