@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -231,7 +231,7 @@ def _charge(raw: dict[str, Any]) -> Charge:
         and all(type(client) is int and 0 <= client < 2**64 for client in ids)
         and all(type(real) in (int, float) for real in reals)
         and LEAST_NOISE <= charge.noise_multiplier <= MOST_NOISE
-        and 0 <= charge.epsilon < math.inf
+        and 0 <= charge.epsilon <= sys.float_info.max  # an int of a thousand digits is below infinity
         and 0 < charge.delta < 1
     ):
         raise ValueError("not a charge")
