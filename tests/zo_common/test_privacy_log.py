@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from zo_common import privacy_log
 from zo_common.contribution import Record
 from zo_common.errors import LedgerAltered, LedgerError
 from zo_common.ledger import LedgerHeader
@@ -117,6 +118,24 @@ def test_lines_that_are_none(path: Path, line: bytes) -> None:
     path.write_bytes(line.rstrip(b"\n") + b"\n")
 
     with pytest.raises(LedgerAltered, match="line 1"):
+        PrivacyLog.read(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise_multiplier": 0.0}, {"noise_multiplier": 1e-300}, {"noise_multiplier": "1"}, {"steps": 0},
+        {"steps": -4}, {"steps": 2**70}, {"batch": 1.5}, {"server_round": True}, {"epsilon": 10**400},
+        {"epsilon": float("nan")}, {"delta": 0.0}, {"delta": 1.5}, {"level": "none"}, {"devices": {0: [1]}},
+        {"devices": {50: [-1]}}, {"devices": {50: ["1"]}},
+    ],
+)  # fmt: skip
+def test_a_chained_line_that_accounts_for_nothing(path: Path, changes: dict[str, Any]) -> None:
+    charge = Charge(1, "ab" * 32, "example", 1.3, 2, 10, {50: [1]}, 9.0, DELTA)
+    text = privacy_log._text(replace(charge, **changes))
+    path.write_text(text[:-1] + f',"chain":"{privacy_log._link("", text)}"}}\n')
+
+    with pytest.raises(LedgerAltered, match="line 1 cannot be read"):
         PrivacyLog.read(path)
 
 
