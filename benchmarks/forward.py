@@ -21,9 +21,9 @@ from simulations.corpus import write_corpus
 from simulations.scenario import read_scenario
 from simulations.whisper_import import bundled_whisper
 from zo_common.compiled import compile_layers
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.objectives import WhisperBatch
 from zo_common.parameters import select
 from zo_common.precision import resolve_precision

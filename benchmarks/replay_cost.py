@@ -24,7 +24,7 @@ from benchmarks.rows import row, store
 from server.validation import RoundInbox
 from zo_common.aggregate import aggregate
 from zo_common.contribution import Record, all_updates
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Plan, Reply, Status, encode_reply

@@ -18,7 +18,7 @@ import torch
 from benchmarks import workload
 from benchmarks.plain import plain_step
 from benchmarks.rows import Action, interleaved, quotient, row, spread, store
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.parameters import select
 from zo_common.precision import resolve_precision
 from zo_common.state import LatticeState

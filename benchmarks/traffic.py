@@ -22,7 +22,7 @@ from benchmarks import workload
 from benchmarks.rows import amount, row, store
 from server.roster import CONTENT, serialised_size
 from zo_common.contribution import Contribution, Record
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 from zo_common.parameters import unique_parameters
 from zo_common.seeds import fold_in

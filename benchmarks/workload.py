@@ -61,7 +61,7 @@ def whisper(architecture: str, device: str = "cpu") -> Any:
     """`random_whisper`, or for "tiny.en" OpenAI's weights; all weights lie in memory of this process."""
     if architecture != "tiny.en":
         return random_whisper(architecture, device)
-    from zo_common.models import load_whisper
+    from zo_common.models.load import load_whisper
 
     model, _ = load_whisper(str(bundled()))
     for parameter in model.parameters():

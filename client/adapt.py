@@ -18,10 +18,10 @@ from zo_common.adaptation_record import AdaptationRecord, Layout, undo
 from zo_common.ctc_loss import SutaSettings
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ConfigError, WrongBaseModel
-from zo_common.estimator import Estimator, EstimatorConfig, LossFn
+from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
 from zo_common.fingerprint import fingerprint
 from zo_common.lattice import Scale
-from zo_common.models import Family, LoadedModel
+from zo_common.models.load import Family, LoadedModel
 from zo_common.precision import resolve_precision
 from zo_common.seeds import fold_in
 from zo_common.state import LatticeState
@@ -53,7 +53,7 @@ class AdaptSettings:
 
     Attributes:
         steps: at most, for each utterance.
-        num_queries, estimator, epsilon: see `zo_common.estimator`.
+        num_queries, estimator, epsilon: see `zo_common.estimator.step`.
         learning_rate: for the mean over queries.
         trained_tensors, scale: see `zo_common.parameters` and `zo_common.lattice`.
         objective: "suta" or "entropy" for CTC models, "entropy" or "self-training" for Whisper.

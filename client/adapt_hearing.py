@@ -15,10 +15,10 @@ from zo_common.ctc_forward import receptive_field, uses_attention_mask
 from zo_common.ctc_loss import AdaptationLoss, CTCBatch, SutaSettings, ctc_batch
 from zo_common.ctc_transcribe import transcribe_waves
 from zo_common.errors import ConfigError
-from zo_common.estimator import LossFn
+from zo_common.estimator.step import LossFn
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss, Objective
-from zo_common.models import LoadedModel
+from zo_common.models.load import LoadedModel
 from zo_common.objectives import WhisperBatch, whisper_labels
 from zo_common.transcribe import greedy_tokens
 

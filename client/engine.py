@@ -21,13 +21,13 @@ from client.speech import Recordings
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
-from zo_common.estimator import LossFn
+from zo_common.estimator.step import LossFn
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import describe_tensors
 from zo_common.local_steps import LocalResult, run_local_steps
 from zo_common.messages import Plan, Reply, Status
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.precision import resolve_precision
 from zo_common.replay import apply_all
 from zo_common.rounding_noise import measure_noise

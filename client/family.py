@@ -15,10 +15,10 @@ from zo_common.compiled import compile_layers
 from zo_common.config import RunConfig
 from zo_common.ctc_loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings
 from zo_common.errors import ConfigError
-from zo_common.estimator import LossFn
+from zo_common.estimator.step import LossFn
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss
-from zo_common.models import LoadedModel
+from zo_common.models.load import LoadedModel
 from zo_common.objectives import WhisperBatch, whisper_labels
 from zo_common.transcribe import greedy_tokens
 from zo_common.whisper_loss import WhisperLoss

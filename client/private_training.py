@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zo_common.config import RunConfig
 from zo_common.discrete_gaussian import poisson_subset
 from zo_common.errors import ConfigError
-from zo_common.estimator import LossFn
+from zo_common.estimator.step import LossFn
 from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy import Mechanism
 

@@ -15,7 +15,7 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.snapshot import encode_snapshot
 from zo_common.state import LatticeState
 

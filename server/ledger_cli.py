@@ -17,7 +17,7 @@ from zo_common.combine import combine
 from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import read_ledger, write_ledger
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
 from zo_common.state import LatticeState
 

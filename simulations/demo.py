@@ -21,7 +21,7 @@ from simulations.scenario import Scenario
 from simulations.whisper_import import bundled_whisper
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.models import model_family
+from zo_common.models.load import model_family
 
 
 @dataclass(frozen=True)

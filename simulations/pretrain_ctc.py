@@ -41,7 +41,7 @@ from zo_common.ctc_text import ctc_labels
 from zo_common.ctc_transcribe import evaluate_waves
 from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.objectives import IGNORE
 from zo_common.precision import autocast, resolve_precision
 from zo_common.seeds import fold_in

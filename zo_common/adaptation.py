@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zo_common.adaptation_record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ConfigError
-from zo_common.estimator import EstimatorConfig, LossFn, zo_step
+from zo_common.estimator.step import EstimatorConfig, LossFn, zo_step
 from zo_common.state import LatticeState
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
-from zo_common.estimator import step_updates
+from zo_common.estimator.step import step_updates
 from zo_common.packing import Reader
 from zo_common.replay import apply_all
 from zo_common.seeds import direction_seed

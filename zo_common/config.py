@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from zo_common.aggregate import Weighting
 from zo_common.errors import ConfigError
-from zo_common.estimator import Estimator, EstimatorConfig
+from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
 from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.estimator import LossFn, Walker
+from zo_common.estimator.step import LossFn, Walker
 from zo_common.state import LatticeState
 
 FRACTION = 8

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulations.pretrain_ctc import PRETRAINED
 from zo_common.config import RunConfig
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from client.adapt import AdaptSettings
 from simulations.pretrain_ctc import PRETRAINED
 from zo_common.config import RunConfig
 from zo_common.drift_guard import DriftBounds
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"
 FEDERATED = "zo-federated"

@@ -23,7 +23,7 @@ from simulations.cli import parse_settings
 from simulations.runner import run_simulation
 from zo_common.config import RunConfig
 from zo_common.ledger_file import read_ledger
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
 
 

@@ -69,7 +69,7 @@ def _wer(texts: list[str], said: list[str]) -> float:
 def _zo(trial: Trial) -> dict[str, float]:
     from client.adapt import Adapter, AdaptSettings
     from zo_common.errors import ZOError
-    from zo_common.models import load_model
+    from zo_common.models.load import load_model
 
     settings = AdaptSettings(
         steps=max(trial.marks),
@@ -105,7 +105,7 @@ def _zo(trial: Trial) -> dict[str, float]:
 def _adam(trial: Trial) -> dict[str, float]:
     from benchmarks.tta.methods import Passes, first_order, source
     from client.adapt import AdaptSettings
-    from zo_common.models import load_model
+    from zo_common.models.load import load_model
 
     loaded = load_model(trial.model)
     spoken = speech(trial.condition, trial.seed, trial.utterances, "dev")

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import scaling
 from zo_common.contribution import Contribution, Record
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, encode_plan
 
 

@@ -20,7 +20,7 @@ from zo_common.adaptation_file import decode_file, encode_file
 from zo_common.adaptation_record import Layout
 from zo_common.drift_guard import DriftBounds
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss, WrongBaseModel, ZOError
-from zo_common.models import LoadedModel, load_model
+from zo_common.models.load import LoadedModel, load_model
 from zo_common.state import Update
 
 QUICK: dict[str, Any] = {

@@ -15,7 +15,7 @@ from client.adapt_audio import split
 from client.adapt_hearing import CTCHearing, WhisperHearing, _groups
 from zo_common.ctc_loss import AdaptationLoss, SutaSettings, ctc_batch
 from zo_common.errors import ConfigError
-from zo_common.models import LoadedModel, load_model
+from zo_common.models.load import LoadedModel, load_model
 from zo_common.transcribe import transcribe
 
 

@@ -19,7 +19,7 @@ from zo_common.config import RunConfig
 from zo_common.ctc_loss import CTCLoss
 from zo_common.ctc_transcribe import transcribe_waves
 from zo_common.errors import DataError
-from zo_common.models import LoadedModel, load_model
+from zo_common.models.load import LoadedModel, load_model
 from zo_common.objectives import IGNORE
 
 TEXTS = ("Anna, be here!", "a good lamp", "wood")

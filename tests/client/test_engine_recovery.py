@@ -12,7 +12,7 @@ from client.dataset import SpeechDataset
 from client.engine import Cancelled, Engine
 from zo_common.contribution import Record
 from zo_common.errors import CodecError, ModelNotFound
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Status
 from zo_common.snapshot import SnapshotPart, encode_snapshot, split_snapshot
 

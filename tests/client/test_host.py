@@ -23,7 +23,7 @@ from client.journal import Journal
 from client.place import Place
 from client.worker_client import make_request
 from zo_common.contribution import Record
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
 from zo_common.seeds import client_seed
 from zo_common.state import LatticeState

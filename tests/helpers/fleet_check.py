@@ -13,7 +13,7 @@ from client.worker_pb2 import Request
 from zo_common.config import RunConfig
 from zo_common.ledger import Ledger
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.replay import replay, restore_state
 
 

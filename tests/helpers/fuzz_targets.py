@@ -41,7 +41,7 @@ from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.durable import seal, unseal
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
 from zo_common.ledger import (
     CHAIN_BYTES,

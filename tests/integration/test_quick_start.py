@@ -9,7 +9,7 @@ import pytest
 from scenario_run import run_scenario_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 

@@ -19,7 +19,7 @@ from server.federation import Events
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger_file import read_ledger
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from server.catch_up import CatchUp
 from zo_common.contribution import Contribution, Record
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, decode_plan
 from zo_common.record_codec import encode_record
 from zo_common.snapshot import decode_part

@@ -20,7 +20,7 @@ from zo_common.errors import ConfigError, DataError, RunStopped
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Status
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]

@@ -21,7 +21,7 @@ from server.federation import Events, Federation
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger import Ledger
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
 from zo_common.state import LatticeState
 

@@ -19,7 +19,7 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger import Ledger
 from zo_common.messages import Reply, decode_reply
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy_log import LOG_NAME, PrivacyLog
 from zo_common.replay import replay, restore_state

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from server.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, encode_reply
 
 MAX_SCALAR = 100.0

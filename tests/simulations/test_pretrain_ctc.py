@@ -28,7 +28,7 @@ from simulations.pretrain_ctc import (
 )
 from zo_common.ctc_forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.errors import ConfigError
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 
 TOY = Recipe(
     steps=4,

@@ -22,7 +22,7 @@ from zo_common.adaptation_record import (
 )
 from zo_common.ctc_loss import AdaptationLoss, ctc_batch
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss
-from zo_common.estimator import EstimatorConfig, LossFn
+from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.local_steps import run_local_steps
 from zo_common.state import LatticeState
 

@@ -14,7 +14,7 @@ from zo_common.ctc_forward import ctc_logits, frame_lengths
 from zo_common.ctc_loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings, ctc_batch
 from zo_common.ctc_objectives import confidence_weights, frame_mask, non_blank_mask, suta_losses
 from zo_common.errors import ConfigError, DataError
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.state import LatticeState, Update
 
 EXTRACTOR = Wav2Vec2FeatureExtractor()
@@ -130,7 +130,7 @@ class TestCTCLoss:
 
 
 def _undo_all(state: LatticeState, grads: np.ndarray, learning_rate: float) -> None:
-    from zo_common.estimator import step_updates
+    from zo_common.estimator.step import step_updates
     from zo_common.seeds import direction_seed
 
     seeds = [direction_seed(1, 0, query) for query in range(len(grads))]

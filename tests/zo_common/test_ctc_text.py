@@ -16,7 +16,7 @@ from zo_common.ctc_text import ctc_labels
 @pytest.fixture(scope="module")
 def capitals(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A tokenizer of capital letters, as Wav2Vec2-base-960h's."""
-    from zo_common.models import load_model
+    from zo_common.models.load import load_model
 
     return load_model(str(write_tiny_ctc(tmp_path_factory.mktemp("ctc")))).processor.tokenizer
 

@@ -13,7 +13,7 @@ from zo_common.ctc_forward import ctc_logits, prepare_waves
 from zo_common.ctc_transcribe import evaluate_waves, transcribe_waves
 from zo_common.errors import DataError
 from zo_common.metrics import ErrorCounts
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from zo_common.adaptation import adapt
 from zo_common.adaptation_record import AdaptationRecord, replay_adaptation, undo
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ChecksumMismatch, ConfigError
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]

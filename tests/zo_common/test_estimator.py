@@ -12,7 +12,7 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 from zo_common.errors import ConfigError
-from zo_common.estimator import EstimatorConfig, StepResult, Walker, measure, step_updates, zo_step
+from zo_common.estimator.step import EstimatorConfig, StepResult, Walker, measure, step_updates, zo_step
 from zo_common.philox import direction
 from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState, Update

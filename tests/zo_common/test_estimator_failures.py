@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zo_common.errors import EpsilonTooSmall, LatticeOverflow, NonFiniteLoss
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.state import LatticeState
 
 Models = Callable[..., nn.Module]

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.parameters import select

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from zo_common.errors import ConfigError
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss
-from zo_common.models import load_model
+from zo_common.models.load import load_model
 from zo_common.objectives import (
     IGNORE,
     WhisperBatch,

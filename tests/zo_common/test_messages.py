@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError
-from zo_common.estimator import Estimator, EstimatorConfig
+from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 from zo_common.record_codec import encode_record
 

@@ -13,7 +13,7 @@ from transformers import BertConfig, Wav2Vec2Config
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.fingerprint import fingerprint
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.state import LatticeState, Update
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.objectives import (
     IGNORE,
     WhisperBatch,

@@ -17,7 +17,7 @@ from zo_common import replay as replay_module
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.contribution import Record
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
-from zo_common.estimator import EstimatorConfig
+from zo_common.estimator.step import EstimatorConfig
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import Ledger, LedgerHeader, decode_ledger, describe_tensors, encode_ledger
 from zo_common.ledger_file import write_ledger

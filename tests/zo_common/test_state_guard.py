@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zo_common.errors import LatticeOverflow, UnsupportedModel
-from zo_common.estimator import EstimatorConfig, zo_step
+from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]

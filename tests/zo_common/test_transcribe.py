@@ -10,7 +10,7 @@ import torch
 
 from simulations.corpus import CorpusConfig, in_room
 from simulations.espeak import Speaker, synthesize
-from zo_common.models import load_whisper
+from zo_common.models.load import load_whisper
 from zo_common.transcribe import MAX_NEW_TOKENS, evaluate_texts, transcribe
 
 TEXTS = ["The weather in London is very nice today.", "Please open the window and close the door."]

@@ -1,0 +1,1 @@
+"""The randomised gradient estimator and what its forward passes tell besides."""

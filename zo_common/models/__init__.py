@@ -1,0 +1,1 @@
+"""Speech models: loading, forward passes and the losses that a step perturbs."""
