@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from client.ctc_dataset import CTCDataset
@@ -71,6 +72,17 @@ def held_out_loss(model: nn.Module, data: Recordings, batch_size: int = 16) -> f
 
 
 @torch.inference_mode()
+def utterance_losses(model: nn.Module, data: Recordings, batch_size: int = 16) -> NDArray[np.float64]:
+    """The loss of each utterance, (N,) in the order of `data`, as `held_out_loss` takes their mean."""
+    losses = np.empty(len(data))
+    for chosen, found in zip(
+        data.length_sorted_batches(batch_size), _batches(_losses, model, data, batch_size), strict=True
+    ):
+        losses[chosen] = found
+    return losses
+
+
+@torch.inference_mode()
 def health(
     model: nn.Module,
     processor: Any,
@@ -87,12 +99,18 @@ def health(
     return Health(found.loss, found.scores.wer, uncertainty, diversity)
 
 
-def _mean_of_batches(
-    measure: Callable[[nn.Module, Any], torch.Tensor], model: nn.Module, data: Recordings, batch_size: int
-) -> float:
+Measure = Callable[[nn.Module, Any], torch.Tensor]
+
+
+def _mean_of_batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> float:
+    return float(np.mean(np.concatenate(list(_batches(measure, model, data, batch_size)))))
+
+
+def _batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> Iterator[NDArray[np.float64]]:
+    """What is measured of each example, in batches of similar length."""
     device = next(model.parameters()).device
-    found = [measure(model, data.batch(chosen).to(device)) for chosen in data.length_sorted_batches(batch_size)]
-    return float(np.mean(torch.cat(found).double().numpy(force=True)))
+    for chosen in data.length_sorted_batches(batch_size):
+        yield measure(model, data.batch(chosen).to(device)).double().numpy(force=True)
 
 
 def _losses(model: nn.Module, batch: Any) -> torch.Tensor:

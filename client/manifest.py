@@ -17,7 +17,7 @@ from client.audio import local_audio, stored_audio
 from zo_common.errors import DataError
 
 _FILE = "file_name"
-_TABLES = ("metadata.csv", "metadata.jsonl")
+TABLES = ("metadata.csv", "metadata.jsonl")
 _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_text", "raw_text")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -98,7 +98,7 @@ def read_manifest(
     except (OSError, RuntimeError) as error:
         raise _fault(f"'{source}' cannot be read ({error}), expected a readable folder: check its rights.") from None
     if got == "a file" or not _HUB_ID.fullmatch(source):
-        raise _fault(f"'{source}' is {got}, expected a folder with {' or '.join(_TABLES)}: check the path.")
+        raise _fault(f"'{source}' is {got}, expected a folder with {' or '.join(TABLES)}: check the path.")
     return _read_datasets(source, split, text_column, need_text, saved=False)
 
 
@@ -107,9 +107,9 @@ def _fault(message: str) -> DataError:
 
 
 def _table_in(folder: Path) -> Path | None:
-    found = [folder / name for name in _TABLES if (folder / name).is_file()]
+    found = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(found) > 1:
-        raise _fault(f"'{folder}' holds both {' and '.join(_TABLES)}, expected one of them: delete the other.")
+        raise _fault(f"'{folder}' holds both {' and '.join(TABLES)}, expected one of them: delete the other.")
     return found[0] if found else None
 
 
@@ -123,7 +123,7 @@ def _find_table(folder: Path, split: str | None) -> Path:
     splits = {child.name: table for child in sorted(folder.iterdir()) if child.is_dir() and (table := _table_in(child))}
     if not splits and own is None:
         raise _fault(
-            f"'{folder}' has neither {' nor '.join(_TABLES)}, in itself or in a folder per split: "
+            f"'{folder}' has neither {' nor '.join(TABLES)}, in itself or in a folder per split: "
             f"write one with the columns {_FILE} and transcription (Hugging Face's audiofolder layout)."
         )
     return splits[_choose_split(str(folder), split, [*splits] or ["train"])]

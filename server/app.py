@@ -12,11 +12,12 @@ from flwr.serverapp import Grid, ServerApp
 from client.engine import choose_device
 from client.evaluation import evaluate, held_out_loss
 from client.speech import Recordings, read_speech, spread
-from server.collapse_guard import guard_for
 from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
+from server.guards.choice import guard_for
 from server.run_log import RoundReport, read_rows, write_rows
+from server.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ZOError
 
@@ -55,7 +56,8 @@ class HeldOut:
         if held is None or on_clients:
             measured = federation.evaluate_on_clients(server_round)
         else:
-            measured = self._measure(server_round, held, federation.events)
+            whole = server_round == 0 or server_round >= federation.guard.final_round
+            measured = self._measure(server_round, held, federation.events, decode_all=whole)
         if measured is None:
             return None
         row = {"server_round": server_round, "payload": sent, **measured}
@@ -66,10 +68,10 @@ class HeldOut:
             federation.events.on_word(f"{self.path} is not written: {error.strerror}")
         return row
 
-    def _measure(self, server_round: int, held: GlobalModel, events: Events) -> dict[str, Any]:
+    def _measure(self, server_round: int, held: GlobalModel, events: Events, *, decode_all: bool) -> dict[str, Any]:
         data = self._load(held)
         whole: dict[str, Any] = {"loss_utterances": len(data)}
-        if server_round == 0 or server_round >= self.config.num_server_rounds:
+        if decode_all:
             return self._decode(server_round, held, data, events) | whole
         whole |= {"loss": held_out_loss(held.model, data)}
         if not self.config.eval_utterances:
@@ -100,16 +102,19 @@ class HeldOut:
 
 
 def finish(federation: Federation, held_out: HeldOut) -> None:
-    """Write `evaluation.json` and the adapted model."""
+    """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model."""
     output = Path(federation.config.output)
     curve = held_out.curve
+    before, after = (curve[0], curve[-1]) if curve else (None, None)
     summary = {
-        "before": curve[0] if curve else None,
-        "after": curve[-1] if curve else None,
+        "before": before,
+        "after": after,
         "curve": curve,
+        "guard": federation.guard.summary(),
+        "verdict": verdict_on(federation, before, after),
         "checksum": f"{federation.checksum:016x}" if federation.checksum else "",
     }
-    (output / "evaluation.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (output / EVALUATION).write_text(json.dumps(summary, indent=1) + "\n")
     if federation.held is not None:
         held = federation.held
         export_model(held.model, held.processor, output / "model", replace=federation.resumed)
@@ -168,8 +173,16 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
     return app
 
 
+def output_of(config: RunConfig | None, context: Context) -> Path:
+    """Where a run leaves its files: of `config`, or the settings that `flwr run` gives."""
+    return Path((config or RunConfig.from_mapping(context.run_config)).output)
+
+
 def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
-    """The app `flwr run` starts: user errors are one sentence in the log, without a traceback."""
+    """The app `flwr run` starts: user errors are one sentence in the log, without a traceback.
+
+    A run whose result is worse than its start ends in the same way, once the best state is exported.
+    """
     app = ServerApp()
     inner = make_server_app(app_config)
 
@@ -177,6 +190,7 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
     def main(grid: Grid, context: Context) -> None:
         try:
             inner(grid, context)
+            raise_if_worse(output_of(app_config, context))
         except ZOError as error:
             print(f"error: {error}", flush=True)
             raise SystemExit(1) from None

@@ -15,9 +15,9 @@ from flwr.serverapp import Grid
 
 from server.catch_up import Outgoing
 from server.client_evaluation import EvaluationInbox
-from server.collapse_guard import guard_for
 from server.exchange import CONTENT, REBUILD, SYNC, Exchange, Late, ask, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
+from server.guards.choice import guard_for
 from server.privacy_guard import privacy_guard, settle_noise
 from server.roster import Member, Roster
 from server.run_lock import RunLock
@@ -118,6 +118,11 @@ class Federation:
         return self.state.ledger
 
     @property
+    def last_round(self) -> int:
+        """The ledger's last round."""
+        return self.state.ledger.ledger.last_round
+
+    @property
     def checksum(self) -> int:
         """Of the weights after the last round."""
         return self.state.checksum
@@ -151,21 +156,26 @@ class Federation:
         self._lock.release()
 
     def _run(self) -> None:
-        if self.guard is not None:
-            self.guard.begin(self.state)
-        first = self.ledger.ledger.last_round + 1
-        self._evaluate(first - 1)
-        for server_round in range(first, self.config.num_server_rounds + 1):
+        self.guard.begin(self.state)
+        self._close_run()  # a crash may have come before that
+        self._evaluate(self.last_round)
+        while self.last_round < self.guard.final_round:
+            server_round = self.last_round + 1
             report = self.run_round(server_round)
             self._write_down(server_round, partial(self.log.append, report))
+            self._close_run()
             if self._due(server_round):
-                report.evaluation = self._evaluate(server_round)
+                report.evaluation = self._evaluate(self.last_round)
             self.events.on_round(report)
             self._stop_if_stuck(report)
-            if self.guard is not None:
-                self.guard.stop_if_stuck()
+            self.guard.stop_if_stuck()
         if self.config.final_sync:
             self._tell_all()
+
+    def _close_run(self) -> None:
+        """After the last round, let the guard go to the best state by one more record."""
+        if self.last_round >= self.guard.final_round and (report := self.guard.close()) is not None:
+            self._write_down(report.server_round, partial(self.log.append, report))
 
     def _tell_all(self) -> None:
         """Bring every device that is online to the last round, as the plan of a next one would."""
@@ -205,7 +215,7 @@ class Federation:
 
     def _due(self, server_round: int) -> bool:
         every = self.config.evaluate_every
-        return server_round == self.config.num_server_rounds or bool(every and server_round % every == 0)
+        return self.last_round >= self.guard.final_round or bool(every and server_round % every == 0)
 
     def _evaluate(self, server_round: int) -> dict[str, Any] | None:
         return self.events.on_evaluate(server_round, self)
@@ -231,7 +241,8 @@ class Federation:
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
-        rate = float(np.float32(self.config.learning_rate_at(server_round)))  # what a plan carries and devices use
+        set_rate = self.config.learning_rate_at(server_round - self.guard.closings)
+        rate = float(np.float32(set_rate * self.guard.step_factor))  # what a plan carries and devices use
         chosen = self._selection.choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)
@@ -285,11 +296,10 @@ class Federation:
         for detail in inbox.details[counted:]:
             self.events.on_word(f"round {server_round}: refused: {detail}")
         share = self.state.zero_share(server_round, before)
-        if self.guard is not None:
-            contributions, word = self.guard.review(server_round, contributions)
-            if word:
-                inbox.refused.update({"collapse": len(scalars)} if scalars else {})
-                self.events.on_word(f"round {server_round}: {word}")
+        contributions, word = self.guard.review(server_round, contributions)
+        if word:
+            inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
+            self.events.on_word(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(

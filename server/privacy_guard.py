@@ -180,13 +180,20 @@ def privacy_guard(
 
 
 def answered_rounds(ledger: Ledger) -> dict[int, list[int]]:
-    """Client ids of the rounds that hold scalars; none of them where directions are shared."""
+    """Client ids of the rounds whose scalars the ledger holds; none of them where directions are shared.
+
+    A record of a guard holds scalars of earlier rounds again, times other factors: what was noised once costs nothing
+    more, and counts for the round where it stands first.
+    """
     shared = ledger.header.settings.get("directions") == "shared"
-    return {
-        record.server_round: [] if shared else [c.client_id for c in record.contributions]
-        for record in ledger.records
-        if record.contributions
-    }
+    found: dict[int, list[int]] = {}
+    seen: set[tuple[int, int]] = set()
+    for record in ledger.records:
+        fresh = [c for c in record.contributions if (c.seed, c.client_id) not in seen]
+        seen.update((c.seed, c.client_id) for c in fresh)
+        if fresh:
+            found[record.server_round] = [] if shared else [c.client_id for c in fresh]
+    return found
 
 
 def _new_log(path: Path) -> PrivacyLog:

@@ -31,6 +31,7 @@ class RoundReport:
 
     Attributes:
         suspected: client id → what its scalars, compared with the others' so far, are suspected of.
+        closing: of a record that no device was asked for, the state that it leads to: "best" or "average".
     """
 
     server_round: int
@@ -47,6 +48,7 @@ class RoundReport:
     zero_quanta_share: float = 0.0
     ledger_bytes: int = 0
     seconds: float = 0.0
+    closing: str = ""
     evaluation: dict[str, Any] | None = None
 
 

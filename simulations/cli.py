@@ -15,7 +15,7 @@ from simulations.corpus import CorpusConfig, write_corpus
 from simulations.runner import quiet_environment
 from simulations.scenario import Scenario, read_scenario
 from zo_common.cli import run_typer
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, RunStopped
 
 quiet_environment()
 app = typer.Typer(help="Simulate federations of speech devices.", no_args_is_help=True, add_completion=False)
@@ -80,7 +80,9 @@ def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> N
     stamp = time.strftime("%Y%m%d-%H%M%S")
     if output is not None or "output" not in scenario.run:
         settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
-    run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+    numbers = run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+    if numbers["verdict"]:
+        raise RunStopped(numbers["verdict"])
 
 
 @app.command()

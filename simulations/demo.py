@@ -106,6 +106,8 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
     return {
         "before": evaluation["before"],
         "after": evaluation["after"],
+        "guard": evaluation["guard"],
+        "verdict": evaluation["verdict"],
         "loss_unit": "character" if model_family(config.model) == "ctc" else "token",
         "checksum": evaluation["checksum"],
         "replayed_checksum": replayed,

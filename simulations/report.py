@@ -44,7 +44,7 @@ def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
         down=round(total["down", "payload"] / devices),
         serialised_up=round(total["up", "serialised"] / devices),
         serialised_down=round(total["down", "serialised"] / devices),
-        fedavg_each_way=4 * model_parameters * len(rows),
+        fedavg_each_way=4 * model_parameters * sum(not row.get("closing") for row in rows),
     )
 
 
@@ -94,11 +94,13 @@ def human_bytes(count: float) -> str:
 
 
 def summary_table(numbers: dict[str, Any], title: str) -> Table:
-    """The closing table of a run.
+    """The closing table of a run; where it has a verdict, that is part of the title.
 
     Args:
         numbers: as `write_result` stores them.
     """
+    if verdict := numbers.get("verdict"):
+        title = f"{title}: {verdict}"
     table = Table(title=title, title_justify="left")
     for column in ("held out", "before", "after", "change"):
         table.add_column(column, justify="left" if column == "held out" else "right", no_wrap=True)

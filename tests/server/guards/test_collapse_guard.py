@@ -38,7 +38,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Health]]:
 
     def script(*looks: Health) -> list[Health]:
         left = list(looks)
-        monkeypatch.setattr("server.collapse_guard.health", lambda *_, **__: left.pop(0) if left else WELL)
+        monkeypatch.setattr("server.guards.collapse_guard.health", lambda *_, **__: left.pop(0) if left else WELL)
         return left
 
     return script

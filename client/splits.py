@@ -1,0 +1,36 @@
+"""Which splits a source of recordings has, without reading any of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from client.manifest import TABLES
+
+
+def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
+    """Names of the splits of a folder as `read_manifest` takes it; empty where there is none, or it has no splits.
+
+    Args:
+        ask_hub: ask the Hugging Face hub, or what is kept of it here, about a source that is not a folder.
+    """
+    folder = Path(source).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            names = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+            return tuple(str(name) for name in names)
+        if folder.is_dir():
+            tables = [(child, child / name) for child in folder.iterdir() for name in TABLES]
+            return tuple(sorted({child.name for child, table in tables if table.is_file()}))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return ()  # whoever reads the source says what is wrong with it
+    return _hub_splits(source) if ask_hub and not folder.exists() else ()
+
+
+def _hub_splits(source: str) -> tuple[str, ...]:
+    import datasets
+
+    try:
+        return tuple(datasets.get_dataset_split_names(source))
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError):
+        return ()

@@ -1,0 +1,103 @@
+"""A guard against collapse: what makes a model surer of itself and worse on labelled speech is taken back, exactly.
+
+Objectives without transcripts have a trivial minimum, a model that always says the same. The server looks at a labelled
+split of its own. A round that makes that worse is refused before it is recorded, as `round_guard` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from client.evaluation import Health, health
+from client.speech import read_speech, spread
+from server.global_model import GlobalModel
+from server.guards.round_guard import OnStage, RoundGuard
+from server.run_state import RunState
+from zo_common.config import RunConfig
+from zo_common.errors import RunStopped
+
+
+class CollapseGuard(RoundGuard[Health]):
+    """Decodes the split after every `guard-every`-th round and the last one.
+
+    A look is good unless, against the best of the good looks so far, the loss is more than `guard-tolerance` (a share)
+    higher, the word error rate or the diversity of what is heard worse by more than that (a difference). The best and
+    not the last, so that many small steps down are not taken for none.
+
+    Raises:
+        DataError: the split cannot be read.
+    """
+
+    refusal = "collapse"
+
+    def __init__(self, config: RunConfig, held: GlobalModel, on_word: Callable[[str], None], on_stage: OnStage) -> None:
+        data = read_speech(
+            config.data,
+            held.family.reader(language=config.language),
+            split=config.guard_split,
+            text_column=config.text_column,
+            skip_bad=config.skip_bad,
+        )
+        self._data = spread(data, config.guard_utterances) if config.guard_utterances else data
+        self._uncertainty = 0.0  # at the last good look
+        super().__init__(config, held, f"{len(self._data)} of {config.guard_split}", on_word, on_stage)
+
+    def begin(self, state: RunState) -> None:
+        """As `RoundGuard.begin`; who resumes a run has changed something, so that refusals are counted anew."""
+        super().begin(state)
+        self._refusals = 0
+
+    def stop_if_stuck(self) -> None:
+        """Raises RunStopped after `max-bad-rounds` refusals in a row."""
+        if self._refusals >= self._config.max_bad_rounds:
+            raise RunStopped(
+                f"the guard refused {self._refusals} times in a row, the weights are those of its last good look: "
+                "lower the learning rate, or raise guard-tolerance, and resume the run"
+            )
+
+    def _look(self) -> Health:
+        label = f"guard: decoding {self._config.guard_split}"
+        return health(
+            self._held.model,
+            self._held.processor,
+            self._data,
+            language=self._config.language,
+            on_progress=lambda done, total: self._on_stage(label, done, total),
+        )
+
+    def _worse(self, found: Health) -> str:
+        """What is worse than at the best good look; empty if nothing is. A NaN is worse."""
+        assert self._best is not None
+        best, most = self._best, self._config.guard_tolerance
+        faults = []
+        if not found.loss <= best.loss * (1 + most):
+            faults.append(f"loss {found.loss:.3f} (best {best.loss:.3f})")
+        if not found.wer <= best.wer + most:
+            faults.append(f"WER {found.wer:.1%} (best {best.wer:.1%})")
+        if not found.diversity >= best.diversity - most:
+            faults.append(f"diversity {found.diversity:.2f} (best {best.diversity:.2f})")
+        if not faults:
+            return ""
+        fell = found.uncertainty < self._uncertainty
+        entropy = f"entropy {'fell' if fell else 'rose'} from {self._uncertainty:.3f} to {found.uncertainty:.3f}"
+        return f"guard: {'collapse' if fell else 'worse'}, {', '.join(faults)}, {entropy}"
+
+    def _row_of(self, found: Health, *, good: bool) -> dict[str, Any]:
+        return {"health": asdict(found)}
+
+    def _read_row(self, row: dict[str, Any]) -> Health:
+        if not all(type(value) in (int, float) for value in row["health"].values()):
+            raise TypeError("a measure is no number")
+        return Health(**row["health"])
+
+    def _remember_good(self, server_round: int, found: Health) -> None:
+        self._uncertainty = found.uncertainty
+        best = self._best or found
+        self._best = Health(
+            min(best.loss, found.loss),
+            min(best.wer, found.wer),
+            found.uncertainty,
+            max(best.diversity, found.diversity),
+        )

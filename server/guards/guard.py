@@ -1,0 +1,65 @@
+"""What a run asks of its guard; this one lets every round pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.run_log import RoundReport
+from server.run_state import RunState
+from zo_common.config import RunConfig
+from zo_common.contribution import Contribution
+
+Contributions = tuple[Contribution, ...]
+
+
+class Guard:
+    """A guard that never looks at the weights, and what the guards that do have in common.
+
+    Attributes:
+        refusal: under which the replies of a round that is taken back are counted.
+    """
+
+    refusal = "worse"
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    @property
+    def final_round(self) -> int:
+        """The ledger's round after which the run is over."""
+        return self._config.num_server_rounds
+
+    @property
+    def step_factor(self) -> float:
+        """By which the learning rate of the next round is multiplied, at most 1."""
+        return 1.0
+
+    @property
+    def closings(self) -> int:
+        """Rounds of the ledger that no device was asked for: records from a last state to the best one."""
+        return 0
+
+    def begin(self, state: RunState) -> None:
+        """Take up a run, before its first round or the first after a resume."""
+
+    def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
+        """Look at the weights with a round's contributions in them.
+
+        Returns:
+            What to record for the round, and why that is something else; the weights are those after the record.
+        """
+        return contributions, ""
+
+    def stop_if_stuck(self) -> None:
+        """Raises RunStopped where the run cannot go on."""
+
+    def close(self) -> RoundReport | None:
+        """Go from the last state to the best one by a record of its own; returns its line for the log, if it has one.
+
+        Calling it again does nothing.
+        """
+        return None
+
+    def summary(self) -> dict[str, Any] | None:
+        """What it found, for `evaluation.json`; None where it did not look."""
+        return None
