@@ -27,6 +27,8 @@ from client.worker_pb2 import Event, InfoRequest, Request
 from server.client_evaluation import EvaluationInbox
 from server.exchange import is_ok
 from server.global_model import open_header, reference_view, strangers
+from server.guards.held_out_guard import HeldOutGuard
+from server.guards.round_guard import RoundGuard
 from server.range_guard import first_out_of_range
 from server.roster import CONTENT, Introductions, _Roll
 from server.run_log import RoundReport, RunLog
@@ -262,7 +264,23 @@ def _server() -> dict[str, Target]:
             decode_ledger(encode_header(header)[0])
             first_out_of_range([ClientScalars(4, header.base_id, 3, GRADS)], 1e-3, "examples", header)
 
+    guard = HeldOutGuard.__new__(HeldOutGuard)  # what reads its log needs neither model nor speech
+    RoundGuard.__init__(guard, config, None, "loss of 3 of dev", lambda word: None, lambda *_: None)  # type: ignore[arg-type]
+    guard._data, guard._path = (0, 0, 0), folder / "guard.jsonl"  # type: ignore[assignment]
+    closing = {"chosen": "best", "record": True, "stopped": False, "rounds": 2, "why": "the best", "candidates": {}}
+    good = {"server_round": 0, "good": True, "of": "loss of 3 of dev", "loss": 1.0, "losses": [0.5, 1.0, 1.5]}
+    bad = {"server_round": 2, "good": False, "of": "loss of 3 of dev", "loss": None, "after": 0}
+    looks = [json.dumps(row) for row in (good, bad, good | {"server_round": 3, "closing": closing})]
+
+    def look_back(data: bytes) -> None:
+        guard._path.write_bytes(data)
+        guard._rows, guard._best, guard._best_round, guard._last, guard._refusals = [], None, 0, None, 0
+        with suppress(ConfigError):
+            guard._take_up(3)
+            json.dumps((guard.taken_back, guard.closings, guard.step_factor, guard._refusals))
+
     return {
+        "guard.jsonl": Target(look_back, ("\n".join(looks).encode(), looks[2].encode()), is_json=True),
         "devices.json": Target(load, (devices,), is_json=True),
         "rounds.jsonl": Target(resume, (log.path.read_bytes(), log.path.read_bytes().split(b"\n")[0]), is_json=True),
         "introduction": Target(introduce, (json.dumps(hello).encode(),), is_json=True),

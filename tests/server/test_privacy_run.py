@@ -13,7 +13,7 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.federation import LEDGER_NAME, Events, Federation
-from server.privacy_guard import settle_noise
+from server.privacy_guard import answered_rounds, settle_noise
 from server.roster import Member
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
@@ -268,3 +268,24 @@ def test_the_log_says_when_each_round_began(settings: Settings, federate: Federa
     rows = [json.loads(line) for line in (Path(config.output) / LOG_NAME).read_text().splitlines()]
     assert [row["ledger"] for row in rows] == [federation.ledger.chains[0].hex()]
     assert rows[0]["devices"] == {"3": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("setup", [EXAMPLE, DEVICE], ids=["example", "device"])
+def test_a_guards_record_of_earlier_scalars_costs_nothing_more(
+    settings: Settings, federate: Federate, ledger_of: Ledgers, monkeypatch: pytest.MonkeyPatch, setup: dict[str, Any]
+) -> None:
+    """The last round is taken back by a record that no device was charged for; the log still is this ledger's."""
+    losses = iter([1.0, 0.8, 0.801, 0.9])
+    monkeypatch.setattr("server.guards.held_out_guard.utterance_losses", lambda *_: next(losses) + np.zeros(3))
+    monkeypatch.setattr("server.guards.held_out_guard.rise", lambda found, best: (0.0, 1.0))
+    config = settings(**setup, num_server_rounds=2, guard_split="test")
+    federate(config)
+    ledger = ledger_of(config)
+    assert ledger.records[2].checksum == ledger.records[0].checksum
+
+    federate(replace(config, resume=True))
+
+    answered = answered_rounds(ledger_of(config))
+    assert ledger_of(config).last_round == 3 and sorted(answered) == [1, 2]
+    assert answered == {1: [], 2: []} if setup is DEVICE else {1: [0, 1, 2], 2: [0, 1, 2]}
+    assert [charge.server_round for charge in _log(config).charges] == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simulations import cli
@@ -143,3 +145,29 @@ class TestInTheSimulationEngine:
         assert lines[0].startswith("error: the data must be corrected before training starts (skip-bad=true")
         assert "ben1.wav" in lines[-1]
         assert "train/metadata.csv:6" in lines[-1]
+
+
+def test_a_run_that_came_to_nothing_exits_1_after_its_table(
+    settings: Callable[..., RunConfig],
+    in_memory: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Every look is worse than the one before."""
+    looks = iter(range(99))
+    monkeypatch.setattr("server.guards.held_out_guard.utterance_losses", lambda *_: np.full(3, 1.0 + next(looks)))
+    _write_scenario(tmp_path, settings())
+    monkeypatch.chdir(tmp_path)
+    arguments = ["run", "small.toml", "--output", "out", "--set", "guard-split=test"]
+    monkeypatch.setattr(sys, "argv", ["zo-asr-sim", *arguments])
+
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+
+    said, error = capsys.readouterr()
+    assert ended.value.code == 1
+    assert error.startswith("error: no round made the model better on the guard's speech, the base model is exported")
+    assert "no round made the model better" in " ".join(said.split()) and "ledger = adapted model" in said
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["guard"]["taken_back"] == [[1, 1]]
+    assert (tmp_path / "out" / "model" / "config.json").exists()

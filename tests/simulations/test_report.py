@@ -47,6 +47,12 @@ def test_a_run_without_evaluation_has_no_rates() -> None:
     assert "WER" not in _printed(NUMBERS | {"before": None, "after": None})
 
 
+def test_a_verdict_is_in_the_title() -> None:
+    verdict = "the result is worse than its start: WER 1.0% → 2.0%"
+    assert "a run:" not in _printed(NUMBERS | {"verdict": ""})
+    assert f"a run: {verdict}" in " ".join(_printed(NUMBERS | {"verdict": verdict}).split())
+
+
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1234567, "1.23 MB"), (5e12, "5000 GB")]
 )
@@ -59,6 +65,8 @@ def test_traffic_is_the_mean_of_the_devices(tmp_path: Path) -> None:
         {"up": {"payload": 100, "serialised": 150}, "down": {"payload": 60, "serialised": 90}},
         {"up": {"payload": 50, "serialised": 75}, "down": {"payload": 140, "serialised": 170}},
     ]
+    silent = {"payload": 0, "serialised": 0}
+    rows.append({"up": silent, "down": silent, "closing": "best"})  # FedAvg would send nothing for that
     (tmp_path / "rounds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     found = traffic(tmp_path, devices=5, model_parameters=1000)
