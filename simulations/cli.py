@@ -1,4 +1,4 @@
-"""`zo-asr-sim demo | corpus | import-whisper | run`."""
+"""`zo-asr-sim demo | corpus | prompts | import-whisper | run`."""
 
 from __future__ import annotations
 
@@ -98,6 +98,21 @@ def corpus(
         made = write_corpus(directory, config)
     minutes = sum(made.seconds.values()) / 60
     console.print(f"{'kept' if made.reused else 'wrote'} {directory}: {made.utterances}, {minutes:.1f} min")
+
+
+@app.command()
+def prompts(
+    directory: Annotated[Path, typer.Argument(help="Where to write the audio folder.")],
+    language: Annotated[str, typer.Option(help="fr or ru.")] = "fr",
+    unpacked: Annotated[
+        Path | None, typer.Option(help="Folder where Debian's packages are unpacked; default: download them.")
+    ] = None,
+) -> None:
+    """Real human speech: Asterisk's telephone prompts as a Hugging Face `audiofolder` with three splits."""
+    from simulations.telephone_prompts import write_prompts
+
+    made = write_prompts(directory, language, unpacked=unpacked)
+    console.print(f"wrote {directory}: {made.utterances}, {sum(made.seconds.values()) / 60:.1f} min")
 
 
 @app.command("import-whisper")
