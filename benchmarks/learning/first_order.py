@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -99,7 +100,7 @@ class FirstOrder:
 
     def state(self) -> dict[str, Any]:
         """As `Method.state`."""
-        return {"weights": self._copy(), "adam": self._single.state_dict() if self._single else None}
+        return {"weights": self._copy(), "adam": deepcopy(self._single.state_dict()) if self._single else None}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `Method.restore`."""

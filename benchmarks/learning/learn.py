@@ -26,12 +26,14 @@ class Budget:
         passes: `Cost.passes`, after which it ends; the last round may go beyond.
         minutes: of learning, evaluations not counted, after which it ends; 0: no limit.
         points: evaluations of the development split on the way, at even distances.
+        words: whether the development split is also transcribed at each of them.
         test_utterances: how much of a test split is transcribed, at even distances; 0: all.
     """
 
     passes: int
     minutes: float = 0.0
     points: int = 6
+    words: bool = False
     test_utterances: int = 0
 
 
@@ -41,6 +43,7 @@ class Run:
 
     Attributes:
         curve: (passes, mean loss of the development split), from the base model on.
+        words: (passes, word error rate of the development split), where it is transcribed.
         seconds: of learning.
         ended: why it ended before its budget was spent; empty if it did not.
     """
@@ -49,12 +52,16 @@ class Run:
     cost: Cost = field(default_factory=Cost)
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
+    words: list[tuple[int, float]] = field(default_factory=list)
     ended: str = ""
 
     def plain(self) -> dict[str, Any]:
         """As JSON has it."""
         row = {"rounds": self.rounds, **asdict(self.cost), "minutes": round(self.seconds / 60, 3)}
-        return row | {"curve": [[p, round(loss, 5)] for p, loss in self.curve], "ended": self.ended}
+        points = {"curve": self.curve, "words": self.words}
+        return (
+            row | {name: [[p, round(n, 5)] for p, n in each] for name, each in points.items()} | {"ended": self.ended}
+        )
 
 
 def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None = None, say: Say = print) -> Run:
@@ -64,7 +71,10 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
     2. After every evaluation of the development split a checkpoint is written, whole or not at all.
     3. `finish` makes the model the one that is judged, and its loss is the curve's last point.
     """
-    run = _resumed(method, checkpoint) or Run(curve=[(0, crowd.dev_loss())])
+    run = _resumed(method, checkpoint)
+    if run is None:
+        run = Run()
+        _look(run, crowd, budget)
     while not _spent(run, budget):
         began = time.perf_counter()
         try:
@@ -75,12 +85,18 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
         run.rounds += 1
         run.seconds += time.perf_counter() - began
         if run.cost.passes * budget.points >= budget.passes * len(run.curve) and not _spent(run, budget):
-            run.curve.append((run.cost.passes, crowd.dev_loss()))
+            _look(run, crowd, budget)
             say(f"round {run.rounds}, {run.cost.passes:,} passes, {run.seconds:.0f} s: loss {run.curve[-1][1]:.4f}")
             _keep(run, method, checkpoint)
     method.finish()
-    run.curve.append((run.cost.passes, crowd.dev_loss()))
+    _look(run, crowd, budget)
     return run
+
+
+def _look(run: Run, crowd: Crowd, budget: Budget) -> None:
+    run.curve.append((run.cost.passes, crowd.dev_loss()))
+    if budget.words:
+        run.words.append((run.cost.passes, crowd.judge(crowd.dev).wer))
 
 
 def _spent(run: Run, budget: Budget) -> bool:
@@ -101,12 +117,11 @@ def _resumed(method: Method, checkpoint: Path | None) -> Run | None:
         return None
     found = torch.load(checkpoint, weights_only=True)
     method.restore(found["method"])
-    fields = found["run"]
-    return Run(**{**fields, "cost": Cost(**fields["cost"]), "curve": [tuple(point) for point in fields["curve"]]})
+    return Run(**{**found["run"], "cost": Cost(**found["run"]["cost"])})
 
 
 def passes_to(curve: list[list[float]], loss: float) -> float | None:
-    """Passes at which a curve first comes down to a loss, between two points in proportion; None if it never does."""
+    """Passes at which a curve first comes down to a number, between two points in proportion; None if it never does."""
     for (before, high), (after, low) in zip(curve, curve[1:], strict=False):
         if low <= loss < high:
             return before + (after - before) * (high - loss) / (high - low)

@@ -30,6 +30,7 @@ from benchmarks.learning.tasks import TASKS, Places, Task, task_of
 from benchmarks.revision import revision
 from benchmarks.rows import RESULTS
 from simulations.machine import hardware, versions
+from zo_common.quiet import quiet_transformers
 
 ROWS = RESULTS / "learning.jsonl"
 PASSES = 12_288  # 12 rounds of 8 devices × 8 directions × 16 utterances
@@ -49,8 +50,8 @@ class Lab:
 
     def outcome(self, task: Task, entry: Entry, settings: Settings) -> Outcome:
         """A row: what was asked, what became of loss and words, and what it took."""
-        asked = {"task": task.name, **asdict(settings), "budget": asdict(self._budget)}
-        text = json.dumps(asked, sort_keys=True)
+        text = json.dumps({"task": task.name, **asdict(settings), "budget": asdict(self._budget)}, sort_keys=True)
+        asked: dict[str, Any] = json.loads(text)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
 
         def measure() -> Outcome:
@@ -137,6 +138,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--passes", type=int, default=PASSES, help="budget of a run")
     made.add_argument("--minutes", type=float, default=0.0, help="of learning, after which a run ends; 0: no limit")
     made.add_argument("--points", type=int, default=6, help="of a curve")
+    made.add_argument(
+        "--words", action="store_true", help="transcribe the development split at the curve's points, too"
+    )
     made.add_argument("--test-utterances", type=int, default=0, help="transcribe only so many; 0: all")
     made.add_argument("--threads", type=int, default=0, help="of torch; 0: all cores")
     made.add_argument("--forgetting", action="store_true", help="other accents before and after, too")
@@ -163,8 +167,9 @@ def chosen(arguments: argparse.Namespace) -> Mapping[str, Entry]:
 
 def main() -> None:
     arguments = parser().parse_args()
+    quiet_transformers(warnings=False)
     places = Places(arguments.models, arguments.data, arguments.debian)
-    budget = Budget(arguments.passes, arguments.minutes, arguments.points, arguments.test_utterances)
+    budget = Budget(arguments.passes, arguments.minutes, arguments.points, arguments.words, arguments.test_utterances)
     lab = Lab(Kept(arguments.rows), places, budget, arguments.work, arguments.threads, arguments.forgetting)
     for task in (task_of(name, places) for name in arguments.tasks):
         for entry in chosen(arguments).values():
