@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta ctc venv clean
+.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -56,6 +56,14 @@ privacy: $(STAMP)  ## what privacy costs, what hostile devices do, and the docs'
 tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers
 	$(BIN)/python -m benchmarks.tta
 	$(BIN)/python -m benchmarks.tta.report
+	$(BIN)/python -m benchmarks.readme
+
+learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it goes on where it was killed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,learning]'
+	$(BIN)/python -m benchmarks.learning --forgetting --words
+	$(BIN)/python -m benchmarks.learning --tasks wm --study directions
+	$(BIN)/python -m benchmarks.learning --tasks wm --study variants
+	$(BIN)/python -m benchmarks.learning.memory
 	$(BIN)/python -m benchmarks.readme
 
 attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers

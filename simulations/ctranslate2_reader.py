@@ -1,4 +1,4 @@
-"""Reads `model.bin`, the one-file weight format of CTranslate2, without that library.
+"""Reads `model.bin`, the weight format of CTranslate2, in one file or in parts, without that library.
 
 The layout is the one written by `ModelSpec._serialize` in `ctranslate2/specs/model_spec.py`: all integers are
 little-endian, strings carry a 16-bit length that counts their closing NUL byte.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -57,18 +58,22 @@ class _Malformed(Exception):
 
 
 class _Cursor:
-    """Takes values off a binary file and never reads past its end."""
+    """Takes values off binary files that follow one another, and never reads past their end."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.left = os.fstat(file.fileno()).st_size
+    def __init__(self, files: Sequence[BinaryIO]) -> None:
+        self._files = list(files)
+        self.left = sum(os.fstat(file.fileno()).st_size for file in files)
 
     def take(self, count: int, what: str) -> bytes:
         # Comparing first keeps a foreign file from asking for gigabytes of memory.
         if count > self.left:
             raise _Malformed(f"it ends inside {what} ({count} bytes expected, {self.left} left)")
         self.left -= count
-        return self._file.read(count)
+        taken = self._files[0].read(count)
+        while len(taken) < count:  # a value that begins in one part and ends in another
+            del self._files[0]
+            taken += self._files[0].read(count - len(taken))
+        return taken
 
     def number(self, code: str, what: str) -> int:
         return int(struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}"), what))[0])
@@ -100,8 +105,8 @@ def _read_array(cursor: _Cursor, name: str) -> Array:
     return array
 
 
-def _read(file: BinaryIO) -> CTranslate2Model:
-    cursor = _Cursor(file)
+def _read(files: Sequence[BinaryIO]) -> CTranslate2Model:
+    cursor = _Cursor(files)
     version = cursor.number("I", "the header")
     if version not in READABLE_VERSIONS:
         raise _Malformed(f"its first four bytes say version {version}")
@@ -122,22 +127,28 @@ def _read(file: BinaryIO) -> CTranslate2Model:
     return CTranslate2Model(spec_name, revision, variables, aliases)
 
 
-def read_variables(path: Path) -> CTranslate2Model:
+def read_variables(path: Path | Sequence[Path]) -> CTranslate2Model:
     """Read a `model.bin`; the arrays are read-only and keep the file's type (bfloat16 becomes float32, exactly).
+
+    Args:
+        path: the file, or the parts that it was cut into, in their order: they are read as one and never joined.
 
     Raises:
         ModelNotFound: there is no such file.
         UnsupportedModel: the file is truncated, or not of CTranslate2's format 4 to 6.
     """
+    paths = [path] if isinstance(path, Path) else list(path)
     try:
-        with open(path, "rb") as file:
-            return _read(file)
+        with ExitStack() as stack:
+            return _read([stack.enter_context(part.open("rb")) for part in paths])
     except OSError as error:
         raise ModelNotFound(
-            f"Cannot read '{path}' ({error.strerror}); name the model.bin of a CTranslate2 model directory."
+            f"Cannot read '{error.filename or paths[0]}' ({error.strerror}); "
+            "name the model.bin of a CTranslate2 model directory."
         ) from None
     except _Malformed as error:
         raise UnsupportedModel(
-            f"'{path}' is not a complete CTranslate2 model of format version {READABLE_VERSIONS[0]} to "
-            f"{READABLE_VERSIONS[-1]}: {error}; copy the file again or convert the original model again."
+            f"'{' + '.join(map(str, paths))}' is not a complete CTranslate2 model of format version "
+            f"{READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}: {error}; copy the file again or convert the original "
+            "model again."
         ) from None

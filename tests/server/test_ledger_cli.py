@@ -79,7 +79,13 @@ class TestGood:
         status, said, _ = cli("show", ledger, "--rounds")
 
         assert status == 0
-        for word in ("encoder-early", "leave-one-out", "epsilon 0.001", "local-steps 2", f"{live.checksum:016x}"):
+        for word in (
+            "encoder-residual-bias",
+            "leave-one-out",
+            "epsilon 0.001",
+            "local-steps 2",
+            f"{live.checksum:016x}",
+        ):
             assert word in said
         assert f"3, 36 directions, {ledger.stat().st_size} bytes" in said
         assert sum(line.startswith("round ") and "clients 0, 1, 2" in line for line in said.splitlines()) == 3

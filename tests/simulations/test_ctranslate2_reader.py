@@ -94,6 +94,22 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     assert "1 bytes follow its end" in refusal(written(tmp_path, content + b"\0"))
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 50])
+def test_a_file_in_parts_of_any_size_is_read_as_one(tmp_path: Path, size: int) -> None:
+    content = model_bytes(VARIABLES, {"decoder/tied": "decoder/weight"})
+    parts = [tmp_path / f"part{n}" for n in range(-(-len(content) // size))]
+    for number, part in enumerate(parts):
+        part.write_bytes(content[number * size : (number + 1) * size])
+
+    model = read_variables(parts)
+
+    assert {name: model[name].tobytes() for name in VARIABLES} == {n: a.tobytes() for n, a in VARIABLES.items()}
+    with pytest.raises(UnsupportedModel, match=r"part0 \+ .* it ends inside"):
+        read_variables(parts[:-1])
+    with pytest.raises(ModelNotFound, match="part999"):
+        read_variables([*parts, tmp_path / "part999"])
+
+
 @pytest.mark.parametrize("version", [0, 3, 7])
 def test_other_versions_are_refused(tmp_path: Path, version: int) -> None:
     assert f"version {version}" in refusal(written(tmp_path, model_bytes(VARIABLES, {}, version)))

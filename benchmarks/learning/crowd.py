@@ -1,0 +1,122 @@
+"""Simulated devices in this process: one model in turn for all of them, the recordings of each, and the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.learning.tasks import Task
+from client.dataset import SpeechDataset
+from client.evaluation import evaluate, held_out_loss
+from client.family import LossOf, family_of
+from client.manifest import read_manifest
+from client.partition import Partitions
+from client.speech import Reader, Recordings, read_speech, spread
+from zo_common.config import RunConfig
+from zo_common.models.load import load_model
+from zo_common.objectives import whisper_losses
+from zo_common.precision import resolve_precision
+from zo_common.seeds import fold_in
+
+_BATCH_STREAM = 1 << 40  # as a device's
+_EVAL_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """Held-out speech on the full window: mean loss in nats a token or character, and word errors."""
+
+    loss: float
+    wer: float
+    cer: float
+    utterances: int
+
+
+class Crowd:
+    """Devices of a task; every crowd has a model of its own, as it was published.
+
+    Args:
+        devices: 1 has all training speech.
+        threads: of torch; 0 leaves it as it is.
+        cache: folder of features; they are computed once.
+    """
+
+    def __init__(self, task: Task, devices: int, *, seed: int = 0, threads: int = 0, cache: Path | None = None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        self.task, self.devices = task, devices
+        loaded = load_model(task.model)
+        self.model: Any = loaded.model
+        self.processor, self.kind = loaded.processor, loaded.family
+        self._config = RunConfig(model=task.model, data=task.data, language=task.language)
+        self._family = family_of(loaded, self._config)
+        reader = self._family.reader(language=task.language, cache_dir=cache)
+        self.shares = _shares(task, reader, devices, seed)
+        self.dev = read_speech(task.data, reader, split="dev")
+        self.test = read_speech(task.data, reader, split="test")
+        self._reader = reader
+
+    def examples(self, device: int) -> int:
+        """How many utterances a device has."""
+        return len(self.shares[device])
+
+    def losses(self, trained: Collection[str], tail_tokens: int, precision: str = "auto") -> LossOf:
+        """Batch → the loss of a step; `trained` are the names of the trained tensors."""
+        config = RunConfig(model=self.task.model, language=self.task.language, tail_tokens=tail_tokens)
+        device = next(self.model.parameters()).device
+        return self._family.losses(trained, config, resolve_precision(precision, device))
+
+    def draw(self, device: int, seed: int, step: int, size: int) -> list[int]:
+        """Which of its utterances a device takes for a local step, drawn as the device itself does."""
+        generator = np.random.default_rng(fold_in(seed, _BATCH_STREAM, device, step))
+        return self.shares[device].draw(size, generator)
+
+    def batch(self, device: int, chosen: Sequence[int]) -> Any:
+        """Some of a device's utterances as inputs of the model."""
+        batch: Any = self.shares[device].batch(chosen)
+        return batch.to(next(self.model.parameters()).device)
+
+    def dev_loss(self) -> float:
+        """Mean loss of the development split in float32, on the full window."""
+        return full_loss(self.model, self.dev)
+
+    def judge(self, data: Recordings | None = None, most: int = 0) -> Judgement:
+        """Word errors and loss of the test split, or of other speech; of at most so many utterances, 0: of all."""
+        data = self.test if data is None else data
+        data = spread(data, most) if most else data
+        found = evaluate(self.model, self.processor, data, language=self.task.language)
+        scores = found.scores
+        return Judgement(full_loss(self.model, data), scores.wer, scores.cer, scores.utterances)
+
+    def read(self, folder: str, split: str = "test") -> Recordings:
+        """Other speech for this model."""
+        return read_speech(folder, self._reader, split=split)
+
+
+def _shares(task: Task, reader: Reader, devices: int, seed: int) -> list[Recordings]:
+    manifest = read_manifest(task.data, split="train")
+    if devices == 1:
+        return [read_speech(manifest, reader)]
+    shares = Partitions(manifest.utterances, devices, task.partition, seed=seed)
+    examples = read_speech(manifest, reader).examples
+    return [reader.recordings(tuple(examples[i] for i in shares.of(d)), ()) for d in range(devices)]
+
+
+@torch.inference_mode()
+def full_loss(model: Any, data: Recordings) -> float:
+    """Mean loss of an utterance in float32; Whisper's on its whole 30 s window, without any approximation."""
+    if not isinstance(data, SpeechDataset):
+        return held_out_loss(model, data)
+    found = [
+        whisper_losses(model, data.batch(chosen, full_window=True).to(next(model.parameters()).device))
+        for chosen in data.length_sorted_batches(_EVAL_BATCH)
+    ]
+    return float(torch.cat(found).double().mean())
+
+
+MakeCrowd = Callable[[Task, int, int], Crowd]

@@ -1,0 +1,95 @@
+"""Federated rounds on the lattice, with the functions that devices and server use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.learning.crowd import Crowd
+from benchmarks.learning.method import Cost, Settings
+from benchmarks.learning.rates import Rate
+from zo_common.aggregate import ClientScalars, aggregate
+from zo_common.contribution import Contribution, Record
+from zo_common.estimator.step import EstimatorConfig, LossFn
+from zo_common.local_steps import LocalResult, run_local_steps
+from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
+from zo_common.replay import apply_all
+from zo_common.seeds import client_seed
+from zo_common.state import LatticeState
+
+
+class LatticeRounds:
+    """Rounds as they are run: devices measure along directions of their own, the server averages their updates."""
+
+    def __init__(self, crowd: Crowd, settings: Settings, rate: Rate) -> None:
+        self.crowd, self.settings, self.rate = crowd, settings, rate
+        self.state_of_weights = LatticeState(crowd.model, settings.tensors)
+        self.config = EstimatorConfig(settings.estimator, settings.queries, settings.epsilon)
+        self.loss_of = crowd.losses(self.state_of_weights.exponents, settings.tail_tokens)
+        self.rounds: list[tuple[Contribution, ...]] = []
+
+    def round(self, number: int) -> Cost:
+        """As `Method.round`."""
+        clients, results, forwards = [], [], 0
+        local_rate = float(np.float32(self.rate.rate_of_round(number, ())))
+        for device in range(self.crowd.devices):
+            seed = client_seed(self.settings.seed, number, device)
+            result = self.measure(device, seed, local_rate if self.settings.local_steps > 1 else 0.0)
+            results.append(result)
+            clients.append(ClientScalars(device, seed, self.crowd.examples(device), result.projected_grads))
+            size = min(self.settings.batch_size, self.crowd.examples(device))
+            forwards += self.config.forwards * self.settings.local_steps * size
+        rate = float(np.float32(self.rate.rate_of_round(number, results)))
+        up, down = self.payload(number, results[:1], rate)
+        self.apply(aggregate(clients, rate))
+        return Cost(forwards, 0, up, down)
+
+    def measure(self, device: int, seed: int, learning_rate: float) -> LocalResult:
+        """A device's local steps; the weights are as before."""
+        return run_local_steps(
+            self.state_of_weights,
+            lambda step: self.loss(device, seed, step),
+            seed,
+            self.settings.local_steps,
+            self.config,
+            learning_rate,
+            **self.rate.asks,
+        )
+
+    def loss(self, device: int, seed: int, step: int) -> LossFn:
+        """The loss of one local step."""
+        chosen = self.crowd.draw(device, seed, step, self.settings.batch_size)
+        return self.loss_of(self.crowd.batch(device, chosen))
+
+    def payload(self, number: int, results: Sequence[LocalResult], rate: float) -> tuple[int, int]:
+        """Bytes of a device's reply with the scalars of some results, and of its plan with the last round in it."""
+        s = self.settings
+        records = (Record(number - 1, 1, self.rounds[-1]),) if self.rounds else ()
+        plan = Plan(number, 1, 0, 1, 1, s.local_steps, s.batch_size, rate, self.config, records)
+        scalars = np.concatenate([result.projected_grads for result in results])
+        reply = Reply(Status.OK, number, number - 1, 0, 1, 1, projected_grads=scalars)
+        return len(encode_reply(reply)), len(encode_plan(plan))
+
+    def apply(self, contributions: Sequence[Contribution]) -> None:
+        """Move the weights by a round, and remember it."""
+        apply_all(self.state_of_weights, [u for c in contributions for u in c.updates()])
+        self.rounds.append(tuple(contributions))
+
+    def finish(self) -> None:
+        """The last round's weights are the model."""
+
+    def state(self) -> dict[str, Any]:
+        """As `Method.state`: the rounds themselves."""
+        return {"rounds": [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self.rounds]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As `Method.restore`, by exact replay."""
+        for one in state["rounds"]:
+            self.apply([Contribution(seed, client, _float32(rows)) for seed, client, rows in one])
+
+
+def _float32(rows: list[list[float]]) -> NDArray[np.float32]:
+    return np.asarray(rows, np.float32)

@@ -1,0 +1,90 @@
+"""What a way of learning is, what a round of it costs, and the settings that all ways share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zo_common.estimator.step import Estimator
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What rounds take; costs add up.
+
+    Attributes:
+        forwards: utterances sent through the model, all devices together; one of eight directions is eight.
+        backwards: of them, how many were also run backwards.
+        up, down: bytes of payload a device.
+    """
+
+    forwards: int = 0
+    backwards: int = 0
+    up: int = 0
+    down: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.forwards + other.forwards,
+            self.backwards + other.backwards,
+            self.up + other.up,
+            self.down + other.down,
+        )
+
+    @property
+    def passes(self) -> int:
+        """What budgets count: a backward pass is worth two forward passes."""
+        return self.forwards + 2 * self.backwards
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A trial's settings; what a method has no use for it leaves alone.
+
+    Attributes:
+        method: name in `benchmarks.learning.methods.METHODS`.
+        tensors: pattern or preset of the trained tensors.
+        learning_rate: as the method's own source counts it; 0 where it is measured.
+        queries: directions a step of a device.
+        local_steps: of a device a round.
+        devices: how many share the training speech.
+        extra: what a variant needs besides, as (name, value).
+    """
+
+    method: str
+    tensors: str
+    learning_rate: float = 0.0
+    schedule: str = "constant"
+    estimator: Estimator = "leave-one-out"
+    queries: int = 8
+    epsilon: float = 1e-3
+    tail_tokens: int = 256
+    batch_size: int = 16
+    local_steps: int = 1
+    devices: int = 8
+    seed: int = 0
+    extra: tuple[tuple[str, float], ...] = ()
+
+    def of(self, name: str, default: float) -> float:
+        """A variant's number."""
+        return dict(self.extra).get(name, default)
+
+
+class Method(Protocol):
+    """A way of learning, bound to a crowd's model."""
+
+    def round(self, number: int) -> Cost:
+        """One round, from 1, in which every device takes part.
+
+        Raises:
+            ZOError: the loss or the weights left their range; the run is over, and its model is not judged.
+        """
+
+    def finish(self) -> None:
+        """Make the model the one that is judged; called once, after the last round."""
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs on a fresh model, as `torch.save` takes it."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where the method of an earlier process was."""

@@ -1,0 +1,211 @@
+"""Tables of the measured rows for `docs/results/learning.md`; a place without rows says so."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import partial
+from statistics import fmean, stdev
+from typing import Any
+
+from benchmarks.learning.learn import passes_to
+from benchmarks.learning.methods import ALL, METHODS, STUDIES
+from benchmarks.learning.tasks import OTHER_ACCENTS, TASKS, TITLES
+from benchmarks.rows import RESULTS
+from server.run_log import read_rows
+from simulations.report import human_bytes
+
+MISSING = "not measured yet"
+OURS = ("fixed", "fixed-swept", "bias-swept", "auto")
+PUBLISHED = ("mezo", "mezo-bias", "zo-asr", "zo-asr-bias", "fzoo", "fzoo-bias")
+FEDERATED = ("fedavg-all", "fedavg-lora", "fedavg-bias")
+_CENTRAL = ("adam-all", "adam-early", "adam-same")
+_GAIN = 0.2  # of the development split's word errors, relative
+
+Row = dict[str, Any]
+
+
+def load() -> list[Row]:
+    """Rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
+    path = RESULTS / "learning.jsonl"
+    rows = [row["outcome"] for row in read_rows(path)] if path.exists() else []
+    return chosen([row for row in rows if "method" in row])
+
+
+def chosen(rows: Iterable[Row]) -> list[Row]:
+    """Of each task, method and budget the learning rate that most seeds ran with, then the one of the lowest loss."""
+    groups: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        key = json.dumps([row["task"], row["method"], row["devices"], row["budget"]], sort_keys=True)
+        groups[key][row["learning_rate"]].append(row)
+    return [row for rates in groups.values() for row in max(rates.values(), key=_rank)]
+
+
+def _rank(rows: list[Row]) -> tuple[int, float]:
+    return len(rows), -fmean(float("inf") if row["ended"] else row["curve"][-1][1] for row in rows)
+
+
+def of(rows: list[Row], task: str, method: str, *, devices: int | None = None) -> list[Row]:
+    """Rows of a method on a task that were judged; of the largest budget, if there are several."""
+    found = [r for r in rows if (r["task"], r["method"]) == (task, method) and r["after"]]
+    found = [r for r in found if devices is None or r["devices"] == devices]
+    most = max((r["budget"]["passes"] for r in found), default=0)
+    return [r for r in found if r["budget"]["passes"] == most]
+
+
+def mean(values: Iterable[float], form: str = ".1%") -> str:
+    """`32.5% ± 1.2%`; the sample deviation where there are several."""
+    known = list(values)
+    if not known:
+        return MISSING
+    deviation = f" ± {stdev(known):{form}}" if len(known) > 1 else ""
+    return f"{fmean(known):{form}}{deviation}"
+
+
+def table(head: list[str], lines: Iterable[list[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join(["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)])
+
+
+def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
+    """Every task: word errors and loss before and after, with the defaults and as tuned by hand."""
+    head = ["task", "method", "seeds", "WER before", "WER after", "dev loss before", "after", "passes", "minutes"]
+    known = rows()
+    lines = []
+    for task in TASKS:
+        for method in ("auto", "bias-swept", "fixed"):
+            found = of(known, task, method)
+            if not found:
+                lines.append([TITLES[task], METHODS[method].title, *[MISSING] + ["–"] * 6])
+                continue
+            lines.append([
+                TITLES[task], METHODS[method].title, str(len(found)),
+                mean(r["before"]["wer"] for r in found), mean(r["after"]["wer"] for r in found),
+                mean((r["curve"][0][1] for r in found), ".3f"), mean((r["curve"][-1][1] for r in found), ".3f"),
+                f"{fmean(r['forwards'] for r in found):,.0f}", mean((r["minutes"] for r in found), ".1f"),
+            ])  # fmt: skip
+    return table(head, lines)
+
+
+def published_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
+    """Methods matched by passes: word errors, loss, passes to half of the best loss gain and to a fifth less WER."""
+    known = rows()
+    head = ["method", "rate", "seeds", "WER after", "dev loss after", "passes to half of the best loss gain"]
+    head.append(f"passes to −{_GAIN:.0%} dev WER")
+    target = _half_gain(known, task)
+    lines = []
+    for method in (*OURS, *PUBLISHED):
+        found = of(known, task, method)
+        if not found:
+            lines.append([METHODS[method].title, MISSING, *["–"] * 5])
+            continue
+        half = _reached([passes_to(r["curve"], target) for r in found] if target is not None else [])
+        words = [r["words"] for r in found if r["words"]]
+        fifth = _reached([passes_to(w, (1 - _GAIN) * w[0][1]) for w in words]) if words else MISSING
+        rate = found[0]["learning_rate"]
+        lines.append([
+            METHODS[method].title, f"{rate:g}" if rate else "measured", str(len(found)),
+            mean(r["after"]["wer"] for r in found), mean((r["curve"][-1][1] for r in found), ".3f"), half, fifth,
+        ])  # fmt: skip
+    return table(head, lines)
+
+
+def _reached(needed: list[float | None]) -> str:
+    reached = [n for n in needed if n is not None]
+    return f"{fmean(reached):,.0f}" if reached and len(reached) == len(needed) else "not reached"
+
+
+def _half_gain(rows: list[Row], task: str) -> float | None:
+    ends = [of(rows, task, method) for method in (*OURS, *PUBLISHED)]
+    losses = [fmean(r["curve"][-1][1] for r in found) for found in ends if found]
+    starts = [r["curve"][0][1] for found in ends for r in found]
+    return (fmean(starts) + min(losses)) / 2 if losses else None
+
+
+def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
+    """Ours beside first order on the same devices and recordings."""
+    known = rows()
+    head = ["method", "seeds", "WER after", "dev loss after", "rounds", "up a device", "down a device", "minutes"]
+    lines = []
+    for method in ("auto", "bias-swept", *FEDERATED, *_CENTRAL):
+        found = of(known, task, method)
+        if not found:
+            lines.append([METHODS[method].title, MISSING, *["–"] * 6])
+            continue
+        sent = [
+            human_bytes(fmean(r[way] for r in found)) if r["up"] else "–" for r in found[:1] for way in ("up", "down")
+        ]
+        lines.append([
+            METHODS[method].title, str(len(found)), mean(r["after"]["wer"] for r in found),
+            mean((r["curve"][-1][1] for r in found), ".3f"), f"{fmean(r['rounds'] for r in found):.0f}", *sent,
+            mean((r["minutes"] for r in found), ".1f"),
+        ])  # fmt: skip
+    return table(head, lines)
+
+
+def memory_block() -> str:
+    """Peak memory and seconds of one device's step."""
+    path = RESULTS / "learning_memory.json"
+    if not path.exists():
+        return f"Memory of a device's step: {MISSING}."
+    models = json.loads(path.read_text())["models"]
+    head = ["step of a device, 16 utterances of 5 s", *(f"{m}, {n}" for m in models for n in ("peak", "seconds"))]
+    titles = {"zo": "ours, 8 directions", "all": "Adam, all weights", "lora": "Adam, LoRA", "bias": "Adam, biases"}
+    lines = []
+    for name in next(iter(models.values())):
+        kind, _, thrifty = name.partition("-")
+        title = titles[kind] + (", one utterance at a time, layers recomputed" if thrifty else "")
+        cells = [c for m in models.values() for c in (human_bytes(m[name]["peak"]), f"{m[name]['seconds']:.1f}")]
+        lines.append([title, *cells])
+    return table(head, lines)
+
+
+def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
+    """Word errors of accents that nobody trained on."""
+    known = [r for r in rows() if r.get("others_after") and r["task"] == task]
+    head = ["accent", *(f"{METHODS[m].title}: before → after" for m in OURS if m != "fixed-swept")]
+    lines = []
+    for accent in OTHER_ACCENTS:
+        cells = []
+        for method in (m for m in OURS if m != "fixed-swept"):
+            found = [r for r in known if r["method"] == method]
+            before, after = ([r[f"others_{when}"][accent] for r in found] for when in ("before", "after"))
+            cells.append(f"{mean(before)} → {mean(after)}" if found else MISSING)
+        lines.append([accent, *cells])
+    return table(head, lines)
+
+
+def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> str:
+    """A study's entries at equal passes."""
+    known = rows()
+    base = ["auto"] if study == "variants" else []
+    lines = []
+    for name in [*base, *STUDIES[study]]:
+        found = of(known, task, name)
+        wer, loss = (r["after"]["wer"] for r in found), (r["curve"][-1][1] for r in found)
+        lines.append([ALL[name].title, str(len(found)), mean(wer), mean(loss, ".3f")])
+    return table(["variant", "seeds", "WER after", "dev loss after"], lines)
+
+
+def curve_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
+    """Loss over passes of the longest runs."""
+    known = rows()
+    lines = []
+    for method in ("auto", "bias-swept", "adam-same", "adam-early", "adam-all"):
+        for row in of(known, task, method)[:1]:
+            points = row["curve"][:: max(1, len(row["curve"]) // 8)]
+            lines.append([METHODS[method].title, "; ".join(f"{p:,}: {loss:.3f}" for p, loss in points)])
+    return table(["method", "passes: dev loss"], lines or [[MISSING, "–"]])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "learning-tasks": tasks_block,
+    **{f"learning-published-{task}": partial(published_block, task) for task in ("wm", "ru", "ctc-wm")},
+    **{f"learning-first-order-{task}": partial(first_order_block, task) for task in ("wm", "ru")},
+    "learning-memory": memory_block,
+    "learning-forgetting": forgetting_block,
+    "learning-curve": curve_block,
+    "learning-directions": partial(study_block, "directions", "wm"),
+    "learning-variants": partial(study_block, "variants", "wm"),
+}

@@ -1,0 +1,158 @@
+"""Choosing learning rates, rows that are kept, and the tables made of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.kept import Kept
+from benchmarks.learning import report, sweep
+from benchmarks.learning.learn import Budget
+from benchmarks.learning.methods import METHODS, STUDIES, Entry
+from benchmarks.learning.sweep import Lab, choose_rate, chosen, parser
+from benchmarks.learning.tasks import TASKS, TITLES, Places, Task, task_of
+from zo_common.errors import ConfigError
+
+
+class TestChooseRate:
+    def _asked(self, rates: tuple[float, ...], best: float) -> tuple[float, list[float]]:
+        asked: list[float] = []
+
+        def loss(rate: float) -> float:
+            asked.append(rate)
+            return abs(rate - best)
+
+        return choose_rate(rates, loss), asked
+
+    def test_a_best_rate_inside_the_grid_is_taken(self) -> None:
+        assert self._asked((1e-3, 2e-3, 4e-3), 2e-3) == (2e-3, [1e-3, 2e-3, 4e-3])
+
+    def test_a_best_rate_at_the_edge_is_compared_with_the_next_beyond(self) -> None:
+        assert self._asked((1e-3, 2e-3, 4e-3), 8e-3) == (8e-3, [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2])
+        assert self._asked((1e-3, 1e-2), 1e-9)[1] == [1e-3, 1e-2, 1e-4, 1e-5]
+
+    def test_runs_that_ended_early_lose(self) -> None:
+        assert choose_rate((1.0, 2.0), lambda rate: float("inf") if rate > 1 else 3.0) == 1.0
+
+    def test_one_rate_is_no_choice(self) -> None:
+        assert self._asked((5.0,), 1.0) == (5.0, [5.0])
+
+
+class TestLab:
+    def _lab(self, tmp_path: Path) -> Lab:
+        budget = Budget(48, points=1, test_utterances=2)
+        return Lab(Kept(tmp_path / "rows.jsonl"), Places(), budget, tmp_path / "work", 0, False)
+
+    def test_a_row_has_all_that_a_table_needs_and_is_measured_once(
+        self, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        entry = METHODS["bias-swept"]
+        small = replace(entry.settings, queries=2, batch_size=2, devices=3, epsilon=1e-2)
+        entry = replace(entry, settings=small, rates=(1e-3, 1e-2))
+
+        rows = self._lab(tmp_path).row(task, entry, (0, 1))
+
+        assert [r["seed"] for r in rows] == [0, 1] and len({r["learning_rate"] for r in rows}) == 1
+        row = rows[0]
+        assert (row["forwards"], row["rounds"], row["ended"]) == (48, 4, "")
+        assert row["before"]["utterances"] == row["after"]["utterances"] == 2
+        assert row["curve"][0][0] == 0 and row["curve"][-1][0] == 48
+        assert row["command"].startswith("python -m benchmarks.learning") and row["hardware"]["cores"] >= 1
+        assert list((tmp_path / "work").glob("*.pt")) == []
+        monkeypatch.setattr(sweep, "learn", lambda *_: pytest.fail("measured a second time"))
+        assert self._lab(tmp_path).row(task, entry, (0, 1)) == rows
+
+    def test_another_number_of_devices_measures_as_many_directions(self, task: Task, tmp_path: Path) -> None:
+        entry = Entry("x", METHODS["bias-swept"].make, replace(METHODS["bias-swept"].settings, learning_rate=1e-3))
+        entry = replace(entry, settings=replace(entry.settings, devices=3, queries=2, batch_size=2))
+
+        (row,) = self._lab(tmp_path).row(task, entry, (0,), 1)
+
+        assert (row["devices"], row["queries"]) == (1, 6)
+
+
+class TestCommandLine:
+    def test_all_methods_by_default_and_a_study_alone(self) -> None:
+        assert list(chosen(parser().parse_args([]))) == list(METHODS)
+        assert list(chosen(parser().parse_args(["--study", "variants"]))) == list(STUDIES["variants"])
+        both = chosen(parser().parse_args(["--study", "variants", "--methods", "auto"]))
+        assert list(both) == ["auto", *STUDIES["variants"]]
+
+    def test_one_rate_for_all(self) -> None:
+        entry = chosen(parser().parse_args(["--methods", "mezo", "--rate", "0.5"]))["mezo"]
+
+        assert (entry.settings.learning_rate, entry.rates) == (0.5, ())
+
+
+class TestTasks:
+    def test_every_task_has_a_title(self) -> None:
+        assert TASKS.keys() == TITLES.keys()
+        with pytest.raises(ConfigError, match="task is 'de', expected one of wm,"):
+            task_of("de", Places())
+
+
+def _row(method: str = "auto", task: str = "wm", seed: int = 0, rate: float = 0.0, **others: Any) -> dict[str, Any]:
+    judged = {"loss": 1.0, "wer": 0.5, "cer": 0.2, "utterances": 96}
+    row: dict[str, Any] = {
+        "task": task, "method": method, "seed": seed, "learning_rate": rate, "devices": 8, "budget": {"passes": 100},
+        "forwards": 100, "backwards": 0, "up": 400, "down": 8000, "rounds": 4, "minutes": 2.0, "ended": "",
+        "before": judged, "after": judged | {"wer": 0.3}, "curve": [[0, 1.0], [50, 0.8], [100, 0.6]],
+        "words": [[0, 0.5], [100, 0.3]],
+    }  # fmt: skip
+    return row | others
+
+
+class TestReport:
+    def test_without_rows_every_block_says_so(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(report, "RESULTS", tmp_path)
+
+        for name, make in report.BLOCKS.items():
+            assert report.MISSING in make(), name
+
+    def test_rows_are_read_and_ended_runs_are_not_shown(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(report, "RESULTS", tmp_path)
+        rows = [{"wer": 0.5}, _row(), _row(seed=1, ended="round 3: left", after=None)]
+        lines = "".join(json.dumps({"key": str(n), "outcome": row}) + "\n" for n, row in enumerate(rows))
+        (tmp_path / "learning.jsonl").write_text(lines)
+
+        line = next(line for line in report.tasks_block().splitlines() if "auto" in line)
+
+        assert line == (
+            "| West Midlands, Whisper-tiny.en | ours, auto | 1 | 50.0% | 30.0% | 1.000 | 0.600 | 100 | 2.0 |"
+        )
+
+    def test_the_rate_that_most_seeds_ran_with_then_the_lowest_loss(self) -> None:
+        low = [[0, 1.0], [100, 0.5]]
+        rows = [_row("mezo", rate=1.0), _row("mezo", rate=2.0, curve=low), _row("mezo", rate=3.0)]
+        assert [r["learning_rate"] for r in report.chosen(rows)] == [2.0]
+        more = [*rows, _row("mezo", rate=3.0, seed=1)]
+        assert [r["learning_rate"] for r in report.chosen(more)] == [3.0, 3.0]
+        assert report.chosen([_row("mezo", rate=1.0, ended="x"), _row("mezo", rate=2.0)])[0]["learning_rate"] == 2.0
+
+    def test_passes_to_half_of_the_best_gain_and_to_a_fifth_fewer_errors(self) -> None:
+        slow = _row("mezo", rate=0.1, curve=[[0, 1.0], [100, 0.9]], words=[[0, 0.5], [100, 0.45]])
+
+        lines = report.published_block("wm", lambda: [_row(), slow]).splitlines()
+
+        assert lines[2 + 3].endswith("| ours, auto | measured | 1 | 30.0% | 0.600 | 50 | 50 |")
+        assert lines[2 + 4].endswith("| MeZO, all weights | 0.1 | 1 | 30.0% | 0.900 | not reached | not reached |")
+
+    def test_means_have_their_deviation(self) -> None:
+        assert report.mean([0.3, 0.5]) == "40.0% ± 14.1%"
+        assert report.mean([1.25], ".1f") == "1.2"
+        assert report.mean([]) == report.MISSING
+
+    def test_forgetting_and_first_order(self) -> None:
+        accents = dict.fromkeys(("caribbean", "lancashire", "new-york", "scotland", "us"), 0.3)
+        rows = [_row(others_before=accents, others_after=accents | {"us": 0.4}), _row("fedavg-all", rate=1e-5, up=4e6)]
+
+        assert "| us | not measured yet | not measured yet | 30.0% → 40.0% |" in report.forgetting_block(
+            "wm", lambda: rows
+        )
+        block = report.first_order_block("wm", lambda: rows)
+        assert "| FedAvg with Adam, all weights | 1 | 30.0% | 0.600 | 4 | 4 MB | 8 kB | 2.0 |" in block
+        assert "| FedAvg with Adam, all biases | not measured yet |" in block
