@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Protocol
@@ -76,6 +76,14 @@ class FixedStep:
         """As `StepSize.used`, whatever the replies."""
         return self._rate(server_round)
 
+    def _averaged(self, found: RelativeCurvature) -> RelativeCurvature:
+        past = self._rows[1 - HISTORY :]
+        return replace(
+            found,
+            along_signal=fmean([found.along_signal, *(row.along_signal for row in past)]),
+            along_noise=fmean([found.along_noise, *(row.along_noise for row in past)]),
+        )
+
     def _rate(self, server_round: int) -> float:
         return float(np.float32(self._config.learning_rate_at(server_round)))
 
@@ -107,10 +115,11 @@ class StepRow:
 class MeasuredStep:
     """The step that the round's curvature calls for, held within a factor of two of the rounds before.
 
-    1. Each device's numbers call for a step, and the round takes the median: with three devices or more, one that lies
+    1. Curvature along the gradient, the noisiest number, is averaged with that of the last rounds.
+    2. Each device's numbers call for a step, and the round takes the median: with three devices or more, one that lies
        moves the step no farther than to another device's. Of two the mean of the numbers is taken.
-    2. The rate is held between half and twice the median of the last `HISTORY` rounds'.
-    3. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
+    3. The rate is held between half and twice the median of the last `HISTORY` rounds'.
+    4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
        resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
 
     Local steps beyond the first start from a device's own: their rate is the one a device alone would take, by the
@@ -145,11 +154,10 @@ class MeasuredStep:
         found, devices = self.measure(server_round, replies), replies.accepted
         if not found or not devices:
             return self._rows[-1].learning_rate if devices and self._rows else 0.0
-        rate = median(self._rate(each, devices) for each in found)
         together = median if len(found) >= _LEAST_FOR_MEDIAN else fmean
         middle = RelativeCurvature(*(together(column) for column in zip(*map(astuple, found), strict=True)))
-        if len(found) < _LEAST_FOR_MEDIAN:
-            rate = self._rate(middle, devices)
+        asked = found if len(found) >= _LEAST_FOR_MEDIAN else [middle]
+        rate = median(self._rate(self._averaged(each), devices) for each in asked)
         rate = _float32(self._held(server_round, rate))
         self._write(StepRow(server_round, rate, **asdict(middle), devices=devices))
         return rate
@@ -157,6 +165,14 @@ class MeasuredStep:
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
         """What the step is measured by."""
         return replies.curvatures()
+
+    def _averaged(self, found: RelativeCurvature) -> RelativeCurvature:
+        past = self._rows[1 - HISTORY :]
+        return replace(
+            found,
+            along_signal=fmean([found.along_signal, *(row.along_signal for row in past)]),
+            along_noise=fmean([found.along_noise, *(row.along_noise for row in past)]),
+        )
 
     def _rate(self, found: RelativeCurvature, devices: int) -> float:
         """The learning rate of a round of so many devices with these numbers."""

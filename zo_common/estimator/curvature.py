@@ -194,6 +194,14 @@ def curvature_of(gram: Floats, per_example: Floats, estimator: str, epsilon: flo
     Raises:
         NonFiniteLoss: a number is not finite.
     """
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = _curvature_of(gram, per_example, estimator, epsilon)
+    if not all(map(math.isfinite, astuple(found))):
+        raise NonFiniteLoss("the curvature is not finite: raise epsilon")
+    return found
+
+
+def _curvature_of(gram: Floats, per_example: Floats, estimator: str, epsilon: float) -> Curvature:
     q, size = per_example.shape
     kept, square = len(gram), float(np.square(per_example.mean(axis=1)).mean())
     scalars, diagonal = per_example[:kept], gram.diagonal()
@@ -216,7 +224,4 @@ def curvature_of(gram: Floats, per_example: Floats, estimator: str, epsilon: flo
     along = float(mean @ form @ mean)
     spread = scalars - mean[:, None]
     along_noise = float(np.sum(form * (spread @ spread.T))) / ((size - 1) * size) if size > 1 else along / 2
-    found = Curvature(float(diagonal.mean()), along - along_noise, along_noise, noise)
-    if not all(map(math.isfinite, astuple(found))):
-        raise NonFiniteLoss("the curvature is not finite: raise epsilon")
-    return found
+    return Curvature(float(diagonal.mean()), along - along_noise, along_noise, noise)
