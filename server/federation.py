@@ -88,7 +88,7 @@ class Federation:
         self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
         self.step_size = step_size(config, held, self.events.on_word)
         self.state = RunState(config, held, self._reference, self.events.on_word)
-        self.step_size.take_up(self.ledger.ledger.last_round)
+        self.step_size.take_up(self.ledger.ledger)
         self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)

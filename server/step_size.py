@@ -24,11 +24,14 @@ from typing import Protocol
 
 import numpy as np
 
+from server.range_guard import MAX_STEP_UNITS, finest_units
 from server.run_log import read_rows
+from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.ledger import Ledger
 
 LOG_NAME = "steps.jsonl"
 HISTORY = 5
@@ -45,12 +48,14 @@ class Measured(Protocol):
 
     def curvatures(self) -> list[RelativeCurvature]: ...
 
+    def scalars(self) -> list[ClientScalars]: ...
+
 
 class StepSize(Protocol):
     """How large a run's steps are."""
 
-    def take_up(self, last_round: int) -> None:
-        """Go on after that round of a resumed run; 0 begins a new one."""
+    def take_up(self, ledger: Ledger) -> None:
+        """Go on after the last round of a run's ledger; there is none in that of a new run."""
 
     def planned(self, server_round: int) -> float:
         """The learning rate of a device's own local steps, float32, as its plan carries it."""
@@ -65,7 +70,7 @@ class FixedStep:
     def __init__(self, config: RunConfig) -> None:
         self._config = config
 
-    def take_up(self, last_round: int) -> None:
+    def take_up(self, ledger: Ledger) -> None:
         """As `StepSize.take_up`: there is nothing to know."""
 
     def planned(self, server_round: int) -> float:
@@ -118,7 +123,8 @@ class MeasuredStep:
     1. Curvature along the gradient, the noisiest number, is averaged with that of the last rounds.
     2. Each device's numbers call for a step, and the round takes the median: with three devices or more, one that lies
        moves the step no farther than to another device's. Of two the mean of the numbers is taken.
-    3. The rate is held between half and twice the median of the last `HISTORY` rounds'.
+    3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
+       room for, as it may be where the loss hardly depends on the trained tensors.
     4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
        resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
 
@@ -131,14 +137,17 @@ class MeasuredStep:
         self._config, self._on_word = config, on_word
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[StepRow] = []
+        self._units = 0.0
 
-    def take_up(self, last_round: int) -> None:
+    def take_up(self, ledger: Ledger) -> None:
         """As `StepSize.take_up`; a `steps.jsonl` of another run is written over.
 
         Raises:
             ConfigError: the lines of the run cannot be used.
         """
-        self._rows = _rows_of(self._path, last_round) if last_round and self._path.exists() else []
+        last = ledger.last_round
+        self._rows = _rows_of(self._path, last) if last and self._path.exists() else []
+        self._units = finest_units(ledger.header)
 
     def planned(self, server_round: int) -> float:
         """As `StepSize.planned`."""
@@ -158,7 +167,7 @@ class MeasuredStep:
         middle = RelativeCurvature(*(together(column) for column in zip(*map(astuple, found), strict=True)))
         asked = found if len(found) >= _LEAST_FOR_MEDIAN else [middle]
         rate = median(self._rate(self._averaged(each), devices) for each in asked)
-        rate = _float32(self._held(server_round, rate))
+        rate = _float32(self._held(server_round, rate, replies))
         self._write(StepRow(server_round, rate, **asdict(middle), devices=devices))
         return rate
 
@@ -191,18 +200,29 @@ class MeasuredStep:
             left_out=config.num_queries if one_out else 0,
         )
 
-    def _held(self, server_round: int, rate: float) -> float:
-        recent = [row.learning_rate for row in self._rows[-HISTORY:]]
-        if not recent:
-            return rate
-        usual = median(recent)
-        held = min(max(rate, usual / MOST_CHANGE), usual * MOST_CHANGE)
+    def _held(self, server_round: int, rate: float, replies: Measured) -> float:
+        held, why = rate, f"within a factor of {MOST_CHANGE:g} of the rounds before"
+        if recent := [row.learning_rate for row in self._rows[-HISTORY:]]:
+            usual = median(recent)
+            held = min(max(rate, usual / MOST_CHANGE), usual * MOST_CHANGE)
+        room = self._room(replies)
+        if held > room:
+            held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
         if held != rate:
-            self._on_word(
-                f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, within a factor "
-                f"of {MOST_CHANGE:g} of the rounds before"
-            )
+            self._on_word(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
         return held
+
+    def _room(self, replies: Measured) -> float:
+        """The rate with which weights move by `MAX_STEP_UNITS`, going by the device whose scalars are of median size.
+
+        Of N devices, each of weight 1/N, the squares of K·q coefficients rate · g / (N q) add up; with shared
+        directions those of the mean, which are no larger than one device's.
+        """
+        squares = [float(np.square(c.projected_grads.astype(np.float64)).mean()) for c in replies.scalars()]
+        config = self._config
+        apart = 1 if config.directions == "shared" else len(squares)
+        moved = math.sqrt(median(squares) * config.local_steps / (config.num_queries * apart)) if squares else 0.0
+        return MAX_STEP_UNITS / (moved * self._units) if moved * self._units > 0 else math.inf
 
     def _write(self, row: StepRow) -> None:
         self._rows.append(row)

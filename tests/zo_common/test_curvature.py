@@ -1,9 +1,8 @@
-"""Curvature along a step's directions: unbiased for known matrices, equal to a brute-force sum, true to back-propagation."""
+"""Curvature along a step's directions: unbiased, equal to a brute-force sum, and what back-propagation says."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import astuple
 
 import numpy as np
@@ -186,7 +185,7 @@ def test_the_curvature_is_asked_only_of_losses_that_tell_it() -> None:
     before = state.checksum()
 
     with pytest.raises(ConfigError, match="set learning-rate to a number"):
-        zo_step(state, lambda: model(), 1, 0, EstimatorConfig("two-sided", 2), 0.1, curvature=True)
+        zo_step(state, lambda: torch.zeros(3), 1, 0, EstimatorConfig("two-sided", 2), 0.1, curvature=True)
 
     assert state.checksum() == before
 
@@ -273,7 +272,7 @@ class TestTooLittle:
 
 
 def test_curved_loss_between_the_passes_counts_as_noise() -> None:
-    """With a large ε, half of ε·zᵀFz is in every one-sided scalar: it differs between directions, and is no gradient."""
+    """With a large ε, half of ε·zᵀFz is in every scalar: it differs between directions, and is no gradient."""
     rng, q, epsilon = np.random.default_rng(0), 8, 0.5
     squares, noises = [], []
     for _ in range(3000):
