@@ -32,12 +32,14 @@ from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import Ledger
+from zo_common.secure_terms import MOST_DEVICES
 
 LOG_NAME = "steps.jsonl"
 HISTORY = 5
 MOST_CHANGE = 2.0
 _LEAST_FOR_MEDIAN = 3
 _RATES = 1e-30, 1e6
+_MOST = 1e200  # of a number, far beyond what float32 scalars can give
 
 
 class Measured(Protocol):
@@ -262,14 +264,15 @@ def _rows_of(path: Path, last_round: int) -> list[StepRow]:
         rows = [StepRow(**row) for row in read_rows(path)]
         if not all(
             type(row.server_round) is type(row.devices) is int
-            and row.devices > 0
+            and 0 < row.devices <= MOST_DEVICES
             and row.learning_rate > 0
             and row.per_direction > 0
-            and all(map(math.isfinite, astuple(row)))
+            and 0 <= row.noise_share < 1
+            and all(abs(number) < _MOST for number in astuple(row))
             for row in rows
         ):
             raise ValueError("numbers out of range")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigError(
             f"{path} holds a line that is not a measured step: move the file away, and the run goes on without the "
             "rates of earlier rounds"

@@ -52,7 +52,7 @@ def _numbers(t: float = 200.0, signal: float = 8.0, noise: float = 1.0, share: f
     return RelativeCurvature(t, signal, noise, share)
 
 
-def _ledger(rounds: int, grid: int = -26) -> Ledger:
+def _ledger(rounds: int, grid: int = -20) -> Ledger:
     tensors = (TensorEntry("w", (3,), grid, 0), TensorEntry("x", (3,), grid + 4, 0))
     header = LedgerHeader("00" * 32, 0, "m", "all", "unit", 1e-3, "two-sided", 0, "now", tensors)
     return Ledger(header, tuple(Record(number, 0, ()) for number in range(1, rounds + 1)))

@@ -30,7 +30,15 @@ EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 NAMES = (
     *("plan", "reply", "evaluation", "record", "inboxes", "ledger", "ledger-file", "ledger-header", "ledger-record"),
     *("snapshot-part", "snapshot", "snapshot-planes", "adaptation", "adaptation-sealed", "adaptation-file"),
-    *("adaptation-body", "devices.json", "rounds.jsonl", "introduction", "worker-request", "worker-settings"),
+    *(
+        "adaptation-body",
+        "devices.json",
+        "rounds.jsonl",
+        "steps.jsonl",
+        "introduction",
+        "worker-request",
+        "worker-settings",
+    ),
     *("journal-state", "journal-ledger", "journal-answer"),
     *("secure-message", "secure-sum", "secure-state", "secure-reply", "privacy.jsonl"),
 )
