@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from client.speech import Recordings
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
-from zo_common.estimator.step import LossFn
+from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.fingerprint import fingerprint
 from zo_common.ledger import describe_tensors
@@ -271,7 +272,12 @@ class Engine:
         except ZOError as error:
             return replace(base, status=Status.ERROR, message=str(error))
         return replace(
-            base, num_examples=len(data), loss=result.loss, projected_grads=result.projected_grads, message=word
+            base,
+            num_examples=len(data),
+            loss=result.loss,
+            projected_grads=result.projected_grads,
+            message=word,
+            curvature=result.curvature,
         )
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
@@ -291,6 +297,8 @@ class Engine:
             plan.learning_rate,
             on_step,
             release=private.release if private is not None else None,
+            weigh=partial(clip_factors, multiple=self.config.clip_utterances),
+            curvature=plan.curvature,
         )
 
     def evaluate(

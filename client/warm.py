@@ -30,6 +30,7 @@ def engine_key(config: RunConfig) -> tuple[object, ...]:
         config.scale,
         config.epsilon,
         config.tail_tokens,
+        config.clip_utterances,
         config.device,
         config.precision,
         config.language,

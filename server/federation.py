@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
@@ -19,6 +18,7 @@ from server.exchange import CONTENT, REBUILD, SYNC, Exchange, Late, ask, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
 from server.guards.choice import guard_for
 from server.privacy_guard import privacy_guard, settle_noise
+from server.private_step import step_size
 from server.roster import Member, Roster
 from server.run_lock import RunLock
 from server.run_log import RoundReport, RunLog
@@ -86,7 +86,9 @@ class Federation:
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
         self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
+        self.step_size = step_size(config, held, self.events.on_word)
         self.state = RunState(config, held, self._reference, self.events.on_word)
+        self.step_size.take_up(self.ledger.ledger)
         self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
@@ -241,15 +243,13 @@ class Federation:
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
         self._turn_strangers_away(self.roster.refresh(server_round), server_round)
-        set_rate = self.config.learning_rate_at(server_round - self.guard.closings)
-        rate = float(np.float32(set_rate * self.guard.step_factor))  # what a plan carries and devices use
         chosen = self._selection.choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)
         votes = self.config.aggregation == "sign-vote"
-        # a vote's rate is for signs: a device's own step, which is undone anyway, would be far too large
-        own = 0.0 if votes else rate
-        plans = {m.node_id: self._plan(server_round, m, own) for m in chosen}
+        factor, trained = self.guard.step_factor, server_round - self.guard.closings
+        own, curved = self.step_size.planned(trained) * factor, self.config.measures_curvature
+        plans = {m.node_id: replace(self._plan(server_round, m, own), curvature=curved) for m in chosen}
         secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
         inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar, votes=votes)
         asked = secure.plans if secure else plans
@@ -262,7 +262,7 @@ class Federation:
             inbox.agree_on_checksum()
         summed = secure.finish(exchange) if secure else 0
         drifted = self._take_note(server_round, plans, inbox, exchange)
-        report = self._close_round(server_round, rate, inbox)
+        report = self._close_round(server_round, inbox)
         report.answered = summed if secure and report.answered else report.answered
         self._rebuild(server_round, drifted)
         self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
@@ -271,7 +271,7 @@ class Federation:
         report.seconds = time.monotonic() - start
         return report
 
-    def _close_round(self, server_round: int, rate: float, inbox: RoundInbox) -> RoundReport:
+    def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
         """Aggregate what is valid, move the weights, append to the ledger."""
         if len(inbox.replies) < self.config.min_replies and inbox.replies:
             word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
@@ -290,6 +290,8 @@ class Federation:
                 self.events.on_word(f"round {server_round}: {word}")
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
+        trained = server_round - self.guard.closings
+        rate = self.step_size.used(server_round, inbox, trained) * self.guard.step_factor
         counted = len(inbox.details)
         before = self.state.quanta()
         contributions = self.state.aggregate_in_range(scalars, rate, inbox)

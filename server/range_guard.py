@@ -12,6 +12,8 @@ from zo_common.ledger import LedgerHeader
 
 # a sixteenth of the lattice's range in one direction: a thousand times what training takes
 MAX_DIRECTION_UNITS = 1 << 20
+# a thirty-second of it in all directions of a round together, as the root of the sum of squares
+MAX_STEP_UNITS = 1 << 19
 
 
 def first_out_of_range(
@@ -23,7 +25,7 @@ def first_out_of_range(
     """
     if not clients:
         return None
-    finest = _finest(header)
+    finest = finest_units(header)
     weights = client_weights(clients, weighting)
     reach = [
         learning_rate * weight * float(np.abs(c.projected_grads).max()) / c.projected_grads.shape[1] * finest
@@ -36,10 +38,11 @@ def first_out_of_range(
 def out_of_range(contributions: Sequence[Contribution], header: LedgerHeader) -> bool:
     """Whether a coefficient moves some tensor by more than `MAX_DIRECTION_UNITS`."""
     reach = max((float(np.abs(c.coefficients).max()) for c in contributions), default=0.0)
-    return reach * _finest(header) > MAX_DIRECTION_UNITS
+    return reach * finest_units(header) > MAX_DIRECTION_UNITS
 
 
-def _finest(header: LedgerHeader) -> float:
+def finest_units(header: LedgerHeader) -> float:
+    """Units by which a coefficient of 1 moves the tensor with the finest grid."""
     return max(2.0 ** (t.scale_exponent - t.grid_exponent) for t in header.tensors)
 
 

@@ -25,9 +25,10 @@ from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import CodecError, SecureAggregationError
+from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import LedgerHeader
 from zo_common.messages import Plan, Reply, Status
-from zo_common.secure_reply import decode_masked, grid_of, is_masked, means_of
+from zo_common.secure_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.secure_server import SecureServer
 from zo_common.secure_terms import Terms
 
@@ -50,6 +51,7 @@ class SecureInbox(RoundInbox):
         self._server = server
         self.masked: dict[int, NDArray[np.uint64]] = {}
         self._mean: ClientScalars | None = None
+        self._curvature: RelativeCurvature | None = None
 
     def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
         """The reply's head, or Refused: as for plain replies, and "unmasked"."""
@@ -68,14 +70,18 @@ class SecureInbox(RoundInbox):
             raise Refused("malformed", str(error)) from None
         return reply
 
-    def settle(self, mean: ClientScalars, loss: float) -> None:
+    def settle(self, mean: ClientScalars, loss: float, curvature: RelativeCurvature | None = None) -> None:
         """The sum is known."""
-        self._mean = mean
+        self._mean, self._curvature = mean, curvature
         self.replies = {node: replace(reply, loss=loss) for node, reply in self.replies.items()}
 
     def scalars(self) -> list[ClientScalars]:
         """The cohort's mean as one client's, float64; nothing while, or where, the sum is not known."""
         return [self._mean] if self._mean is not None and self.replies else []
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        """The cohort's mean as one device's."""
+        return [self._curvature] if self._curvature is not None and self.replies else []
 
 
 @dataclass
@@ -99,7 +105,7 @@ class SecureAggregation:
         terms = Terms(
             self.run_id,
             server_round,
-            config.local_steps * config.num_queries + 1,
+            vector_length(config.local_steps, config.num_queries, curvature=config.measures_curvature),
             config.secure_threshold,
             config.secure_neighbours,
             weighted,
@@ -179,7 +185,8 @@ class SecureRound:
         weight = sum(self._weights[client] for client in masked)
         shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
         mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
-        self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss)
+        curvature = mean_curvature_of(total, len(masked)) if plan.curvature else None
+        self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss, curvature)
 
     def _noised(self, total: NDArray[np.int64], plan: Plan) -> NDArray[np.int64]:
         """The sum with the server's noise, where the server adds it; the loss is 0 and stays so."""

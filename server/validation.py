@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import astuple
 
 import numpy as np
 
 from server.foreign_text import plain
 from zo_common.aggregate import ClientScalars
 from zo_common.errors import CodecError
+from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.messages import Plan, Reply, Status, decode_reply
 
 MAX_EXAMPLES = 100_000_000
@@ -33,7 +35,7 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float, *, votes: bool = Fal
 
     Raises:
         Refused: malformed, one-bit, wrong-round, wrong-client, wrong-seed, wrong-checksum, wrong-shape, no-examples,
-            non-finite, out-of-range, or the client's own refusal.
+            non-finite, out-of-range, bad-curvature, or the client's own refusal.
     """
     try:
         reply = decode_reply(data)
@@ -85,6 +87,21 @@ def _check_scalars(reply: Reply, plan: Plan, max_scalar: float) -> None:
     largest = float(np.abs(reply.projected_grads).max())
     if largest > max_scalar:
         raise Refused("out-of-range", f"reply holds a scalar of size {largest:g}, max-scalar is {max_scalar:g}")
+    _check_curvature(reply.curvature, plan)
+
+
+def _check_curvature(found: Curvature | None, plan: Plan) -> None:
+    if (found is not None) != plan.curvature:
+        raise Refused("bad-curvature", f"reply {'lacks' if found is None else 'holds'} a curvature, the plan differs")
+    if found is None:
+        return
+    if not np.isfinite(astuple(found)).all():
+        raise Refused("bad-curvature", "reply holds a curvature that is not finite")
+    if found.per_direction < 0 or found.noise < 0:
+        raise Refused(
+            "bad-curvature",
+            f"reply holds a curvature of {found.per_direction:g} and noise of {found.noise:g}, expected none below 0",
+        )
 
 
 class RoundInbox:
@@ -158,3 +175,12 @@ class RoundInbox:
     def scalars(self) -> list[ClientScalars]:
         """The valid replies, ready to aggregate."""
         return [ClientScalars(r.client_id, r.seed, r.num_examples, r.projected_grads) for r in self.replies.values()]
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        """What the valid replies say of the step's size, in order of the devices' ids; nothing of one that saw none."""
+        found = []
+        for reply in sorted(self.replies.values(), key=lambda r: r.client_id):
+            if reply.curvature is not None:
+                square = float(np.square(reply.projected_grads.astype(np.float64)).mean())
+                found.append(reply.curvature.relative(square))
+        return [each for each in found if each is not None]

@@ -17,9 +17,10 @@ from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_o
 from zo_common.secure_terms import check_policy
 
 Directions = Literal["independent", "shared"]
-Schedule = Literal["constant", "linear", "cosine"]
+Schedule = Literal["auto", "constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+AutoRate = float | Literal["auto"]
 Objective = Literal["supervised", "suta", "entropy", "self-training"]
 MOST_MESSAGE_BYTES = 60 << 20
 
@@ -51,9 +52,10 @@ class RunConfig:
     estimator: Estimator = "leave-one-out"
     num_queries: int = 8
     epsilon: float = 1e-3
-    learning_rate: float = 1e-3
-    lr_schedule: Schedule = "linear"
+    learning_rate: AutoRate = "auto"  # measured in every round
+    lr_schedule: Schedule = "auto"  # of a number: linear; what is measured needs none
     batch_size: int = 16
+    clip_utterances: float = 3.0  # median norms of the batch that an utterance's scalars are cut to; 0 is off
     local_steps: int = 1
     directions: Directions = "independent"
     weighting: Weighting = "examples"
@@ -111,8 +113,9 @@ class RunConfig:
             self._at_least(name, 1)
         for name in _AT_LEAST_NONE:
             self._at_least(name, 0)
-        for name in ("learning_rate", "round_timeout", "max_scalar", "temperature"):
+        for name in ("round_timeout", "max_scalar", "temperature"):
             self._positive(name)
+        self._check_step()
         for name in ("entropy_weight", "min_confidence", "guard_tolerance"):
             self._share(name)
         if not 0 <= self.run_seed < 1 << 63:
@@ -130,6 +133,32 @@ class RunConfig:
         _ = self.estimator_config
         if (settings := self.privacy_settings) is not None:
             check_run(settings, self.directions, self.weighting, self.evaluate_on)
+
+    def _check_step(self) -> None:
+        if not (math.isfinite(self.clip_utterances) and (self.clip_utterances == 0 or self.clip_utterances >= 1)):
+            raise ConfigError(
+                f"clip-utterances is {self.clip_utterances}, expected at least 1, such as 3, or 0 for off"
+            )
+        if self.learning_rate != "auto":
+            if isinstance(self.learning_rate, str):
+                raise ConfigError(f"learning-rate is {self.learning_rate!r}, expected a number such as 1e-3, or auto")
+            self._positive("learning_rate")
+            return
+        if self.lr_schedule not in ("auto", "constant"):
+            raise ConfigError(
+                f"lr-schedule is {self.lr_schedule!r} with learning-rate=auto, expected auto: the step is measured in "
+                "every round; leave lr-schedule out, or set learning-rate to a number"
+            )
+        if self.objective in ("suta", "entropy"):
+            raise ConfigError(
+                f"learning-rate is 'auto' with objective {self.objective!r}, whose curvature is no Fisher matrix: set "
+                "a number, such as learning-rate=0.1"
+            )
+        if self.aggregation == "sign-vote":
+            raise ConfigError(
+                "learning-rate is 'auto' with aggregation 'sign-vote', whose steps have one size, the learning rate: "
+                "set a number"
+            )
 
     def _positive(self, name: str) -> None:
         value = getattr(self, name)
@@ -212,14 +241,27 @@ class RunConfig:
             local_steps=self.local_steps,
         )
 
+    @property
+    def measures_curvature(self) -> bool:
+        """Whether devices are asked for the curvature: with privacy the server measures it on its own speech."""
+        return self.learning_rate == "auto" and self.privacy == "none"
+
     def learning_rate_at(self, server_round: int) -> float:
-        """The learning rate of a round, 1 … num_server_rounds, falling towards zero for "linear" and "cosine"."""
+        """The learning rate of a round, 1 … num_server_rounds, falling towards zero unless the schedule is "constant".
+
+        Raises:
+            ConfigError: the learning rate is measured in the round.
+        """
+        if self.learning_rate == "auto":
+            raise ConfigError(
+                "learning-rate is 'auto', expected a number here: it is measured by devices in each round"
+            )
         done = (server_round - 1) / self.num_server_rounds
-        if self.lr_schedule == "linear":
-            return self.learning_rate * (1 - done)
+        if self.lr_schedule == "constant":
+            return self.learning_rate
         if self.lr_schedule == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
-        return self.learning_rate
+        return self.learning_rate * (1 - done)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -283,6 +325,10 @@ def kebab(name: str) -> str:
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
+    if kind == AutoRate:
+        if isinstance(value, str) and value != "auto":
+            raise ConfigError(f"{key} is {value!r:.200}, expected a float such as 1e-3, or auto")
+        kind = str if isinstance(value, str) else float
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1000 else math.inf
     expected = kind if kind in (int, float, bool, str) else str

@@ -12,8 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.ctc_forward import ctc_logits, prepare_waves
-from zo_common.ctc_objectives import confidence_weights, ctc_losses, frame_mask, non_blank_mask, suta_losses
+from zo_common.ctc_objectives import (
+    alignable,
+    confidence_weights,
+    ctc_losses,
+    frame_mask,
+    non_blank_mask,
+    suta_losses,
+)
 from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import OutputTrace
 from zo_common.objectives import IGNORE
 from zo_common.precision import autocast
 
@@ -54,6 +62,10 @@ def ctc_batch(
 class CTCLoss:
     """Supervised per-example losses of one batch, in nats a character, as `estimator.LossFn`.
 
+    Attributes:
+        trace: where it is set, every call tells it the logits of the frames; the Fisher matrix of frame posteriors is
+            an upper bound of CTC's own, which lacks what the alignment leaves open.
+
     Args:
         precision: "float32", "bfloat16" or "float16", for matrix products; losses are float32.
     """
@@ -67,6 +79,7 @@ class CTCLoss:
                 f"label {int(batch.labels[wrong][0])} is the blank or beyond the model's {model.config.vocab_size} "
                 "classes: make labels with the model's own tokenizer"
             )
+        self.trace: OutputTrace | None = None
         self._model, self._batch, self._precision = model, batch, precision
         self._labels = batch.labels
         self._label_lengths = (batch.labels != IGNORE).sum(dim=1)
@@ -75,7 +88,17 @@ class CTCLoss:
         """Losses (B,), float32."""
         with autocast(self._precision, self._batch.values.device):
             logits, frames = ctc_logits(self._model, self._batch.values, self._batch.lengths)
+        if self.trace is not None:
+            self._tell(self.trace, logits.float(), frames)
         return ctc_losses(logits, frames, self._labels, self._label_lengths, blank_of(self._model))
+
+    def _tell(self, trace: OutputTrace, logits: torch.Tensor, frames: torch.Tensor) -> None:
+        """The frames' logits; a frame counts one nth of an utterance of n characters, as its loss is divided by n."""
+        counted = alignable(frames, self._labels, self._label_lengths)[:, None] & frame_mask(frames, logits.shape[1])
+        units = torch.where(self._label_lengths > 0, self._label_lengths, frames.clamp(min=1))
+        rows = counted.nonzero()[:, 0]
+        kept = logits[counted]
+        trace.record(kept, kept.logsumexp(dim=1), rows, 1 / (units[rows] * len(units)))
 
 
 @dataclass(frozen=True)

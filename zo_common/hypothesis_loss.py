@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import OutputTrace
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.objectives import IGNORE, WhisperBatch, confident_labels, entropy, masked_mean
 from zo_common.precision import autocast
@@ -64,16 +65,28 @@ class HypothesisLoss(WhisperLoss):
 
     def __call__(self) -> torch.Tensor:
         """Losses (B,), float32, in nats a token."""
-        log_probs, uncertainty = self._tokens()
+        log_probs, uncertainty, logits = self._tokens()
         if self._trusted is None:
             self._trusted = self._trust(log_probs)
+        if self.trace is not None:
+            self._tell(self.trace, logits, self._trusted)
         return masked_mean(uncertainty if self._objective == "entropy" else -log_probs, self._trusted)
 
     def _trust(self, log_probs: torch.Tensor) -> torch.Tensor:
         return confident_labels(log_probs, self._labels, *self._floors) != IGNORE
 
-    def _tokens(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy at each label, (B, L); 0 where there is none."""
+    def _tell(self, trace: OutputTrace, logits: torch.Tensor, trusted: torch.Tensor) -> None:
+        """The trusted positions' logits, of those (P, V) of all labelled ones."""
+        if self._objective == "entropy":
+            raise ConfigError(
+                "learning-rate is 'auto' with objective 'entropy', whose curvature is no Fisher matrix: set a number"
+            )
+        logits, rows = logits[trusted[self._labels != IGNORE]], trusted.nonzero()[:, 0]
+        counts = trusted.sum(dim=1).clamp(min=1)
+        trace.record(logits, logits.logsumexp(dim=1), rows, 1 / (counts[rows] * len(trusted)))
+
+    def _tokens(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probability and entropy at each label, (B, L), 0 where there is none, and the labels' logits (P, V)."""
         counted = self._labels != IGNORE
         with autocast(self._precision, self._labels.device):
             hidden = decode(self._model, self._decoder_input_ids, self._encode())
@@ -81,4 +94,4 @@ class HypothesisLoss(WhisperLoss):
         chosen = logits.log_softmax(dim=1).gather(1, self._labels[counted][:, None])[:, 0]
         log_probs, uncertainty = (torch.zeros(counted.shape, device=logits.device) for _ in range(2))
         log_probs[counted], uncertainty[counted] = chosen, entropy(logits)
-        return log_probs, uncertainty
+        return log_probs, uncertainty, logits

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.contribution import Contribution
-from zo_common.estimator.step import EstimatorConfig, LossFn, Release, step_updates, zo_step
+from zo_common.estimator.curvature import Curvature, mean_curvature
+from zo_common.estimator.step import EstimatorConfig, LossFn, Release, Weigh, step_updates, zo_step
 from zo_common.replay import apply_all
 from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
@@ -17,10 +19,11 @@ from zo_common.state import LatticeState
 
 @dataclass(frozen=True)
 class LocalResult:
-    """Projected gradients, float32 (K, q), and the mean loss of each step, (K,)."""
+    """Projected gradients, float32 (K, q), the mean loss of each step, (K,), and where asked for the mean curvature."""
 
     projected_grads: NDArray[np.float32]
     losses: tuple[float, ...]
+    curvature: Curvature | None = None
 
     @property
     def loss(self) -> float:
@@ -37,6 +40,9 @@ def run_local_steps(
     learning_rate: float,
     on_step: Callable[[int, float], None] | None = None,
     release: Release | None = None,
+    *,
+    weigh: Weigh | None = None,
+    curvature: bool = False,
 ) -> LocalResult:
     """Run K steps from the global weights and return to them.
 
@@ -47,14 +53,18 @@ def run_local_steps(
         seed: the client's seed of the round.
         on_step: called with (step, loss) after each step.
         release: as in `zo_step`; the next local step starts from what is released, as whoever replays it.
+        weigh, curvature: as in `zo_step`.
     """
     grads: list[NDArray[np.float32]] = []
     losses: list[float] = []
+    curved: list[Curvature] = []
+    options: dict[str, Any] = {"release": release, "weigh": weigh, "curvature": curvature}
     try:
         for step in range(local_steps):
-            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, release=release)
+            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, **options)
             grads.append(result.projected_grads)
             losses.append(result.loss)
+            curved += [result.curvature] if result.curvature is not None else []
             if on_step is not None:
                 on_step(step, result.loss)
     finally:
@@ -64,7 +74,7 @@ def run_local_steps(
             for update in step_updates([direction_seed(seed, step, j) for j in range(len(row))], row, learning_rate)
         ]
         apply_all(state, undo, sign=-1)
-    return LocalResult(np.stack(grads), tuple(losses))
+    return LocalResult(np.stack(grads), tuple(losses), mean_curvature(curved) if curved else None)
 
 
 def local_contribution(result: LocalResult, seed: int, client_id: int, learning_rate: float) -> Contribution:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from enum import IntEnum
 from typing import get_args
 
@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from zo_common.contribution import Record
 from zo_common.errors import CodecError, ConfigError
+from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.packing import Reader, pack_signs, pack_text
 from zo_common.privacy import LEVELS, Mechanism
 from zo_common.record_codec import decode_record, encode_record
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 _PLAN, _REPLY, _VOTES = b"ZP", b"ZR", b"ZV"
-_PLAN_LAYOUT = "IQQQQHHHBff"
-_REPLY_LAYOUT = "BIIQQQHHIf"
+_PLAN_LAYOUT = "IQQQQHHHBffB"
+_REPLY_LAYOUT = "BIIQQQHHIfB"
+_CURVATURE_LAYOUT = "ffff"
 _PRIVACY_LAYOUT = "BddI"
 _MASKED = len(LEVELS)  # the device level with noise under the mask of a secure sum
 _ESTIMATORS = get_args(Estimator)
@@ -50,6 +52,7 @@ class Plan:
         checksum: state checksum before the round's training; 0 if the server holds no model.
         records: ledger rounds the client may lack, consecutive, the last one `server_round − 1`.
         privacy: how the reply is to be clipped and noised; None gives no guarantee.
+        curvature: whether the reply is to tell the curvature; never together with privacy, which it would break.
     """
 
     server_round: int
@@ -63,6 +66,7 @@ class Plan:
     estimator: EstimatorConfig
     records: tuple[Record, ...] = ()
     privacy: Mechanism | None = None
+    curvature: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +78,7 @@ class Reply:
         checksum: state checksum at which it trained, that is after `have_round`.
         loss: mean training loss, for progress only.
         one_bit: whether the bytes hold the scalars' signs alone, read as ±1, 0 as positive.
+        curvature: mean over the local steps, float32 on the wire; where the plan asks for it.
     """
 
     status: Status
@@ -87,10 +92,11 @@ class Reply:
     projected_grads: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     message: str = ""
     one_bit: bool = False
+    curvature: Curvature | None = None
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Packed plan: 58 bytes, each ledger record with a u32 length before it, and 21 bytes if it asks for privacy."""
+    """Packed plan: 59 bytes, each ledger record with a u32 length before it, and 21 bytes if it asks for privacy."""
     e = plan.estimator
     head = struct.pack(
         "<2sB" + _PLAN_LAYOUT,
@@ -107,6 +113,7 @@ def encode_plan(plan: Plan) -> bytes:
         _ESTIMATORS.index(e.estimator),
         e.epsilon,
         plan.learning_rate,
+        plan.curvature,
     )
     parts = [encode_record(r) for r in plan.records]
     body = b"".join(struct.pack("<I", len(p)) + p for p in parts)
@@ -150,8 +157,8 @@ def decode_plan(data: bytes) -> Plan:
         CodecError: truncated, oversized, or a field out of range.
     """
     reader = _open(data, _PLAN, "plan")
-    rnd, seed, client, base, checksum, q, steps, batch, kind, epsilon, rate = reader.take(_PLAN_LAYOUT)
-    if kind >= len(_ESTIMATORS) or steps < 1 or batch < 1 or rnd < 1 or not np.isfinite(rate):
+    rnd, seed, client, base, checksum, q, steps, batch, kind, epsilon, rate, curved = reader.take(_PLAN_LAYOUT)
+    if kind >= len(_ESTIMATORS) or steps < 1 or batch < 1 or rnd < 1 or not np.isfinite(rate) or curved > 1:
         raise CodecError("plan has a field out of range")
     try:
         estimator = EstimatorConfig(_ESTIMATORS[kind], q, epsilon)
@@ -163,16 +170,18 @@ def decode_plan(data: bytes) -> Plan:
     records = tuple(decode_record(reader.raw(reader.take("I")[0])) for _ in range(count))
     privacy = _decode_mechanism(reader)
     reader.finish()
+    if privacy is not None and curved:
+        raise CodecError("plan asks for privacy and for the curvature, which carries no noise: ask for one of the two")
     for before, after in zip(records, records[1:], strict=False):
         if after.server_round != before.server_round + 1:
             raise CodecError("plan's ledger records are not consecutive")
     if records and records[-1].server_round != rnd - 1:
         raise CodecError(f"plan for round {rnd} ends its records at round {records[-1].server_round}")
-    return Plan(rnd, seed, client, base, checksum, steps, batch, rate, estimator, records, privacy)
+    return Plan(rnd, seed, client, base, checksum, steps, batch, rate, estimator, records, privacy, bool(curved))
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Packed reply: 50 bytes, 4 bytes a scalar or, if `one_bit`, a bit each, and the message."""
+    """Packed reply: 51 bytes, 4 bytes a scalar or, if `one_bit`, a bit each, 16 of curvature, and the message."""
     steps, queries = reply.projected_grads.shape
     head = struct.pack(
         "<2sB" + _REPLY_LAYOUT,
@@ -188,9 +197,18 @@ def encode_reply(reply: Reply) -> bytes:
         queries,
         reply.num_examples,
         reply.loss,
+        reply.curvature is not None,
     )
     body = pack_signs(reply.projected_grads) if reply.one_bit else reply.projected_grads.astype("<f4").tobytes()
-    return head + body + pack_text(reply.message)
+    return head + body + _encode_curvature(reply.curvature) + pack_text(reply.message)
+
+
+def _encode_curvature(found: Curvature | None) -> bytes:
+    """Nothing, or t, gᵀFg of signal and of noise, and v; what float32 does not hold is infinite, and is refused."""
+    if found is None:
+        return b""
+    with np.errstate(over="ignore"):
+        return np.array(astuple(found), np.float64).astype("<f4").tobytes()
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -201,13 +219,16 @@ def decode_reply(data: bytes) -> Reply:
     """
     one_bit = data[:2] == _VOTES
     reader = _open(data, _VOTES if one_bit else _REPLY, "reply")
-    status, rnd, have, client, seed, checksum, steps, queries, examples, loss = reader.take(_REPLY_LAYOUT)
+    status, rnd, have, client, seed, checksum, steps, queries, examples, loss, curved = reader.take(_REPLY_LAYOUT)
     if status not in set(Status):
         raise CodecError(f"reply has unknown status {status}")
+    if curved > 1:
+        raise CodecError(f"reply has curvature flag {curved}, expected 0 or 1")
     count = steps * queries
     if (count // 8 if one_bit else 4 * count) > reader.remaining:
         raise CodecError(f"reply announces {steps}·{queries} scalars in {reader.remaining} bytes")
     grads = (reader.signs(count) if one_bit else reader.floats(count)).reshape(steps, queries)
+    curvature = Curvature(*reader.take(_CURVATURE_LAYOUT)) if curved else None
     message = reader.text()
     reader.finish()
-    return Reply(Status(status), rnd, have, client, seed, checksum, examples, loss, grads, message, one_bit)
+    return Reply(Status(status), rnd, have, client, seed, checksum, examples, loss, grads, message, one_bit, curvature)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from zo_common.estimator.curvature import OutputTrace
 from zo_common.whisper_forward import EncoderStates, decode, encode
 
 IGNORE = -100
@@ -87,16 +88,28 @@ def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> to
 
 
 def decoder_losses(
-    model: Any, decoder_input_ids: torch.Tensor, labels: torch.Tensor, states: EncoderStates
+    model: Any,
+    decoder_input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    states: EncoderStates,
+    trace: OutputTrace | None = None,
 ) -> torch.Tensor:
-    """Per-example cross-entropy (B,), float32, of audio that is encoded already; token tensors as in `WhisperBatch`."""
+    """Per-example cross-entropy (B,), float32, of audio that is encoded already; token tensors as in `WhisperBatch`.
+
+    `trace` is told the labelled positions' logits.
+    """
     hidden = decode(model, decoder_input_ids, states)
     # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
     counted = labels != IGNORE
     rows = counted.nonzero()[:, 0]
-    losses = F.cross_entropy(model.proj_out(hidden[counted]).float(), labels[counted], reduction="none")
+    logits = model.proj_out(hidden[counted]).float()
+    losses = F.cross_entropy(logits, labels[counted], reduction="none")
+    counts = counted.sum(dim=1).clamp(min=1)
+    if trace is not None:  # a label's loss is what its logit lacks of the normaliser: the vocabulary is summed once
+        normaliser = losses + logits.gather(1, labels[counted][:, None])[:, 0]
+        trace.record(logits, normaliser, rows, 1 / (counts[rows] * len(labels)))
     sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses)
-    return sums / counted.sum(dim=1).clamp(min=1)
+    return sums / counts
 
 
 def whisper_labels(prompt: list[int], texts: list[list[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from zo_common.estimator.curvature import OutputTrace
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.objectives import WhisperBatch, decoder_losses
 from zo_common.precision import autocast
@@ -20,6 +21,9 @@ class WhisperLoss:
 
     An object must not outlive a change of a tensor that is not trained. It keeps one encoder state a batch.
 
+    Attributes:
+        trace: where it is set, every call tells it the logits at the labelled positions.
+
     Args:
         prefix: made from the model and the names of the trained tensors.
         precision: "float32", "bfloat16" or "float16", for matrix products; losses are float32.
@@ -28,6 +32,7 @@ class WhisperLoss:
     def __init__(
         self, model: Any, batch: WhisperBatch, prefix: FrozenPrefix, tail_tokens: int = 64, precision: str = "float32"
     ) -> None:
+        self.trace: OutputTrace | None = None
         self._model = model
         self._decoder_input_ids, self._labels = batch.decoder_input_ids, batch.labels
         self._prefix = prefix
@@ -39,7 +44,7 @@ class WhisperLoss:
     def __call__(self) -> torch.Tensor:
         """Losses (B,), float32, in nats a token."""
         with autocast(self._precision, self._labels.device):
-            return decoder_losses(self._model, self._decoder_input_ids, self._labels, self._encode())
+            return decoder_losses(self._model, self._decoder_input_ids, self._labels, self._encode(), self.trace)
 
     def _encode(self) -> EncoderStates:
         if self._start is None:

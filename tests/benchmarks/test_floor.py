@@ -17,4 +17,4 @@ def test_sizes_are_those_of_encoded_messages(steps: int, queries: int, devices: 
 def test_sizes_by_hand() -> None:
     # plan, length and head of its record, contributions; reply and its scalars
     sizes = Sizes(devices=3, scalars=8)
-    assert (sizes.plan, sizes.reply) == (58 + 4 + 16 + 3 * (20 + 32), 50 + 32)
+    assert (sizes.plan, sizes.reply) == (59 + 4 + 16 + 3 * (20 + 32), 51 + 32)

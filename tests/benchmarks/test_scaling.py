@@ -22,8 +22,8 @@ def test_plans_are_as_long_as_encoded_ones(contributions: int) -> None:
     assert scaling.plan_bytes(contributions) == len(encode_plan(plan))
 
 
-def test_a_reply_is_fifty_bytes_and_four_bytes_a_scalar() -> None:
-    assert scaling.reply_bytes() == 50 + 4 * scaling.STEPS * scaling.QUERIES
+def test_a_reply_is_51_bytes_and_four_bytes_a_scalar() -> None:
+    assert scaling.reply_bytes() == 51 + 4 * scaling.STEPS * scaling.QUERIES
 
 
 def test_lora_of_the_large_model_by_hand() -> None:

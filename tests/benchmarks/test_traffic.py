@@ -15,8 +15,8 @@ CONTRIBUTION = 8 + 8 + 2 + 2  # seed, client id, K, q
 @pytest.mark.parametrize(("steps", "queries", "devices"), [(1, 8, 8), (10, 8, 8), (2, 3, 5)])
 def test_payload_of_plan_and_reply(steps: int, queries: int, devices: int) -> None:
     found = ours(steps, queries, devices)
-    assert found.payload_down == 58 + 4 + RECORD + devices * (CONTRIBUTION + 4 * steps * queries)
-    assert found.payload_up == 50 + 4 * steps * queries
+    assert found.payload_down == 59 + 4 + RECORD + devices * (CONTRIBUTION + 4 * steps * queries)
+    assert found.payload_up == 51 + 4 * steps * queries
     assert 0 < found.serialised_down - found.payload_down < 64
     assert 0 < found.serialised_up - found.payload_up < 64
 

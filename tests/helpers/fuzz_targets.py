@@ -33,6 +33,7 @@ from server.range_guard import first_out_of_range
 from server.roster import CONTENT, Introductions, _Roll
 from server.run_log import RoundReport, RunLog
 from server.standing import DEVICES_NAME, Standings
+from server.step_size import MeasuredStep
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
 from zo_common import adaptation_record
@@ -43,6 +44,7 @@ from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.durable import seal, unseal
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
+from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
 from zo_common.ledger import (
@@ -93,7 +95,8 @@ def _plan(records: tuple[Record, ...] = ()) -> Plan:
 def _replies() -> tuple[bytes, ...]:
     good = Reply(Status.OK, 1, 0, 3, 2**64 - 1, 0, 12, 0.75, GRADS, "a word")
     behind = Reply(Status.BEHIND, 1, 0, 3, 2**64 - 1, 0)
-    return encode_reply(good), encode_reply(replace(good, one_bit=True)), encode_reply(behind)
+    curved = replace(good, curvature=Curvature(1e4, -2.5, 0.125, 3.0))
+    return tuple(map(encode_reply, (good, replace(good, one_bit=True), behind, curved)))
 
 
 def _evaluations() -> tuple[bytes, ...]:
@@ -104,14 +107,18 @@ def _evaluations() -> tuple[bytes, ...]:
 
 def _messages() -> dict[str, Target]:
     plans = tuple(encode_plan(_plan(records)) for records in ((), _records()))
+    plans = (*plans, encode_plan(replace(_plan(), curvature=True)))
+
+    steps = MeasuredStep(RunConfig(output=str(_folder())), lambda word: None)
 
     def inboxes(data: bytes) -> None:
         asked = {1: _plan()}
-        for votes in (False, True):
-            inbox = RoundInbox(asked, 1e6, votes=votes)
+        for votes, curved in ((False, False), (True, False), (False, True)):
+            inbox = RoundInbox({1: replace(_plan(), curvature=curved)}, 1e6, votes=votes)
             inbox.put(1, data)
             inbox.agree_on_checksum()
             inbox.scalars()
+            steps.used(1, inbox, 1)
         EvaluationInbox(asked).put(1, data)
         SyncInbox(asked).put(1, data)
         is_ok(Message(RecordDict({CONTENT: ConfigRecord({"reply": data})}), dst_node_id=1, message_type="query"))
@@ -251,6 +258,17 @@ def _server() -> dict[str, Target]:
         found = RunLog(log.path.parent, resume_after=2)
         found.total("up")
 
+    row = {"server_round": 1, "learning_rate": 1e-3, "per_direction": 2.0, "along_signal": -1.0, "along_noise": 0.5}
+    steps, row = MeasuredStep(replace(config, output=str(folder)), lambda word: None), row | {"noise_share": 0.2}
+
+    def take_up(data: bytes) -> None:
+        (folder / "steps.jsonl").write_bytes(data)
+        steps.take_up(Ledger(_header(), _records()))
+        steps.planned(4)
+        inbox = RoundInbox({1: replace(_plan(), curvature=True)}, 1e6)
+        inbox.put(1, _replies()[-1])
+        steps.used(4, inbox, 4)
+
     def introduce(data: bytes) -> None:
         roll = _Roll(Introductions())
         answer = Message(RecordDict({CONTENT: ConfigRecord({"hello": data})}), dst_node_id=1, message_type="query")
@@ -283,6 +301,7 @@ def _server() -> dict[str, Target]:
         "guard.jsonl": Target(look_back, ("\n".join(looks).encode(), looks[2].encode()), is_json=True),
         "devices.json": Target(load, (devices,), is_json=True),
         "rounds.jsonl": Target(resume, (log.path.read_bytes(), log.path.read_bytes().split(b"\n")[0]), is_json=True),
+        "steps.jsonl": Target(take_up, (json.dumps(row | {"devices": 3}).encode(),), (ConfigError,), is_json=True),
         "introduction": Target(introduce, (json.dumps(hello).encode(),), is_json=True),
     }
 

@@ -116,7 +116,7 @@ def test_the_curve_survives_a_resume(
     assert found["before"]["utterances"] == 3
     assert found["curve"][0]["payload"] == {"up": 0, "down": 0}
     sent = [row["payload"]["up"] for row in found["curve"]]
-    assert sent == [3 * 66 * done for done in range(5)]
+    assert sent == [3 * 67 * done for done in range(5)]
     assert found["before"]["loss"] != found["after"]["loss"]
 
 

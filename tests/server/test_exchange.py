@@ -40,10 +40,10 @@ def test_plans_are_handed_over_in_slices_of_bounded_size(
         return push(messages)
 
     monkeypatch.setattr(grid, "push_messages", count)
-    monkeypatch.setattr(exchange, "PUSH_BYTES", 100)  # the third plan of 58 bytes begins another slice
+    monkeypatch.setattr(exchange, "PUSH_BYTES", 100)  # the third plan of 59 bytes begins another slice
 
     federate(config, grid)
 
     assert pushed[-2:] == [2, 1]
     assert [(r.asked, r.answered) for r in observed.reports] == [(3, 3)]
-    assert observed.reports[0].down.payload == 3 * 58
+    assert observed.reports[0].down.payload == 3 * 59

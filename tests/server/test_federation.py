@@ -78,8 +78,8 @@ class TestRounds:
             float(np.float32(config.learning_rate_at(r))) for r in (1, 2, 3)
         ]
         assert [row["checksum"] for row in rows] == [f"{r.checksum:016x}" for r in ledger_of(config).records]
-        # 50 bytes and four scalars; the first plan carries no round, later ones carry the last
-        assert [row["up"]["payload"] for row in rows] == [3 * (50 + 4 * 4)] * 3
+        # 51 bytes and four scalars; the first plan carries no round, later ones carry the last
+        assert [row["up"]["payload"] for row in rows] == [3 * (51 + 4 * 4)] * 3
         assert rows[0]["down"]["payload"] < rows[1]["down"]["payload"] == rows[2]["down"]["payload"]
         assert all(row["up"]["serialised"] > row["up"]["payload"] for row in rows)
         assert rows[-1]["ledger_bytes"] == (Path(config.output) / "ledger.zo").stat().st_size

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,13 @@ from server.federation import Federation
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import Curvature
 from zo_common.ledger import Ledger
 from zo_common.messages import Reply, Status, decode_reply, encode_reply
 from zo_common.node_keys import peer_line
 from zo_common.secure_masks import new_private, public_of
 from zo_common.secure_messages import Advertisement, KeyList
-from zo_common.secure_reply import GRID, is_masked
+from zo_common.secure_reply import GRID, is_masked, mean_curvature_of, means_of, vector_length
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]
@@ -187,6 +190,60 @@ class TestRounds:
 
 
 @pytest.mark.slow
+def test_the_step_is_measured_under_the_masks(
+    tiny_whisper: Path, mini_corpus: Path, memories: list[Memory], federate: Federate, measured: list[Reply],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """Of the devices' curvature the server knows the mean alone, and takes the step from it."""
+    config = RunConfig(
+        model=str(tiny_whisper), data=str(mini_corpus), num_queries=3, batch_size=2, learning_rate="auto",
+        noise_check=False, output=str(tmp_path / "run"), **SECURE | {"round_timeout": 600.0},
+    )  # fmt: skip
+    grid = RecordingGrid(config, memories)
+    federate(config, grid)
+
+    rows = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert [row["devices"] for row in rows] == [3, 3]
+    replies = [r for r in measured if r.server_round == 1]
+    relative = [r.curvature.relative(np.square(r.projected_grads.astype(float)).mean()) for r in replies]  # type: ignore[union-attr]
+    assert rows[0]["per_direction"] == pytest.approx(np.exp2(np.mean([np.log2(c.per_direction) for c in relative])))
+    assert rows[0]["noise_share"] == pytest.approx(np.mean([c.noise_share for c in relative]), abs=1e-6)
+    seen = b"|".join(grid.received)
+    assert not any(np.float32(n).tobytes() in seen for r in replies for n in astuple(r.curvature))  # type: ignore[arg-type]
+
+
+def _summed(curvatures: list[Curvature | None], grads: np.ndarray) -> np.ndarray:
+    replies = [Reply(Status.OK, 1, 0, 3, 4, 5, 6, 0.5, grads, curvature=each) for each in curvatures]
+    return np.sum([secure.vector_of(reply, 1, len(replies))[0] for reply in replies], axis=0)
+
+
+def test_the_mean_of_curvatures_comes_out_of_a_sum() -> None:
+    grads = np.full((1, 4), 2.0, np.float32)  # m = 4
+    total = _summed([Curvature(2.0, 4.0, -1.0, 1.0), Curvature(8.0, 8.0, 2.0, 2.0)], grads)
+
+    mean, loss = means_of(total, 2, 2, (1, 4))
+    found = mean_curvature_of(total, 2)
+
+    assert len(total) == vector_length(1, 4, curvature=True) == 9
+    assert mean.tolist() == [[2.0] * 4]
+    assert loss == 0.5
+    # t is the geometric mean of 2 and 8; gᵀFg over m·t is 1/2 and 1/4 of the signal, -1/8 and 1/16 of the noise
+    assert astuple(found) == pytest.approx((4.0, 4.0 * 3 / 8, -4.0 / 32, 3 / 8), abs=1e-6)
+
+
+def test_numbers_in_a_sum_are_bounded_and_a_liar_s_are_cut_off() -> None:
+    grads = np.full((1, 2), 2.0, np.float32)
+    wild = _summed([Curvature(1e-38, 1e38, -1e38, 1e38)], grads)
+    assert wild[-4:].tolist() == [-60 << 24, 1 << 24, -1 << 24, round(0.95 * 2**24)]
+    silent = _summed([Curvature(0.0, 0.0, 0.0, 0.0)], grads)
+    assert mean_curvature_of(silent, 1).noise_share == pytest.approx(0.95)
+
+    total = _summed([Curvature(2.0, 4.0, 1.0, 1.0)] * 2, grads)
+    total[-4:] += np.array([1 << 60, -(1 << 60), 1 << 60, -(1 << 60)])  # which a masked vector may hold
+    assert astuple(mean_curvature_of(total, 2)) == (2.0**60, -(2.0**60), 2.0**60, 0.0)
+
+
+@pytest.mark.slow
 def test_with_a_model_that_trains(
     tiny_whisper: Path, mini_corpus: Path, memories: list[Memory], federate: Federate, measured: list[Reply],
     ledger_of: Ledgers, tmp_path: Path,
@@ -315,13 +372,16 @@ def test_settings_that_secure_sums_cannot_serve(settings: Settings, changes: dic
 
 def test_a_masked_reply_with_scalars_in_the_clear_is_malformed(measured: list[Reply]) -> None:
     from zo_common.errors import CodecError
-    from zo_common.secure_reply import decode_masked, encode_masked
+    from zo_common.secure_reply import bare, decode_masked, encode_masked
 
     reply = Reply(Status.OK, 1, 0, 3, 4, 5, 6, 0.5, np.ones((1, 2), np.float32), "word")
     head, masked = decode_masked(encode_masked(reply, b"masked"))
     assert (head.num_examples, head.loss, head.projected_grads.size, head.message) == (0, 0.0, 0, "")
     assert masked == b"masked"
     clear = encode_reply(reply)
+    curved = encode_reply(replace(bare(reply), curvature=Curvature(1.0, 2.0, 3.0, 4.0)))
+    with pytest.raises(CodecError, match="in the clear"):
+        decode_masked(b"ZX\x01" + len(curved).to_bytes(4, "little") + curved)
     with pytest.raises(CodecError, match="in the clear"):
         decode_masked(b"ZX\x01" + len(clear).to_bytes(4, "little") + clear)
     assert decode_reply(clear).message == "word"

@@ -42,10 +42,44 @@ def test_settings_survive_the_round_trip(config: RunConfig) -> None:
 
 
 def test_snake_case_keys_are_the_same_settings() -> None:
-    found = RunConfig.from_mapping({"num_queries": 4, "batch-size": 3, "lr_schedule": "cosine"})
+    found = RunConfig.from_mapping({"num_queries": 4, "batch-size": 3, "lr_schedule": "constant"})
 
-    assert found == RunConfig(num_queries=4, batch_size=3, lr_schedule="cosine")
+    assert found == RunConfig(num_queries=4, batch_size=3, lr_schedule="constant")
     assert RunConfig.from_mapping({}) == RunConfig()
+
+
+def test_a_learning_rate_is_a_number_or_measured() -> None:
+    """Flower's run-config holds the type that a user writes: learning-rate="auto" or learning-rate=1e-3."""
+    measured, given_one = RunConfig(), RunConfig.from_mapping({"learning-rate": 1e-3})
+
+    assert (measured.learning_rate, measured.measures_curvature) == ("auto", True)
+    assert (given_one.learning_rate, given_one.measures_curvature) == (1e-3, False)
+    assert not RunConfig(privacy="example").measures_curvature
+    assert RunConfig.from_mapping({"learning-rate": "auto"}) == measured
+    with pytest.raises(ConfigError, match=r"learning-rate is '1e-3', expected a float such as 1e-3, or auto"):
+        RunConfig.from_mapping({"learning-rate": "1e-3"})
+    with pytest.raises(ConfigError, match="expected a number here"):
+        measured.learning_rate_at(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"lr_schedule": "linear"}, "lr-schedule is 'linear' with learning-rate=auto"),
+        ({"objective": "suta"}, "objective 'suta', whose curvature is no Fisher matrix: set a number"),
+        ({"objective": "entropy"}, "set a number"),
+        (
+            {"aggregation": "sign-vote", "directions": "shared", "weighting": "uniform", "min_replies": 7},
+            "'sign-vote', whose steps have one size, the learning rate: set a number",
+        ),
+        ({"learning_rate": "fast"}, "learning-rate is 'fast', expected a number"),
+        ({"clip_utterances": 0.5}, "clip-utterances is 0.5, expected at least 1"),
+        ({"clip_utterances": math.nan}, "clip-utterances is nan"),
+    ],
+)
+def test_what_no_step_can_be_measured_with_is_refused(changes: dict[str, Any], word: str) -> None:
+    with pytest.raises(ConfigError, match=word):
+        RunConfig(**changes)
 
 
 def test_whole_numbers_are_real_numbers() -> None:
@@ -83,7 +117,6 @@ def test_a_key_like_no_other_lists_them_all() -> None:
         ("num-queries", "8", "int"),
         ("num-queries", 8.0, "int"),
         ("num-queries", True, "int"),
-        ("learning-rate", "1e-3", "float"),
         ("learning-rate", True, "float"),
         ("resume", 1, "bool"),
         ("resume", "true", "bool"),
@@ -103,6 +136,7 @@ def test_choices_are_listed(name: str) -> None:
         RunConfig.from_mapping({kebab(name): "other"})
     needed = name in ("privacy", "aggregation")
     others = {"directions": "shared", "weighting": "uniform", "min_replies": 7} if needed else {}
+    others |= {"learning-rate": 1e-3}
     for option in CHOICES[name]:
         assert getattr(RunConfig.from_mapping(others | {name: option}), name) == option
 
@@ -172,6 +206,11 @@ class TestLearningRate:
 
         expected = [0.4, 0.2 * (1 + half), 0.2, 0.2 * (1 - half)]
         assert [config.learning_rate_at(n) for n in (1, 2, 3, 4)] == pytest.approx(expected)
+
+    def test_a_number_falls_linearly_unless_told_otherwise(self) -> None:
+        config = RunConfig(learning_rate=0.4, num_server_rounds=4)
+
+        assert [config.learning_rate_at(n) for n in (1, 2, 3, 4)] == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
     @given(st.sampled_from(CHOICES["lr_schedule"]), st.integers(1, 200))
     def test_every_round_has_a_positive_rate_that_never_rises(self, schedule: Any, rounds: int) -> None:

@@ -35,6 +35,7 @@ NAMES = (
         "guard.jsonl",
         "devices.json",
         "rounds.jsonl",
+        "steps.jsonl",
         "introduction",
         "worker-request",
         "worker-settings",

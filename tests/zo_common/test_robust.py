@@ -214,7 +214,7 @@ def test_too_few_replies_are_refused(name: Any, least: int) -> None:
         ({"aggregation": "krumm"}, "expected one of mean, median"),
         ({"aggregation": "median", "weighting": "examples"}, "weighting=uniform"),
         ({"aggregation": "median", "directions": "independent"}, "directions=shared.*norm-clipping"),
-        ({"aggregation": "sign-vote", "local_steps": 2}, "local-steps is 2, expected 1"),
+        ({"aggregation": "sign-vote", "local_steps": 2, "learning_rate": 1e-3}, "local-steps is 2, expected 1"),
         ({"aggregation": "krum", "min_replies": 6}, "set min-replies=7"),
         ({"aggregation": "median", "byzantine_share": 0.5}, "byzantine-share is 0.5, expected 0 … 0.49"),
         ({"aggregation": "norm-clipping", "norm_bound": -1.0}, "norm-bound is -1.0"),

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.errors import ConfigError, NonFiniteLoss
+from zo_common.estimator.curvature import Curvature, OutputTrace, TracedLoss, curvature_of, fisher_gram
 from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState, Update
 
@@ -22,6 +23,7 @@ Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 LossFn = Callable[[], torch.Tensor]
 Quantise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Release = Callable[[NDArray[np.float64]], NDArray[np.float32]]
+Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,14 @@ class StepResult:
         per_example: float64, shape (q, B): each example's projected gradient; their mean over B is `projected_grads`.
         loss: mean of the losses seen, a running view of L(w).
         examples: B.
+        curvature: where it was asked for, and there was an example.
     """
 
     projected_grads: NDArray[np.float32]
     per_example: NDArray[np.float64]
     loss: float
     examples: int
+    curvature: Curvature | None = None
 
 
 class Walker:
@@ -104,12 +108,74 @@ def _losses(loss_fn: LossFn) -> NDArray[np.float64]:
     return values
 
 
-def measure(walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: EstimatorConfig) -> StepResult:
+def clip_factors(per_example: NDArray[np.float64], multiple: float) -> NDArray[np.float64]:
+    """What each utterance's scalars are multiplied with, (B,), so that none is longer than `multiple` median norms.
+
+    Squared norms of utterances' gradients spread over two to three orders of magnitude; a recording with another's
+    transcript would decide a step.
+
+    Args:
+        per_example: (q, B), a column an utterance.
+        multiple: 0 clips nothing.
+    """
+    norms = np.sqrt(np.square(per_example).sum(axis=0))
+    most = multiple * float(np.median(norms)) if norms.size else 0.0
+    if not most > 0:
+        return np.ones_like(norms)
+    return np.asarray(most / np.maximum(norms, most))
+
+
+def measure(
+    walker: Walker,
+    loss_fn: LossFn,
+    seeds: Sequence[int],
+    config: EstimatorConfig,
+    weigh: Weigh | None = None,
+    curvature: bool = False,
+) -> StepResult:
     """Projected gradients along the directions of `seeds`; leaves the walker at the last perturbation.
+
+    Args:
+        weigh, curvature: as in `zo_step`.
 
     Raises:
         NonFiniteLoss: a loss was NaN or infinite.
+        ConfigError: the curvature is asked of a loss that does not tell it.
     """
+    trace = _attach_trace(loss_fn, config) if curvature else None
+    try:
+        per_example, seen = _per_example(walker, loss_fn, seeds, config)
+    finally:
+        if isinstance(loss_fn, TracedLoss):
+            loss_fn.trace = None
+    q, examples = per_example.shape
+    if not examples:  # a random sample may be empty: there is nothing to see, and nothing to add
+        return StepResult(np.zeros(q, np.float32), per_example, 0.0, 0)
+    factors = weigh(per_example) if weigh is not None else np.ones(examples)
+    per_example = per_example * factors
+    with np.errstate(over="ignore"):
+        grads = per_example.mean(axis=1).astype(np.float32)
+    if not np.isfinite(grads).all():
+        raise NonFiniteLoss("a projected gradient exceeds float32: raise epsilon")
+    found = None
+    if trace is not None:  # an utterance counts in the curvature as much as in the gradient
+        weights = trace.weights * factors[trace.rows]
+        gram = fisher_gram(trace.log_probs, weights, config.estimator, config.epsilon)
+        found = curvature_of(gram, per_example, config.estimator, config.epsilon)
+    return StepResult(grads, per_example, float(seen.mean()), examples, found)
+
+
+def _attach_trace(loss_fn: LossFn, config: EstimatorConfig) -> OutputTrace:
+    if not isinstance(loss_fn, TracedLoss):
+        raise ConfigError("the curvature is measured of cross-entropies and CTC only: set learning-rate to a number")
+    loss_fn.trace = trace = OutputTrace(config.forwards)
+    return trace
+
+
+def _per_example(
+    walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: EstimatorConfig
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Each example's projected gradients, (q, B), and the losses seen."""
     plus: list[NDArray[np.float64]] = []
     minus: list[NDArray[np.float64]] = []
     clean = _losses(loss_fn) if config.estimator == "one-sided" else None
@@ -121,20 +187,11 @@ def measure(walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: Estim
             minus.append(_losses(loss_fn))
     up = np.stack(plus)
     if config.estimator == "two-sided":
-        per_example = (up - np.stack(minus)) / (2 * config.epsilon)
-    elif clean is not None:
-        per_example = (up - clean) / config.epsilon
-    else:
-        others = (up.sum(axis=0) - up) / (len(up) - 1)
-        per_example = (up - others) / config.epsilon
-    if not up.shape[1]:  # a random sample may be empty: there is nothing to see, and nothing to add
-        return StepResult(np.zeros(len(up), np.float32), per_example, 0.0, 0)
-    with np.errstate(over="ignore"):
-        grads = per_example.mean(axis=1).astype(np.float32)
-    if not np.isfinite(grads).all():
-        raise NonFiniteLoss("a projected gradient exceeds float32: raise epsilon")
-    seen = up if not minus else np.concatenate([up, np.stack(minus)])
-    return StepResult(grads, per_example, float(seen.mean()), up.shape[1])
+        return (up - np.stack(minus)) / (2 * config.epsilon), np.concatenate([up, np.stack(minus)])
+    if clean is not None:
+        return (up - clean) / config.epsilon, up
+    others = (up.sum(axis=0) - up) / (len(up) - 1)
+    return (up - others) / config.epsilon, up
 
 
 def step_updates(seeds: Sequence[int], grads: NDArray[np.float32], learning_rate: float) -> list[Update]:
@@ -153,6 +210,9 @@ def zo_step(
     learning_rate: float,
     quantise: Quantise | None = None,
     release: Release | None = None,
+    *,
+    weigh: Weigh | None = None,
+    curvature: bool = False,
 ) -> StepResult:
     """One ZO-SGD step on the lattice.
 
@@ -167,11 +227,14 @@ def zo_step(
             that is narrower than float32.
         release: makes the projected gradients that are applied and reported from those of each example, (q, B), for a
             step that may be seen by anyone (`privacy.Mechanism.release_step`).
+        weigh: gives from the scalars of each example, (q, B), what they are multiplied with, (B,), such as
+            `clip_factors`; `release` sees them as they were measured, as it clips by itself.
+        curvature: whether to measure it, without a forward pass more; for losses that are a `TracedLoss`.
     """
     seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
     walker = Walker(state, config.epsilon)
     try:
-        result = measure(walker, loss_fn, seeds, config)
+        result = measure(walker, loss_fn, seeds, config, weigh if release is None else None, curvature)
         if release is not None:
             result = replace(result, projected_grads=release(result.per_example))
         if quantise is not None:

@@ -1,0 +1,276 @@
+"""The size of a round's step: a number with its schedule, or measured by the devices that take it.
+
+For Q directions in a round, projected gradients ĝ_j with mean square m, of which v is noise of utterances, curvature t
+of one direction and R = gᵀFg along the gradient (`estimator.curvature`), the step w ← w − α Σ_j ĝ_j z_j lowers a
+quadratic model by α Q s − ½ α² Q (m t + (Q + 1) R) in expectation, with s = m − v, and so most for
+
+    α = s / (m t + (Q + 1) R)
+
+With leave-one-out scalars m is q/(q − 1) times what it would be: s = (m − v)(q − 1)/q, and for Q + 1 stands
+Q + q/(q − 1). The noise of utterances is independent between devices: N of them have R = R_signal + R_noise / N and,
+with shared directions, along which their mean is taken, m − v + v/N for m. As the learning rate is that of a mean over
+the q directions of a local step, and of the devices, it is α Q / K for K local steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+from typing import Protocol
+
+import numpy as np
+
+from server.range_guard import MAX_STEP_UNITS, finest_units
+from server.run_log import read_rows
+from zo_common.aggregate import ClientScalars
+from zo_common.config import RunConfig
+from zo_common.durable import write_durably
+from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.ledger import Ledger
+from zo_common.secure_terms import MOST_DEVICES
+
+LOG_NAME = "steps.jsonl"
+HISTORY = 5
+MOST_CHANGE = 2.0
+_LEAST_FOR_MEDIAN = 3
+_RATES = 1e-30, 1e6
+_MOST = 1e200  # of a number, far beyond what float32 scalars can give
+
+
+class Measured(Protocol):
+    """A round's valid replies: `server.validation.RoundInbox`."""
+
+    @property
+    def accepted(self) -> int: ...
+
+    def curvatures(self) -> list[RelativeCurvature]: ...
+
+    def scalars(self) -> list[ClientScalars]: ...
+
+
+class StepSize(Protocol):
+    """How large a run's steps are."""
+
+    def take_up(self, ledger: Ledger) -> None:
+        """Go on after the last round of a run's ledger; there is none in that of a new run."""
+
+    def planned(self, trained: int) -> float:
+        """The learning rate of a device's own local steps, float32, as its plan carries it.
+
+        Args:
+            trained: rounds of training up to this one; a ledger may have rounds of another kind besides.
+        """
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """The learning rate of the round, float32, once its replies are in; 0 where there are none."""
+
+
+class FixedStep:
+    """A number and its schedule."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def take_up(self, ledger: Ledger) -> None:
+        """As `StepSize.take_up`: there is nothing to know."""
+
+    def planned(self, trained: int) -> float:
+        """As `StepSize.planned`; for a vote's steps, which are of signs, a device's own would be far too large."""
+        return 0.0 if self._config.aggregation == "sign-vote" else self._rate(trained)
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """As `StepSize.used`, whatever the replies."""
+        return self._rate(trained)
+
+    def _rate(self, trained: int) -> float:
+        return float(np.float32(self._config.learning_rate_at(trained)))
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A line of `<output>/steps.jsonl`.
+
+    Attributes:
+        learning_rate: the one used, float32.
+        per_direction, along_signal, along_noise, noise_share: the round's `RelativeCurvature`.
+        devices: valid replies.
+    """
+
+    server_round: int
+    learning_rate: float
+    per_direction: float
+    along_signal: float
+    along_noise: float
+    noise_share: float
+    devices: int
+
+    @property
+    def curvature(self) -> RelativeCurvature:
+        """The four numbers of it."""
+        return RelativeCurvature(self.per_direction, self.along_signal, self.along_noise, self.noise_share)
+
+
+class MeasuredStep:
+    """The step that the round's curvature calls for, held within a factor of two of the rounds before.
+
+    1. Curvature along the gradient, the noisiest number, is averaged with that of the last rounds.
+    2. Each device's numbers call for a step, and the round takes the median: with three devices or more, one that lies
+       moves the step no farther than to another device's. Of two the mean of the numbers is taken.
+    3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
+       room for, as it may be where the loss hardly depends on the trained tensors.
+    4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
+       resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
+
+    Local steps beyond the first start from a device's own: their rate is the one a device alone would take, by the
+    round before; in the first round it is 0, and all of them measure at the same weights.
+
+    """
+
+    def __init__(self, config: RunConfig, on_word: Callable[[str], None]) -> None:
+        self._config, self._on_word = config, on_word
+        self._path = Path(config.output) / LOG_NAME
+        self._rows: list[StepRow] = []
+        self._units = 0.0
+
+    def take_up(self, ledger: Ledger) -> None:
+        """As `StepSize.take_up`; a `steps.jsonl` of another run is written over.
+
+        Raises:
+            ConfigError: the lines of the run cannot be used.
+        """
+        last = ledger.last_round
+        self._rows = _rows_of(self._path, last) if last and self._path.exists() else []
+        self._units = finest_units(ledger.header)
+
+    def planned(self, trained: int) -> float:
+        """As `StepSize.planned`."""
+        if self._config.local_steps == 1 or not self._rows:  # the only local step is undone, whatever its size
+            return 0.0
+        last = self._rows[-1]
+        together = self._rate(last.curvature, last.devices)
+        alone = self._coefficient(last.curvature, 1) * self._config.num_queries
+        return _float32(last.learning_rate * alone / together)
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """As `StepSize.used`."""
+        found, devices = self.measure(server_round, replies), replies.accepted
+        if not found or not devices:
+            return self._rows[-1].learning_rate if devices and self._rows else 0.0
+        together = median if len(found) >= _LEAST_FOR_MEDIAN else fmean
+        middle = RelativeCurvature(*(together(column) for column in zip(*map(astuple, found), strict=True)))
+        asked = found if len(found) >= _LEAST_FOR_MEDIAN else [middle]
+        rate = median(self._rate(self._averaged(each), devices) for each in asked)
+        rate = _float32(self._held(server_round, rate, replies))
+        self._write(StepRow(server_round, rate, **asdict(middle), devices=devices))
+        return rate
+
+    def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
+        """What the step is measured by."""
+        return replies.curvatures()
+
+    def _averaged(self, found: RelativeCurvature) -> RelativeCurvature:
+        past = self._rows[1 - HISTORY :]
+        return replace(
+            found,
+            along_signal=fmean([found.along_signal, *(row.along_signal for row in past)]),
+            along_noise=fmean([found.along_noise, *(row.along_noise for row in past)]),
+        )
+
+    def _rate(self, found: RelativeCurvature, devices: int) -> float:
+        """The learning rate of a round of so many devices with these numbers."""
+        config = self._config
+        apart = 1 if config.directions == "shared" else devices
+        return self._coefficient(found, devices) * config.num_queries * apart
+
+    def _coefficient(self, found: RelativeCurvature, devices: int) -> float:
+        config = self._config
+        shared, one_out = config.directions == "shared", config.estimator == "leave-one-out"
+        return best_coefficient(
+            found,
+            directions=config.local_steps * config.num_queries * (1 if shared else devices),
+            devices=1 if config.aggregation == "krum" else devices,  # of one device's scalars the noise is not averaged
+            shared=shared,
+            left_out=config.num_queries if one_out else 0,
+        )
+
+    def _held(self, server_round: int, rate: float, replies: Measured) -> float:
+        held, why = rate, f"within a factor of {MOST_CHANGE:g} of the rounds before"
+        if recent := [row.learning_rate for row in self._rows[-HISTORY:]]:
+            usual = median(recent)
+            held = min(max(rate, usual / MOST_CHANGE), usual * MOST_CHANGE)
+        room = self._room(replies)
+        if held > room:
+            held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
+        if held != rate:
+            self._on_word(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
+        return held
+
+    def _room(self, replies: Measured) -> float:
+        """The rate with which weights move by `MAX_STEP_UNITS`, going by the device whose scalars are of median size.
+
+        Of N devices, each of weight 1/N, the squares of K·q coefficients rate · g / (N q) add up; with shared
+        directions those of the mean, which are no larger than one device's.
+        """
+        squares = [float(np.square(c.projected_grads.astype(np.float64)).mean()) for c in replies.scalars()]
+        config = self._config
+        apart = 1 if config.directions == "shared" else len(squares)
+        moved = math.sqrt(median(squares) * config.local_steps / (config.num_queries * apart)) if squares else 0.0
+        return MAX_STEP_UNITS / (moved * self._units) if moved * self._units > 0 else math.inf
+
+    def _write(self, row: StepRow) -> None:
+        self._rows.append(row)
+        lines = "".join(json.dumps(asdict(each)) + "\n" for each in self._rows)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(self._path, lines.encode())
+        except OSError as error:  # a resumed run then measures without this round
+            self._on_word(f"round {row.server_round}: {self._path} is not written: {error.strerror}")
+
+
+def best_coefficient(
+    found: RelativeCurvature, *, directions: int, devices: int, shared: bool = False, left_out: int = 0
+) -> float:
+    """α of this module, from the numbers of one device.
+
+    Args:
+        directions: Q, distinct directions of the round.
+        devices: N, whose noise is averaged.
+        shared: whether they measure along the same directions.
+        left_out: q of leave-one-out scalars; 0 for other estimators.
+    """
+    correction = (left_out - 1) / left_out if left_out else 1.0
+    signal = 1.0 - found.noise_share
+    square = signal + found.noise_share / devices if shared else 1.0
+    along = max(0.0, found.along_signal + found.along_noise / devices)
+    return correction * signal / (square * found.per_direction + (directions + 1 / correction) * along)
+
+
+def _float32(rate: float) -> float:
+    return float(np.float32(min(max(rate, _RATES[0]), _RATES[1])))
+
+
+def _rows_of(path: Path, last_round: int) -> list[StepRow]:
+    """The lines of rounds that are in the ledger: a crash may have come between a line and its round's record."""
+    try:
+        rows = [StepRow(**row) for row in read_rows(path)]
+        if not all(
+            type(row.server_round) is type(row.devices) is int
+            and 0 < row.devices <= MOST_DEVICES
+            and row.learning_rate > 0
+            and row.per_direction > 0
+            and 0 <= row.noise_share < 1
+            and all(abs(number) < _MOST for number in astuple(row))
+            for row in rows
+        ):
+            raise ValueError("numbers out of range")
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{path} holds a line that is not a measured step: move the file away, and the run goes on without the "
+            "rates of earlier rounds"
+        ) from None
+    return [row for row in rows if row.server_round <= last_round]

@@ -1,0 +1,487 @@
+"""The measured step: the best of a quadratic model, deaf to one liar, within a factor of two of the rounds before."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_grid import FakeGrid
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.federation import Federation
+from server.private_step import ServerMeasuredStep, step_size
+from server.step_size import HISTORY, LOG_NAME, FixedStep, MeasuredStep, best_coefficient
+from zo_common.aggregate import ClientScalars
+from zo_common.config import RunConfig
+from zo_common.contribution import Record
+from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import Curvature, RelativeCurvature
+from zo_common.ledger import Ledger, LedgerHeader, TensorEntry
+from zo_common.messages import decode_reply, encode_reply
+
+Settings = Callable[..., RunConfig]
+Federate = Callable[..., Federation]
+MEASURED = {"learning_rate": "auto", "num_queries": 4, "local_steps": 1, "num_server_rounds": 4}
+
+
+@dataclass
+class _Replies:
+    """Numbers of valid replies."""
+
+    found: list[RelativeCurvature]
+
+    @property
+    def accepted(self) -> int:
+        return len(self.found)
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        return self.found
+
+    def scalars(self) -> list[ClientScalars]:
+        return [ClientScalars(number, 1, 5, np.full((1, 4), 2.0)) for number in range(self.accepted)]
+
+
+def _numbers(t: float = 200.0, signal: float = 8.0, noise: float = 1.0, share: float = 0.25) -> RelativeCurvature:
+    return RelativeCurvature(t, signal, noise, share)
+
+
+def _ledger(rounds: int, grid: int = -20) -> Ledger:
+    tensors = (TensorEntry("w", (3,), grid, 0), TensorEntry("x", (3,), grid + 4, 0))
+    header = LedgerHeader("00" * 32, 0, "m", "all", "unit", 1e-3, "two-sided", 0, "now", tensors)
+    return Ledger(header, tuple(Record(number, 0, ()) for number in range(1, rounds + 1)))
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Callable[..., tuple[MeasuredStep, list[str]]]:
+    """A measured step of a new run, and the words it says."""
+
+    def make(**changes: Any) -> tuple[MeasuredStep, list[str]]:
+        words: list[str] = []
+        return MeasuredStep(RunConfig(output=str(tmp_path), **changes), words.append), words
+
+    return make
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("left_out", [0, 4])
+@pytest.mark.parametrize("devices", [1, 3])
+def test_the_coefficient_is_the_best_of_a_quadratic_model(shared: bool, left_out: int, devices: int) -> None:
+    """Minimum of E[L(w − α Σ ĝ_j z_j)] for L of known gradient and Hessian, by drawing rounds."""
+    rng, width, q, noise = np.random.default_rng(0), 60, 4, 0.15
+    jacobian = rng.standard_normal((12, width)) / math.sqrt(width)
+    gradient, hessian = rng.standard_normal(width) / 8 + jacobian[0], jacobian.T @ jacobian
+    slopes, curves, squares, noises = [], [], [], []
+    for _ in range(6000):
+        step, common = np.zeros(width), rng.standard_normal((q, width))
+        for _ in range(devices):
+            directions = common if shared else rng.standard_normal((q, width))
+            spread = noise * rng.standard_normal(width)
+            grads = directions @ (gradient + spread)
+            if left_out:
+                grads = (grads - grads.mean()) * q / (q - 1)
+            squares.append(np.square(grads).mean())
+            noises.append(noise**2 * width * (q / (q - 1) if left_out else 1))
+            step += directions.T @ grads / (devices if shared else 1)
+        slopes.append(gradient @ step)
+        curves.append(step @ hessian @ step)
+    best = np.mean(slopes) / np.mean(curves)
+    m = np.mean(squares)
+    numbers = RelativeCurvature(
+        float(np.trace(hessian)),
+        float(gradient @ hessian @ gradient / m),
+        float(noise**2 * np.trace(hessian) / m),
+        float(np.mean(noises) / m),
+    )
+
+    directions = q if shared else q * devices
+    found = best_coefficient(numbers, directions=directions, devices=devices, shared=shared, left_out=left_out)
+
+    assert found == pytest.approx(best, rel=0.05)
+
+
+def test_the_learning_rate_is_that_of_a_mean_over_directions_and_devices(measured: Any) -> None:
+    found = _Replies([_numbers()] * 3)
+    independent, _ = measured(num_queries=8)
+    shared, _ = measured(num_queries=8, directions="shared")
+    several, _ = measured(num_queries=8, local_steps=2)
+
+    alpha = (7 / 8) * 0.75 / (200 + (24 + 8 / 7) * (8 + 1 / 3))
+    assert independent.used(1, found, 1) == pytest.approx(alpha * 24)
+    alpha = (7 / 8) * 0.75 / ((0.75 + 0.25 / 3) * 200 + (8 + 8 / 7) * (8 + 1 / 3))
+    assert shared.used(1, found, 1) == pytest.approx(alpha * 8)
+    alpha = (7 / 8) * 0.75 / (200 + (48 + 8 / 7) * (8 + 1 / 3))
+    assert several.used(1, found, 1) == pytest.approx(alpha * 24)
+    assert all(rate == float(np.float32(rate)) for rate in [independent.used(2, found, 2)])
+
+
+def test_numbers_of_fixed_runs_are_what_the_schedule_says() -> None:
+    config = RunConfig(learning_rate=0.4, num_server_rounds=4)
+    fixed = step_size(config, None, print)
+
+    assert isinstance(fixed, FixedStep)
+    assert fixed.planned(2) == fixed.used(2, _Replies([]), 2) == float(np.float32(0.3))
+    votes = {"directions": "shared", "weighting": "uniform", "aggregation": "sign-vote", "min_replies": 3}
+    assert step_size(replace(config, **votes), None, print).planned(2) == 0.0  # type: ignore[arg-type]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    honest=st.lists(
+        st.tuples(st.floats(1, 2), st.floats(1, 2), st.floats(1, 2), st.floats(1, 2)), min_size=2, max_size=8
+    ),
+    lie=st.tuples(
+        st.floats(0, 3.4e38), st.floats(-3.4e38, 3.4e38), st.floats(-3.4e38, 3.4e38), st.floats(0, 3.4e38)
+    ),
+    square=st.sampled_from([0.0, 1e-90, 1e-6, 1.0, 1e12]),
+    shared=st.booleans(),
+    scale=st.floats(1e-3, 1e3),
+)  # fmt: skip
+def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
+    honest: list[tuple[float, ...]], lie: tuple[float, ...], square: float, shared: bool, scale: float
+) -> None:
+    """Honest devices call for steps within a factor of two of each other; one of three or more sends any numbers."""
+    config = RunConfig(directions="shared" if shared else "independent", output="/nowhere")
+    base = [RelativeCurvature(200 * scale, 8 * scale * a, scale * b, 0.25 * c) for a, b, c, _ in honest]
+    true = [each for each in base if math.isclose(_rate(each, config), _rate(base[0], config), rel_tol=0.99)]
+    others = [_rate(each, config, len(true) + 1) for each in true]
+    if len(true) < 2 or max(others) > 2 * min(others):
+        return
+    liar = Curvature(*lie).relative(square)
+
+    step = MeasuredStep(config, lambda word: None)
+    step._write = lambda row: None  # type: ignore[method-assign]
+    replies = _Replies([*true, *([liar] if liar is not None else [])])
+    used = step.used(1, replies, 1)
+
+    among = [_rate(each, config, replies.accepted) for each in true]
+    assert min(among) * (1 - 1e-6) <= used <= max(among) * (1 + 1e-6)
+
+
+def _rate(numbers: RelativeCurvature, config: RunConfig, devices: int = 3) -> float:
+    return MeasuredStep(config, print)._rate(numbers, devices)
+
+
+class TestHistory:
+    def test_a_rate_is_held_within_a_factor_of_two_of_the_rounds_before(self, measured: Any) -> None:
+        step, words = measured()
+        usual = step.used(1, _Replies([_numbers()] * 3), 1)
+
+        low = step.used(2, _Replies([_numbers(t=1e9)] * 3), 2)
+        high = step.used(3, _Replies([_numbers(t=1e-9, signal=-1.0, noise=0.0)] * 3), 3)
+
+        assert low == pytest.approx(usual / 2)
+        assert high <= 2 * usual
+        assert "round 2: the measured learning rate" in words[0]
+        assert "is held at" in words[0]
+
+    def test_a_rate_is_held_to_what_the_lattice_has_room_for(self, measured: Any) -> None:
+        step, words = measured(num_queries=4)
+        step.take_up(_ledger(0, grid=-26))
+
+        rate = step.used(1, _Replies([_numbers(t=1e-6, signal=0.0, noise=0.0)] * 3), 1)
+
+        # three devices' four scalars of 2 each, every coefficient rate · 2 / (3 · 4): their root sum of squares
+        assert math.sqrt(12) * rate * 2 / 12 * 2.0**26 == pytest.approx(2**19)
+        assert "what the lattice has room for" in words[0]
+
+    def test_the_first_round_has_no_history(self, measured: Any) -> None:
+        step, words = measured()
+
+        assert step.planned(1) == 0.0
+        assert step.used(1, _Replies([_numbers(t=1e9)] * 3), 1) < 1e-6
+        assert words == []
+
+    def test_curvature_along_the_gradient_is_averaged_over_rounds(self, measured: Any) -> None:
+        step, _ = measured()
+        for number in range(1, 2 * HISTORY):
+            step.used(number, _Replies([_numbers(signal=8.0)] * 3), number)
+        usual = step.used(10, _Replies([_numbers(signal=8.0)] * 3), 10)
+
+        once = step.used(11, _Replies([_numbers(signal=-8.0)] * 3), 11)  # as a few directions may say
+
+        expected = _rate(_numbers(signal=(4 * 8.0 - 8.0) / 5), step._config, 3)
+        assert once == pytest.approx(expected)
+        assert usual < once < 1.5 * usual
+
+    def test_nothing_measured_keeps_the_rate_and_nobody_takes_no_step(self, measured: Any) -> None:
+        step, _ = measured()
+        usual = step.used(1, _Replies([_numbers()] * 2), 1)
+        silent = _Replies([])
+
+        class Unmoved(_Replies):
+            accepted = 2  # type: ignore[assignment]
+
+        assert step.used(2, silent, 2) == 0.0
+        assert step.used(3, Unmoved([]), 3) == usual
+
+    def test_local_steps_are_those_of_a_device_alone(self, measured: Any) -> None:
+        step, _ = measured(num_queries=8, local_steps=3)
+        assert step.planned(1) == 0.0
+        used = step.used(1, _Replies([_numbers()] * 4), 1)
+
+        alone = best_coefficient(_numbers(), directions=24, devices=1, left_out=8) * 8
+
+        # as a device's own step has a quarter of the directions and all of the noise, it is smaller
+        assert step.planned(2) == pytest.approx(alone)
+        assert alone < used
+
+    def test_lines_survive_and_those_of_lost_rounds_are_dropped(self, measured: Any, tmp_path: Path) -> None:
+        step, _ = measured(local_steps=2)
+        for number in (1, 2, 3):
+            step.used(number, _Replies([_numbers(t=200.0 + number)] * 3), number)
+        rates = [json.loads(line)["learning_rate"] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
+
+        again, _ = measured(local_steps=2)
+        again.take_up(_ledger(2))
+
+        assert len(rates) == 3
+        assert [row.learning_rate for row in again._rows] == rates[:2]
+        assert again.used(3, _Replies([_numbers(t=203.0)] * 3), 3) == rates[2]
+        assert again.planned(4) == step.planned(4)
+        fresh, _ = measured()
+        fresh.take_up(_ledger(0))
+        assert fresh._rows == []
+
+    @pytest.mark.parametrize(
+        "line", ['{"server_round": 1}', '{"server_round": 1, "learning_rate": 0.0, "devices": 2}', "[1]", "NaN-row"]
+    )
+    def test_lines_that_are_no_steps_are_refused(self, measured: Any, tmp_path: Path, line: str) -> None:
+        step, _ = measured()
+        step.used(1, _Replies([_numbers()]), 1)
+        good = json.loads((tmp_path / LOG_NAME).read_text())
+        row = json.dumps(good | {"per_direction": math.nan}) if line == "NaN-row" else line
+        (tmp_path / LOG_NAME).write_text(row + "\n")
+
+        if line == "[1]":  # torn: nothing of it is used
+            step.take_up(_ledger(1))
+            assert step._rows == []
+            return
+        with pytest.raises(ConfigError, match="is not a measured step: move the file away"):
+            step.take_up(_ledger(1))
+
+    def test_a_full_disk_costs_a_word(self, measured: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        step, words = measured()
+
+        def full(path: Path, data: bytes) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("server.step_size.write_durably", full)
+
+        assert step.used(1, _Replies([_numbers()]), 1) > 0
+        assert "steps.jsonl is not written: No space left on device" in words[0]
+
+
+def _rows(config: RunConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.output) / LOG_NAME).read_text().splitlines()]
+
+
+class TestFederation:
+    def test_a_run_measures_its_steps(
+        self, settings: Settings, federate: Federate, observed: Any, ledger_of: Any
+    ) -> None:
+        config = settings(**MEASURED)
+
+        federate(config)
+
+        rows = _rows(config)
+        assert [row["server_round"] for row in rows] == [1, 2, 3, 4]
+        assert [row["learning_rate"] for row in rows] == [report.learning_rate for report in observed.reports]
+        assert all(row["devices"] == 3 and 0 <= row["noise_share"] <= 0.95 for row in rows)
+        assert ledger_of(config).header.settings["learning-rate"] == "auto"
+        assert all(c.coefficients.any() for record in ledger_of(config).records for c in record.contributions)
+
+    def test_a_ctc_model_measures_its_steps(self, ctc_settings: Settings, federate: Federate, observed: Any) -> None:
+        config = ctc_settings(**MEASURED | {"num_server_rounds": 2})
+
+        federate(config)
+
+        assert [report.answered for report in observed.reports] == [3, 3]
+        assert all(row["per_direction"] > 0 for row in _rows(config))
+
+    def test_a_resumed_run_ends_with_the_same_bits(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], ledger_of: Any, tmp_path: Path
+    ) -> None:
+        changes = MEASURED | {"local_steps": 2, "num_queries": 3}
+        whole = settings(**changes, output=str(tmp_path / "whole"))
+        federate(whole)
+
+        class Killed(BaseException):
+            pass
+
+        killed = settings(**changes)
+        grid = grid_of(killed)
+        federation = Federation(killed, grid)
+        commit = federation.state.commit
+
+        def dies(server_round: int, contributions: Any) -> None:
+            if server_round == 3:  # the step's line is written, the round is not
+                raise Killed
+            commit(server_round, contributions)
+
+        federation.state.commit = dies  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            federation.run()
+        assert [row["server_round"] for row in _rows(killed)] == [1, 2, 3]
+        federate(replace(killed, resume=True))
+
+        def bits(config: RunConfig) -> list[Record]:
+            return list(ledger_of(config).records)
+
+        assert bits(killed) == bits(whole)
+        assert _rows(killed) == _rows(whole)
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            {"per_direction": 1e-30, "along_signal": -1e30},
+            {"per_direction": 1e30},
+            {"along_signal": 1e38, "noise": 1e38},
+        ],
+    )
+    def test_a_device_that_reports_wild_curvature_moves_no_step_beyond_two(
+        self,
+        settings: Settings,
+        federate: Federate,
+        grid_of: Callable[..., FakeGrid],
+        tmp_path: Path,
+        lie: dict[str, float],
+    ) -> None:
+        config = settings(**MEASURED | {"num_queries": 8, "batch_size": 3})
+        federate(config)
+        attacked = replace(config, output=str(tmp_path / "attacked"))
+        grid = grid_of(attacked)
+
+        def wild(server_round: int, payload: bytes) -> bytes:
+            reply = decode_reply(payload)
+            if reply.curvature is None:
+                return payload
+            return encode_reply(replace(reply, curvature=replace(reply.curvature, **lie)))
+
+        grid[1].after = wild
+        federate(attacked, grid)
+
+        assert [row["devices"] for row in _rows(attacked)] == [3] * 4
+        first = _rows(config)[0]["learning_rate"], _rows(attacked)[0]["learning_rate"]
+        assert 0.5 <= first[1] / first[0] <= 2
+
+    @pytest.mark.parametrize("field", ["per_direction", "along_signal", "noise"])
+    def test_a_curvature_that_is_no_number_is_refused(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any, field: str
+    ) -> None:
+        config = settings(**MEASURED | {"num_server_rounds": 1})
+        grid = grid_of(config)
+
+        def broken(server_round: int, payload: bytes) -> bytes:
+            reply = decode_reply(payload)
+            if reply.curvature is None:
+                return payload
+            return encode_reply(replace(reply, curvature=replace(reply.curvature, **{field: math.nan})))
+
+        grid[0].after = broken
+        federate(config, grid)
+
+        assert observed.reports[0].refused == {"bad-curvature": 1}
+        assert _rows(config)[0]["devices"] == 2
+
+    def test_devices_without_a_curvature_and_with_one_unasked_are_refused(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any
+    ) -> None:
+        def change(curvature: Curvature | None) -> Callable[[int, bytes], bytes]:
+            def after(server_round: int, payload: bytes) -> bytes:
+                reply = decode_reply(payload)
+                return encode_reply(replace(reply, curvature=curvature)) if reply.projected_grads.size else payload
+
+            return after
+
+        asked = settings(**MEASURED | {"num_server_rounds": 1})
+        grid = grid_of(asked)
+        grid[2].after = change(None)
+        federate(asked, grid)
+        unasked = settings(num_server_rounds=1, output=asked.output + "-fixed")
+        grid = grid_of(unasked)
+        grid[2].after = change(Curvature(1.0, 1.0, 1.0, 1.0))
+        federate(unasked, grid)
+
+        assert [report.refused for report in observed.reports] == [{"bad-curvature": 1}] * 2
+
+
+class TestPrivacy:
+    PRIVATE = MEASURED | {"privacy": "example", "target_delta": 1e-3, "clip_norm": 5.0, "num_server_rounds": 2}
+
+    def test_the_server_measures_on_its_own_speech(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any
+    ) -> None:
+        config = settings(**self.PRIVATE, guard_split="test")
+        grid, seen = grid_of(config), []
+
+        def note(server_round: int, payload: bytes) -> bytes:
+            seen.append(decode_reply(payload).curvature)
+            return payload
+
+        for partition in range(3):
+            grid[partition].after = note
+        federation = federate(config, grid)
+
+        assert isinstance(federation.step_size, ServerMeasuredStep)
+        assert seen
+        assert set(seen) == {None}
+        rows = _rows(config)
+        assert [row["server_round"] for row in rows] == [1, 2]
+        # noise of this size leaves little signal, which no floor may hide
+        assert all(0.95 < row["noise_share"] < 1 for row in rows)
+        assert federation.held is not None
+        assert federation.checksum == federation.held.state.checksum()
+
+    @pytest.mark.parametrize("changes", [{}, {"guard_split": "test", "server_model": False}])
+    def test_without_speech_or_model_the_run_does_not_begin(
+        self, settings: Settings, federate: Federate, changes: dict[str, Any]
+    ) -> None:
+        config = settings(**self.PRIVATE | {"guard_split": ""} | changes)
+
+        with pytest.raises(ConfigError, match="guard"):
+            federate(config)
+
+        assert not (Path(config.output) / "ledger.zo").exists()
+
+    def test_more_noise_and_a_smaller_clip_norm_are_accounted_for(self, settings: Settings, federate: Federate) -> None:
+        device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
+        common = self.PRIVATE | device | {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15}
+        config = settings(**common | {"clip_norm": 1e6, "noise_multiplier": 1e-6})
+        held = federate(config).held
+
+        def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
+            changed = replace(config, **changes)
+            step = ServerMeasuredStep(changed, held, print)
+            (found,) = step.measure(1, _Replies([_numbers()] * 3))
+            return step._rate(found, 3), found
+
+        plain, numbers = rate()
+        noisy, more = rate(noise_multiplier=1e-3)
+        shorter, _ = rate(clip_norm=1e-6, noise_multiplier=1e-6)
+
+        assert noisy < plain
+        assert more.per_direction == numbers.per_direction
+        assert (1 - more.noise_share) / (1 - numbers.noise_share) == pytest.approx(
+            more.along_signal / numbers.along_signal
+        )
+        assert shorter > 100 * plain  # its scalars are that much smaller, and so is what they are multiplied with
+
+
+def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
+    step, _ = measured()
+    step.used(1, _Replies([_numbers(), _numbers(t=300.0)]), 1)
+
+    row = json.loads((tmp_path / LOG_NAME).read_text())
+
+    assert list(row) == [
+        "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "devices"
+    ]  # fmt: skip
+    assert row["per_direction"] == 250.0  # the mean of two
+    assert astuple(_numbers())[1:] == (row["along_signal"], row["along_noise"], row["noise_share"])
