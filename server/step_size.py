@@ -83,14 +83,6 @@ class FixedStep:
         """As `StepSize.used`, whatever the replies."""
         return self._rate(server_round)
 
-    def _averaged(self, found: RelativeCurvature) -> RelativeCurvature:
-        past = self._rows[1 - HISTORY :]
-        return replace(
-            found,
-            along_signal=fmean([found.along_signal, *(row.along_signal for row in past)]),
-            along_noise=fmean([found.along_noise, *(row.along_noise for row in past)]),
-        )
-
     def _rate(self, server_round: int) -> float:
         return float(np.float32(self._config.learning_rate_at(server_round)))
 
@@ -132,7 +124,6 @@ class MeasuredStep:
 
     Local steps beyond the first start from a device's own: their rate is the one a device alone would take, by the
     round before; in the first round it is 0, and all of them measure at the same weights.
-
     """
 
     def __init__(self, config: RunConfig, on_word: Callable[[str], None]) -> None:
