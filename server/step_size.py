@@ -14,32 +14,27 @@ the q directions of a local step, and of the devices, it is α Q / K for K local
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 from typing import Protocol
 
 import numpy as np
 
+from server.pooled_curvature import Pooled, StepRow, averaged, encode_rows, pooled, rows_of, trusted_by
 from server.range_guard import MAX_STEP_UNITS, finest_units
-from server.run_log import read_rows
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.durable import write_durably
-from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import Ledger
-from zo_common.secure_terms import MOST_DEVICES
 
 LOG_NAME = "steps.jsonl"
 HISTORY = 5
 MOST_CHANGE = 2.0
-_LEAST_FOR_MEDIAN = 3
 _RATES = 1e-30, 1e6
-_MOST = 1e200  # of a number, far beyond what float32 scalars can give
 
 
 class Measured(Protocol):
@@ -91,44 +86,21 @@ class FixedStep:
         return float(np.float32(self._config.learning_rate_at(trained)))
 
 
-@dataclass(frozen=True)
-class StepRow:
-    """A line of `<output>/steps.jsonl`.
-
-    Attributes:
-        learning_rate: the one used, float32.
-        per_direction, along_signal, along_noise, noise_share: the round's `RelativeCurvature`.
-        devices: valid replies.
-    """
-
-    server_round: int
-    learning_rate: float
-    per_direction: float
-    along_signal: float
-    along_noise: float
-    noise_share: float
-    devices: int
-
-    @property
-    def curvature(self) -> RelativeCurvature:
-        """The four numbers of it."""
-        return RelativeCurvature(self.per_direction, self.along_signal, self.along_noise, self.noise_share)
-
-
 class MeasuredStep:
-    """The step that the round's curvature calls for, held within a factor of two of the rounds before.
+    """The step that the measured curvature calls for, held within a factor of two of the rounds before.
 
-    1. Curvature along the gradient, the noisiest number, is averaged with that of the last rounds.
-    2. Each device's numbers call for a step, and the round takes the median: with three devices or more, one that lies
-       moves the step no farther than to another device's. Of two the mean of the numbers is taken.
+    1. The devices' numbers are pooled (`server.pooled_curvature`); whose numbers alone would move the step by more
+       than a factor of two is left out.
+    2. They are averaged with those of the last rounds: a round's few scalars tell the signal's share, and curvature
+       along the gradient, within a factor of two or three only.
     3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
        room for, as it may be where the loss hardly depends on the trained tensors.
     4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
        resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
 
-    Local steps beyond the first start from a device's own: their rate is the one a device alone would take, by the
-    round before; in the first round it is 0, and all of them measure at the same weights.
-
+    Local steps beyond the first start from a device's own, whose rate goes with the plan and so follows from the rounds
+    before: the one for a round of one local step. The server takes the same, so that its update is the mean of the
+    devices'. In the first round it is 0, and all local steps measure at the same weights.
     """
 
     def __init__(self, config: RunConfig, on_word: Callable[[str], None]) -> None:
@@ -144,7 +116,7 @@ class MeasuredStep:
             ConfigError: the lines of the run cannot be used.
         """
         last = ledger.last_round
-        self._rows = _rows_of(self._path, last) if last and self._path.exists() else []
+        self._rows = rows_of(self._path, last) if last and self._path.exists() else []
         self._units = finest_units(ledger.header)
 
     def planned(self, trained: int) -> float:
@@ -152,57 +124,55 @@ class MeasuredStep:
         if self._config.local_steps == 1 or not self._rows:  # the only local step is undone, whatever its size
             return 0.0
         last = self._rows[-1]
-        together = self._rate(last.curvature, last.devices)
-        alone = self._coefficient(last.curvature, 1) * self._config.num_queries
-        return _float32(last.learning_rate * alone / together)
+        return _float32(self._near(self._rate(self._averaged([]), last.devices, local_steps=1)))
 
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
         """As `StepSize.used`."""
         found, devices = self.measure(server_round, replies), replies.accepted
         if not found or not devices:
             return self._rows[-1].learning_rate if devices and self._rows else 0.0
-        together = median if len(found) >= _LEAST_FOR_MEDIAN else fmean
-        middle = RelativeCurvature(*(together(column) for column in zip(*map(astuple, found), strict=True)))
-        asked = found if len(found) >= _LEAST_FOR_MEDIAN else [middle]
-        rate = median(self._rate(self._averaged(each), devices) for each in asked)
+        steps = self._config.local_steps
+        trusted = trusted_by(found, lambda some: self._rate(pooled(some).cautious, devices, steps))
+        if len(trusted) < len(found):
+            self._on_word(
+                f"round {server_round}: the curvature of {len(found) - len(trusted)} device(s) would move the step by "
+                "more than a factor of two, and does not count"
+            )
+        now = pooled(trusted)
+        rate = self.planned(trained) or self._rate(self._averaged([now]), devices, steps)
         rate = _float32(self._held(server_round, rate, replies))
-        self._write(StepRow(server_round, rate, **asdict(middle), devices=devices))
+        self._write(StepRow(server_round, rate, **asdict(now), devices=devices))
         return rate
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
         """What the step is measured by."""
         return replies.curvatures()
 
-    def _averaged(self, found: RelativeCurvature) -> RelativeCurvature:
-        past = self._rows[1 - HISTORY :]
-        return replace(
-            found,
-            along_signal=fmean([found.along_signal, *(row.along_signal for row in past)]),
-            along_noise=fmean([found.along_noise, *(row.along_noise for row in past)]),
-        )
+    def _averaged(self, now: list[Pooled]) -> RelativeCurvature:
+        rows = [row.pooled for row in self._rows[len(now) - HISTORY :]]
+        return averaged([*rows, *now]).cautious
 
-    def _rate(self, found: RelativeCurvature, devices: int) -> float:
-        """The learning rate of a round of so many devices with these numbers."""
-        config = self._config
-        apart = 1 if config.directions == "shared" else devices
-        return self._coefficient(found, devices) * config.num_queries * apart
-
-    def _coefficient(self, found: RelativeCurvature, devices: int) -> float:
+    def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
+        """The learning rate of a round of so many devices and local steps with these numbers."""
         config = self._config
         shared, one_out = config.directions == "shared", config.estimator == "leave-one-out"
-        return best_coefficient(
+        apart = config.num_queries * (1 if shared else devices)
+        coefficient = best_coefficient(
             found,
-            directions=config.local_steps * config.num_queries * (1 if shared else devices),
+            directions=local_steps * apart,
             devices=1 if config.aggregation == "krum" else devices,  # of one device's scalars the noise is not averaged
             shared=shared,
             left_out=config.num_queries if one_out else 0,
         )
+        return coefficient * apart
+
+    def _near(self, rate: float) -> float:
+        """Within a factor of `MOST_CHANGE` of the last rounds' rates."""
+        recent = [row.learning_rate for row in self._rows[-HISTORY:]]
+        return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
     def _held(self, server_round: int, rate: float, replies: Measured) -> float:
-        held, why = rate, f"within a factor of {MOST_CHANGE:g} of the rounds before"
-        if recent := [row.learning_rate for row in self._rows[-HISTORY:]]:
-            usual = median(recent)
-            held = min(max(rate, usual / MOST_CHANGE), usual * MOST_CHANGE)
+        held, why = self._near(rate), f"within a factor of {MOST_CHANGE:g} of the rounds before"
         room = self._room(replies)
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
@@ -224,10 +194,9 @@ class MeasuredStep:
 
     def _write(self, row: StepRow) -> None:
         self._rows.append(row)
-        lines = "".join(json.dumps(asdict(each)) + "\n" for each in self._rows)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._path, lines.encode())
+            write_durably(self._path, encode_rows(self._rows))
         except OSError as error:  # a resumed run then measures without this round
             self._on_word(f"round {row.server_round}: {self._path} is not written: {error.strerror}")
 
@@ -252,25 +221,3 @@ def best_coefficient(
 
 def _float32(rate: float) -> float:
     return float(np.float32(min(max(rate, _RATES[0]), _RATES[1])))
-
-
-def _rows_of(path: Path, last_round: int) -> list[StepRow]:
-    """The lines of rounds that are in the ledger: a crash may have come between a line and its round's record."""
-    try:
-        rows = [StepRow(**row) for row in read_rows(path)]
-        if not all(
-            type(row.server_round) is type(row.devices) is int
-            and 0 < row.devices <= MOST_DEVICES
-            and row.learning_rate > 0
-            and row.per_direction > 0
-            and 0 <= row.noise_share < 1
-            and all(abs(number) < _MOST for number in astuple(row))
-            for row in rows
-        ):
-            raise ValueError("numbers out of range")
-    except (TypeError, ValueError, OverflowError):
-        raise ConfigError(
-            f"{path} holds a line that is not a measured step: move the file away, and the run goes on without the "
-            "rates of earlier rounds"
-        ) from None
-    return [row for row in rows if row.server_round <= last_round]

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.federation import Federation
+from server.pooled_curvature import averaged, pooled, trusted_by
 from server.private_step import ServerMeasuredStep, step_size
 from server.step_size import HISTORY, LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregate import ClientScalars
@@ -161,11 +162,52 @@ def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
     used = step.used(1, replies, 1)
 
     among = [_rate(each, config, replies.accepted) for each in true]
-    assert min(among) * (1 - 1e-6) <= used <= max(among) * (1 + 1e-6)
+    # where devices agree, their standard error makes the honest step a little smaller than any of theirs
+    honest_step = step._rate(pooled(true).cautious, replies.accepted, 1)
+    assert min(*among, honest_step) / 2 * (1 - 1e-6) <= used <= max(among) * 2 * (1 + 1e-6)
 
 
 def _rate(numbers: RelativeCurvature, config: RunConfig, devices: int = 3) -> float:
-    return MeasuredStep(config, print)._rate(numbers, devices)
+    return MeasuredStep(config, print)._rate(numbers, devices, config.local_steps)
+
+
+class TestPooled:
+    def test_quotients_of_means_and_their_standard_error(self) -> None:
+        small = RelativeCurvature(100.0, 4.0, 2.0, 0.9, square=1.0)
+        large = RelativeCurvature(300.0, 1.0, 1.0, 0.1, square=3.0)
+
+        found = pooled([small, large])
+
+        assert found.per_direction == 200.0
+        assert found.along_signal == pytest.approx((1 * 4 + 3 * 1) / 4)
+        assert found.along_noise == pytest.approx((1 * 2 + 3 * 1) / 4)
+        assert found.noise_share == pytest.approx((1 * 0.9 + 3 * 0.1) / 4)
+        # of 2 · ¼ · 4 and 2 · ¾ · 1
+        assert found.along_error == pytest.approx(math.sqrt(((2 - 1.75) ** 2 + (1.5 - 1.75) ** 2) / 1) / math.sqrt(2))
+        assert found.cautious.along_signal == found.along_signal + found.along_error
+
+    def test_one_device_s_number_may_be_off_by_itself(self) -> None:
+        assert pooled([RelativeCurvature(100.0, -4.0, 2.0, 0.5)]).along_error == 4.0
+
+    def test_rounds_tell_the_error_where_there_is_one_device(self) -> None:
+        rounds = [pooled([RelativeCurvature(100.0, value, 2.0, 0.5)]) for value in (8.0, 10.0, 12.0, 10.0)]
+
+        found = averaged(rounds)
+
+        assert found.along_signal == 10.0
+        assert found.along_error == pytest.approx(math.sqrt(8 / 3) / 2)
+        assert averaged(rounds[:2]).along_error == pytest.approx(math.sqrt(8**2 + 10**2) / 2)
+
+    def test_a_liar_is_left_out_and_honest_devices_stay(self) -> None:
+        honest = [RelativeCurvature(100.0 + i, 8.0, 1.0, 0.5, square=1.0 + i / 10) for i in range(5)]
+        liar = RelativeCurvature(1e30, 8.0, 1.0, 0.5)
+
+        def rate(some: Any) -> float:
+            return best_coefficient(pooled(some).cautious, directions=40, devices=5, left_out=8)
+
+        assert trusted_by([*honest, liar], rate) == honest
+        assert trusted_by(honest, rate) == honest
+        assert trusted_by([honest[0], liar], rate) == [honest[0], liar]  # of two nobody knows which
 
 
 class TestHistory:
@@ -206,9 +248,19 @@ class TestHistory:
 
         once = step.used(11, _Replies([_numbers(signal=-8.0)] * 3), 11)  # as a few directions may say
 
+        # the mean of five, and their standard error: they differ by 16, once in five; within a round devices agree
         expected = _rate(_numbers(signal=(4 * 8.0 - 8.0) / 5), step._config, 3)
         assert once == pytest.approx(expected)
         assert usual < once < 1.5 * usual
+
+    def test_the_share_of_noise_is_averaged_over_rounds(self, measured: Any) -> None:
+        step, _ = measured()
+        for number in range(1, HISTORY):
+            step.used(number, _Replies([_numbers(share=0.2)] * 3), number)
+
+        once = step.used(HISTORY, _Replies([_numbers(share=0.7)] * 3), HISTORY)
+
+        assert once == pytest.approx(_rate(_numbers(share=0.3), step._config, 3))
 
     def test_nothing_measured_keeps_the_rate_and_nobody_takes_no_step(self, measured: Any) -> None:
         step, _ = measured()
@@ -221,16 +273,17 @@ class TestHistory:
         assert step.used(2, silent, 2) == 0.0
         assert step.used(3, Unmoved([]), 3) == usual
 
-    def test_local_steps_are_those_of_a_device_alone(self, measured: Any) -> None:
+    def test_local_steps_take_the_rate_of_a_round_of_one(self, measured: Any) -> None:
         step, _ = measured(num_queries=8, local_steps=3)
         assert step.planned(1) == 0.0
-        used = step.used(1, _Replies([_numbers()] * 4), 1)
+        first = step.used(1, _Replies([_numbers()] * 4), 1)
+        planned = step.planned(2)
 
-        alone = best_coefficient(_numbers(), directions=24, devices=1, left_out=8) * 8
+        one = best_coefficient(_numbers(), directions=32, devices=4, left_out=8) * 32
 
-        # as a device's own step has a quarter of the directions and all of the noise, it is smaller
-        assert step.planned(2) == pytest.approx(alone)
-        assert alone < used
+        assert planned == pytest.approx(min(one, 2 * first))
+        assert step.used(2, _Replies([_numbers(t=1e9)] * 4), 2) == planned  # what devices used, the server does
+        assert step.planned(3) < planned
 
     def test_lines_survive_and_those_of_lost_rounds_are_dropped(self, measured: Any, tmp_path: Path) -> None:
         step, _ = measured(local_steps=2)
@@ -460,7 +513,7 @@ class TestPrivacy:
             changed = replace(config, **changes)
             step = ServerMeasuredStep(changed, held, print)
             (found,) = step.measure(1, _Replies([_numbers()] * 3))
-            return step._rate(found, 3), found
+            return step._rate(found, 3, config.local_steps), found
 
         plain, numbers = rate()
         noisy, more = rate(noise_multiplier=1e-3)
@@ -481,7 +534,8 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
     row = json.loads((tmp_path / LOG_NAME).read_text())
 
     assert list(row) == [
-        "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "devices"
+        "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
+            "devices",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(_numbers())[1:] == (row["along_signal"], row["along_noise"], row["noise_share"])

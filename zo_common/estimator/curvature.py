@@ -115,7 +115,8 @@ class Curvature:
         if not (square > 0 and self.per_direction > 0):
             return None
         share = min(MOST_NOISE_SHARE, self.noise / square)
-        return RelativeCurvature(self.per_direction, self.along_signal / square, self.along_noise / square, share)
+        along = self.along_signal / square, self.along_noise / square
+        return RelativeCurvature(self.per_direction, *along, share, square)
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,14 @@ class RelativeCurvature:
         per_direction: t, as in `Curvature`, not over m.
         along_signal, along_noise: as in `Curvature`.
         noise_share: v / m, 0 … 0.95: from so few scalars no smaller share of signal can be told from none.
+        square: m, by which numbers of several devices are weighted, so that they are quotients of means.
     """
 
     per_direction: float
     along_signal: float
     along_noise: float
     noise_share: float
+    square: float = 1.0
 
 
 def mean_curvature(steps: list[Curvature]) -> Curvature:
