@@ -538,4 +538,4 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
             "devices",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
-    assert astuple(_numbers())[1:] == (row["along_signal"], row["along_noise"], row["noise_share"])
+    assert astuple(_numbers())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])
