@@ -14,6 +14,7 @@ from zo_common.ctc_forward import ctc_logits, frame_lengths
 from zo_common.ctc_loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings, ctc_batch
 from zo_common.ctc_objectives import confidence_weights, frame_mask, non_blank_mask, suta_losses
 from zo_common.errors import ConfigError, DataError
+from zo_common.estimator.curvature import OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.state import LatticeState, Update
 
@@ -61,6 +62,21 @@ class TestBatch:
 
 
 class TestCTCLoss:
+    @torch.inference_mode()
+    def test_a_trace_is_told_all_classes_of_the_frames_that_count(self, model: Any) -> None:
+        batch = _batch([*LABELS[:2], [4] * 200])  # the last cannot be aligned: its loss is 0 whatever the weights
+        logits, frames = ctc_logits(model, batch.values, batch.lengths)
+        loss = CTCLoss(model, batch)
+        loss.trace = trace = OutputTrace(passes=1)
+
+        loss()
+
+        mask = frame_mask(frames, logits.shape[1])
+        mask[2] = False
+        torch.testing.assert_close(torch.from_numpy(trace.log_probs[0]), logits[mask].log_softmax(dim=1))
+        assert trace.rows.tolist() == [0] * int(frames[0]) + [1] * int(frames[1])
+        assert trace.weights == pytest.approx([1 / 4 / 3] * int(frames[0]) + [1 / 3] * int(frames[1]))
+
     @torch.inference_mode()
     def test_equals_transformers_own_loss_of_each_utterance_a_character(self, model: Any) -> None:
         batch = _batch(LABELS, 8000, 8000, 8000)

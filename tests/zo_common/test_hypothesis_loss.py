@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import MOST_CLASSES, OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss
@@ -18,6 +19,7 @@ from zo_common.objectives import (
     WhisperBatch,
     confident_labels,
     entropy,
+    masked_mean,
     token_cross_entropy,
     token_entropy,
     whisper_labels,
@@ -25,6 +27,7 @@ from zo_common.objectives import (
 )
 from zo_common.state import LatticeState, Update
 from zo_common.transcribe import greedy_tokens, transcribe
+from zo_common.whisper_loss import WhisperLoss
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,41 @@ def _log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 def _loss(model: Any, batch: WhisperBatch, trained: list[str] | None = None, **options: Any) -> HypothesisLoss:
     return HypothesisLoss(model, batch, FrozenPrefix(model, trained or ["model.encoder.conv1.weight"]), **options)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["labelled", "hypothesis"])
+def test_a_trace_is_told_the_likeliest_classes_of_what_counts(
+    whisper: tuple[Any, Any], batch: WhisperBatch, kind: str
+) -> None:
+    model, _ = whisper
+    logits = _logits(model, batch)
+    counted = batch.labels != IGNORE
+    if kind == "labelled":
+        loss: WhisperLoss = WhisperLoss(model, batch, FrozenPrefix(model, ["model.encoder.conv1.weight"]))
+    else:  # the utterance that the model is surer of is trusted alone
+        means = masked_mean(_log_probs(logits, batch.labels), counted).exp()
+        loss = _loss(model, batch, min_utterance=float(means.mean())).freeze()
+        counted &= (means >= means.mean())[:, None]
+    loss.trace = trace = OutputTrace(passes=1)
+
+    losses = loss()
+
+    expected = logits[counted].log_softmax(dim=1).topk(MOST_CLASSES, dim=1).values
+    torch.testing.assert_close(torch.from_numpy(trace.log_probs[0]), expected)
+    assert trace.rows.tolist() == counted.nonzero()[:, 0].tolist()
+    # a position counts as much as its loss does in the mean over the batch
+    of_positions = -_log_probs(logits, batch.labels)[counted].double().numpy()
+    assert float(trace.weights @ of_positions) == pytest.approx(float(losses.mean()), rel=1e-4)
+
+
+@torch.inference_mode()
+def test_entropy_has_no_curvature_to_tell(whisper: tuple[Any, Any], batch: WhisperBatch) -> None:
+    loss = _loss(whisper[0], batch, objective="entropy")
+    loss.trace = OutputTrace(passes=1)
+
+    with pytest.raises(ConfigError, match="whose curvature is no Fisher matrix"):
+        loss()
 
 
 @torch.inference_mode()
