@@ -266,7 +266,7 @@ class TestRoundingNoise:
     def test_a_drowned_difference_is_said_once_with_epsilon_and_dtype(
         self, engine_of: Callable[..., Engine], speech: SpeechDataset
     ) -> None:
-        engine = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=True)
+        engine = engine_of(epsilon=1e-5, precision="bfloat16", loss_check=True)
         plan = _plan(engine, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=1e-6)
 
         first, second = engine.train(plan, speech), engine.train(plan, speech)
@@ -280,7 +280,7 @@ class TestRoundingNoise:
     def test_it_explains_an_update_that_leaves_the_lattice(
         self, engine_of: Callable[..., Engine], speech: SpeechDataset
     ) -> None:
-        engine = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=True)
+        engine = engine_of(epsilon=1e-5, precision="bfloat16", loss_check=True)
         plan = _plan(engine, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=100.0)
 
         reply = engine.train(plan, speech)
@@ -292,8 +292,8 @@ class TestRoundingNoise:
     def test_nothing_is_said_of_a_clear_difference_or_without_the_check(
         self, engine_of: Callable[..., Engine], speech: SpeechDataset
     ) -> None:
-        clear = engine_of(epsilon=1e-2, precision="float32", noise_check=True)
-        unchecked = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=False)
+        clear = engine_of(epsilon=1e-2, precision="float32", loss_check=True)
+        unchecked = engine_of(epsilon=1e-5, precision="bfloat16", loss_check=False)
 
         assert clear.train(_plan(clear, estimator=EstimatorConfig("two-sided", 2, 1e-2)), speech).message == ""
         plan = _plan(unchecked, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=1e-6)
