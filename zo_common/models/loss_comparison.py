@@ -59,10 +59,11 @@ class Comparison:
         within = self.loss <= tolerances.loss and self.worst <= tolerances.worst
         return bool(within and self.difference <= tolerances.difference)
 
-    def __str__(self) -> str:
+    def words(self, of: str) -> str:
+        """All of it, `of` naming the reference in the possessive."""
         return (
             f"loss within {self.loss:.1%} (worst utterance {self.nats:.2g} nats), differences within "
-            f"{self.difference:.0%} of the full window's in float32"
+            f"{self.difference:.0%} of {of}"
         )
 
 
@@ -71,9 +72,8 @@ def compare(found: Probe, reference: Probe) -> Comparison:
     errors, mean = np.abs(found.losses - reference.losses), max(float(reference.losses.mean()), _LEAST_LOSS)
     size = root_mean_square(reference.differences)
     off = root_mean_square(found.differences - reference.differences)
-    return Comparison(
-        float(errors.mean()) / mean, float(errors.max()) / mean, float(errors.max()), off / size if size else math.inf
-    )
+    apart = off / size if size else math.inf if off else 0.0
+    return Comparison(float(errors.mean()) / mean, float(errors.max()) / mean, float(errors.max()), apart)
 
 
 @dataclass(frozen=True)

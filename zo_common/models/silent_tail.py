@@ -1,8 +1,8 @@
-"""Attention sinks in the silence behind the speech: positions of Whisper's window that must not be merged with others.
+"""Attention sinks in the silence behind the speech: positions of Whisper's window that must not be merged.
 
-A trained encoder parks attention on a few silent positions, whose hidden states grow massive: in Whisper-base their norm
-is over 500 from the fourth layer on, where the median is 16. Such a position in the middle of a merged group would be
-weighted by the group's size. Which positions they are is a property of the model, hardly of the speech before them.
+A trained encoder parks attention on a few silent positions, whose hidden states grow massive: in Whisper-base their
+norm is over 500 from the fourth layer on, where the median is 16. Such a position in the middle of a merged group would
+be weighted by the group's size. Which positions they are is a property of the model, hardly of the speech before them.
 Source: attention sinks and massive activations, arXiv 2309.17453 and 2402.17762.
 """
 
