@@ -270,23 +270,25 @@ class _Check:
         if wanted == "float32":
             return wanted, epsilon, ["float32", self._why(exact, epsilon)]
         setting, at = Setting(exact.tail_tokens, wanted), epsilon
+        # what rounding adds to all losses alike leaves their differences: twice as much of that may be
+        limits = replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
         if self._asked.precision is not None:
             self._limit = 2 * MOST_PASSES
         while self._affords(setting, (at,), 2 * DIRECTIONS * ((exact, at) not in self._sides)):
             found = compare(self._probe(setting, at), self._probe(exact, at))
             fit = found.words("float32's")
             word = word or fit
-            if found.fits(replace(self._limits, difference=self._limits.noise)):
+            if found.fits(limits):
                 return wanted, at, [f"{wanted}: {fit}", self._why(exact, at, found.difference)]
             excess = min(found.difference / self._limits.noise, 2.0**4)
             factor = 2.0 ** max(1, math.ceil(math.log2(excess))) if excess > 0 else 2.0
             curved = factor**2 * self._probe(exact, at).curvature > self._limits.curvature
             at *= factor
-            if curved or found.loss > self._limits.loss or self._asked.epsilon is not None or at > LARGEST_EPSILON:
+            if curved or found.loss > limits.loss or self._asked.epsilon is not None or at > LARGEST_EPSILON:
                 break
         if self._asked.precision is not None:
             self._problems.append(
-                f"precision is {wanted!r}, {word}, expected {self._limits.loss:.0%} and {self._limits.noise:.0%}: set "
+                f"precision is {wanted!r}, {word}, expected {limits.loss:.0%} and {limits.difference:.0%}: set "
                 "precision=float32, which fits, or auto"
             )
         return "float32", epsilon, [f"float32 (not {wanted}: {word or 'not tried'})", self._why(exact, epsilon)]

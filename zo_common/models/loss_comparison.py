@@ -24,7 +24,7 @@ class Tolerances:
         curvature: |mean of (L(w+εz) + L(w−εz))/2 − L(w)| ÷ L(w).
     """
 
-    loss: float = 0.03
+    loss: float = 0.02
     worst: float = 0.15
     difference: float = 0.15
     noise: float = 0.1
