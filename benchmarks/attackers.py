@@ -147,7 +147,7 @@ def main() -> None:
         epsilon=arguments.epsilon,
         num_queries=arguments.queries,
         directions="shared",
-        noise_check=False,
+        loss_check=False,
     )
     about = json.dumps([config.to_mapping(), arguments.devices], sort_keys=True)
     numbers = measure(arguments, SpeechCrowd(config, arguments.devices), about)

@@ -72,7 +72,7 @@ def plain_config(arguments: argparse.Namespace, devices: int, seed: int = 0) -> 
         weighting="uniform",
         noise_by="server",
         target_delta=arguments.delta,
-        noise_check=False,
+        loss_check=False,
     )
 
 

@@ -66,6 +66,10 @@ class SpeechDataset(Recordings):
         inputs, labels = whisper_labels(list(self.prompt), [list(example.labels) for example in chosen], self.end)
         return WhisperBatch(torch.stack([example.window(frames) for example in chosen]), inputs, labels)
 
+    def whole_batch(self, indices: Sequence[int]) -> WhisperBatch:
+        """As `Recordings.whole_batch`."""
+        return self.batch(indices, full_window=True)
+
 
 def load_dataset(
     source: str | Manifest,

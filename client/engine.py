@@ -6,7 +6,8 @@ half-applied and never locally trained.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 
 from client.evaluation import evaluate
-from client.family import family_of
+from client.family import LossOf, family_of
+from client.loss_choice import LossChoices, unchecked, with_tail
 from client.private_training import private_steps, seen_reply
 from client.snapshot_parts import SnapshotParts
 from client.speech import Recordings
@@ -29,15 +31,13 @@ from zo_common.ledger import describe_tensors
 from zo_common.local_steps import LocalResult, run_local_steps
 from zo_common.messages import Plan, Reply, Status
 from zo_common.models.load import load_model
-from zo_common.precision import resolve_precision
+from zo_common.models.loss_check import LossChoice
 from zo_common.replay import apply_all
-from zo_common.rounding_noise import measure_noise
-from zo_common.seeds import direction_seed, fold_in
+from zo_common.seeds import fold_in
 from zo_common.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
 from zo_common.state import LatticeState
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
-_NOISE_DIRECTIONS = 3
 
 
 class Cancelled(ZOError):
@@ -72,11 +72,13 @@ class Engine:
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale)
-        self.state.epsilon_units(self.config.epsilon)
+        if self.config.epsilon != "auto":
+            self.state.epsilon_units(self.config.epsilon)
         self.base_checksum = self.state.checksum()
-        self.precision = resolve_precision(self.config.precision, self.device)
-        self._losses = self.family.losses(self.state.exponents, self.config, self.precision)
-        self._noise_to_check = self.config.noise_check
+        self._choices = LossChoices(
+            self.config, self.family, self.state, self.device, self.fingerprint, self._start_weights
+        )
+        self._use(unchecked(self.config))
         if self.config.torch_compile:
             self.family.compile()
         self._loaded = True
@@ -88,8 +90,28 @@ class Engine:
             ModelNotFound, UnsupportedModel: it is not there any more; the next use tries again.
         """
         if self._loaded:
-            del self.model, self.state, self.family, self._losses
+            del self.model, self.state, self.family, self._losses, self._choices
         self._load()
+
+    def _use(self, choice: LossChoice) -> None:
+        self.choice = choice
+        config = with_tail(self.config, choice, self.family)
+        self._losses: LossOf = self.family.losses(self.state.exponents, config, choice.precision)
+
+    @property
+    def precision(self) -> str:
+        """Of the forward passes of the data set that was trained on last."""
+        return self.choice.precision
+
+    @contextmanager
+    def _start_weights(self) -> Iterator[None]:
+        """The weights that this history began with, the base model's or a snapshot's, and then the present ones."""
+        applied = all_updates(self.applied)
+        apply_all(self.state, applied, sign=-1)
+        try:
+            yield
+        finally:
+            apply_all(self.state, applied)
 
     @property
     def have_round(self) -> int:
@@ -260,7 +282,10 @@ class Engine:
             on_synced()
             if status is not Status.OK:
                 return base
-            word = self._check_noise(plan, data) if plan.privacy is None else ""
+            choice, new = self._choices.of(plan, data)
+            word = choice.sentence if new and not self.config.secure_aggregation else ""
+            if choice != self.choice:
+                self._use(choice)
             result = self._local_steps(plan, data, on_step)
         except Cancelled:
             raise
@@ -268,7 +293,7 @@ class Engine:
             return replace(base, status=Status.NON_FINITE, message=str(error))
         except LatticeOverflow as error:
             self.rebuild()
-            return replace(base, status=Status.ERROR, have_round=0, message="; ".join(filter(None, [str(error), word])))
+            return replace(base, status=Status.ERROR, have_round=0, message=str(error))
         except ZOError as error:
             return replace(base, status=Status.ERROR, message=str(error))
         return replace(
@@ -282,6 +307,7 @@ class Engine:
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
         private = private_steps(plan, len(data))
+        estimator = replace(plan.estimator, epsilon=plan.estimator.epsilon or self.choice.epsilon)
 
         def loss_of_step(step: int) -> LossFn:
             if private is not None:
@@ -293,7 +319,7 @@ class Engine:
             loss_of_step,
             plan.seed,
             plan.local_steps,
-            plan.estimator,
+            estimator,
             plan.learning_rate,
             on_step,
             release=private.release if private is not None else None,
@@ -330,19 +356,6 @@ class Engine:
 
     def _other_base(self, plan: Plan) -> str:
         return f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
-
-    def _check_noise(self, plan: Plan, data: Recordings) -> str:
-        """Once a model is loaded: a warning if the loss differences drown in rounding noise, else nothing."""
-        if not self._noise_to_check:
-            return ""
-        self._noise_to_check = False
-        epsilon = plan.estimator.epsilon
-        seeds = [direction_seed(plan.seed, 0, j) for j in range(_NOISE_DIRECTIONS)]
-        try:
-            found = measure_noise(self.state, self.loss_fn(self._draw(plan, data, 0)), seeds, epsilon)
-        except LatticeOverflow:  # it looks farther than a step goes; the weights are as before
-            return ""
-        return found.word(epsilon, self.precision) if found.drowns else ""
 
     def _draw(self, plan: Plan, data: Recordings, step: int) -> Any:
         """A batch without replacement; which utterances does not matter to a replay."""

@@ -31,15 +31,19 @@ class Family(Protocol):
 
     Attributes:
         objectives: what it can be trained on.
+        window: positions of the encoder's window, of which speech fills a part; 0 where there is none.
     """
 
     objectives: ClassVar[tuple[str, ...]]
+    window: int
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> Reader:
         """How its recordings are read; one without a transcript has no labels."""
 
-    def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
+    def losses(self, trained: Collection[str] | None, config: RunConfig, precision: str) -> LossOf:
         """Batch → the loss of a step under `config.objective`; `trained` are the names of the trained tensors.
+
+        Without `trained` nothing is kept from one forward pass to the next. `config.tail_tokens` must be a number.
 
         What an objective without a text takes from the model itself, frames or hypotheses, is decided when the batch
         comes in, under the weights of that moment, and is the same in all forward passes of the step.
@@ -56,21 +60,23 @@ class WhisperFamily:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor = model, processor
+        self.window = int(model.model.encoder.embed_positions.weight.shape[0])
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> Reader:
         """As `Family.reader`."""
         return WhisperReader(self._processor, language, cache_dir)
 
-    def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
+    def losses(self, trained: Collection[str] | None, config: RunConfig, precision: str) -> LossOf:
         """As `Family.losses`."""
-        prefix = FrozenPrefix(self._model, trained)
+        prefix, tail = FrozenPrefix(self._model, trained), config.tail_tokens
+        assert not isinstance(tail, str)
         if config.objective == "supervised":
-            return lambda batch: WhisperLoss(self._model, batch, prefix, config.tail_tokens, precision)
+            return lambda batch: WhisperLoss(self._model, batch, prefix, tail, precision)
         return lambda batch: HypothesisLoss(
             self._model,
             self._heard(batch, config.language),
             prefix,
-            config.tail_tokens,
+            tail,
             precision,
             objective="entropy" if config.objective == "entropy" else "self-training",
             min_utterance=config.min_confidence,
@@ -94,6 +100,7 @@ class CTCFamily:
     """A Wav2Vec2, HuBERT or WavLM model with a CTC head."""
 
     objectives: ClassVar[tuple[str, ...]] = ("supervised", "suta", "entropy")
+    window = 0
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor = model, processor
@@ -102,7 +109,7 @@ class CTCFamily:
         """As `Family.reader`; waveforms need no cache, and characters know no language."""
         return CTCReader(self._model, self._processor)
 
-    def losses(self, trained: Collection[str], config: RunConfig, precision: str) -> LossOf:
+    def losses(self, trained: Collection[str] | None, config: RunConfig, precision: str) -> LossOf:
         """As `Family.losses`; "entropy" is "suta" without class confusion."""
         if config.objective == "supervised":
             return lambda batch: CTCLoss(self._model, batch, precision)

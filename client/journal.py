@@ -256,7 +256,7 @@ def _header(engine: Engine) -> LedgerHeader:
         model=config.model,
         pattern=config.trained_tensors,
         scale=config.scale,
-        epsilon=config.epsilon,
+        epsilon=config.estimator_config.epsilon,
         estimator=config.estimator,
         run_seed=config.run_seed,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -46,6 +46,10 @@ class Recordings(ABC):
     def batch(self, indices: Sequence[int]) -> Any:
         """The model's inputs for some of the examples."""
 
+    def whole_batch(self, indices: Sequence[int]) -> Any:
+        """As `batch`, in the model's full window where it has one."""
+        return self.batch(indices)
+
     def some(self, chosen: slice) -> Recordings:
         """A data set of some of the examples."""
         changed: Any = self

@@ -34,7 +34,7 @@ def engine_key(config: RunConfig) -> tuple[object, ...]:
         config.device,
         config.precision,
         config.language,
-        config.noise_check,
+        config.loss_check,
         config.objective,
         config.temperature,
         config.entropy_weight,

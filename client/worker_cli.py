@@ -59,7 +59,7 @@ def run(
     torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
     train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
     text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
-    noise_check: Annotated[bool | None, typer.Option(help="Warn where rounding noise drowns the signal.")] = None,
+    loss_check: Annotated[bool | None, typer.Option(help="Compare the loss with the full window's once.")] = None,
     orphan_seconds: Annotated[float, typer.Option(min=0, help="How long work goes on that nobody waits for.")] = 15.0,
     stop_seconds: Annotated[float, typer.Option(min=0, help="How long a stop waits for the step in progress.")] = 60.0,
     max_epsilon: Annotated[float, typer.Option(min=0, help="Privacy all runs may spend; 0 sets no limit.")] = 0.0,
@@ -71,8 +71,8 @@ def run(
     if not model or not data:
         raise ConfigError("model or data is missing: give --model and --data, or a command such as status")
     own = {"model": model, "data": data, "device": device, "precision": precision, "torch-threads": torch_threads}
-    if noise_check is not None:
-        own["noise-check"] = noise_check
+    if loss_check is not None:
+        own["loss-check"] = loss_check
     own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
     token = read_token(token_file) if token_file else ""
     run_worker(

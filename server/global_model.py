@@ -38,7 +38,8 @@ class GlobalModel:
         self.family = family_of(loaded, config)
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, config.trained_tensors, config.scale)
-        self.state.epsilon_units(config.epsilon)
+        if config.epsilon != "auto":
+            self.state.epsilon_units(config.epsilon)
         self.base_checksum = self.state.checksum()
         self.tensors = describe_tensors(self.state)
         self._config = config
@@ -99,7 +100,7 @@ def open_header(config: RunConfig, reference: View) -> LedgerHeader:
         model=config.model,
         pattern=config.trained_tensors,
         scale=config.scale,
-        epsilon=config.epsilon,
+        epsilon=config.estimator_config.epsilon,
         estimator=config.estimator,
         run_seed=config.run_seed,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -160,7 +161,7 @@ def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader
         ("run-seed", header.run_seed, config.run_seed),
         ("trained-tensors", header.pattern, config.trained_tensors),
         ("scale", header.scale, config.scale),
-        ("epsilon", header.epsilon, config.epsilon),
+        ("epsilon", header.epsilon, config.estimator_config.epsilon),
         ("estimator", header.estimator, config.estimator),
         *_privacy_then_and_now(header, config),
     ):

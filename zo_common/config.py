@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zo_common.aggregate import Weighting
 from zo_common.errors import ConfigError
@@ -20,7 +20,7 @@ Directions = Literal["independent", "shared"]
 Schedule = Literal["auto", "constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-AutoRate = float | Literal["auto"]
+Auto = Literal["auto"]
 Objective = Literal["supervised", "suta", "entropy", "self-training"]
 MOST_MESSAGE_BYTES = 60 << 20
 
@@ -51,8 +51,8 @@ class RunConfig:
     scale: Scale = "unit"
     estimator: Estimator = "leave-one-out"
     num_queries: int = 8
-    epsilon: float = 1e-3
-    learning_rate: AutoRate = "auto"  # measured in every round
+    epsilon: float | Auto = "auto"
+    learning_rate: float | Auto = "auto"  # measured in every round
     lr_schedule: Schedule = "auto"  # of a number: linear; what is measured needs none
     batch_size: int = 16
     clip_utterances: float = 3.0  # median norms of the batch that an utterance's scalars are cut to; 0 is off
@@ -65,10 +65,10 @@ class RunConfig:
     aggregation: Aggregation = "mean"
     byzantine_share: float = 0.25
     norm_bound: float = 0.0
-    tail_tokens: int = 64
+    tail_tokens: int | Auto = "auto"
     device: str = "auto"
     precision: Precision = "auto"
-    noise_check: bool = True
+    loss_check: bool = True
     torch_compile: bool = False
     # privacy of what devices send
     privacy: Privacy = "none"
@@ -128,6 +128,7 @@ class RunConfig:
             raise ConfigError(f"drop-out is {self.drop_out}, expected a share of clients in [0, 1)")
         if max(self.local_steps, self.batch_size) > 65535:
             raise ConfigError("local-steps and batch-size are at most 65535")
+        self._check_chosen()
         self._check_policy()
         self._check_aggregation()
         _ = self.estimator_config
@@ -164,6 +165,20 @@ class RunConfig:
         value = getattr(self, name)
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
+
+    def _check_chosen(self) -> None:
+        if isinstance(self.tail_tokens, str):
+            self._word("tail_tokens")
+        else:
+            self._at_least("tail_tokens", 0)
+        if isinstance(self.epsilon, str):
+            self._word("epsilon")
+        else:
+            self._positive("epsilon")
+
+    def _word(self, name: str) -> None:
+        if getattr(self, name) != "auto":
+            raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected 'auto' or a number")
 
     def _share(self, name: str) -> None:
         if not 0 <= getattr(self, name) <= 1:
@@ -212,8 +227,8 @@ class RunConfig:
 
     @property
     def estimator_config(self) -> EstimatorConfig:
-        """The estimator's part of the settings."""
-        return EstimatorConfig(self.estimator, self.num_queries, self.epsilon)
+        """The estimator's part of the settings; its epsilon is 0 where each device chooses its own."""
+        return EstimatorConfig(self.estimator, self.num_queries, 0.0 if self.epsilon == "auto" else self.epsilon)
 
     @property
     def privacy_settings(self) -> PrivacySettings | None:
@@ -300,7 +315,6 @@ _AT_LEAST_NONE = (
     "clients_per_round",
     "evaluate_every",
     "eval_utterances",
-    "tail_tokens",
     "late_joiners",
     "guard_utterances",
 )
@@ -325,10 +339,11 @@ def kebab(name: str) -> str:
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:
-    if kind == AutoRate:
-        if isinstance(value, str) and value != "auto":
-            raise ConfigError(f"{key} is {value!r:.200}, expected a float such as 1e-3, or auto")
-        kind = str if isinstance(value, str) else float
+    if get_origin(kind) is Union:  # a number or a word
+        number = get_args(kind)[0]
+        if isinstance(value, str):
+            return value
+        return _convert(key, value, number)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 1 << 1000 else math.inf
     expected = kind if kind in (int, float, bool, str) else str

@@ -25,6 +25,10 @@ class EpsilonTooSmall(ConfigError):
     """The perturbation rounds to zero grid units in some trained tensor."""
 
 
+class LossCheckFailed(ConfigError):
+    """The loss, computed as the settings say, is not the model's; says by how much, and what fits."""
+
+
 class PatternError(ConfigError):
     """A choice of trained tensors matches nothing."""
 

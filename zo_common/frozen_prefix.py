@@ -24,12 +24,15 @@ class FrozenPrefix:
 
     Args:
         model: a `WhisperForConditionalGeneration`.
-        trained: names of the trained tensors.
+        trained: names of the trained tensors; None for any: then nothing is frozen.
     """
 
-    def __init__(self, model: Any, trained: Collection[str]) -> None:
+    def __init__(self, model: Any, trained: Collection[str] | None) -> None:
         self._encoder = model.model.encoder
         self._layers = len(self._encoder.layers)
+        if trained is None:
+            self.stages = 0
+            return
         touched = [self._stage(name) for name in trained if name.startswith(_ENCODER)]
         known = all(name.startswith(("model.", "proj_out.")) for name in trained)
         self.stages = min(touched, default=self._layers + 2) if known else 0

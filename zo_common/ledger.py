@@ -53,6 +53,7 @@ class LedgerHeader:
         base_checksum: state checksum of the snapped base, as u64.
         model: where the base model was loaded from (hub id or path), a hint only.
         pattern: the choice of trained tensors, as the user wrote it.
+        epsilon: of the run; 0 where each device chose its own. A replay does not need it.
         settings: run settings kept for the record (learning rate, queries …); they do not affect a replay.
     """
 
@@ -203,7 +204,7 @@ def _check_words(header: LedgerHeader) -> None:
         raise ValueError(f"scale is {str(header.scale)[:100]!r}")
     if type(header.run_seed) is not int or not 0 <= header.run_seed < 1 << 64:
         raise ValueError("the run seed is out of range")
-    if type(header.epsilon) not in (int, float) or not (math.isfinite(header.epsilon) and header.epsilon > 0):
+    if type(header.epsilon) not in (int, float) or not (math.isfinite(header.epsilon) and header.epsilon >= 0):
         raise ValueError("epsilon is out of range")
 
 

@@ -39,14 +39,6 @@ class RoundingNoise:
         """Whether the loss difference does not stand above the noise."""
         return self.share > LIMIT  # never of a loss that is not finite: the step itself says that
 
-    def word(self, epsilon: float, precision: str) -> str:
-        """One sentence for who chose ε and dtype."""
-        return (
-            f"rounding noise is at least {self.share:.0%} of the loss difference at epsilon {epsilon:g} in {precision} "
-            f"({self.noise:.1g} of {self.difference:.1g} nats): raise epsilon"
-            + ("" if precision == "float32" else ", or set precision=float32")
-        )
-
 
 def measure_noise(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], epsilon: float) -> RoundingNoise:
     """Rounding noise along a few directions; 4 forwards a direction; the weights are afterwards as before.
@@ -60,10 +52,13 @@ def measure_noise(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], ep
     divisible = int(state.epsilon_units(epsilon).min()) >= FRACTION
     large = epsilon if divisible else FRACTION * epsilon
     differences = {size: _differences(state, loss_fn, seeds, size) for size in (large, large / FRACTION)}
-    residual = differences[large / FRACTION] - differences[large] / FRACTION
+    return RoundingNoise(_rms(differences[epsilon]), noise_between(differences[large], differences[large / FRACTION]))
+
+
+def noise_between(large: NDArray[np.float64], small: NDArray[np.float64]) -> float:
+    """Root mean square of the noise in differences, from those at ε (`large`) and at ε / `FRACTION`, of any shape."""
     # the residual holds the noise of the small difference and an eighth of that of the large one
-    noise = _rms(residual) / float(np.sqrt(1 + FRACTION**-2))
-    return RoundingNoise(_rms(differences[epsilon]), noise)
+    return _rms(small - large / FRACTION) / float(np.sqrt(1 + FRACTION**-2))
 
 
 @torch.inference_mode()

@@ -62,7 +62,7 @@ class Settings:
             num_queries=self.queries,
             batch_size=self.batch,
             directions="shared",
-            noise_check=False,
+            loss_check=False,
             device="cpu",
             precision="float32",
         )

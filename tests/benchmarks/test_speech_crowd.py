@@ -36,7 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         weighting="uniform",
         noise_by="server",
         target_delta=1e-2,
-        noise_check=False,
+        loss_check=False,
         precision="float32",
     )
 

@@ -262,44 +262,6 @@ class TestTrain:
         assert _bits(engine) == before
 
 
-class TestRoundingNoise:
-    def test_a_drowned_difference_is_said_once_with_epsilon_and_dtype(
-        self, engine_of: Callable[..., Engine], speech: SpeechDataset
-    ) -> None:
-        engine = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=True)
-        plan = _plan(engine, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=1e-6)
-
-        first, second = engine.train(plan, speech), engine.train(plan, speech)
-
-        assert first.status is second.status is Status.OK
-        assert "epsilon 1e-05 in bfloat16" in first.message
-        assert second.message == ""
-        np.testing.assert_array_equal(first.projected_grads, second.projected_grads)
-        assert engine.state.checksum() == engine.base_checksum
-
-    def test_it_explains_an_update_that_leaves_the_lattice(
-        self, engine_of: Callable[..., Engine], speech: SpeechDataset
-    ) -> None:
-        engine = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=True)
-        plan = _plan(engine, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=100.0)
-
-        reply = engine.train(plan, speech)
-
-        assert reply.status is Status.ERROR
-        assert "lattice of tensor" in reply.message
-        assert "rounding noise" in reply.message
-
-    def test_nothing_is_said_of_a_clear_difference_or_without_the_check(
-        self, engine_of: Callable[..., Engine], speech: SpeechDataset
-    ) -> None:
-        clear = engine_of(epsilon=1e-2, precision="float32", noise_check=True)
-        unchecked = engine_of(epsilon=1e-5, precision="bfloat16", noise_check=False)
-
-        assert clear.train(_plan(clear, estimator=EstimatorConfig("two-sided", 2, 1e-2)), speech).message == ""
-        plan = _plan(unchecked, estimator=EstimatorConfig("two-sided", 2, 1e-5), learning_rate=1e-6)
-        assert unchecked.train(plan, speech).message == ""
-
-
 def test_a_model_that_is_not_there_is_refused_without_a_network(engine_of: Callable[..., Engine]) -> None:
     """A typing error in a path must not become a question to a server."""
     with pytest.raises(ModelNotFound, match="/nowhere/model"):
@@ -311,7 +273,7 @@ def _loss_at(engine: Engine, updates: list[Update], batch: WhisperBatch) -> NDAr
     """Losses of a model loaded anew, after updates by the reference kernel."""
     model, _ = load_whisper(engine.config.model)
     LatticeState(model, engine.config.trained_tensors, reference=True).apply(updates)
-    return whisper_losses(model, batch, engine.config.tail_tokens).double().numpy()
+    return whisper_losses(model, batch, engine.choice.tail_tokens).double().numpy()
 
 
 def _break_loss(

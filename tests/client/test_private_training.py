@@ -32,7 +32,7 @@ def shared_engine() -> dict[str, Engine]:
 @pytest.fixture
 def engine(shared_engine: dict[str, Engine], engine_of: Callable[..., Engine]) -> Engine:
     if not shared_engine:
-        shared_engine["tiny"] = engine_of(noise_check=True)
+        shared_engine["tiny"] = engine_of(loss_check=True)
     return shared_engine["tiny"]
 
 

@@ -62,7 +62,8 @@ def settings(tiny_whisper: Path, mini_corpus: Path, tmp_path: Path) -> Settings:
                 "batch_size": 2,
                 "local_steps": 2,
                 "learning_rate": 0.05,
-                "noise_check": False,  # tones and random weights have little but noise
+                "epsilon": 1e-3,
+                "loss_check": False,  # tones and random weights have little but noise
                 "num_server_rounds": 3,
                 "round_timeout": 20.0,
                 "output": str(tmp_path / "run"),

@@ -40,7 +40,8 @@ QUICK = {
     "batch-size": 2,
     "local-steps": 2,
     "learning-rate": 0.05,
-    "noise-check": False,  # tones and random weights have little but noise
+    "epsilon": 1e-3,
+    "loss-check": False,  # tones and random weights have little but noise
     "num-server-rounds": 3,
     "round-timeout": 30.0,
     "torch-threads": 1,

@@ -28,7 +28,7 @@ local-steps = 1
 batch-size = 2
 num-server-rounds = 2
 min-clients = 2
-noise-check = false
+loss-check = false
 """
 
 

@@ -270,7 +270,7 @@ def test_devices_warn_of_rounding_noise_and_the_run_goes_on(
     settings: Settings, federate: Federate, grid_of: Grids, observed: Any
 ) -> None:
     config = settings(
-        noise_check=True,
+        loss_check=True,
         epsilon=1e-5,
         precision="bfloat16",
         learning_rate=1e-6,

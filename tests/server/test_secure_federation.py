@@ -251,7 +251,7 @@ def test_with_a_model_that_trains(
     """Devices and server hold a small Whisper: the sum's round moves all of them to one state."""
     config = RunConfig(
         model=str(tiny_whisper), data=str(mini_corpus), num_queries=2, batch_size=2, learning_rate=0.05,
-        noise_check=False, output=str(tmp_path / "run"), **SECURE | {"round_timeout": 600.0},
+        loss_check=False, output=str(tmp_path / "run"), **SECURE | {"round_timeout": 600.0},
     )  # fmt: skip
     federation = federate(config, RecordingGrid(config, memories))
     ledger = ledger_of(config)

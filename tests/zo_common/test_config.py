@@ -23,7 +23,8 @@ configs = st.builds(
     scale=st.sampled_from(CHOICES["scale"]),
     lr_schedule=st.sampled_from(CHOICES["lr_schedule"]),
     num_queries=st.integers(2, 65535),
-    epsilon=st.floats(1e-9, 1.0),
+    epsilon=st.just("auto") | st.floats(1e-9, 1.0),
+    tail_tokens=st.just("auto") | st.integers(0, 1500),
     learning_rate=st.floats(1e-12, 1e3),
     local_steps=st.integers(1, 65535),
     run_seed=st.integers(0, 2**63 - 1),
@@ -171,11 +172,27 @@ def test_choices_are_listed(name: str) -> None:
         ("num-queries", 65536),
         ("epsilon", 0.0),
         ("epsilon", math.nan),
+        ("epsilon", "small"),
+        ("epsilon", "1e-3"),
+        ("tail-tokens", "none"),
     ],
 )
 def test_values_out_of_range_are_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^{name} is |^local-steps and batch-size are at most 65535$"):
         RunConfig.from_mapping({name: value})
+
+
+@pytest.mark.parametrize("name", ["epsilon", "tail-tokens"])
+def test_a_number_or_auto_may_be_chosen(name: str) -> None:
+    assert RunConfig.from_mapping({name: "auto"}) == RunConfig()
+    assert RunConfig.from_mapping({name: 1}).to_mapping()[name] == 1
+    with pytest.raises(ConfigError, match=f"^{name} is True"):
+        RunConfig.from_mapping({name: True})
+
+
+def test_an_epsilon_that_devices_choose_is_zero_in_a_plan() -> None:
+    assert RunConfig().estimator_config.epsilon == 0
+    assert RunConfig(epsilon=2e-3).estimator_config.epsilon == 2e-3
 
 
 def test_ranges_hold_after_replace_too() -> None:

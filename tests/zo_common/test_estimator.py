@@ -237,7 +237,6 @@ def test_quanta_of_a_step_are_counted(small_model: Models) -> None:
         ("num-queries", {"num_queries": 0}),
         ("num-queries", {"num_queries": 65536}),
         ("num-queries", {"estimator": "leave-one-out", "num_queries": 1}),
-        ("epsilon", {"epsilon": 0.0}),
         ("epsilon", {"epsilon": -1e-3}),
         ("epsilon", {"epsilon": float("nan")}),
         ("epsilon", {"epsilon": float("inf")}),

@@ -23,7 +23,7 @@ from zo_common.objectives import (
     whisper_losses,
 )
 from zo_common.state import LatticeState
-from zo_common.whisper_forward import EDGE_POSITIONS, embed_window
+from zo_common.whisper_forward import EDGE_POSITIONS, embed_window, run_layers
 
 Models = Callable[..., nn.Module]
 PROMPT, END = [3, 4], 2
@@ -261,15 +261,18 @@ class TestEmbedWindow:
         found = embed_window(tiny.model.encoder, features[:, :, :frames], tail + extra)
         expected = embed_window(tiny.model.encoder, features, 0)
 
-        assert found.bias is not None
-        assert torch.equal(found.bias, torch.zeros(1, 1, 1, FULL))
+        assert found.merge is not None
+        assert torch.equal(found.merge.picked, torch.arange(FULL))
+        assert torch.equal(found.merge.bias, torch.zeros(1, 1, 1, FULL))
         torch.testing.assert_close(found.hidden, expected.hidden, rtol=0, atol=1e-6)
-        assert expected.bias is None
+        assert expected.merge is expected.bias is None
 
     @torch.inference_mode()
     @pytest.mark.parametrize("tail_tokens", [1, 2, 3, 7, 27])
     def test_the_bias_counts_every_position_of_the_window(self, tiny: nn.Module, tail_tokens: int) -> None:
-        found = embed_window(tiny.model.encoder, _speech_then_silence(20, 28), tail_tokens)
+        encoder = tiny.model.encoder
+
+        found = run_layers(encoder, embed_window(encoder, _speech_then_silence(20, 28), tail_tokens), 0, 1)
 
         assert found.bias is not None
         counts = found.bias.exp().round().reshape(-1)
@@ -278,6 +281,34 @@ class TestEmbedWindow:
         assert torch.all(counts[:12] == 1)
         assert counts[12:-1].max() - counts[12:-1].min() <= 1
         assert counts[-1] == 1
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [1, 5, 27])
+    def test_the_first_layer_attends_to_the_whole_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        features, encoder = _speech_then_silence(20, 2 * FULL), tiny.model.encoder
+
+        start = embed_window(encoder, features[:, :, :28], tail_tokens)
+        found = run_layers(encoder, start, 0, 1)
+
+        assert start.merge is not None
+        expected = run_layers(encoder, embed_window(encoder, features, 0), 0, 1).hidden[:, start.merge.picked]
+        torch.testing.assert_close(found.hidden, expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_sinks_keep_a_token_of_their_own_and_the_rest_is_grouped(
+        self, tiny: nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sinks = (3, 20, 21, 33, FULL - 1)  # the first is speech, the last a token of its own anyway
+        monkeypatch.setattr(tiny.model.encoder, "silent_sinks", sinks, raising=False)
+
+        merge = embed_window(tiny.model.encoder, _speech_then_silence(20, 28), 4).merge
+
+        assert merge is not None
+        counts = dict(zip(merge.picked.tolist(), merge.bias.exp().round().flatten().tolist(), strict=True))
+        assert list(counts) == sorted(counts)
+        assert len(counts) == 12 + 3 + 4 + 1
+        assert all(counts[at] == 1 for at in (*range(12), 20, 21, 33, FULL - 1))
+        assert sum(counts.values()) == FULL
 
     @torch.inference_mode()
     @pytest.mark.parametrize("tail_tokens", [1, 5, 27])

@@ -28,7 +28,10 @@ Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """How projected gradients are measured: kind, number of directions a step, perturbation size."""
+    """How projected gradients are measured: kind, number of directions a step, perturbation size.
+
+    An ε of 0 leaves the size to whoever measures; a step needs a number.
+    """
 
     estimator: Estimator = "two-sided"
     num_queries: int = 8
@@ -40,8 +43,8 @@ class EstimatorConfig:
         least = 2 if self.estimator == "leave-one-out" else 1
         if not least <= self.num_queries <= 65535:
             raise ConfigError(f"num-queries is {self.num_queries}, {self.estimator} needs {least} … 65535")
-        if not (self.epsilon > 0 and np.isfinite(self.epsilon)):
-            raise ConfigError(f"epsilon is {self.epsilon}, expected a positive number such as 1e-3")
+        if not (self.epsilon >= 0 and np.isfinite(self.epsilon)):
+            raise ConfigError(f"epsilon is {self.epsilon}, expected a positive number such as 1e-3, or 0 for any")
 
     @property
     def forwards(self) -> int:

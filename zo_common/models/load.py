@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.models.silent_tail import mark_sinks
 from zo_common.quiet import quiet_transformers
 
 WHISPER = "WhisperForConditionalGeneration"
@@ -100,6 +101,7 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
     model.eval().requires_grad_(False)
+    mark_sinks(model)
     return model, processor
 
 

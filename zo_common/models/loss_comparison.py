@@ -1,0 +1,98 @@
+"""How far two ways to compute a loss are apart, and how well ε suits one of them, as shares with tolerances."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+_LEAST_LOSS = 0.05  # nats: of a loss that is nearly 0, shares say nothing
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """What still fits, as shares.
+
+    Attributes:
+        loss: mean |error| of the utterances' losses ÷ their mean loss.
+        worst: the same of the worst utterance.
+        difference: root mean square error of the differences ÷ their root mean square.
+        noise: rounding noise in a difference ÷ difference.
+        curvature: |mean of (L(w+εz) + L(w−εz))/2 − L(w)| ÷ L(w).
+    """
+
+    loss: float = 0.02
+    worst: float = 0.15
+    difference: float = 0.15
+    noise: float = 0.1
+    curvature: float = 0.1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Losses at the weights, (n,), half their differences and mean curvature terms along directions, (J, n)."""
+
+    losses: Values
+    differences: Values
+    curvatures: Values
+
+    @property
+    def curvature(self) -> float:
+        """The curvature term ÷ loss."""
+        return abs(float(self.curvatures.mean())) / max(float(self.losses.mean()), _LEAST_LOSS)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a setting is from the reference, as the shares in `Tolerances`."""
+
+    loss: float
+    worst: float
+    nats: float
+    difference: float
+
+    def fits(self, tolerances: Tolerances) -> bool:
+        """Whether all of it is within tolerance; what is not finite is not."""
+        within = self.loss <= tolerances.loss and self.worst <= tolerances.worst
+        return bool(within and self.difference <= tolerances.difference)
+
+    def words(self, of: str) -> str:
+        """All of it, `of` naming the reference in the possessive."""
+        return (
+            f"loss within {self.loss:.1%} (worst utterance {self.nats:.2g} nats), differences within "
+            f"{self.difference:.0%} of {of}"
+        )
+
+
+def compare(found: Probe, reference: Probe) -> Comparison:
+    """How far a probe is from the reference's along the same directions."""
+    errors, mean = np.abs(found.losses - reference.losses), max(float(reference.losses.mean()), _LEAST_LOSS)
+    size = root_mean_square(reference.differences)
+    off = root_mean_square(found.differences - reference.differences)
+    apart = off / size if size else math.inf if off else 0.0
+    return Comparison(float(errors.mean()) / mean, float(errors.max()) / mean, float(errors.max()), apart)
+
+
+@dataclass(frozen=True)
+class EpsilonVerdict:
+    """What an ε is worth: rounding noise and curvature, as the shares in `Tolerances`."""
+
+    noise: float
+    curvature: float
+
+    def excess(self, tolerances: Tolerances) -> float:
+        """1 or less where ε fits."""
+        return max(self.noise / tolerances.noise, self.curvature / tolerances.curvature)
+
+    def __str__(self) -> str:
+        clear = f"{1 / self.noise:.0f} times above" if self.noise > 1e-4 else "far above"
+        stand = f"differences stand {clear} rounding noise" if self.noise < 1 else "differences drown in rounding noise"
+        return f"{stand}, curvature is {self.curvature:.1%} of the loss"
+
+
+def root_mean_square(values: Values) -> float:
+    """√ of the mean square."""
+    return float(np.sqrt(np.mean(np.square(values))))
