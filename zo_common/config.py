@@ -54,7 +54,7 @@ class RunConfig:
     epsilon: float | Auto = "auto"
     learning_rate: float | Auto = "auto"  # measured in every round
     lr_schedule: Schedule = "auto"  # of a number: linear; what is measured needs none
-    batch_size: int = 16
+    batch_size: int = 4
     clip_utterances: float = 3.0  # median norms of the batch that an utterance's scalars are cut to; 0 is off
     local_steps: int = 1
     directions: Directions = "independent"

@@ -14,14 +14,17 @@ from benchmarks.learning.tasks import Task
 from client.dataset import SpeechDataset
 from client.evaluation import evaluate, held_out_loss
 from client.family import LossOf, family_of
+from client.loss_choice import UtteranceTrials, with_tail
 from client.manifest import read_manifest
 from client.partition import Partitions
 from client.speech import Reader, Recordings, read_speech, spread
 from zo_common.config import RunConfig
 from zo_common.models.load import load_model
+from zo_common.models.loss_check import MOST_UTTERANCES, Asked, check_loss
 from zo_common.objectives import whisper_losses
 from zo_common.precision import resolve_precision
 from zo_common.seeds import fold_in
+from zo_common.state import LatticeState
 
 _BATCH_STREAM = 1 << 40  # as a device's
 _EVAL_BATCH = 8
@@ -60,6 +63,7 @@ class Crowd:
         self.dev = read_speech(task.data, reader, split="dev")
         self.test = read_speech(task.data, reader, split="test")
         self._reader = reader
+        self.choices: list[str] = []
 
     def examples(self, device: int) -> int:
         """How many utterances a device has."""
@@ -70,6 +74,22 @@ class Crowd:
         config = RunConfig(model=self.task.model, language=self.task.language, tail_tokens=tail_tokens)
         device = next(self.model.parameters()).device
         return self._family.losses(trained, config, resolve_precision(precision, device))
+
+    def chosen_loss(self, state: LatticeState, tail_tokens: int, epsilon: float) -> tuple[LossOf, float]:
+        """Batch → the loss of a step, and its ε; −1 and 0 are chosen by the loss check of device 0's recordings."""
+        if tail_tokens >= 0 and epsilon > 0:
+            return self.losses(state.exponents, tail_tokens), epsilon
+        device = next(self.model.parameters()).device
+        few = spread(self.shares[0], MOST_UTTERANCES)
+        trials = UtteranceTrials(self._family, few, list(state.exponents), self._config, device)
+        asked = Asked(
+            tail_tokens if tail_tokens >= 0 else None, None, epsilon or None, resolve_precision("auto", device)
+        )
+        choice = check_loss(state, trials, asked)
+        print(f"  {choice.sentence}", flush=True)
+        self.choices.append(choice.sentence)
+        losses = self._family.losses(state.exponents, with_tail(self._config, choice, self._family), choice.precision)
+        return losses, choice.epsilon
 
     def draw(self, device: int, seed: int, step: int, size: int) -> list[int]:
         """Which of its utterances a device takes for a local step, drawn as the device itself does."""

@@ -27,8 +27,8 @@ class LatticeRounds:
     def __init__(self, crowd: Crowd, settings: Settings, rate: Rate) -> None:
         self.crowd, self.settings, self.rate = crowd, settings, rate
         self.state_of_weights = LatticeState(crowd.model, settings.tensors)
-        self.config = EstimatorConfig(settings.estimator, settings.queries, settings.epsilon)
-        self.loss_of = crowd.losses(self.state_of_weights.exponents, settings.tail_tokens)
+        self.loss_of, epsilon = crowd.chosen_loss(self.state_of_weights, settings.tail_tokens, settings.epsilon)
+        self.config = EstimatorConfig(settings.estimator, settings.queries, epsilon)
         self.rounds: list[tuple[Contribution, ...]] = []
 
     def round(self, number: int) -> Cost:
@@ -83,10 +83,12 @@ class LatticeRounds:
 
     def state(self) -> dict[str, Any]:
         """As `Method.state`: the rounds themselves."""
-        return {"rounds": [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self.rounds]}
+        rounds = [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self.rounds]
+        return {"rounds": rounds, "rate": self.rate.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `Method.restore`, by exact replay."""
+        self.rate.restore(state["rate"])
         for one in state["rounds"]:
             self.apply([Contribution(seed, client, _float32(rows)) for seed, client, rows in one])
 

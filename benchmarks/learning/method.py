@@ -46,6 +46,7 @@ class Settings:
         tensors: pattern or preset of the trained tensors.
         learning_rate: as the method's own source counts it; 0 where it is measured.
         queries: directions a step of a device.
+        epsilon, tail_tokens: 0 and −1 for what the loss check of the first device's recordings chooses.
         local_steps: of a device a round.
         devices: how many share the training speech.
         extra: what a variant needs besides, as (name, value).

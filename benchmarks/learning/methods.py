@@ -14,6 +14,7 @@ from benchmarks.learning.method import Method, Settings
 from benchmarks.learning.published import FzooSteps, GaussianSteps
 from benchmarks.learning.rates import FixedRate, MeasuredRate, Rate
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
+from zo_common.config import RunConfig
 
 BIASES = "encoder-residual-bias"
 EARLY = "encoder-early"
@@ -47,7 +48,8 @@ def _rounds(kind: type[LatticeRounds] = LatticeRounds) -> Make:
 
 def _rate(crowd: Crowd, settings: Settings, budget: Budget) -> Rate:
     if settings.learning_rate == 0:
-        return MeasuredRate()
+        config = RunConfig(num_queries=settings.queries, local_steps=settings.local_steps, estimator=settings.estimator)
+        return MeasuredRate(config)
     passes = settings.queries * (2 if settings.estimator == "two-sided" else 1) * settings.batch_size
     rounds = -(-budget.passes // (passes * settings.local_steps * crowd.devices))
     return FixedRate(settings.learning_rate, settings.schedule, rounds)
@@ -85,7 +87,7 @@ def _adam(name: str, tensors: str, title: str, rates: tuple[float, ...], **other
     return {name: Entry(title, _first_order, Settings(name, tensors, **{"local_steps": 4, **others}), rates)}
 
 
-_OURS = Settings("auto", BIASES, epsilon=BIAS_EPSILON)
+_OURS = Settings("auto", BIASES, epsilon=0.0, tail_tokens=-1, batch_size=4)
 _RATES = (1e-3, 2e-3, 4e-3)
 _BIAS_RATES = (0.03, 0.1, 0.3)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from inspect import signature
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from zo_common.config import RunConfig
-from zo_common.errors import ConfigError
-from zo_common.local_steps import LocalResult, run_local_steps
+import numpy as np
 
-LEAST_SIGNAL = 0.05  # of the mean square of the projected gradients
+from server.pooled_curvature import StepRow
+from server.step_size import MeasuredStep
+from zo_common.aggregate import ClientScalars
+from zo_common.config import RunConfig
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.local_steps import LocalResult
 
 
 class Rate(Protocol):
@@ -30,6 +33,12 @@ class Rate(Protocol):
                 should use in its own local steps.
         """
 
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` needs."""
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Go on after the rounds of an earlier process."""
+
 
 class FixedRate:
     """A number that a run's schedule lets fall."""
@@ -45,52 +54,55 @@ class FixedRate:
         """As `Rate.rate_of_round`; after the last round of the schedule the last rate stands."""
         return self._config.learning_rate_at(min(number, self._config.num_server_rounds))
 
+    def state(self) -> list[dict[str, Any]]:
+        """As `Rate.state`: the round's number says all."""
+        return []
 
-class MeasuredRate:
-    """The step that lowers a quadratic model most: α = s / (m (t + (Q − 1) ρ)) a direction, α·Q for their mean.
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """As `Rate.restore`."""
 
-    m is the mean square of the projected gradients, v the part of it that is noise, s = max(m − v, 0.05 m); t is the
-    curvature along one direction, ρ that along the gradient; Q are the directions of all devices together.
-    """
 
-    def __init__(self) -> None:
-        self._last = 0.0
-        known = signature(run_local_steps).parameters
-        self.asks: Mapping[str, Any] = {"curvature": True} if "curvature" in known else {}
+@dataclass(frozen=True)
+class _Replies:
+    """A round's results as the server's step asks for them."""
+
+    results: Sequence[LocalResult]
+
+    @property
+    def accepted(self) -> int:
+        return len(self.results)
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        found = [
+            result.curvature.relative(float(np.square(result.projected_grads.astype(np.float64)).mean()))
+            for result in self.results
+            if result.curvature is not None
+        ]
+        return [each for each in found if each is not None]
+
+    def scalars(self) -> list[ClientScalars]:
+        return [ClientScalars(number, 0, 1, each.projected_grads) for number, each in enumerate(self.results)]
+
+
+class MeasuredRate(MeasuredStep):
+    """What a server takes, its rounds kept in memory alone."""
+
+    asks: Mapping[str, Any] = {"curvature": True}
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config, lambda word: print("  " + word, flush=True))
 
     def rate_of_round(self, number: int, results: Sequence[LocalResult]) -> float:
-        """As `Rate.rate_of_round`; devices' own local steps go as far as the last round.
+        """As `Rate.rate_of_round`."""
+        return self.used(number, _Replies(results), number) if results else self.planned(number)
 
-        Raises:
-            ConfigError: the estimator measures no curvature.
-        """
-        if results:
-            found = [c for c in (getattr(result, "curvature", None) for result in results) if c is not None]
-            if len(found) < len(results):
-                raise ConfigError("the step cannot be measured: local steps tell no curvature; use a fixed rate")
-            self._last = step_of(
-                square=_mean([float((r.projected_grads.astype(float) ** 2).mean()) for r in results]),
-                noise=_mean([c.noise for c in found]),
-                per_direction=_mean([c.per_direction for c in found]),
-                along=_mean([c.along_signal + c.along_noise for c in found]),
-                directions=sum(r.projected_grads.shape[1] for r in results),
-            )
-        return self._last
+    def state(self) -> list[dict[str, Any]]:
+        """What `restore` needs."""
+        return [asdict(row) for row in self._rows]
 
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """Go on after the rounds of an earlier process."""
+        self._rows = [StepRow(**row) for row in state]
 
-def step_of(square: float, noise: float, per_direction: float, along: float, directions: int) -> float:
-    """The learning rate for the mean over `directions`; 0 where nothing was measured.
-
-    Args:
-        square: m; `noise`: v; `per_direction`: t.
-        along: gᵀFg of the mean gradient g, so that ρ = along / m.
-    """
-    if not (square > 0 and per_direction > 0):
-        return 0.0
-    signal = max(square - noise, LEAST_SIGNAL * square)
-    curvature = per_direction + (directions - 1) * max(0.0, along / square)
-    return directions * signal / (square * curvature)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    def _write(self, row: StepRow) -> None:
+        self._rows.append(row)

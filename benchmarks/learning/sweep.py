@@ -66,7 +66,7 @@ class Lab:
         crowd = self._crowd(task, settings.devices, settings.seed)
         method = entry.make(crowd, settings, self._budget)
         run = learn(crowd, method, self._budget, checkpoint, lambda word: print("  " + word, flush=True))
-        found = run.plain() | {"before": before, "after": None}
+        found = run.plain() | {"before": before, "after": None, "chosen": crowd.choices}
         if not run.ended:
             found["after"] = asdict(crowd.judge(most=self._budget.test_utterances))
             if self._forgetting and task.language == "en":

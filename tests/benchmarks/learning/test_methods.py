@@ -18,10 +18,16 @@ from benchmarks.learning.learn import Budget, learn, passes_to
 from benchmarks.learning.method import Cost, Method, Settings
 from benchmarks.learning.methods import ALL, METHODS, STUDIES, directions_study
 from benchmarks.learning.published import FzooSteps, GaussianSteps
-from benchmarks.learning.rates import FixedRate, MeasuredRate, step_of
+from benchmarks.learning.rates import FixedRate, MeasuredRate
 from benchmarks.learning.tasks import Task
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
+from server.step_size import MeasuredStep
+from server.validation import RoundInbox
+from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import Curvature
+from zo_common.local_steps import LocalResult
+from zo_common.messages import Reply, Status
 from zo_common.seeds import client_seed, direction_seed
 
 BIAS = "encoder-residual-bias"
@@ -52,7 +58,7 @@ class TestLatticeRounds:
         assert np.array_equal(np.stack([c.coefficients[0] for c in method.rounds[0]]), np.stack(expected))
         assert method.state_of_weights.checksum() != before
         assert cost.forwards == cost.passes == 3 * 4 * 2 and cost.backwards == 0
-        assert (cost.up, cost.down) == (50 + 4 * 4, 58)
+        assert (cost.up, cost.down) == (51 + 4 * 4, 59)
 
     @pytest.mark.parametrize(("estimator", "passes"), [("leave-one-out", 4), ("one-sided", 5), ("two-sided", 8)])
     def test_passes_are_counted_by_estimator_and_local_steps(self, crowd: Crowd, estimator: Any, passes: int) -> None:
@@ -233,19 +239,23 @@ class TestRates:
 
         assert [round(rate.rate_of_round(n, ()), 6) for n in (1, 2, 4, 9)] == [0.1, 0.075, 0.025, 0.025]
 
-    def test_the_step_of_a_quadratic(self) -> None:
-        # s = m - v = 3, t = 10, rho = along / m = 0.5, Q = 5: alpha = 3 / (4 (10 + 4 · 0.5))
-        assert step_of(square=4.0, noise=1.0, per_direction=10.0, along=2.0, directions=5) == 5 * 3 / (4 * 12)
-        assert step_of(square=4.0, noise=9.0, per_direction=10.0, along=-2.0, directions=1) == 0.05 / 10
-        assert step_of(square=0.0, noise=0.0, per_direction=10.0, along=1.0, directions=4) == 0.0
+    def test_the_measured_rate_is_a_server_s_and_goes_on_where_it_was(self, crowd: Crowd, tmp_path: Path) -> None:
+        config = RunConfig(num_queries=4, output=str(tmp_path))
+        grads = np.arange(1.0, 5.0, dtype=np.float32)[None]
+        results = [LocalResult(grads * (d + 1), (1.0,), Curvature(200.0, 30.0, 5.0, 1.5)) for d in range(3)]
+        rate = MeasuredRate(config)
+        replies = RoundInbox({}, 1e6)
+        for d, result in enumerate(results):
+            reply = Reply(Status.OK, 1, 0, d, 1, 0, 1, 0.5, result.projected_grads, curvature=result.curvature)
+            replies.replies[d] = reply
 
-    def test_what_tells_no_curvature_is_refused(self, crowd: Crowd) -> None:
-        rate = MeasuredRate()
-        rate.asks = {}
-        method = LatticeRounds(crowd, BASE, rate)
+        assert rate.rate_of_round(1, ()) == 0.0
+        found = rate.rate_of_round(1, results)
 
-        with pytest.raises(ConfigError, match="tell no curvature"):
-            method.round(1)
+        assert found == MeasuredStep(config, print).used(1, replies, 1) > 0
+        again = MeasuredRate(config)
+        again.restore(rate.state())
+        assert again.rate_of_round(2, results) == rate.rate_of_round(2, results)
 
 
 class TestLearn:
