@@ -118,7 +118,7 @@ class TestVariants:
 
         seeds = [c.seed for c in method.rounds[0]]
         assert len(set(seeds)) == 3 * 2 and cost.forwards == 3 * 2 * 4
-        assert cost.up == 50 + 4 * 4 * 2
+        assert cost.up == 51 + 4 * 4 * 2
 
     def test_what_is_heard_without_error_is_left_out(self, crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
         method = _rounds(crowd, HardUtterances, batch_size=1, extra=(("every", 2.0),))
