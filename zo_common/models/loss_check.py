@@ -47,6 +47,7 @@ MOST_PASSES = 32
 FEWEST_UTTERANCES, MOST_UTTERANCES = 2, 6
 FIRST_EPSILON, LARGEST_EPSILON = 2.0**-10, 2.0**-4
 _EPSILONS_TRIED = 4
+_MOST_STEPS = 4  # by which ε is doubled for a shorter type
 _PROBE = 1 + 2 * DIRECTIONS  # passes
 _STREAM = 1 << 42  # of the directions looked along, the same in every round
 
@@ -126,7 +127,7 @@ def check_loss(
        lowered while the curvature term is more than a tenth of the loss.
     2. The reference at that ε; where its curvature is too large, ε is lowered again.
     3. The first tail that fits; else the whole window, which has to: it checks the cached prefix alone.
-    4. The shorter precision, if it fits at this ε or at a larger one.
+    4. The shorter precision, if it fits at the largest ε that curvature leaves room for.
 
     At most `MOST_PASSES` passes over the utterances, twice as many to name what fits where a fixed setting does not.
     What they do not reach to try is passed over for what is safe: the whole window, float32.
@@ -269,29 +270,36 @@ class _Check:
         wanted, word = self._asked.precision or self._asked.fast, ""
         if wanted == "float32":
             return wanted, epsilon, ["float32", self._why(exact, epsilon)]
-        setting, at = Setting(exact.tail_tokens, wanted), epsilon
+        setting, at = Setting(exact.tail_tokens, wanted), self._largest(exact, epsilon)
         # what rounding adds to all losses alike leaves their differences: twice as much of that may be
         limits = replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
         if self._asked.precision is not None:
             self._limit = 2 * MOST_PASSES
         while self._affords(setting, (at,), 2 * DIRECTIONS * ((exact, at) not in self._sides)):
-            found = compare(self._probe(setting, at), self._probe(exact, at))
-            fit = found.words("float32's")
-            word = word or fit
-            if found.fits(limits):
-                return wanted, at, [f"{wanted}: {fit}", self._why(exact, at, found.difference)]
-            excess = min(found.difference / self._limits.noise, 2.0**4)
-            factor = 2.0 ** max(1, math.ceil(math.log2(excess))) if excess > 0 else 2.0
-            curved = factor**2 * self._probe(exact, at).curvature > self._limits.curvature
-            at *= factor
-            if curved or found.loss > limits.loss or self._asked.epsilon is not None or at > LARGEST_EPSILON:
+            found, curvature = (
+                compare(self._probe(setting, at), self._probe(exact, at)),
+                self._probe(exact, at).curvature,
+            )
+            word = word or found.words("float32's")
+            if found.fits(limits) and (curvature <= self._limits.curvature or at == epsilon):
+                return wanted, at, [f"{wanted}: {word}", self._why(exact, at, found.difference)]
+            if curvature <= self._limits.curvature or at <= epsilon:
                 break
+            at, word = at / 2, ""
         if self._asked.precision is not None:
             self._problems.append(
                 f"precision is {wanted!r}, {word}, expected {limits.loss:.0%} and {limits.difference:.0%}: set "
                 "precision=float32, which fits, or auto"
             )
         return "float32", epsilon, [f"float32 (not {wanted}: {word or 'not tried'})", self._why(exact, epsilon)]
+
+    def _largest(self, setting: Setting, epsilon: float) -> float:
+        """The largest ε that curvature, growing with its square, leaves room for: there a shorter type does best."""
+        if self._asked.epsilon is not None:
+            return epsilon
+        room = math.sqrt(self._limits.curvature / max(self._probe(setting, epsilon).curvature, 1e-9))
+        steps = min(math.floor(math.log2(max(room, 1.0))), math.floor(math.log2(LARGEST_EPSILON / epsilon)))
+        return float(epsilon * 2.0 ** max(0, min(steps, _MOST_STEPS)))
 
     def _why(self, setting: Setting, epsilon: float, noise: float | None = None) -> str:
         """What speaks for ε; `noise` is that of a shorter type."""
