@@ -241,8 +241,8 @@ class TestRecorder:
         assert devices[0].seconds < devices[1].seconds
         short, long = (recorder.lengths(engine, data, settings, i, guarantee) for i, data in enumerate(devices))
         assert short == long
-        assert short["reply"] == short["reply, example-level"] == 50 + 4 * settings.queries
-        assert short["reply, sign-vote"] == 50 + 1
+        assert short["reply"] == short["reply, example-level"] == 51 + 4 * settings.queries
+        assert short["reply, sign-vote"] == 51 + 1
         assert short["plan, example-level"] == short["plan"] + 21
 
 

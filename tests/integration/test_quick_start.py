@@ -9,6 +9,7 @@ import pytest
 from scenario_run import run_scenario_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
+from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
@@ -65,7 +66,7 @@ def _check_payload(output: Path) -> None:
     """Bytes counted in the run are those of the codec: the first plan has no round with it, the second has one."""
     ledger = read_ledger(output / "ledger.zo")
     scalars = ledger.records[0].contributions[0].coefficients
-    reply = Reply(Status.OK, 1, 0, 0, 0, 0, 1, 0.0, scalars)
+    reply = Reply(Status.OK, 1, 0, 0, 0, 0, 1, 0.0, scalars, curvature=Curvature(1.0, 1.0, 1.0, 1.0))
     estimator = EstimatorConfig("leave-one-out", QUERIES, 1e-3)
     plans = [
         Plan(server_round, 0, 0, 0, 0, 1, 2, 1e-3, estimator, ledger.records[: server_round - 1])

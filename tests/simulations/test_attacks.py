@@ -137,4 +137,4 @@ def test_votes_travel_as_bits(
     step = np.float32(np.float64(np.float32(0.05)) / 4)
     for record in ledger_of(config).records:
         assert np.abs(record.contributions[0].coefficients).tolist() == [[step] * 4]
-    assert observed.reports[0].up.payload == 3 * (50 + 1)
+    assert observed.reports[0].up.payload == 3 * (51 + 1)

@@ -37,7 +37,7 @@ def test_a_scenario_leaves_its_files_and_prints_its_numbers(settings: Settings, 
     assert result["checksums_agree"] is True
     assert result["ledger_bytes"] == (output / "ledger.zo").stat().st_size
     told = json.loads((output / "introductions.jsonl").read_text())
-    assert result["traffic"]["up"] == 2 * 66 + round(told["up"]["payload"] / 3)
+    assert result["traffic"]["up"] == 2 * 67 + round(told["up"]["payload"] / 3)
     for word in ("small: 3 devices, 2 rounds", "round 1/2", "round 2/2", "agree", checksum, str(output)):
         assert word in said.getvalue()
     assert not (output / "curve.png").exists()  # nothing was evaluated
