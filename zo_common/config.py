@@ -92,7 +92,7 @@ class RunConfig:
     eval_utterances: int = 0
     evaluate_on: Place = "server"
     guard_split: str = ""
-    guard_every: int = 1
+    guard_every: int = 4
     guard_utterances: int = 32
     guard_tolerance: float = 0.05
     server_model: bool = True

@@ -48,7 +48,14 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Health]]:
 def guarded(ctc_settings: Settings, untold_corpus: Path) -> Settings:
     """Settings of a guarded run without transcripts on the devices."""
     return lambda **changes: ctc_settings(
-        **{"objective": "suta", "data": str(untold_corpus), "eval_split": "", "guard_split": "test", **changes}
+        **{
+            "objective": "suta",
+            "data": str(untold_corpus),
+            "eval_split": "",
+            "guard_split": "test",
+            "guard_every": 1,
+            **changes,
+        }
     )
 
 

@@ -51,7 +51,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
 @pytest.fixture
 def guarded(ctc_settings: Settings) -> Settings:
     """Settings of a supervised run that is guarded on three utterances."""
-    return lambda **changes: ctc_settings(**{"eval_split": "", "guard_split": "test", **changes})
+    return lambda **changes: ctc_settings(**{"eval_split": "", "guard_split": "test", "guard_every": 1, **changes})
 
 
 def _rows(config: RunConfig) -> list[dict[str, Any]]:
