@@ -121,7 +121,7 @@ INLINE = {
     "replay-full": _full_round,
     "kernel": kernel_text,
     "cut-cosine": lambda: f"{_window(0)['gradient_cosine']:.2f}",
-    "tail-cosine": lambda: f"{_window(64)['gradient_cosine']:.2f}",
+    "tail-cosine": lambda: f"{_window(64)['gradient_cosine']:.4f}",
     "tail-time": lambda: f"{1 / _window(64)['forward_time_over_full_window']:.1f}",
 }
 

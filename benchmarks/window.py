@@ -61,7 +61,7 @@ def main() -> None:
         rows.append(
             {
                 "tail_tokens": tail,
-                "gradient_cosine": float(F.cosine_similarity(found, reference, dim=0)),
+                "gradient_cosine": float(F.cosine_similarity(found.double(), reference.double(), dim=0)),
                 "gradient_norm_ratio": float(found.norm() / reference.norm()),
                 "loss_rms_error": float((losses - exact).square().mean().sqrt()),
                 "forward_time_over_full_window": seconds / full_seconds,

@@ -94,14 +94,9 @@ class Engine:
         self._load()
 
     def _use(self, choice: LossChoice) -> None:
-        self.choice = choice
+        self.choice, self.precision = choice, choice.precision  # of the data set that was trained on last
         config = with_tail(self.config, choice, self.family)
         self._losses: LossOf = self.family.losses(self.state.exponents, config, choice.precision)
-
-    @property
-    def precision(self) -> str:
-        """Of the forward passes of the data set that was trained on last."""
-        return self.choice.precision
 
     @contextmanager
     def _start_weights(self) -> Iterator[None]:

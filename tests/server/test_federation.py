@@ -266,22 +266,26 @@ class TestFaults:
         assert [len(clients) for clients in _clients(ledger_of(config))] == [0, 0, 3, 0, 0, 3]
 
 
-def test_devices_warn_of_rounding_noise_and_the_run_goes_on(
-    settings: Settings, federate: Federate, grid_of: Grids, observed: Any
+def test_devices_tell_how_they_compute_their_loss_once(
+    settings: Settings, federate: Federate, grid_of: Grids, observed: Any, ledger_of: Any
 ) -> None:
-    config = settings(
-        loss_check=True,
-        epsilon=1e-5,
-        precision="bfloat16",
-        learning_rate=1e-6,
-        estimator="two-sided",
-        num_server_rounds=2,
-    )
-    grid = grid_of(config)
+    config = settings(loss_check=True, epsilon="auto", estimator="two-sided", num_server_rounds=2)
 
-    federate(config, grid)
+    federate(config, grid_of(config))
 
-    warned = [word for word in observed.words if "rounding noise" in word]
-    assert len(warned) >= 1
-    assert all("epsilon 1e-05 in bfloat16" in word for word in warned)
+    told = [word for word in observed.words if "loss check" in word]
+    assert sorted(word.split(": loss check: ")[0] for word in told) == [f"round 1: client {c}" for c in range(3)]
     assert [report.answered for report in observed.reports] == [3, 3]
+    assert ledger_of(config).header.epsilon == 0
+
+
+def test_a_setting_that_does_not_fit_refuses_its_device_and_names_what_fits(
+    settings: Settings, grid_of: Grids, observed: Any
+) -> None:
+    config = settings(loss_check=True, precision="bfloat16", epsilon=1e-6, max_bad_rounds=1)
+
+    with pytest.raises(RunStopped):
+        Federation(config, grid_of(config), observed.events).run()
+
+    refused = [word for word in observed.words if "set precision=float32, which fits, or auto" in word]
+    assert len(refused) == 3

@@ -55,7 +55,8 @@ class Calls:
 
     def __init__(self, encoder: Any) -> None:
         self.counts = dict.fromkeys(["conv1", "conv2", *map(str, range(LAYERS)), "norm"], 0)
-        modules = [encoder.conv1, encoder.conv2, *encoder.layers, encoder.layer_norm]
+        # the first layer merges the tail: its parts run, not the layer as a whole
+        modules = [encoder.conv1, encoder.conv2, *(layer.self_attn for layer in encoder.layers), encoder.layer_norm]
         self._hooks = [
             module.register_forward_hook(lambda *_, name=name: self._count(name))
             for name, module in zip(self.counts, modules, strict=True)
