@@ -7,15 +7,18 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 
 from server.run_log import read_rows
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.secure_terms import MOST_DEVICES
 
+HISTORY, LONG_HISTORY = 5, 20
 FEWEST_TRUSTED = 2
 MOST_INFLUENCE = 2.0
+_MOST_APART = 100.0  # devices' curvatures of one direction, and the median's
+_LEAST_POWER, _HALVINGS = -512.0, 24  # of two: how little of a device's own numbers may be left
 _MOST = 1e200  # of a number, far beyond what float32 scalars can give
 
 
@@ -86,35 +89,82 @@ def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
 
 
 def averaged(rounds: Sequence[Pooled]) -> Pooled:
-    """Means over rounds; the error is that of the rounds' own errors, or by how much the rounds differ if that is less.
+    """The numbers of a round from those of all rounds so far, the last one being this.
 
-    Where there is one device, its rounds are all that tells the error.
+    Curvature along the gradient is the least certain number of a round, and all noise where the gradient is small; but
+    what share it is of the curvature of one direction, times the signal, changes slowly. That share is taken from the
+    last `LONG_HISTORY` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are
+    means over the last `HISTORY` rounds. The error is that of the rounds' own errors, or by how much they differ from
+    the quotient if that is less: where there is one device, its rounds are all that tells the error.
     """
-    t, signal, noise, share, _ = (fmean(column) for column in zip(*map(astuple, rounds), strict=True))
-    count = len(rounds)
-    error = math.sqrt(math.fsum(each.along_error**2 for each in rounds)) / count
-    if count > 2:
-        error = min(error, stdev([each.along_signal for each in rounds]) / math.sqrt(count))
-    return Pooled(t, signal, noise, share, error)
+    t, _, noise, share, _ = (fmean(column) for column in zip(*map(astuple, rounds[-HISTORY:]), strict=True))
+    long = rounds[-LONG_HISTORY:]
+    expected = [(1 - each.noise_share) * each.per_direction for each in long]
+    total = math.fsum(expected)
+    quotient = math.fsum(each.along_signal for each in long) / total
+    error = math.sqrt(math.fsum(each.along_error**2 for each in long)) / total
+    if len(long) > 2:
+        apart = [each.along_signal - quotient * scale for each, scale in zip(long, expected, strict=True)]
+        error = min(error, math.sqrt(math.fsum(e**2 for e in apart) * len(long) / (len(long) - 1)) / total)
+    scale = (1 - share) * t
+    return Pooled(t, quotient * scale, noise, share, error * scale)
 
 
-def trusted_by(
+def trusted(
     found: Sequence[RelativeCurvature], rate_of: Callable[[Sequence[RelativeCurvature]], float]
-) -> list[RelativeCurvature]:
-    """The devices without any whose numbers alone move the step by more than a factor of `MOST_INFLUENCE`.
+) -> tuple[list[RelativeCurvature], int]:
+    """The devices' numbers, and how many of them are not what was sent: none moves the step beyond a factor of two.
 
-    The one that moves it most is left out until none does, or two are left: then no device, whatever it sends, has
-    moved the step farther than that. Of two devices nobody can tell which one lies.
+    The numbers of a device that does, whatever they are, are brought towards the mean of the others' until it moves the
+    step by that factor; the device that moves it most comes first. Of two devices nobody can tell which one lies.
     """
-    kept = list(found)
-    while len(kept) > FEWEST_TRUSTED:
-        rate = rate_of(kept)
-        influence = [abs(math.log(rate / rate_of([*kept[:i], *kept[i + 1 :]]))) for i in range(len(kept))]
+    usual = median(each.per_direction for each in found)
+    kept, changed = (
+        [_possible(each, usual) for each in found] if len(found) > FEWEST_TRUSTED else list(found),
+        set[int](),
+    )
+    while len(kept) > FEWEST_TRUSTED and len(changed) < len(kept):
+        others = [rate_of([*kept[:i], *kept[i + 1 :]]) for i in range(len(kept))]
+        influence = [
+            abs(math.log(rate_of(kept) / other)) if i not in changed else 0.0 for i, other in enumerate(others)
+        ]
         worst = max(range(len(kept)), key=lambda i: influence[i])
         if influence[worst] <= math.log(MOST_INFLUENCE):
             break
-        del kept[worst]
-    return kept
+        kept[worst] = _brought_near(kept, worst, rate_of, others[worst])
+        changed.add(worst)
+    return kept, len(changed)
+
+
+def _possible(found: RelativeCurvature, usual: float) -> RelativeCurvature:
+    """Numbers that a matrix of about that trace could have: along any direction it is curved by no more than that."""
+    t = min(max(found.per_direction, usual / _MOST_APART), usual * _MOST_APART)
+    signal, noise = (min(max(number, -t), t) for number in (found.along_signal, found.along_noise))
+    return RelativeCurvature(t, signal, noise, found.noise_share, found.square)
+
+
+def _brought_near(
+    found: Sequence[RelativeCurvature],
+    at: int,
+    rate_of: Callable[[Sequence[RelativeCurvature]], float],
+    without: float,
+) -> RelativeCurvature:
+    """Numbers of a device as near to its own as a factor of `MOST_INFLUENCE` from the rate without it allows."""
+    rest = [*found[:at], *found[at + 1 :]]
+    mean, own = pooled(rest), found[at]
+    square = fmean(each.square for each in rest)
+    centre = RelativeCurvature(mean.per_direction, mean.along_signal, mean.along_noise, mean.noise_share, square)
+
+    def blend(share: float) -> RelativeCurvature:
+        pairs = zip(astuple(centre), astuple(own), strict=True)
+        return RelativeCurvature(*(a + share * (b - a) for a, b in pairs))
+
+    low, high = _LEAST_POWER, 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        inside = abs(math.log(rate_of([*rest, blend(2.0**middle)]) / without)) <= math.log(MOST_INFLUENCE)
+        low, high = (middle, high) if inside else (low, middle)
+    return blend(2.0**low)
 
 
 def encode_rows(rows: Sequence[StepRow]) -> bytes:

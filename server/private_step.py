@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from client.loss_choice import unchecked, with_tail
 from client.speech import read_speech
 from server.global_model import GlobalModel
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
@@ -21,7 +22,6 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.step import StepResult, clip_factors, zo_step
-from zo_common.precision import resolve_precision
 from zo_common.seeds import fold_in, shared_seed
 
 _SPEECH_STREAM = 1 << 44  # far from any step number
@@ -54,8 +54,10 @@ class ServerMeasuredStep(MeasuredStep):
             text_column=config.text_column,
             skip_bad=config.skip_bad,
         )
-        device = next(held.model.parameters()).device
-        self._losses = held.family.losses(held.state.exponents, config, resolve_precision(config.precision, device))
+        choice = unchecked(config)  # as devices do under privacy
+        settings = with_tail(config, choice, held.family)
+        self._losses = held.family.losses(held.state.exponents, settings, choice.precision)
+        self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
         """What devices would tell at the server's weights, with the noise that they or the server add."""
@@ -65,7 +67,7 @@ class ServerMeasuredStep(MeasuredStep):
         chosen = self._data.draw(config.batch_size, np.random.default_rng(fold_in(seed, _SPEECH_STREAM)))
         loss = self._losses(self._data.batch(chosen))
         weigh = self._clip_example if config.privacy == "example" else self._clip_median
-        step = zo_step(self._held_model.state, loss, seed, 0, config.estimator_config, 0.0, weigh=weigh, curvature=True)
+        step = zo_step(self._held_model.state, loss, seed, 0, self._estimator, 0.0, weigh=weigh, curvature=True)
         found = self._as_devices_send(step, replies.accepted)
         return [] if found is None else [found]
 

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from server.pooled_curvature import Pooled, StepRow, averaged, encode_rows, pooled, rows_of, trusted_by
+from server.pooled_curvature import HISTORY, Pooled, StepRow, averaged, encode_rows, pooled, rows_of, trusted
 from server.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
@@ -32,7 +32,6 @@ from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import Ledger
 
 LOG_NAME = "steps.jsonl"
-HISTORY = 5
 MOST_CHANGE = 2.0
 _RATES = 1e-30, 1e6
 
@@ -89,8 +88,7 @@ class FixedStep:
 class MeasuredStep:
     """The step that the measured curvature calls for, held within a factor of two of the rounds before.
 
-    1. The devices' numbers are pooled (`server.pooled_curvature`); whose numbers alone would move the step by more
-       than a factor of two is left out.
+    1. The devices' numbers are pooled (`server.pooled_curvature`); no device's move the step beyond a factor of two.
     2. They are averaged with those of the last rounds: a round's few scalars tell the signal's share, and curvature
        along the gradient, within a factor of two or three only.
     3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
@@ -132,13 +130,13 @@ class MeasuredStep:
         if not found or not devices:
             return self._rows[-1].learning_rate if devices and self._rows else 0.0
         steps = self._config.local_steps
-        trusted = trusted_by(found, lambda some: self._rate(pooled(some).cautious, devices, steps))
-        if len(trusted) < len(found):
+        kept, held = trusted(found, lambda some: self._rate(pooled(some).cautious, devices, steps))
+        if held:
             self._on_word(
-                f"round {server_round}: the curvature of {len(found) - len(trusted)} device(s) would move the step by "
-                "more than a factor of two, and does not count"
+                f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
+                "two, and is held to that"
             )
-        now = pooled(trusted)
+        now = pooled(kept)
         rate = self.planned(trained) or self._rate(self._averaged([now]), devices, steps)
         rate = _float32(self._held(server_round, rate, replies))
         self._write(StepRow(server_round, rate, **asdict(now), devices=devices))
@@ -149,8 +147,7 @@ class MeasuredStep:
         return replies.curvatures()
 
     def _averaged(self, now: list[Pooled]) -> RelativeCurvature:
-        rows = [row.pooled for row in self._rows[len(now) - HISTORY :]]
-        return averaged([*rows, *now]).cautious
+        return averaged([*(row.pooled for row in self._rows), *now]).cautious
 
     def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
         """The learning rate of a round of so many devices and local steps with these numbers."""

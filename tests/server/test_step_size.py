@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.federation import Federation
-from server.pooled_curvature import averaged, pooled, trusted_by
+from server.pooled_curvature import HISTORY, averaged, pooled, trusted
 from server.private_step import ServerMeasuredStep, step_size
-from server.step_size import HISTORY, LOG_NAME, FixedStep, MeasuredStep, best_coefficient
+from server.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.contribution import Record
@@ -194,20 +194,46 @@ class TestPooled:
 
         found = averaged(rounds)
 
-        assert found.along_signal == 10.0
-        assert found.along_error == pytest.approx(math.sqrt(8 / 3) / 2)
-        assert averaged(rounds[:2]).along_error == pytest.approx(math.sqrt(8**2 + 10**2) / 2)
+        # each is expected to have the quotient, ten fiftieths, of its signal's share of curvature, half of a hundred
+        assert found.along_signal == pytest.approx(10.0)
+        assert found.along_error == pytest.approx(math.sqrt(8 * 4 / 3) / 200 * 50)
+        assert averaged(rounds[:2]).along_error == pytest.approx(math.sqrt(8**2 + 10**2) / 100 * 50)
 
-    def test_a_liar_is_left_out_and_honest_devices_stay(self) -> None:
+    def test_curvature_along_the_gradient_follows_the_signal(self) -> None:
+        strong = pooled([RelativeCurvature(100.0, 8.0, 1.0, 0.2)] * 2)
+        weak = pooled([RelativeCurvature(50.0, -3.0, 1.0, 0.8)] * 2)  # of a gradient that is all but noise
+
+        found = averaged([strong, weak])
+
+        share = (0.2 + 0.8) / 2
+        assert found.per_direction == 75.0
+        assert found.along_signal == pytest.approx((8 - 3) / (80 + 10) * (1 - share) * 75)
+
+    @pytest.mark.parametrize(
+        ("lie", "held"),
+        [
+            ({"per_direction": 1e30}, 1),
+            ({"per_direction": 1e30, "along_signal": 1e30, "along_noise": 1e30}, 1),
+            ({"per_direction": 1e-30, "along_signal": -1e30}, 0),  # cut to what a matrix can have, it does little
+            ({"square": 1e30, "along_signal": 1e30}, 1),
+        ],
+    )
+    def test_a_liar_is_held_to_a_factor_of_two_and_honest_devices_keep_theirs(
+        self, lie: dict[str, float], held: int
+    ) -> None:
         honest = [RelativeCurvature(100.0 + i, 8.0, 1.0, 0.5, square=1.0 + i / 10) for i in range(5)]
-        liar = RelativeCurvature(1e30, 8.0, 1.0, 0.5)
+        liar = replace(RelativeCurvature(100.0, 8.0, 1.0, 0.5), **lie)
 
         def rate(some: Any) -> float:
             return best_coefficient(pooled(some).cautious, directions=40, devices=5, left_out=8)
 
-        assert trusted_by([*honest, liar], rate) == honest
-        assert trusted_by(honest, rate) == honest
-        assert trusted_by([honest[0], liar], rate) == [honest[0], liar]  # of two nobody knows which
+        kept, changed = trusted([*honest, liar], rate)
+
+        assert kept[:5] == honest
+        assert changed == held
+        assert (1.9 if held else 1.0) < max(rate(kept) / rate(honest), rate(honest) / rate(kept)) <= 2.0 + 1e-9
+        assert trusted(honest, rate) == (honest, 0)
+        assert trusted([honest[0], liar], rate) == ([honest[0], liar], 0)  # of two nobody knows which
 
 
 class TestHistory:
@@ -248,8 +274,8 @@ class TestHistory:
 
         once = step.used(11, _Replies([_numbers(signal=-8.0)] * 3), 11)  # as a few directions may say
 
-        # the mean of five, and their standard error: they differ by 16, once in five; within a round devices agree
-        expected = _rate(_numbers(signal=(4 * 8.0 - 8.0) / 5), step._config, 3)
+        # the mean of ten rounds and this one; within a round devices agree
+        expected = _rate(_numbers(signal=(10 * 8.0 - 8.0) / 11), step._config, 3)
         assert once == pytest.approx(expected)
         assert usual < once < 1.5 * usual
 
