@@ -24,7 +24,7 @@ from zo_common.metrics import Scores
 from zo_common.objectives import whisper_losses
 from zo_common.transcribe import evaluate_texts
 
-_TAIL = 128  # the loss then follows the 30 s window's within half a percent, at a sixth of its cost
+_TAIL = 128  # the loss then follows the 30 s window's within half a percent, at a fifth of its cost
 
 
 @dataclass(frozen=True)
