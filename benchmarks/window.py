@@ -1,4 +1,4 @@
-"""Which loss window points where the 30 s window points: cosine of gradients, loss error and time of a forward.
+"""Which loss window points where the 30 s window points: cosine of gradients, loss error, processor time of a forward.
 
 Back-propagation is used here only, to measure: the full gradient of the encoder's weights on the same utterances, on
 Whisper's 30 s window, on windows cut to the speech, and on cut windows with a merged silent tail of several sizes.
@@ -27,15 +27,15 @@ BATCH = 8
 
 
 def gradient(model: Any, data: SpeechDataset, tail_tokens: int, full: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean gradient of the trained tensors (flattened), losses, and seconds of the forwards alone."""
+    """Mean gradient of the trained tensors (flattened), losses, and processor seconds of the forwards alone."""
     model.zero_grad()
     losses, seconds = [], 0.0
     for chosen in data.length_sorted_batches(BATCH):
         batch = data.batch(chosen, full_window=full)
         with torch.inference_mode():
-            start = time.perf_counter()
+            start = time.process_time()
             losses.append(whisper_losses(model, batch, tail_tokens))
-            seconds += time.perf_counter() - start
+            seconds += time.process_time() - start
         (whisper_losses(model, batch, tail_tokens).sum() / len(data)).backward()  # type: ignore[no-untyped-call]
     flat = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return flat.clone(), torch.cat(losses), seconds
