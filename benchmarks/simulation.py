@@ -67,6 +67,7 @@ def config_of(model: Path, devices: int, rounds: int, scratch: str) -> RunConfig
         num_queries=QUERIES,
         local_steps=STEPS,
         batch_size=2,
+        trained_tensors="encoder-early",
         learning_rate=1e-3,
         num_server_rounds=rounds,
         min_clients=devices,

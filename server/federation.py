@@ -37,6 +37,7 @@ from zo_common.seeds import client_seed, shared_seed
 
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0
+_MOST_WORDS = 2  # of devices, printed in one round
 _ROUNDS_LATE = 8  # answers of older rounds are not even counted
 
 
@@ -279,8 +280,10 @@ class Federation:
             inbox.replies.clear()
         for detail in inbox.details:
             self.events.on_word(f"round {server_round}: refused: {detail}")
-        for word in inbox.words:
+        for word in inbox.words[:_MOST_WORDS]:
             self.events.on_word(f"round {server_round}: {word}")
+        if (more := len(inbox.words) - _MOST_WORDS) > 0:
+            self.events.on_word(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = self._shown()
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
@@ -314,6 +317,7 @@ class Federation:
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,
             suspected=self.suspicions.reported,
+            told=inbox.told,
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
         )

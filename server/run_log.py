@@ -31,6 +31,7 @@ class RoundReport:
 
     Attributes:
         suspected: client id → what its scalars, compared with the others' so far, are suspected of.
+        told: client id → what a device that answered wants to be known, such as how it computes its loss, and why.
         closing: of a record that no device was asked for, the state that it leads to: "best" or "average".
     """
 
@@ -48,6 +49,7 @@ class RoundReport:
     zero_quanta_share: float = 0.0
     ledger_bytes: int = 0
     seconds: float = 0.0
+    told: dict[str, str] = field(default_factory=dict)
     closing: str = ""
     evaluation: dict[str, Any] | None = None
 

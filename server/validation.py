@@ -172,6 +172,11 @@ class RoundInbox:
                 word = f"client {self._plans[node_id].client_id} differs from the majority"
                 self.refuse("wrong-checksum", word, node_id)
 
+    @property
+    def told(self) -> dict[str, str]:
+        """Client id → the message of a reply that counts, where it has one."""
+        return {str(r.client_id): plain(r.message) for r in self.replies.values() if r.message}
+
     def scalars(self) -> list[ClientScalars]:
         """The valid replies, ready to aggregate."""
         return [ClientScalars(r.client_id, r.seed, r.num_examples, r.projected_grads) for r in self.replies.values()]

@@ -72,9 +72,20 @@ def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[st
         "trained_weights": sum(_size(t.shape) for t in ledger.header.tensors),
         "versions": versions(),
         "hardware": hardware(),
+        "chosen": chosen(read_rows(output / "rounds.jsonl")),
         **numbers,
     }
     (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the run chose by itself: the learning rate of each round, and what each device first said of its loss."""
+    told: dict[str, str] = {}
+    for row in rows:
+        for client, word in row.get("told", {}).items():
+            told.setdefault(client, word)
+    rates = [row["learning_rate"] for row in rows if not row.get("closing")]
+    return {"learning_rates": rates, "devices": dict(sorted(told.items()))}
 
 
 def _size(shape: tuple[int, ...]) -> int:

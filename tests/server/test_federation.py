@@ -274,7 +274,11 @@ def test_devices_tell_how_they_compute_their_loss_once(
     federate(config, grid_of(config))
 
     told = [word for word in observed.words if "loss check" in word]
-    assert sorted(word.split(": loss check: ")[0] for word in told) == [f"round 1: client {c}" for c in range(3)]
+    assert [word.split(": loss check: ")[0] for word in told] == ["round 1: client 0", "round 1: client 1"]
+    assert "round 1: 1 more devices say something, see rounds.jsonl" in observed.words
+    first, second = observed.reports
+    assert sorted(first.told) == ["0", "1", "2"] and not second.told
+    assert told[0] == f"round 1: client 0: {first.told['0']}"
     assert [report.answered for report in observed.reports] == [3, 3]
     assert ledger_of(config).header.epsilon == 0
 

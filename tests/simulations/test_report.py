@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from server.federation import Federation
-from simulations.report import human_bytes, replayed_elsewhere, summary_table, traffic, write_result
+from simulations.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
 from zo_common.config import RunConfig
 
 NUMBERS: dict[str, Any] = {
@@ -75,6 +75,19 @@ def test_traffic_is_the_mean_of_the_devices(tmp_path: Path) -> None:
     assert found.fedavg_each_way == 2 * 4 * 1000
 
 
+def test_what_a_run_chose_is_read_from_its_rounds() -> None:
+    rows: list[dict[str, Any]] = [
+        {"learning_rate": 0.5, "told": {"7": "loss check: tail-tokens 32", "10": "loss check: tail-tokens 64"}},
+        {"learning_rate": 0.25, "told": {"7": "something else"}},
+        {"learning_rate": 0.0, "closing": "average"},
+    ]
+
+    assert chosen(rows) == {
+        "learning_rates": [0.5, 0.25],
+        "devices": {"10": "loss check: tail-tokens 64", "7": "loss check: tail-tokens 32"},
+    }
+
+
 def test_result_json_is_read_from_the_ledger(
     settings: Callable[..., RunConfig], federate: Callable[..., Federation]
 ) -> None:
@@ -90,6 +103,7 @@ def test_result_json_is_read_from_the_ledger(
     assert result["trained_weights"] == federation.held.state.num_elements
     assert (result["command"], result["devices"], result["minutes"]) == ("zo-asr-sim run x", 3, 2)
     assert RunConfig.from_mapping(result["config"]) == config
+    assert result["chosen"] == {"learning_rates": [pytest.approx(config.learning_rate)], "devices": {}}
     assert result["hardware"]["cores"] >= 1
     assert result["versions"]["flwr"][0].isdigit()
     assert replayed_elsewhere(output, config.model, threads=1) == f"{federation.checksum:016x}"
