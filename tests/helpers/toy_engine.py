@@ -35,7 +35,7 @@ class ToyEngine(Engine):
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
         self.base_checksum = self.state.checksum()
-        self.device = torch.device("cpu")
+        self.device, self.precision = torch.device("cpu"), torch.float32
         self.family = self._losses = self._choices = None
         self._loaded = True
 

@@ -57,7 +57,7 @@ def test_a_learning_rate_is_a_number_or_measured() -> None:
     assert (given_one.learning_rate, given_one.measures_curvature) == (1e-3, False)
     assert not RunConfig(privacy="example").measures_curvature
     assert RunConfig.from_mapping({"learning-rate": "auto"}) == measured
-    with pytest.raises(ConfigError, match=r"learning-rate is '1e-3', expected a float such as 1e-3, or auto"):
+    with pytest.raises(ConfigError, match=r"learning-rate is '1e-3', expected a number such as 1e-3, or auto"):
         RunConfig.from_mapping({"learning-rate": "1e-3"})
     with pytest.raises(ConfigError, match="expected a number here"):
         measured.learning_rate_at(1)

@@ -294,7 +294,7 @@ def test_relative_numbers_do_not_depend_on_the_gradients_size() -> None:
     assert one is not None
     assert hundred is not None
     assert astuple(one)[:4] == pytest.approx(astuple(hundred)[:4])
-    assert astuple(one) == (10.0, 2.0, 0.5, 0.25)
+    assert astuple(one) == (10.0, 2.0, 0.5, 0.25, 2.0)
     drowned = Curvature(10.0, 4.0, 1.0, 99.0).relative(2.0)
     assert drowned is not None
     assert drowned.noise_share == MOST_NOISE_SHARE
