@@ -79,7 +79,7 @@ class RunConfig:
     noise_by: NoiseBy = "devices"
     # federation
     run_seed: int = 0
-    num_server_rounds: int = 10
+    num_server_rounds: int = 40
     min_clients: int = 1
     clients_per_round: int = 0
     over_selection: float = 0.0
