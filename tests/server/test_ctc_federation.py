@@ -73,7 +73,9 @@ def test_from_recordings_without_transcripts_to_a_model_for_use(
     ctc_settings: Settings, grid_of: Grids, ledger_of: Ledgers, untold_corpus: Path, tmp_path: Path
 ) -> None:
     """Only the server's held-out splits are labelled; ledger, guard, evaluation and export are those of any run."""
-    config = ctc_settings(objective="suta", data=str(untold_corpus), guard_split="test", learning_rate=1e-4)
+    config = ctc_settings(
+        objective="suta", data=str(untold_corpus), guard_split="test", guard_every=1, learning_rate=1e-4
+    )
     grid = grid_of(config)
 
     found = _serve(config, grid)

@@ -278,7 +278,7 @@ def test_a_guards_record_of_earlier_scalars_costs_nothing_more(
     losses = iter([1.0, 0.8, 0.801, 0.9])
     monkeypatch.setattr("server.guards.held_out_guard.utterance_losses", lambda *_: next(losses) + np.zeros(3))
     monkeypatch.setattr("server.guards.held_out_guard.rise", lambda found, best: (0.0, 1.0))
-    config = settings(**setup, num_server_rounds=2, guard_split="test")
+    config = settings(**setup, num_server_rounds=2, guard_split="test", guard_every=1)
     federate(config)
     ledger = ledger_of(config)
     assert ledger.records[2].checksum == ledger.records[0].checksum

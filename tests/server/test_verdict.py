@@ -82,7 +82,7 @@ def test_a_run_that_nothing_made_better_ends_with_the_base_model(
 ) -> None:
     looks = iter(range(99))
     monkeypatch.setattr("server.guards.held_out_guard.utterance_losses", lambda *_: np.full(3, 1.0 + next(looks)))
-    config = ctc_settings(num_server_rounds=9)
+    config = ctc_settings(num_server_rounds=9, guard_every=1)
 
     status, said = _end(config, grid_of(config), capsys)
 
