@@ -16,6 +16,7 @@ from server.export import export_model
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
 from server.guards.choice import guard_for
+from server.private_step import step_size
 from server.run_log import RoundReport, read_rows, write_rows
 from server.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config import RunConfig
@@ -140,6 +141,7 @@ def check_before_start(config: RunConfig) -> None:
     held = GlobalModel(config)
     HeldOut(config).prepare(held)
     guard_for(config, held, on_word=lambda word: None)
+    step_size(config, held, on_word=lambda word: None)
 
 
 def print_round(report: RoundReport) -> None:

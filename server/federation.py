@@ -304,6 +304,7 @@ class Federation:
         contributions, word = self.guard.review(server_round, contributions)
         if word:
             inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
+            self._bad_rounds = -1  # what the devices could not answer is taken back: this round is the first of none
             self.events.on_word(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]

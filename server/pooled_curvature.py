@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
-from statistics import fmean, median, stdev
+from statistics import fmean, median
+
+import numpy as np
 
 from server.run_log import read_rows
 from zo_common.errors import ConfigError
@@ -17,6 +19,8 @@ from zo_common.secure_terms import MOST_DEVICES
 HISTORY, LONG_HISTORY = 5, 20
 FEWEST_TRUSTED = 2
 MOST_INFLUENCE = 2.0
+_SHARES = ("along_signal", "along_noise", "noise_share")
+_MOST_WEIGHT = 10.0  # of a device's mean square, over the median's
 _MOST_APART = 100.0  # devices' curvatures of one direction, and the median's
 _LEAST_POWER, _HALVINGS = -512.0, 24  # of two: how little of a device's own numbers may be left
 _MOST = 1e200  # of a number, far beyond what float32 scalars can give
@@ -53,6 +57,7 @@ class StepRow:
         learning_rate: the one used, float32.
         per_direction, along_signal, along_noise, noise_share, along_error: the round's `Pooled`.
         devices: valid replies.
+        room: the rate with which the round's mean update would be as large as the lattice allows.
     """
 
     server_round: int
@@ -63,6 +68,7 @@ class StepRow:
     noise_share: float
     along_error: float
     devices: int
+    room: float
 
     @property
     def pooled(self) -> Pooled:
@@ -78,7 +84,7 @@ def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
     total = math.fsum(each.square for each in found)
     weights = [each.square / total * len(found) for each in found]
     signal = [w * each.along_signal for w, each in zip(weights, found, strict=True)]
-    error = stdev(signal) / math.sqrt(len(found)) if len(found) > 1 else abs(signal[0])
+    error = float(np.std(signal, ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else abs(signal[0])
     return Pooled(
         fmean(each.per_direction for each in found),
         fmean(signal),
@@ -118,29 +124,38 @@ def trusted(
     The numbers of a device that does, whatever they are, are brought towards the mean of the others' until it moves the
     step by that factor; the device that moves it most comes first. Of two devices nobody can tell which one lies.
     """
-    usual = median(each.per_direction for each in found)
-    kept, changed = (
-        [_possible(each, usual) for each in found] if len(found) > FEWEST_TRUSTED else list(found),
-        set[int](),
-    )
-    while len(kept) > FEWEST_TRUSTED and len(changed) < len(kept):
-        others = [rate_of([*kept[:i], *kept[i + 1 :]]) for i in range(len(kept))]
-        influence = [
-            abs(math.log(rate_of(kept) / other)) if i not in changed else 0.0 for i, other in enumerate(others)
-        ]
-        worst = max(range(len(kept)), key=lambda i: influence[i])
-        if influence[worst] <= math.log(MOST_INFLUENCE):
+    kept, changed = list(found), set[int]()
+    if len(kept) > FEWEST_TRUSTED:
+        usual, square = median(each.per_direction for each in found), median(each.square for each in found)
+        kept = [_possible(each, usual, square) for each in found]
+    while len(kept) > FEWEST_TRUSTED:
+        others = {i: rate_of([*kept[:i], *kept[i + 1 :]]) for i in _outermost(kept) - changed}
+        rate = rate_of(kept)
+        influence = {i: abs(math.log(rate / other)) for i, other in others.items()}
+        worst = max(influence, key=lambda i: influence[i], default=0)
+        if not influence or influence[worst] <= math.log(MOST_INFLUENCE):
             break
         kept[worst] = _brought_near(kept, worst, rate_of, others[worst])
         changed.add(worst)
     return kept, len(changed)
 
 
-def _possible(found: RelativeCurvature, usual: float) -> RelativeCurvature:
+def _outermost(found: Sequence[RelativeCurvature]) -> set[int]:
+    """Who is farthest out in any number: of means, nobody else can be the one that moves them most."""
+    columns = [
+        [each.per_direction for each in found],
+        [each.square for each in found],
+        *([each.square * getattr(each, name) for each in found] for name in _SHARES),
+    ]
+    orders = (np.argsort(np.array(column), kind="stable") for column in columns)
+    return {int(i) for order in orders for i in (*order[:2], *order[-2:])}
+
+
+def _possible(found: RelativeCurvature, usual: float, square: float) -> RelativeCurvature:
     """Numbers that a matrix of about that trace could have: along any direction it is curved by no more than that."""
     t = min(max(found.per_direction, usual / _MOST_APART), usual * _MOST_APART)
     signal, noise = (min(max(number, -t), t) for number in (found.along_signal, found.along_noise))
-    return RelativeCurvature(t, signal, noise, found.noise_share, found.square)
+    return RelativeCurvature(t, signal, noise, found.noise_share, min(found.square, _MOST_WEIGHT * square))
 
 
 def _brought_near(
@@ -167,6 +182,18 @@ def _brought_near(
     return blend(2.0**low)
 
 
+def without_extremes(
+    found: Sequence[RelativeCurvature], count: int, rate_of: Callable[[Sequence[RelativeCurvature]], float]
+) -> list[RelativeCurvature]:
+    """The devices but for the `count` that alone call for the shortest and the longest steps, each counting the same.
+
+    For robust rules, which reckon with `count` devices that may have agreed on what they send.
+    """
+    ordered = sorted(found, key=lambda each: rate_of([each]))
+    middle = ordered[count : len(ordered) - count] or ordered[len(ordered) // 2 :][:1]
+    return [replace(each, square=1.0) for each in middle]
+
+
 def encode_rows(rows: Sequence[StepRow]) -> bytes:
     """JSON lines."""
     return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
@@ -184,6 +211,7 @@ def rows_of(path: Path, last_round: int) -> list[StepRow]:
             type(row.server_round) is type(row.devices) is int
             and 0 < row.devices <= MOST_DEVICES
             and row.learning_rate > 0
+            and row.room > 0
             and row.per_direction > 0
             and 0 <= row.noise_share < 1
             and row.along_error >= 0

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from client.loss_choice import unchecked, with_tail
 from client.speech import read_speech
 from server.global_model import GlobalModel
+from server.guards.choice import NO_GUARD
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from zo_common.config import RunConfig
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature
-from zo_common.estimator.step import StepResult, clip_factors, zo_step
+from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
 from zo_common.seeds import fold_in, shared_seed
 
 _SPEECH_STREAM = 1 << 44  # far from any step number
@@ -40,7 +41,7 @@ class ServerMeasuredStep(MeasuredStep):
     """
 
     def __init__(self, config: RunConfig, held: GlobalModel | None, on_word: Callable[[str], None]) -> None:
-        if held is None or not config.guard_split:
+        if held is None or config.guard_split in ("", NO_GUARD):
             raise ConfigError(
                 "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
                 "its model: set guard-split and leave server-model on, or set learning-rate to a number"
@@ -67,9 +68,19 @@ class ServerMeasuredStep(MeasuredStep):
         chosen = self._data.draw(config.batch_size, np.random.default_rng(fold_in(seed, _SPEECH_STREAM)))
         loss = self._losses(self._data.batch(chosen))
         weigh = self._clip_example if config.privacy == "example" else self._clip_median
-        step = zo_step(self._held_model.state, loss, seed, 0, self._estimator, 0.0, weigh=weigh, curvature=True)
+        try:
+            step = self._measured_step(loss, seed, weigh)
+        except (NonFiniteLoss, LatticeOverflow) as error:  # as a device that cannot answer; the guard looks next
+            self._on_word(f"round {server_round}: the step is not measured: {error}")
+            return []
         found = self._as_devices_send(step, replies.accepted)
         return [] if found is None else [found]
+
+    def _measured_step(
+        self, loss: LossFn, seed: int, weigh: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> StepResult:
+        state, estimator = self._held_model.state, self._estimator
+        return zo_step(state, loss, seed, 0, estimator, 0.0, weigh=weigh, curvature=True)
 
     def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
         """Clipped and noised: noise that is independent of direction adds to m alone, and lowers the signal's share.

@@ -15,7 +15,7 @@ the q directions of a local step, and of the devices, it is α Q / K for K local
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -23,13 +23,24 @@ from typing import Protocol
 
 import numpy as np
 
-from server.pooled_curvature import HISTORY, Pooled, StepRow, averaged, encode_rows, pooled, rows_of, trusted
+from server.pooled_curvature import (
+    HISTORY,
+    Pooled,
+    StepRow,
+    averaged,
+    encode_rows,
+    pooled,
+    rows_of,
+    trusted,
+    without_extremes,
+)
 from server.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.durable import write_durably
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import Ledger
+from zo_common.robust import faults
 
 LOG_NAME = "steps.jsonl"
 MOST_CHANGE = 2.0
@@ -122,24 +133,34 @@ class MeasuredStep:
         if self._config.local_steps == 1 or not self._rows:  # the only local step is undone, whatever its size
             return 0.0
         last = self._rows[-1]
-        return _float32(self._near(self._rate(self._averaged([]), last.devices, local_steps=1)))
+        rate = self._near(self._rate(self._averaged([]), last.devices, local_steps=1))
+        return _float32(min(rate, last.room / math.sqrt(last.devices)))  # a device's own update is not averaged
 
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
         """As `StepSize.used`."""
         found, devices = self.measure(server_round, replies), replies.accepted
         if not found or not devices:
-            return self._rows[-1].learning_rate if devices and self._rows else 0.0
+            last = self._rows[-1].learning_rate if devices and self._rows else 0.0
+            return self.planned(trained) if devices and self.planned(trained) else last
         steps = self._config.local_steps
-        kept, held = trusted(found, lambda some: self._rate(pooled(some).cautious, devices, steps))
+
+        def rate_of(some: Sequence[RelativeCurvature]) -> float:
+            return self._rate(pooled(some).cautious, devices, steps)
+
+        if self._config.aggregation != "mean":
+            found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
+        kept, held = trusted(found, rate_of)
         if held:
             self._on_word(
                 f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
                 "two, and is held to that"
             )
         now = pooled(kept)
-        rate = self.planned(trained) or self._rate(self._averaged([now]), devices, steps)
-        rate = _float32(self._held(server_round, rate, replies))
-        self._write(StepRow(server_round, rate, **asdict(now), devices=devices))
+        room = min(self._room(replies), _RATES[1])
+        rate = self.planned(trained)  # where devices have used one, the server does
+        if not rate:
+            rate = _float32(self._held(server_round, self._rate(self._averaged([now]), devices, steps), room))
+        self._write(StepRow(server_round, rate, **asdict(now), devices=devices, room=room))
         return rate
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
@@ -168,9 +189,8 @@ class MeasuredStep:
         recent = [row.learning_rate for row in self._rows[-HISTORY:]]
         return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
-    def _held(self, server_round: int, rate: float, replies: Measured) -> float:
+    def _held(self, server_round: int, rate: float, room: float) -> float:
         held, why = self._near(rate), f"within a factor of {MOST_CHANGE:g} of the rounds before"
-        room = self._room(replies)
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
         if held != rate:

@@ -127,7 +127,9 @@ class RoundGuard(Guard, ABC, Generic[Look]):
         last = server_round >= self.final_round
         since = self._state.ledger.ledger.records[self._good_round :]
         moved = bool(contributions) or any(record.contributions for record in since)
-        if not moved or not (last or server_round % self._config.guard_every == 0):
+        # where no device could answer, the weights may be why
+        due = last or not contributions or server_round % self._config.guard_every == 0
+        if not (moved and due):
             return contributions, ""
         found = self._look()
         word = self._worse(found)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.federation import Federation
-from server.pooled_curvature import HISTORY, averaged, pooled, trusted
+from server.pooled_curvature import HISTORY, averaged, pooled, trusted, without_extremes
 from server.private_step import ServerMeasuredStep, step_size
 from server.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregate import ClientScalars
@@ -234,6 +234,34 @@ class TestPooled:
         assert (1.9 if held else 1.0) < max(rate(kept) / rate(honest), rate(honest) / rate(kept)) <= 2.0 + 1e-9
         assert trusted(honest, rate) == (honest, 0)
         assert trusted([honest[0], liar], rate) == ([honest[0], liar], 0)  # of two nobody knows which
+
+    def test_of_a_thousand_devices_the_liar_is_found_in_a_moment(self) -> None:
+        honest = [RelativeCurvature(100.0 + i % 7, 8.0 - i % 5, 1.0, 0.5, square=1.0 + i % 3) for i in range(999)]
+        asked = []
+
+        def rate(some: Any) -> float:
+            asked.append(len(some))
+            return best_coefficient(pooled(some).cautious, directions=40, devices=5, left_out=8)
+
+        kept, changed = trusted([*honest, RelativeCurvature(1e30, 1e30, 1e30, 0.95)], rate)
+
+        assert kept[:999] == honest
+        assert changed == 1
+        assert 0.499 < rate(kept) / rate(honest) < 2
+        assert len(asked) < 100
+
+    def test_robust_rules_leave_out_as_many_as_may_have_agreed(self) -> None:
+        honest = [RelativeCurvature(100.0 + i, 8.0, 1.0, 0.5, square=1.0 + i) for i in range(6)]
+        liars = [RelativeCurvature(1e30, 1e30, 1.0, 0.5)] * 2
+
+        def rate(some: Any) -> float:
+            return best_coefficient(pooled(some).cautious, directions=64, devices=8, left_out=8)
+
+        found = without_extremes([*honest, *liars], 2, rate)
+
+        assert [each.per_direction for each in found] == [105.0, 104.0, 103.0, 102.0]  # the longest steps go, too
+        assert {each.square for each in found} == {1.0}
+        assert without_extremes(honest[:2], 1, rate) == [replace(honest[0], square=1.0)]
 
 
 class TestHistory:
@@ -561,7 +589,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices",
+            "devices", "room",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(_numbers())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])
