@@ -33,11 +33,11 @@ def verdict_on(federation: Federation, before: dict[str, Any] | None, after: dic
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """A sentence if word error rate or loss rose, or is not a number any more."""
+    """A sentence if loss, or word error rate where both were decoded, rose or is not a number any more."""
     if not before or not after:
         return ""
     faults = []
-    if not after["wer"] <= before["wer"]:
+    if "wer" in before and "wer" in after and not after["wer"] <= before["wer"]:
         faults.append(f"WER {before['wer']:.1%} → {after['wer']:.1%}")
     if not after["loss"] <= before["loss"]:
         faults.append(f"loss {before['loss']:.3f} → {after['loss']:.3f}")

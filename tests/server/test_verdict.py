@@ -37,6 +37,8 @@ NAN = float("nan")
         ({"wer": 0.4, "loss": 1.1}, "the result is worse than its start: loss 1.000 → 1.100"),
         ({"wer": 3.969, "loss": NAN}, "the result is worse than its start: WER 50.0% → 396.9%, loss 1.000 → nan"),
         (None, ""),
+        ({"loss": 0.9}, ""),
+        ({"loss": 1.1}, "the result is worse than its start: loss 1.000 → 1.100"),
     ],
 )
 def test_what_is_worse(after: dict[str, Any] | None, word: str) -> None:
@@ -45,6 +47,10 @@ def test_what_is_worse(after: dict[str, Any] | None, word: str) -> None:
 
 def test_nothing_is_worse_than_nothing() -> None:
     assert worse(None, START) == ""
+
+
+def test_a_start_that_was_not_decoded_has_a_loss() -> None:
+    assert worse({"loss": 1.0}, {"wer": 0.6, "loss": 0.9}) == ""
 
 
 def _end(config: RunConfig, grid: FakeGrid, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
