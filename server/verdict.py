@@ -23,11 +23,15 @@ def verdict_on(federation: Federation, before: dict[str, Any] | None, after: dic
     answered = any(row["answered"] for row in federation.log.rows)
     if not answered and not any(record.contributions for record in ledger.records):
         return "no round had a valid reply, the base model is exported unchanged: the log says why replies were refused"
-    looked = federation.guard.summary() is not None
-    if looked and federation.checksum == ledger.header.base_checksum:
+    if ledger.records and federation.checksum == ledger.header.base_checksum:
+        if federation.guard.summary() is not None:
+            return (
+                "no round made the model better on the guard's speech, the base model is exported unchanged: lower the "
+                "learning rate, or train on more speech"
+            )
         return (
-            "no round made the model better on the guard's speech, the base model is exported unchanged: lower the "
-            "learning rate, or train on more speech"
+            "no round changed the model, the base model is exported unchanged: rounds.jsonl has each round's learning "
+            "rate, look whether all are 0"
         )
     return worse(before, after)
 

@@ -107,6 +107,25 @@ def test_a_run_that_nothing_made_better_ends_with_the_base_model(
     assert found["guard"]["taken_back"] == [[1, 1], [2, 2], [3, 3]]
 
 
+@pytest.mark.parametrize("guard", [{"guard_split": "none"}, {"eval_split": ""}])
+def test_a_run_that_never_moved_is_told_without_a_guard_too(
+    ctc_settings: Settings,
+    grid_of: Grids,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    guard: dict[str, str],
+) -> None:
+    monkeypatch.setattr(RunConfig, "learning_rate_at", lambda *_: 0.0)
+    config = ctc_settings(num_server_rounds=2, **guard)
+
+    status, said = _end(config, grid_of(config), capsys)
+
+    ledger = read_ledger(Path(config.output) / "ledger.zo")
+    assert [(len(r.contributions), r.checksum) for r in ledger.records] == [(3, ledger.header.base_checksum)] * 2
+    assert (status, said) == (1, f"error: {_verdict(config)}")
+    assert said.startswith("error: no round changed the model, the base model is exported unchanged")
+
+
 def test_a_result_that_is_worse_fails_a_deployments_run(
     ctc_settings: Settings, grid_of: Grids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
