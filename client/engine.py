@@ -64,6 +64,7 @@ class Engine:
         self.applied: list[Record] = []
         self.start_round, self.start_checksum = 0, 0
         self.snapshot: bytes | None = None  # what the device started from, until someone has put it on disk
+        self._from: bytes | None = None  # the same, for as long as the weights hold it
         self._parts = SnapshotParts()
         loaded = load_model(self.config.model)
         self.processor = loaded.processor
@@ -76,7 +77,7 @@ class Engine:
             self.state.epsilon_units(self.config.epsilon)
         self.base_checksum = self.state.checksum()
         self._choices = LossChoices(
-            self.config, self.family, self.state, self.device, self.fingerprint, self._start_weights
+            self.config, self.family, self.state, self.device, self.fingerprint, self._base_weights
         )
         self._use(unchecked(self.config))
         if self.config.torch_compile:
@@ -99,14 +100,26 @@ class Engine:
         self._losses: LossOf = self.family.losses(self.state.exponents, config, choice.precision)
 
     @contextmanager
-    def _start_weights(self) -> Iterator[None]:
-        """The weights that this history began with, the base model's or a snapshot's, and then the present ones."""
+    def _base_weights(self) -> Iterator[None]:
+        """The base model's weights, and then the present ones: what is seen there is the same on every way to them."""
         applied = all_updates(self.applied)
         apply_all(self.state, applied, sign=-1)
         try:
-            yield
+            with self._without_snapshot():
+                yield
         finally:
             apply_all(self.state, applied)
+
+    @contextmanager
+    def _without_snapshot(self) -> Iterator[None]:
+        if self._from is None:
+            yield
+            return
+        apply_snapshot(self.state, self._from, sign=-1)
+        try:
+            yield
+        finally:
+            apply_snapshot(self.state, self._from)
 
     @property
     def have_round(self) -> int:
@@ -239,7 +252,7 @@ class Engine:
             self.rebuild()
             return Status.CHECKSUM
         self.start_round, self.start_checksum = server_round, checksum
-        self.snapshot = snapshot
+        self.snapshot = self._from = snapshot
         return Status.OK
 
     def train(

@@ -84,7 +84,8 @@ class LossChoices:
 
     Args:
         base: fingerprint of the base model.
-        at_start: a context in which the weights are those to be looked at, the same in every round.
+        at_base: a context in which the weights are the base model's: those to be looked at, in whichever round and on
+            whichever way, by records or a snapshot, the device came to its present ones.
     """
 
     def __init__(
@@ -94,10 +95,10 @@ class LossChoices:
         state: LatticeState,
         device: torch.device,
         base: str,
-        at_start: Callable[[], AbstractContextManager[object]],
+        at_base: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self._config, self._family, self._state, self._device = config, family, state, device
-        self._base, self._at_start = base, at_start
+        self._base, self._at_base = base, at_base
         self._known: dict[str, LossChoice | str] = {}
 
     def of(self, plan: Plan, data: Recordings) -> tuple[LossChoice, bool]:
@@ -131,7 +132,7 @@ class LossChoices:
         )
         trials = UtteranceTrials(self._family, few, list(self._state.exponents), config, self._device)
         try:
-            with self._at_start():
+            with self._at_base():
                 choice = check_loss(self._state, trials, asked)
         except LossCheckFailed as error:
             return str(error)

@@ -12,8 +12,11 @@ def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
     """Names of the splits of a folder as `read_manifest` takes it; empty where there is none, or it has no splits.
 
     Args:
+        source: an empty one has none.
         ask_hub: ask the Hugging Face hub, or what is kept of it here, about a source that is not a folder.
     """
+    if not source:
+        return ()  # else the current directory
     folder = Path(source).expanduser()
     try:
         if (folder / "dataset_dict.json").is_file():

@@ -26,8 +26,8 @@ from zo_common.errors import ConfigError, ZOError
 class HeldOut:
     """Evaluates the global model on a held-out split before, during and after a run.
 
-    The first and last evaluation decode the whole split; those between, `eval-utterances` spread evenly over it (0:
-    none). The loss is always that of the whole split.
+    The first and last evaluation of a run decode the whole split, at whichever rounds they are; those between,
+    `eval-utterances` spread evenly over it (0: none). The loss is always that of the whole split.
     Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before.
     """
 
@@ -50,19 +50,21 @@ class HeldOut:
             return None
         if not self.curve and federation.resumed and self.path.exists():
             self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
-        if self.curve and self.curve[-1]["server_round"] == server_round:
+        final = server_round >= federation.guard.final_round
+        again = bool(self.curve) and self.curve[-1]["server_round"] == server_round
+        if again and (not final or _is_whole(self.curve[-1])):
             return self.curve[-1]
         sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
         measured: dict[str, Any] | None
         if held is None or on_clients:
             measured = federation.evaluate_on_clients(server_round)
         else:
-            whole = server_round == 0 or server_round >= federation.guard.final_round
+            whole = not self.curve or final
             measured = self._measure(server_round, held, federation.events, decode_all=whole)
         if measured is None:
             return None
         row = {"server_round": server_round, "payload": sent, **measured}
-        self.curve.append(row)
+        self.curve = [*(self.curve[:-1] if again else self.curve), row]  # what is redone was not the last one then
         try:
             write_rows(self.path, self.curve)
         except OSError as error:  # the next evaluation writes all of them
@@ -100,6 +102,11 @@ class HeldOut:
                 skip_bad=self.config.skip_bad,
             )
         return self.data
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Whether an evaluation decoded all utterances, as devices always do with theirs."""
+    return "wer" in row and row["utterances"] == row.get("loss_utterances", row["utterances"])
 
 
 def finish(federation: Federation, held_out: HeldOut) -> None:

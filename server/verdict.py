@@ -23,21 +23,25 @@ def verdict_on(federation: Federation, before: dict[str, Any] | None, after: dic
     answered = any(row["answered"] for row in federation.log.rows)
     if not answered and not any(record.contributions for record in ledger.records):
         return "no round had a valid reply, the base model is exported unchanged: the log says why replies were refused"
-    looked = federation.guard.summary() is not None
-    if looked and federation.checksum == ledger.header.base_checksum:
+    if ledger.records and federation.checksum == ledger.header.base_checksum:
+        if federation.guard.summary() is not None:
+            return (
+                "no round made the model better on the guard's speech, the base model is exported unchanged: lower the "
+                "learning rate, or train on more speech"
+            )
         return (
-            "no round made the model better on the guard's speech, the base model is exported unchanged: lower the "
-            "learning rate, or train on more speech"
+            "no round changed the model, the base model is exported unchanged: rounds.jsonl has each round's learning "
+            "rate, look whether all are 0"
         )
     return worse(before, after)
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """A sentence if word error rate or loss rose, or is not a number any more."""
+    """A sentence if loss, or word error rate where both were decoded, rose or is not a number any more."""
     if not before or not after:
         return ""
     faults = []
-    if not after["wer"] <= before["wer"]:
+    if "wer" in before and "wer" in after and not after["wer"] <= before["wer"]:
         faults.append(f"WER {before['wer']:.1%} → {after['wer']:.1%}")
     if not after["loss"] <= before["loss"]:
         faults.append(f"loss {before['loss']:.3f} → {after['loss']:.3f}")

@@ -118,6 +118,8 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
     before, after = numbers["before"], numbers["after"]
     if before and after:
         for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
+            if key not in before or key not in after:  # only the loss was measured
+                continue
             change = after[key] / before[key] - 1 if before[key] else 0.0
             table.add_row(label, f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
         table.add_row(

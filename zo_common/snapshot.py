@@ -132,8 +132,10 @@ def encode_snapshot(base: LatticeState, now: LatticeState) -> bytes:
     return b"".join(parts)
 
 
-def apply_snapshot(state: LatticeState, data: bytes) -> None:
+def apply_snapshot(state: LatticeState, data: bytes, sign: int = 1) -> None:
     """Move a state that holds the base to where the snapshot leads; compare the checksum afterwards.
+
+    `sign=-1` leads back to the base, to the bit.
 
     The bytes are read twice, first to see whether they are whole and stay within the lattice. Beyond a few pieces of
     memory nothing is allocated, whatever they announce.
@@ -143,7 +145,7 @@ def apply_snapshot(state: LatticeState, data: bytes) -> None:
         LatticeOverflow: a weight would leave its lattice; nothing is changed.
     """
     body = _expect_tensors(state, data)
-    state.move(lambda: _differences(state, body))
+    state.move(lambda: (sign * difference for difference in _differences(state, body)))
 
 
 def largest_snapshot(state: LatticeState) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from client.splits import splits_of
 from server.global_model import GlobalModel
@@ -26,7 +27,7 @@ def guard_for(
     """The guard of a run; one that lets all pass where `guard-split` is "none" or there is nothing to look at.
 
     Without `guard-split`, a supervised run is guarded on the first split of `data` called dev, validation or valid,
-    else on `eval-split` where the server evaluates.
+    else on `eval-split` where the server evaluates. Why a run has none is told, unless it asked for none.
 
     Raises:
         ConfigError: `guard-split` names one, and there is no server model.
@@ -49,6 +50,7 @@ def guard_for(
     if split and split == config.eval_split:
         on_word(f"guard-split and eval-split are both {split!r}: what is reported has chosen the rounds")
     if held is None:
+        on_word("no guard: server-model is off; turn it on, and name a split as guard-split")
         return Guard(config)
     if not config.needs_text:
         return CollapseGuard(config, held, on_word, on_stage)
@@ -64,6 +66,7 @@ def _default_guard(config: RunConfig, held: GlobalModel, on_word: Callable[[str]
     used = (config.train_split, config.eval_split)
     split = next((name for name in _DEVELOPMENT if name in there and name not in used), evaluated)
     if not split:
+        on_word(f"no guard: {_why_none(config)}; name a split as guard-split")
         return Guard(config)
     try:
         guard = HeldOutGuard(config, held, split, on_word, on_stage, skip_bad=True)
@@ -76,3 +79,13 @@ def _default_guard(config: RunConfig, held: GlobalModel, on_word: Callable[[str]
             "guard-split, or 'none')"
         )
     return guard
+
+
+def _why_none(config: RunConfig) -> str:
+    """Why there is no split to look at."""
+    unset = "eval-split is not set" if config.evaluate_on == "server" else "evaluate-on is 'clients'"
+    if not config.data:
+        return f"the server has no data, and {unset}"
+    if not Path(config.data).expanduser().exists():
+        return f"which splits {config.data!r} has is not asked of the hub, and {unset}"
+    return f"{config.data!r} has no split called {', '.join(_DEVELOPMENT)} that is free for it, and {unset}"

@@ -27,6 +27,8 @@ from zo_common.models.loss_check import FIRST_EPSILON, LossChoice
 from zo_common.models.silent_tail import mark_sinks, sinks_of
 from zo_common.objectives import whisper_losses
 from zo_common.privacy import Mechanism
+from zo_common.snapshot import encode_snapshot
+from zo_common.state import LatticeState
 from zo_common.whisper_forward import embed_window
 
 Engines = Callable[..., Engine]
@@ -112,6 +114,43 @@ class TestEngine:
         assert reply.checksum == record.checksum == late.state.checksum()
         assert late.choice == engine.choice
         assert reply.message == engine.choice.sentence
+
+    def test_by_records_or_by_a_snapshot_the_choice_is_one(
+        self, engine_of: Engines, speech: SpeechDataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        by_records, by_snapshot = engine_of(**DEFAULTS), engine_of(**DEFAULTS)
+        records = []
+        for server_round in (1, 2, 3):
+            grads = (0.01 * np.random.default_rng(server_round).standard_normal((2, 2))).astype(np.float32)
+            parts = (Contribution(7 * server_round, 0, grads),)
+            by_records.state.apply(parts[0].updates())
+            records.append(Record(server_round, by_records.state.checksum(), parts))
+            if server_round == 2:
+                snapshot = encode_snapshot(by_snapshot.state, by_records.state)
+        by_records.applied = list(records)
+        assert by_snapshot.start_from(snapshot, 2, records[1].checksum) is Status.OK
+        by_snapshot.snapshot = None  # as where it is kept on disk
+        looked: list[int] = []
+        check = loss_choice.check_loss
+
+        def watched(state: LatticeState, *arguments: Any) -> LossChoice:
+            looked.append(state.checksum())
+            return check(state, *arguments)
+
+        monkeypatch.setattr(loss_choice, "check_loss", watched)
+
+        replies = [
+            by_records.train(_plan(by_records, 4, records=()), speech),
+            by_snapshot.train(_plan(by_snapshot, 4, records=tuple(records[2:])), speech),
+        ]
+
+        assert looked == [by_records.base_checksum] * 2
+        assert by_records.choice == by_snapshot.choice and by_records.choice.reasons
+        assert [(r.status, r.have_round, r.loss, r.message) for r in replies] == [
+            (Status.OK, 3, replies[0].loss, by_records.choice.sentence)
+        ] * 2
+        np.testing.assert_array_equal(replies[0].projected_grads, replies[1].projected_grads)
+        assert by_records.state.checksum() == by_snapshot.state.checksum() == records[-1].checksum
 
     @pytest.mark.parametrize("queries", [2, 8])
     def test_it_costs_no_more_than_a_round(
@@ -289,7 +328,7 @@ class TestWhisperTiny:
             tiny_en.state,
             tiny_en.device,
             "base",
-            tiny_en._start_weights,
+            tiny_en._base_weights,
         )
         estimator = EstimatorConfig("leave-one-out", 8, 1e-6 if "precision" in changes else 0.0)
 

@@ -26,6 +26,14 @@ def test_a_saved_data_set_names_its_splits(tmp_path: Path) -> None:
     assert splits_of(str(tmp_path / "one")) == ()
 
 
+@pytest.mark.parametrize("ask_hub", [False, True])
+def test_no_source_is_not_the_current_directory(
+    mini_corpus: Path, monkeypatch: pytest.MonkeyPatch, ask_hub: bool
+) -> None:
+    monkeypatch.chdir(mini_corpus)
+    assert splits_of("", ask_hub=ask_hub) == ()
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"splits": 3}', "{", "\xff"])
 def test_a_broken_list_names_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset_dict.json").write_text(content, encoding="latin-1")

@@ -25,7 +25,7 @@ class ToyEngine(Engine):
         self.loads += 1
         self.applied = []
         self.start_round, self.start_checksum = 0, 0
-        self.snapshot = None
+        self.snapshot = self._from = None
         self._parts = SnapshotParts()
         self.model = nn.Linear(64, 8).requires_grad_(False)
         for number, parameter in enumerate(self.model.parameters()):

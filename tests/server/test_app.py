@@ -120,6 +120,60 @@ def test_the_curve_survives_a_resume(
     assert found["before"]["loss"] != found["after"]["loss"]
 
 
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding is a fixed word."""
+    monkeypatch.setattr(
+        "client.evaluation.evaluate_texts",
+        lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
+    )
+
+
+@pytest.mark.usefixtures("decoded")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_resumed_runs_first_evaluation_is_whole(settings: Settings, grid_of: Grids, lost: bool) -> None:
+    """`eval-split` is added by the resume, or the curve is lost; between the ends nothing is decoded."""
+    config = settings(num_server_rounds=2, evaluate_every=1, eval_split="test" if lost else "", guard_split="none")
+    grid = grid_of(config)
+    output = _run(config, grid)
+    if lost:
+        (output / "curve.jsonl").unlink()
+
+    _run(replace(config, num_server_rounds=4, resume=True, eval_split="test"), grid)
+
+    found = json.loads((output / "evaluation.json").read_text())
+    assert [(row["server_round"], row.get("utterances")) for row in found["curve"]] == [(2, 3), (3, None), (4, 3)]
+    assert {"wer", "loss"} <= found["before"].keys() & found["after"].keys()
+
+
+@pytest.mark.usefixtures("decoded")
+@pytest.mark.parametrize("some", [0, 2])
+def test_a_last_evaluation_that_was_one_in_between_is_redone(settings: Settings, grid_of: Grids, some: int) -> None:
+    config = settings(
+        num_server_rounds=3, evaluate_every=1, eval_split="test", guard_split="none", eval_utterances=some
+    )
+    grid = grid_of(config)
+
+    def stop(server_round: int) -> None:
+        if server_round == 3:
+            raise KeyboardInterrupt
+
+    grid.on_push = stop
+    with pytest.raises(KeyboardInterrupt):
+        _run(config, grid)
+    grid.on_push = lambda server_round: None
+    output = Path(config.output)
+    before = [json.loads(line) for line in (output / "curve.jsonl").read_text().splitlines()]
+    assert [row.get("utterances", 0) for row in before] == [3, some, some]
+
+    _run(replace(config, num_server_rounds=2, resume=True), grid)
+
+    found = json.loads((output / "evaluation.json").read_text())["curve"]
+    assert [(row["server_round"], row.get("utterances", 0)) for row in found] == [(0, 3), (1, some), (2, 3)]
+    assert found[-1]["loss"] == before[-1]["loss"]
+    assert [json.loads(line) for line in (output / "curve.jsonl").read_text().splitlines()] == found
+
+
 def _scores(texts: tuple[str, ...]) -> Any:
     from zo_common.metrics import score
 

@@ -37,6 +37,8 @@ NAN = float("nan")
         ({"wer": 0.4, "loss": 1.1}, "the result is worse than its start: loss 1.000 → 1.100"),
         ({"wer": 3.969, "loss": NAN}, "the result is worse than its start: WER 50.0% → 396.9%, loss 1.000 → nan"),
         (None, ""),
+        ({"loss": 0.9}, ""),
+        ({"loss": 1.1}, "the result is worse than its start: loss 1.000 → 1.100"),
     ],
 )
 def test_what_is_worse(after: dict[str, Any] | None, word: str) -> None:
@@ -45,6 +47,10 @@ def test_what_is_worse(after: dict[str, Any] | None, word: str) -> None:
 
 def test_nothing_is_worse_than_nothing() -> None:
     assert worse(None, START) == ""
+
+
+def test_a_start_that_was_not_decoded_has_a_loss() -> None:
+    assert worse({"loss": 1.0}, {"wer": 0.6, "loss": 0.9}) == ""
 
 
 def _end(config: RunConfig, grid: FakeGrid, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -99,6 +105,25 @@ def test_a_run_that_nothing_made_better_ends_with_the_base_model(
     assert found["after"]["server_round"] == 3 and found["after"]["utterances"] == 3  # all of them are decoded
     assert found["guard"]["closing"]["stopped"] is True
     assert found["guard"]["taken_back"] == [[1, 1], [2, 2], [3, 3]]
+
+
+@pytest.mark.parametrize("guard", [{"guard_split": "none"}, {"eval_split": ""}])
+def test_a_run_that_never_moved_is_told_without_a_guard_too(
+    ctc_settings: Settings,
+    grid_of: Grids,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    guard: dict[str, str],
+) -> None:
+    monkeypatch.setattr(RunConfig, "learning_rate_at", lambda *_: 0.0)
+    config = ctc_settings(num_server_rounds=2, **guard)
+
+    status, said = _end(config, grid_of(config), capsys)
+
+    ledger = read_ledger(Path(config.output) / "ledger.zo")
+    assert [(len(r.contributions), r.checksum) for r in ledger.records] == [(3, ledger.header.base_checksum)] * 2
+    assert (status, said) == (1, f"error: {_verdict(config)}")
+    assert said.startswith("error: no round changed the model, the base model is exported unchanged")
 
 
 def test_a_result_that_is_worse_fails_a_deployments_run(

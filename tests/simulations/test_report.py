@@ -47,6 +47,12 @@ def test_a_run_without_evaluation_has_no_rates() -> None:
     assert "WER" not in _printed(NUMBERS | {"before": None, "after": None})
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_where_only_the_loss_was_measured_that_is_shown(when: str) -> None:
+    said = _printed(NUMBERS | {when: {"loss": 3.125, "loss_utterances": 3}})
+    assert "WER" not in said and "3.125" in said
+
+
 def test_a_verdict_is_in_the_title() -> None:
     verdict = "the result is worse than its start: WER 1.0% → 2.0%"
     assert "a run:" not in _printed(NUMBERS | {"verdict": ""})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,20 +69,31 @@ def test_the_first_split_for_that_is_taken(
     assert any("what is reported has chosen the rounds" in word for word in words) is (taken == "test")
 
 
+NO_SPLIT = r"no guard: '.*' has no split called dev, validation, valid that is free for it, and "
+NAME_ONE = "; name a split as guard-split$"
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "word"),
     [
-        {"eval_split": ""},
-        {"evaluate_on": "clients"},
-        {"guard_split": "none"},
-        {"server_model": False},
-        {"data": "/nowhere", "eval_split": ""},
+        ({"guard_split": "none"}, ""),
+        ({"eval_split": ""}, f"{NO_SPLIT}eval-split is not set{NAME_ONE}"),
+        ({"evaluate_on": "clients"}, f"{NO_SPLIT}evaluate-on is 'clients'{NAME_ONE}"),
+        ({"server_model": False}, "no guard: server-model is off; turn it on, and name a split as guard-split$"),
+        (
+            {"data": "some/corpus", "eval_split": ""},
+            f"no guard: which splits 'some/corpus' has is not asked of the hub, and eval-split is not set{NAME_ONE}",
+        ),
+        ({"data": "", "eval_split": ""}, f"no guard: the server has no data, and eval-split is not set{NAME_ONE}"),
     ],
 )
-def test_without_speech_or_model_every_round_passes(guard_of: Any, changes: dict[str, Any]) -> None:
+def test_without_speech_or_model_every_round_passes_and_why_is_told(
+    guard_of: Any, changes: dict[str, Any], word: str
+) -> None:
     guard, words = guard_of(**changes)
 
-    assert type(guard) is Guard and not words
+    assert type(guard) is Guard and len(words) == bool(word)
+    assert all(re.match(word, said) for said in words)
     assert (guard.step_factor, guard.closings, guard.final_round) == (1.0, 0, 3)
     assert guard.review(1, ()) == ((), "") and guard.close() is None and guard.summary() is None
 

@@ -333,7 +333,8 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
 def test_far_too_large_a_step_is_taken_back(
     guarded: Settings, grid_of: Grids, federate: Federate, ledger_of: Ledgers, observed: Any
 ) -> None:
-    large = {"learning_rate": 3e-3, "lr_schedule": "constant", "clip_utterances": 0.0}
+    """At 3.75e-3 no round is worse yet, from 4.5e-3 on the first ones lead out of the lattice."""
+    large = {"learning_rate": 4.1e-3, "lr_schedule": "constant", "clip_utterances": 0.0, "num_queries": 4}
     config = guarded(num_server_rounds=9, local_steps=1, **large)
     grid = grid_of(config)
 
