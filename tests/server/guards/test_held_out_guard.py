@@ -333,14 +333,18 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
 def test_far_too_large_a_step_is_taken_back(
     guarded: Settings, grid_of: Grids, federate: Federate, ledger_of: Ledgers, observed: Any
 ) -> None:
-    """At 3.75e-3 no round is worse yet, from 4.5e-3 on the first ones lead out of the lattice."""
-    large = {"learning_rate": 4.1e-3, "lr_schedule": "constant", "clip_utterances": 0.0, "num_queries": 4}
-    config = guarded(num_server_rounds=9, local_steps=1, **large)
-    grid = grid_of(config)
+    """At 3.75e-3 no round is worse yet, from 4.5e-3 on the first ones lead out of the lattice; where between the two a
+    round is taken back depends on the last bits of a processor's matrix products."""
+    for number, rate in enumerate((4.1e-3, 4.25e-3, 4.0e-3, 4.2e-3)):
+        large = {"learning_rate": rate, "lr_schedule": "constant", "clip_utterances": 0.0, "num_queries": 4}
+        config = guarded(num_server_rounds=9, local_steps=1, **large)
+        config = replace(config, output=f"{config.output}-{number}")
+        grid = grid_of(config)
+        federation = federate(config, grid)
+        summary = federation.guard.summary()
+        if summary is not None and summary["taken_back"]:
+            break
 
-    federation = federate(config, grid)
-
-    summary = federation.guard.summary()
     assert summary is not None
     assert summary["taken_back"] and summary["step_factor"] == 0.5 ** len(summary["taken_back"])
     assert summary["end"] < summary["start"]
