@@ -36,6 +36,7 @@ COMMAND_SECONDS = 90.0
 HELPERS = Path(__file__).parent
 SPEAKERS = ("anna", "ben", "cleo")
 QUICK = {
+    "trained-tensors": "encoder-early",  # of so many weights that a ledger is smaller than a snapshot
     "num-queries": 2,
     "batch-size": 2,
     "local-steps": 2,
