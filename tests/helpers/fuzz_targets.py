@@ -259,7 +259,7 @@ def _server() -> dict[str, Target]:
         found.total("up")
 
     row = {"server_round": 1, "learning_rate": 1e-3, "per_direction": 2.0, "along_signal": -1.0, "along_noise": 0.5}
-    row |= {"noise_share": 0.2, "along_error": 0.1}
+    row |= {"noise_share": 0.2, "along_error": 0.1, "room": 1.0}
     steps = MeasuredStep(replace(config, output=str(folder)), lambda word: None)
 
     def take_up(data: bytes) -> None:

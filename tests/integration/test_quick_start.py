@@ -30,6 +30,8 @@ batch-size = 2
 num-server-rounds = 2
 min-clients = 2
 loss-check = false
+guard-split = "none"
+run-seed = 2
 """
 
 

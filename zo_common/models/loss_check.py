@@ -204,7 +204,7 @@ class _Check:
         if self._asked.epsilon is not None or curvature <= self._limits.curvature:
             return epsilon
         lower = max(self._next(epsilon, EpsilonVerdict(0.0, curvature)), self._lowest)
-        return lower if self._affords(REFERENCE, (lower,), 2 * _PROBE) else epsilon
+        return lower if self._affords(REFERENCE, (lower,), 4 * _PROBE) else epsilon
 
     def _settle(self, exact: Setting, epsilon: float) -> float:
         """The ε that fits the chosen tail; a fixed one that does not is a problem that names it."""
