@@ -30,8 +30,6 @@ batch-size = 2
 num-server-rounds = 2
 min-clients = 2
 loss-check = false
-guard-split = "none"
-run-seed = 2
 """
 
 
@@ -46,7 +44,8 @@ def test_the_quick_start_in_small(whisper_dir: Path, mini_corpus: Path, tmp_path
     _check_result(output, checksum)
     _check_payload(output)
     assert (output / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert [[c.client_id for c in record.contributions] for record in ledger.records] == [[0, 1]] * ROUNDS
+    assert [[c.client_id for c in record.contributions] for record in ledger.records[:ROUNDS]] == [[0, 1]] * ROUNDS
+    assert len(ledger.records) <= ROUNDS + 1  # one more where the guard went back to a better state
     saved = WhisperForConditionalGeneration.from_pretrained(output / "model")
     assert saved.config.d_model == 384
     processor = WhisperProcessor.from_pretrained(output / "model")
@@ -75,6 +74,7 @@ def _check_payload(output: Path) -> None:
         for server_round in (1, 2)
     ]
     rows = [json.loads(line) for line in (output / "rounds.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if not row["closing"]]
     assert [row["up"]["payload"] for row in rows] == [DEVICES * len(encode_reply(reply))] * ROUNDS
     # two actors serve two devices, so that one that moved to another actor may have had to ask for a round
     down = [row["down"]["payload"] for row in rows]
