@@ -338,13 +338,11 @@ def test_far_too_large_a_step_is_taken_back(
     for number, rate in enumerate((4.1e-3, 4.25e-3, 4.0e-3, 4.2e-3)):
         large = {"learning_rate": rate, "lr_schedule": "constant", "clip_utterances": 0.0, "num_queries": 4}
         config = guarded(num_server_rounds=9, local_steps=1, **large)
-        config = replace(config, output=f"{config.output}-{number}")
-        grid = grid_of(config)
+        grid = grid_of(config := replace(config, output=f"{config.output}-{number}"))
         federation = federate(config, grid)
         summary = federation.guard.summary()
         if summary is not None and summary["taken_back"]:
             break
-
     assert summary is not None
     assert summary["taken_back"] and summary["step_factor"] == 0.5 ** len(summary["taken_back"])
     assert summary["end"] < summary["start"]
