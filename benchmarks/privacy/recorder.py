@@ -53,7 +53,6 @@ def plan_of(engine: Engine, settings: Settings, server_round: int, client_id: in
         checksum=0,
         local_steps=STEPS,
         batch_size=BATCH,
-        trained_tensors="encoder-early",
         learning_rate=1e-3,
         estimator=settings.estimator,
     )
