@@ -48,7 +48,7 @@ class RunConfig:
     entropy_weight: float = 0.3
     min_confidence: float = 0.0
     trained_tensors: str = "encoder-residual-bias"
-    scale: Scale = "unit"
+    scale: Scale = "unit-wide"
     estimator: Estimator = "leave-one-out"
     num_queries: int = 8
     epsilon: float | Auto = "auto"

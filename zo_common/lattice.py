@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import torch
 
-Scale = Literal["unit", "rms"]
+Scale = Literal["unit", "rms", "unit-wide"]
 UNIT_BITS = 24
 MAX_UNITS = 1 << UNIT_BITS
 MIN_MAGNITUDE = 2.0**-3
+WIDE_MAGNITUDE = 2.0**3  # of vectors on a wide grid
 MIN_RMS = 2.0**-7
 _CHUNK = 1 << 20  # elements a temporary may have: building a lattice must not need a copy of a tensor
 
@@ -34,14 +35,19 @@ def magnitude(weight: torch.Tensor) -> float:
     return max(-low, high)
 
 
-def grid_exponent(weight: torch.Tensor) -> int:
-    """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight."""
-    return ceil_log2(max(magnitude(weight), MIN_MAGNITUDE)) + 1 - UNIT_BITS
+def grid_exponent(weight: torch.Tensor, scale: Scale = "unit") -> int:
+    """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight.
+
+    For "unit-wide" a vector (a bias, a norm's weight) has 2**3 in place of 2**-3: how far a bias travels has nothing to
+    do with how small it was, and where a loss depends on it weakly that is far beyond ±1/4.
+    """
+    least = WIDE_MAGNITUDE if scale == "unit-wide" and weight.dim() <= 1 else MIN_MAGNITUDE
+    return ceil_log2(max(magnitude(weight), least)) + 1 - UNIT_BITS
 
 
 def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
-    """s_t: 0 for "unit"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
-    if scale == "unit":
+    """s_t: 0 for "unit" and "unit-wide"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
+    if scale != "rms":
         return 0
     parts = torch.split(weight.detach().reshape(-1), _CHUNK)
     rms = math.sqrt(sum(float(part.cpu().double().square().sum()) for part in parts) / max(weight.numel(), 1))

@@ -93,7 +93,7 @@ class LatticeState:
         if not math.isfinite(largest):
             raise UnsupportedModel(f"trained tensor {name!r} holds NaN or infinite weights: the checkpoint is damaged")
         grid, scale = exponents or (
-            lattice.grid_exponent(parameter.data),
+            lattice.grid_exponent(parameter.data, self.scale),
             lattice.scale_exponent(parameter.data, self.scale),
         )
         if round(math.ldexp(largest, -grid)) > lattice.MAX_UNITS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,14 @@ import torch
 from zo_common.metrics import Scores, score
 
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
+MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
+NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def transcribe(
@@ -23,12 +32,23 @@ def transcribe(
 ) -> list[str]:
     """Transcripts of full log-mel windows, each (n_mels, 3000), by greedy search without timestamps.
 
+    A transcript that repeats itself (`MAX_COMPRESSION_RATIO`) is decoded again, as OpenAI's Whisper does: there by
+    sampling at a higher temperature, here by the same greedy search in which no `NO_REPEAT_NGRAM_SIZE` tokens in a row
+    may come twice, so that the same weights always give the same transcript. One endless loop would otherwise count for
+    more words than all other recordings together.
+
     Args:
         on_progress: called with (utterances done, utterances in all).
     """
     texts: list[str] = []
     for tokens in _generate(model, features, language, batch_size):
-        texts += processor.batch_decode(tokens, skip_special_tokens=True)
+        found = processor.batch_decode(tokens, skip_special_tokens=True)
+        loops = [row for row, text in enumerate(found) if compression_ratio(text) > MAX_COMPRESSION_RATIO]
+        if loops:
+            again = [features[len(texts) + row] for row in loops]
+            for row, text in zip(loops, _without_loops(model, processor, again, language), strict=True):
+                found[row] = text
+        texts += found
         if on_progress is not None:
             on_progress(len(texts), len(features))
     return [text.strip() for text in texts]
@@ -47,10 +67,19 @@ def greedy_tokens(
     ]
 
 
+def _without_loops(model: Any, processor: Any, features: Sequence[torch.Tensor], language: str) -> list[str]:
+    """Transcripts in which no few tokens in a row come twice."""
+    (tokens,) = _generate(model, features, language, len(features), no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
+    found: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
+    return found
+
+
 @torch.inference_mode()
-def _generate(model: Any, features: Sequence[torch.Tensor], language: str, batch_size: int) -> Iterator[torch.Tensor]:
+def _generate(
+    model: Any, features: Sequence[torch.Tensor], language: str, batch_size: int, **others: Any
+) -> Iterator[torch.Tensor]:
     """Greedy tokens of each batch, (B, length)."""
-    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS}
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **others}
     if model.generation_config.is_multilingual:
         options |= {"language": language, "task": "transcribe"}
     for start in range(0, len(features), batch_size):

@@ -26,7 +26,7 @@ class LatticeRounds:
 
     def __init__(self, crowd: Crowd, settings: Settings, rate: Rate) -> None:
         self.crowd, self.settings, self.rate = crowd, settings, rate
-        self.state_of_weights = LatticeState(crowd.model, settings.tensors)
+        self.state_of_weights = LatticeState(crowd.model, settings.tensors, settings.scale)
         self.loss_of, epsilon = crowd.chosen_loss(self.state_of_weights, settings.tail_tokens, settings.epsilon)
         self.config = EstimatorConfig(settings.estimator, settings.queries, epsilon)
         self.rounds: list[tuple[Contribution, ...]] = []

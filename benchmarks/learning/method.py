@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zo_common.estimator.step import Estimator
+from zo_common.lattice import Scale
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Settings:
         learning_rate: as the method's own source counts it; 0 where it is measured.
         queries: directions a step of a device.
         epsilon, tail_tokens: 0 and −1 for what the loss check of the first device's recordings chooses.
+        scale: of the lattice.
         local_steps: of a device a round.
         devices: how many share the training speech.
         extra: what a variant needs besides, as (name, value).
@@ -56,6 +58,7 @@ class Settings:
     tensors: str
     learning_rate: float = 0.0
     schedule: str = "constant"
+    scale: Scale = "unit-wide"
     estimator: Estimator = "leave-one-out"
     queries: int = 8
     epsilon: float = 1e-3

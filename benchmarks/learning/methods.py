@@ -95,7 +95,14 @@ METHODS: dict[str, Entry] = {
     "fixed": Entry(
         "ours, as tuned by hand before",
         _rounds(),
-        Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", epsilon=1e-3, tail_tokens=64),
+        Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", scale="unit", epsilon=1e-3, tail_tokens=64),
+    ),
+    # the settings that docs/adapt.md had for federated runs of CTC models
+    "fixed-ctc": Entry(
+        "ours, as tuned by hand before for CTC",
+        _rounds(),
+        Settings("fixed-ctc", "norms+biases", schedule="linear", scale="rms", epsilon=1e-2),
+        (0.3, 1.0, 3.0),
     ),
     "fixed-swept": Entry(
         "ours, its learning rate swept", _rounds(), Settings("fixed-swept", EARLY, schedule="linear"), _RATES

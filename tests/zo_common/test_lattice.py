@@ -174,3 +174,28 @@ def test_scale_exponent_is_the_rounded_logarithm_of_the_rms(rms: float, expected
 def test_an_empty_tensor_has_the_least_exponents() -> None:
     assert lattice.grid_exponent(torch.empty(0)) == -26
     assert lattice.scale_exponent(torch.empty(0), "rms") == -7
+
+
+class TestWideGrid:
+    @pytest.mark.parametrize(
+        ("weights", "scale", "expected"),
+        [
+            (torch.zeros(4), "unit", 2.0**-26),
+            (torch.zeros(4), "unit-wide", 2.0**-20),
+            (torch.full((4,), 8.0), "unit-wide", 2.0**-20),
+            (torch.full((4,), 8.5), "unit-wide", 2.0**-19),
+            (torch.zeros(2, 2), "unit-wide", 2.0**-26),
+        ],
+    )
+    def test_vectors_have_room_for_sixteen(self, weights: torch.Tensor, scale: lattice.Scale, expected: float) -> None:
+        assert 2.0 ** lattice.grid_exponent(weights, scale) == expected
+
+    def test_a_bias_travels_where_its_own_size_would_not_let_it(self, module_of: Callable[..., nn.Module]) -> None:
+        state = LatticeState(module_of(bias=torch.full((3,), 0.01)), "*", "unit-wide")
+        moves = [Update(seed, 1.0) for seed in range(8)]
+        base = state.checksum()
+        state.apply(moves)
+        assert state.exponents["bias"] == (-20, 0)
+        assert float(state.tensors[0].weight.abs().max()) > 1.0
+        state.apply([Update(move.seed, -move.coefficient) for move in moves])
+        assert state.checksum() == base

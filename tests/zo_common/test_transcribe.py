@@ -11,7 +11,7 @@ import torch
 from simulations.corpus import CorpusConfig, in_room
 from simulations.espeak import Speaker, synthesize
 from zo_common.models.load import load_whisper
-from zo_common.transcribe import MAX_NEW_TOKENS, evaluate_texts, transcribe
+from zo_common.transcribe import MAX_COMPRESSION_RATIO, MAX_NEW_TOKENS, compression_ratio, evaluate_texts, transcribe
 
 TEXTS = ["The weather in London is very nice today.", "Please open the window and close the door."]
 
@@ -102,7 +102,7 @@ def test_a_multilingual_model_is_told_language_and_task(
     assert len(texts) == 2
     assert texts[0] == texts[1]
     assert isinstance(texts[0], str)
-    assert [(o["language"], o["task"]) for o in options] == [(language, "transcribe")] * 2
+    assert {(o["language"], o["task"]) for o in options} == {(language, "transcribe")}
 
 
 def test_an_english_model_is_told_neither(
@@ -117,3 +117,42 @@ def test_an_english_model_is_told_neither(
     assert not {"language", "task"} & set(options[0])
     assert options[0]["num_beams"] == 1
     assert options[0]["do_sample"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("", False),
+        ("My dear, my dear.", False),
+        ("Please open the window and close the door.", False),
+        ("My dear, " * 70, True),
+        ("\u0434\u0430 " * 100, True),
+    ],
+)
+def test_a_loop_is_what_compresses_well(text: str, loops: bool) -> None:
+    assert (compression_ratio(text) > MAX_COMPRESSION_RATIO) is loops
+
+
+def test_a_loop_is_decoded_again_and_the_others_are_not(whisper: tuple[Any, Any], features: list[torch.Tensor]) -> None:
+    model, processor = whisper
+    plain = transcribe(model, processor, features)
+    generate, asked = model.generate, []
+
+    def looping(window: torch.Tensor, **options: Any) -> torch.Tensor:
+        """The real search, but for a first transcript that never ends."""
+        asked.append((len(window), options.get("no_repeat_ngram_size")))
+        tokens = generate(window, **options)
+        if "no_repeat_ngram_size" not in options:
+            endless = processor.tokenizer(" my dear" * 60, add_special_tokens=False).input_ids
+            end = processor.tokenizer.eos_token_id
+            tokens = torch.nn.functional.pad(tokens, (0, len(endless) - tokens.shape[1]), value=end)
+            tokens[1] = torch.tensor(endless)
+        return tokens
+
+    model.generate = looping
+    try:
+        found = transcribe(model, processor, features)
+    finally:
+        del model.generate
+    assert asked == [(2, None), (1, 3)]
+    assert found == plain
