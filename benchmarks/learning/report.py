@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 
 from benchmarks.learning.learn import passes_to
 from benchmarks.learning.methods import ALL, METHODS, STUDIES
-from benchmarks.learning.tasks import OTHER_ACCENTS, TASKS, TITLES
+from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
 from benchmarks.rows import RESULTS
 from server.run_log import read_rows
 from simulations.report import human_bytes
@@ -54,6 +55,16 @@ def of(rows: list[Row], task: str, method: str, *, devices: int | None = None) -
     return [r for r in found if r["budget"]["passes"] == most]
 
 
+def matched(rows: list[Row], task: str) -> list[Row]:
+    """A task's rows of one budget: the one that most methods ran with, and of several the largest."""
+    methods: dict[int, set[str]] = defaultdict(set)
+    for row in rows:
+        if row["task"] == task:
+            methods[row["budget"]["passes"]].add(row["method"])
+    best = max(methods, key=lambda passes: (len(methods[passes]), passes), default=0)
+    return [row for row in rows if row["task"] == task and row["budget"]["passes"] == best]
+
+
 def mean(values: Iterable[float], form: str = ".1%") -> str:
     """`32.5% ± 1.2%`; the sample deviation where there are several."""
     known = list(values)
@@ -70,27 +81,39 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
 
 def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
     """Every task: word errors and loss before and after, with the defaults and as tuned by hand."""
-    head = ["task", "method", "seeds", "WER before", "WER after", "dev loss before", "after", "passes", "minutes"]
+    head = ["task", "method", "devices", "seeds", "WER before", "WER after"]
+    head += ["dev loss before", "after", "passes", "minutes", "what the loss check chose"]
     known = rows()
     lines = []
     for task in TASKS:
-        for method in ("auto", "bias-swept", "fixed"):
-            found = of(known, task, method)
-            if not found:
-                lines.append([TITLES[task], METHODS[method].title, *[MISSING] + ["–"] * 6])
-                continue
-            lines.append([
-                TITLES[task], METHODS[method].title, str(len(found)),
-                mean(r["before"]["wer"] for r in found), mean(r["after"]["wer"] for r in found),
-                mean((r["curve"][0][1] for r in found), ".3f"), mean((r["curve"][-1][1] for r in found), ".3f"),
-                f"{fmean(r['forwards'] for r in found):,.0f}", mean((r["minutes"] for r in found), ".1f"),
-            ])  # fmt: skip
+        by_hand = "fixed-ctc" if task in CTC_TASKS else "fixed"
+        same = matched(known, task)
+        for method, devices in (("auto", 8), (by_hand, 8), ("auto", 1), (by_hand, 1)):
+            found = of(same, task, method, devices=devices)
+            start = [TITLES[task], METHODS[method].title, str(devices)]
+            lines.append([*start, *(_task_cells(found) if found else [MISSING, *["–"] * 7])])
     return table(head, lines)
+
+
+def _task_cells(found: list[Row]) -> list[str]:
+    return [
+        str(len(found)),
+        mean(r["before"]["wer"] for r in found), mean(r["after"]["wer"] for r in found),
+        mean((r["curve"][0][1] for r in found), ".3f"), mean((r["curve"][-1][1] for r in found), ".3f"),
+        f"{fmean(r['forwards'] for r in found):,.0f}", mean((r["minutes"] for r in found), ".1f"),
+        "; ".join(sorted({_choice(sentence) for r in found for sentence in r["chosen"]})) or "–",
+    ]  # fmt: skip
+
+
+def _choice(sentence: str) -> str:
+    """What a sentence of the loss check chose, without the reasons."""
+    clauses = sentence.removeprefix("loss check: ").split("; ")
+    return ", ".join(re.split(r":| \(", clause)[0] for clause in clauses)
 
 
 def published_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
     """Methods matched by passes: word errors, loss, passes to half of the best loss gain and to a fifth less WER."""
-    known = rows()
+    known = matched(rows(), task)
     head = ["method", "rate", "seeds", "WER after", "dev loss after", "passes to half of the best loss gain"]
     head.append(f"passes to −{_GAIN:.0%} dev WER")
     target = _half_gain(known, task)
@@ -125,7 +148,7 @@ def _half_gain(rows: list[Row], task: str) -> float | None:
 
 def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
     """Ours beside first order on the same devices and recordings."""
-    known = rows()
+    known = matched(rows(), task)
     head = ["method", "seeds", "WER after", "dev loss after", "rounds", "up a device", "down a device", "minutes"]
     lines = []
     for method in ("auto", "bias-swept", *FEDERATED, *_CENTRAL):
@@ -163,7 +186,7 @@ def memory_block() -> str:
 
 def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
     """Word errors of accents that nobody trained on."""
-    known = [r for r in rows() if r.get("others_after") and r["task"] == task]
+    known = [r for r in matched(rows(), task) if r.get("others_after")]
     head = ["accent", *(f"{METHODS[m].title}: before → after" for m in OURS if m != "fixed-swept")]
     lines = []
     for accent in OTHER_ACCENTS:
@@ -178,7 +201,7 @@ def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> 
 
 def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> str:
     """A study's entries at equal passes."""
-    known = rows()
+    known = matched(rows(), task)
     base = ["auto"] if study == "variants" else []
     lines = []
     for name in [*base, *STUDIES[study]]:

@@ -92,6 +92,7 @@ TASKS: dict[str, Callable[[str, Places], Task]] = {
     "ctc-noise": _small_ctc,
     "ctc-wm": _small_ctc,
 }
+CTC_TASKS = ("ctc-noise", "ctc-wm")
 TITLES = {
     "wm": "West Midlands, Whisper-tiny.en",
     "scotland": "Scottish, Whisper-tiny.en",

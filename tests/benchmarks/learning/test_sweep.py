@@ -102,6 +102,7 @@ def _row(method: str = "auto", task: str = "wm", seed: int = 0, rate: float = 0.
         "forwards": 100, "backwards": 0, "up": 400, "down": 8000, "rounds": 4, "minutes": 2.0, "ended": "",
         "before": judged, "after": judged | {"wer": 0.3}, "curve": [[0, 1.0], [50, 0.8], [100, 0.6]],
         "words": [[0, 0.5], [100, 0.3]],
+        "chosen": ["loss check: tail-tokens 32: loss within 1%; float32 (not bfloat16: 5%); epsilon 0.0312: 20 times"],
     }  # fmt: skip
     return row | others
 
@@ -122,8 +123,16 @@ class TestReport:
         line = next(line for line in report.tasks_block().splitlines() if "auto" in line)
 
         assert line == (
-            "| West Midlands, Whisper-tiny.en | ours, auto | 1 | 50.0% | 30.0% | 1.000 | 0.600 | 100 | 2.0 |"
+            "| West Midlands, Whisper-tiny.en | ours, auto | 8 | 1 | 50.0% | 30.0% | 1.000 | 0.600 | 100 | 2.0 "
+            "| tail-tokens 32, float32, epsilon 0.0312 |"
         )
+
+    def test_methods_are_compared_at_the_budget_that_most_of_them_had(self) -> None:
+        long, short = {"budget": {"passes": 200}}, {"budget": {"passes": 50}}
+        rows = [_row(), _row("mezo"), _row(**long), _row("mezo", **short), _row("fzoo", **short), _row("auto", **short)]
+        assert {r["budget"]["passes"] for r in report.matched(rows, "wm")} == {50}
+        assert {r["budget"]["passes"] for r in report.matched(rows[:3], "wm")} == {100}
+        assert report.matched(rows, "ru") == []
 
     def test_the_rate_that_most_seeds_ran_with_then_the_lowest_loss(self) -> None:
         low = [[0, 1.0], [100, 0.5]]
