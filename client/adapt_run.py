@@ -17,7 +17,7 @@ from client.manifest import read_manifest
 from zo_common.adaptation_file import SUFFIX, AdaptationFile, read_file, write_file
 from zo_common.adaptation_record import AdaptationRecord
 from zo_common.errors import ConfigError, DataError, ZOError
-from zo_common.metrics import Scores, score
+from zo_common.metrics import Scores, normalizer_name, score
 
 _STEM_BYTES = 200  # a file name may have 255 in all
 _TABLES = ("metadata.csv", "metadata.jsonl")
@@ -126,8 +126,9 @@ class Run:
             return
         spoken, before, after = ([row[i] for row in self._spoken] for i in range(3))
         no_rate = Scores()
-        scores = (score(spoken, before), score(spoken, after)) if spoken else (no_rate, no_rate)
-        self._view.rates(*scores, self.successes - len(spoken))
+        language = self._adapter.settings.language
+        first, last = (score(spoken, heard, language=language) if spoken else no_rate for heard in (before, after))
+        self._view.rates(first, last, self.successes - len(spoken), normalizer_name(language))
 
     def replay(self, paths: Sequence[Path], record: Path, file: AdaptationFile) -> None:
         """Transcribe recordings under a stored adaptation.

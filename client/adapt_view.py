@@ -99,15 +99,15 @@ class View:
             else:
                 print(f"{path}\n  after   {text}")
 
-    def rates(self, before: Scores, after: Scores, without: int) -> None:
-        """Word error rates of all utterances that have a reference; `without` have none."""
+    def rates(self, before: Scores, after: Scores, without: int, normalizer: str) -> None:
+        """Word error rates, after a normaliser, of all utterances that have a reference; `without` have none."""
         if self._json:
             print(json.dumps({"wer_before": before.wer, "wer_after": after.wer, "utterances": before.utterances}))
             return
         missing = f", {without} without a reference" if without else ""
         print(
             f"WER {before.wer:.1%} → {after.wer:.1%}, CER {before.cer:.1%} → {after.cer:.1%} "
-            f"over {before.utterances} utterances{missing} (Whisper's English normaliser)"
+            f"over {before.utterances} utterances{missing} ({normalizer})"
         )
 
 

@@ -143,7 +143,9 @@ def evaluate(
     """Loss and word error rates of a data set."""
     if isinstance(data, CTCDataset):
         waves = [example.wave for example in data.examples]
-        scores, hypotheses = evaluate_waves(model, processor, waves, data.texts, on_progress=on_progress)
+        scores, hypotheses = evaluate_waves(
+            model, processor, waves, data.texts, language=language, on_progress=on_progress
+        )
     else:
         windows = [example.window() for example in data.examples]
         scores, hypotheses = evaluate_texts(

@@ -50,8 +50,9 @@ def evaluate_waves(
     references: Sequence[str],
     *,
     batch_size: int = 1,
+    language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Scores, list[str]]:
     """Error counts and transcripts of waveforms against references."""
     hypotheses = transcribe_waves(model, processor, waves, batch_size=batch_size, on_progress=on_progress)
-    return score(references, hypotheses), hypotheses
+    return score(references, hypotheses, language=language), hypotheses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -50,12 +51,12 @@ class Scores:
 
     @property
     def wer(self) -> float:
-        """Word error rate after the Whisper English normaliser."""
+        """Word error rate after the language's normaliser."""
         return self.words.rate
 
     @property
     def cer(self) -> float:
-        """Character error rate after the Whisper English normaliser."""
+        """Character error rate after the language's normaliser."""
         return self.characters.rate
 
     @property
@@ -72,13 +73,33 @@ class Scores:
         )
 
 
-@lru_cache(maxsize=1)
-def whisper_normalizer() -> Normalizer:
-    """The English normaliser of OpenAI's Whisper, as published WERs use it."""
+@lru_cache(maxsize=2)
+def whisper_normalizer(language: str = "en") -> Normalizer:
+    """OpenAI's Whisper normaliser of a language, as published error rates use it.
+
+    English has its own; every other language the basic one (Radford et al. 2022, appendix C), with the marks of letters
+    kept: without them Hindi loses its vowels, and an error in a diacritic is none.
+
+    Args:
+        language: code ("en", "de", "zh") or English name, as `language` of a run.
+    """
+    from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    normalize: Normalizer = EnglishTextNormalizer()
+    normalize: Normalizer = (
+        EnglishTextNormalizer() if is_english(language) else BasicTextNormalizer(preserve_marks=True)
+    )
     return normalize
+
+
+def is_english(language: str) -> bool:
+    """Whether a language code or name, with or without a region, is English; an empty one is taken for it."""
+    return re.split("[-_]", language.lower())[0] in ("", "en", "english")
+
+
+def normalizer_name(language: str = "en") -> str:
+    """What tables and results call `whisper_normalizer(language)`."""
+    return "Whisper's English normaliser" if is_english(language) else "Whisper's basic normaliser, marks kept"
 
 
 def count_words(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
@@ -105,9 +126,15 @@ def _count(references: Sequence[str], hypotheses: Sequence[str], characters: boo
     return total
 
 
-def score(references: Sequence[str], hypotheses: Sequence[str], normalize: Normalizer | None = None) -> Scores:
-    """Counts of paired texts; `normalize` defaults to the Whisper English normaliser."""
-    normalize = normalize or whisper_normalizer()
+def score(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    normalize: Normalizer | None = None,
+    *,
+    language: str = "en",
+) -> Scores:
+    """Counts of paired texts; `normalize` defaults to Whisper's normaliser of the language."""
+    normalize = normalize or whisper_normalizer(language)
     clean_references = [normalize(r) for r in references]
     clean_hypotheses = [normalize(h) for h in hypotheses]
     return Scores(

@@ -98,4 +98,4 @@ def evaluate_texts(
 ) -> tuple[Scores, list[str]]:
     """Error counts and transcripts of full windows against references."""
     hypotheses = transcribe(model, processor, features, language=language, on_progress=on_progress)
-    return score(references, hypotheses), hypotheses
+    return score(references, hypotheses, language=language), hypotheses

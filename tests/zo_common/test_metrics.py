@@ -114,6 +114,30 @@ def test_the_normaliser_is_that_of_whisper(text: str, expected: str) -> None:
     assert whisper_normalizer()(expected) == expected
 
 
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("de", "Schöne Grüße, Herr Müller!", "schöne grüße herr müller"),
+        ("fr", "C'était l'été (rires) à Paris.", "c était l été à paris"),
+        ("ru", "Мой зелёный ёжик.", "мой зелёный ёжик"),
+        ("hi", "मैं हिन्दी बोलता हूँ।", "मैं हिन्दी बोलता हूँ"),
+        ("ar", "مَرْحَبًا، كيف حالك؟", "مَرْحَبًا كيف حالك"),
+        ("th", "สวัสดีครับ", "สวัสดีครับ"),
+        ("zh", "今天天气很好。", "今天天气很好"),
+        ("german", "Zwölf Äpfel", "zwölf äpfel"),
+        ("en-GB", "Mr. Smith's colour", "mister smith is color"),
+    ],
+)
+def test_letters_of_other_languages_are_kept(language: str, text: str, expected: str) -> None:
+    assert whisper_normalizer(language)(text).strip() == expected
+
+
+def test_a_wrong_letter_is_an_error_in_its_own_language() -> None:
+    assert score(["मैं हूँ"], ["मा ह"], language="hi").wer == 1.0
+    assert score(["été"], ["ete"], language="fr").wer == 1.0
+    assert score(["今天天气很好啊我们走吧"], ["今天天气很好啊我们走了"], language="zh").cer == pytest.approx(1 / 11)
+
+
 def test_scores_are_normalised_and_raw() -> None:
     found = score(["Mr. Smith's colour."], ["mister smith is color"])
 
