@@ -21,6 +21,7 @@ from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.metrics import Scores
 from zo_common.models.load import load_whisper
 from zo_common.seeds import client_seed
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
@@ -85,7 +86,10 @@ def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask:
     assert (synced.status, synced.have_round, synced.checksum) == (Status.OK, 1, record.checksum)
     trained = decode_reply(ask("train", plan=plan))
     assert (trained.status, trained.have_round, trained.projected_grads.shape) == (Status.OK, 1, (1, 2))
-    assert decode_evaluation(ask("evaluate", plan=plan)).scores.utterances == 3
+    evaluated, looked = (decode_evaluation(ask(kind, plan=plan)) for kind in ("evaluate", "evaluate.look"))
+    assert evaluated.scores.utterances == 3
+    assert (looked.status, looked.scores, looked.checksum) == (Status.OK, Scores(utterances=3), record.checksum)
+    assert looked.loss_sum == pytest.approx(evaluated.loss_sum)
     bare = encode_plan(replace(_plan(engine, config, record), records=()))
     rebuilt = decode_reply(ask("query.rebuild", plan=bare))
     assert (rebuilt.status, rebuilt.have_round, rebuilt.checksum) == (Status.OK, 0, engine.base_checksum)
