@@ -146,7 +146,10 @@ class DeviceGuard(BestStateGuard[Seen]):
             self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
         self._note(last, Seen(found, found.loss), good=True)
         utterances = sum(number for _, number in found.sums.values())
-        self._on_word(f"guard: looks at {utterances} held-out utterances of {count} devices")
+        word = f"guard: looks at {utterances} held-out utterances of {count} devices"
+        if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
+            word += f"; where that is eval-split {self._config.eval_split!r}, what is reported has chosen the rounds"
+        self._on_word(word)
         return True
 
     def _look(self) -> None:

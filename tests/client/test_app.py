@@ -118,9 +118,19 @@ def test_a_snapshot_is_taken_in_parts(engine: Engine, config: RunConfig, ask: As
 def test_a_user_error_is_a_reply(engine: Engine, config: RunConfig, ask: Ask) -> None:
     plan = encode_plan(_plan(engine, config, _record(engine)))
 
-    for kind, decode in (("train", decode_reply), ("evaluate", decode_evaluation)):
+    for kind, decode in (
+        ("train", decode_reply),
+        ("evaluate", decode_evaluation),
+        ("evaluate.look", decode_evaluation),
+    ):
         reply = decode(ask(kind, changes={"data": "/nowhere"}, plan=plan))
         assert reply.status is Status.ERROR and "/nowhere" in reply.message
+    private = {"privacy": "example", "weighting": "uniform"}
+    refused = [
+        decode_evaluation(ask("evaluate.look", changes=changes, plan=plan)) for changes in ({"eval_split": ""}, private)
+    ]
+    assert [reply.status for reply in refused] == [Status.ERROR] * 2
+    assert "name a split as guard-split" in refused[0].message and "losses carry no noise" in refused[1].message
     assert "/nowhere" in json.loads(ask("query", "hello", {"data": "/nowhere"}, hello=b""))["error"]
 
 
