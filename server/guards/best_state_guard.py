@@ -63,7 +63,9 @@ class BestStateGuard(LoggedGuard[Look]):
             losses: of the candidates.
             record: whether it takes a record to get there.
         """
-        rounds = self._last_round - self.closings if self._stopped else self._config.num_server_rounds
+        rounds = self._config.num_server_rounds
+        if not self._stuck:
+            rounds = min(rounds, self._last_round - self.closings)
         if self._stuck:
             self._on_word(f"guard: {self._config.max_bad_rounds} looks in a row were bad, the run ends early")
         self._on_word(f"guard: the run ends with {why}")

@@ -85,6 +85,8 @@ class DeviceGuard(BestStateGuard[Seen]):
             return self._take_back()
         if self._best is None and not self._first_look():
             return None
+        if self._rows[-1].get("trial") and self._rows[-1]["server_round"] == self._last_round:
+            return self._judge()
         if self._due:
             self._look()
         if self._pending:
@@ -200,9 +202,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._report(number, closing)
 
     def _end(self) -> RoundReport | None:
-        """The next step to the run's end: to the average, which is looked at next, or to the best state known."""
-        if self._trials and self._rows[-1]["server_round"] == self._last_round == self._trials[-1]:
-            return self._judge()
+        """Go to the average, which is looked at next, or where there is none to the best state known."""
         records = () if self._stopped else self._averaged()
         number, average = self._last_round + 1, to_average(records)
         if average:

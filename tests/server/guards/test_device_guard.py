@@ -270,6 +270,24 @@ def _kill(monkeypatch: pytest.MonkeyPatch, server_round: int, *, after: bool) ->
     monkeypatch.setattr(LedgerFile, "append", killed)
 
 
+def test_an_average_that_was_not_looked_at_is_judged_before_a_run_goes_on(
+    guarded: Settings, toys: Any, federate: Federate, losses: Any, ledger_of: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = guarded(num_server_rounds=3)
+    grid = toys(config)
+    losses(_by_round(r0=1.0, r1=0.9, r2=0.8, r3=0.7, r4=0.9, r6=0.6, r7=0.5, r8=0.9))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        _kill(patch, 4, after=True)
+        federate(config, grid)
+
+    federate(replace(config, resume=True, num_server_rounds=5), grid)
+
+    states = _states(ledger_of(config))
+    assert [row["closing"] for row in _lines(config)[4:]] == ["last", "", "", "average", "last"]
+    assert len(states) == 10 and states[5] == states[3] and states[9] == states[7]
+    assert [row["closing"]["rounds"] for row in _rows(config) if "closing" in row] == [3, 5]
+
+
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("salt", range(4))
 def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
