@@ -297,7 +297,8 @@ class DeviceGuard(BestStateGuard[Seen]):
         if "closing" in row:
             check_closing(row["closing"])
         if not row["good"]:
-            _ = row["after"]
+            if not (isinstance(row["loss"], float | None) and type(row["after"]) is int):
+                raise TypeError("the loss is no number")
             return None
         sums = {int(client): (total, count) for client, (total, count) in row["devices"].items()}
         if not all(type(t) is float and math.isfinite(t) and type(n) is int and n > 0 for t, n in sums.values()):
