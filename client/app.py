@@ -50,6 +50,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     app.query("secure")(handler("secure"))
     app.train()(handler("train"))
     app.evaluate()(handler("evaluate"))
+    app.evaluate("look")(handler("look"))
     return app
 
 
@@ -102,8 +103,9 @@ def _ask_worker(
                 return "hello", worker.info(make_request(b"", settings, place)).hello
             if kind in ("train", "evaluate"):
                 return "reply", getattr(worker, kind)(make_request(record["plan"], settings, place))
-            if kind == "rebuild":
-                return "reply", worker.sync(make_request(record["plan"], settings, place, Request.REBUILD))
+            if kind in ("look", "rebuild"):
+                work, content = (worker.evaluate, Request.LOOK) if kind == "look" else (worker.sync, Request.REBUILD)
+                return "reply", work(make_request(record["plan"], settings, place, content))
             content = Request.PART if "part" in record else Request.PLAN
             return "reply", worker.sync(make_request(record.get("part") or record["plan"], settings, place, content))
     except ZOError as error:
@@ -137,8 +139,9 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
             raise ConfigError("max-epsilon is set without privacy-account: name the file that remembers what was spent")
         path, limit = Path(str(node["privacy-account"])), float(node["max-epsilon"])
         account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
-    if kind == "evaluate":
-        return "reply", encode_evaluation(device.evaluate(config, plan, place, account=account))
+    if kind in ("evaluate", "look"):
+        answer = device.look if kind == "look" else device.evaluate
+        return "reply", encode_evaluation(answer(config, plan, place, account=account))
     if kind == "train":
         return "reply", encode_reply(device.train(config, plan, place, account=account))
     return "reply", encode_reply(device.sync(config, plan) if kind == "sync" else device.rebuild(config, plan))

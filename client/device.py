@@ -11,10 +11,11 @@ from client.place import Place
 from client.privacy_account import PrivacyAccount
 from client.private_training import check_demand
 from client.seed_check import check_history, check_seed
-from client.speech import Recordings
+from client.speech import Recordings, evenly
+from client.splits import DEVELOPMENT, guarded_split
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
-from zo_common.errors import DataError, ZOError
+from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Plan, Reply, Status
 from zo_common.seeds import fold_in
@@ -98,7 +99,38 @@ def evaluate(
     except Cancelled:
         raise
     except ZOError as error:
-        return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
+        return _no_evaluation(plan, error)
+
+
+def look(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
+) -> EvaluationReply:
+    """Loss sum of the held-out recordings that the server's guard looks at, at the state before `plan.server_round`.
+
+    At most `guard-utterances` of them, at even distances; nothing is decoded. May raise what `on_progress` raises.
+    """
+    try:
+        if account is not None:
+            account.refuse_counts()
+        if config.privacy != "none":
+            raise ConfigError(
+                f"this device was asked for a held-out loss in a run with privacy={config.privacy!r}, expected none: "
+                "losses carry no noise; set guard-split='none'"
+            )
+        engine = warm_engine(config)
+        held_out = look_settings(config)
+        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        some = evenly(data, config.guard_utterances)
+        return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return _no_evaluation(plan, error)
 
 
 def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
@@ -140,12 +172,30 @@ def held_out_settings(config: RunConfig) -> RunConfig:
     return replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
 
 
+def look_settings(config: RunConfig) -> RunConfig:
+    """As `held_out_settings`, for the split that the server's guard looks at.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (split := guarded_split(config)):
+        raise ConfigError(
+            f"this device has no split called {', '.join(DEVELOPMENT)} and eval-split is not set: name a split as "
+            "guard-split"
+        )
+    return held_out_settings(replace(config, eval_split=split))
+
+
 def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
     return warm_dataset(config, engine, place.partition_id, place.num_partitions)
 
 
 def _error(plan: Plan, error: ZOError) -> Reply:
     return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
+
+
+def _no_evaluation(plan: Plan, error: ZOError) -> EvaluationReply:
+    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
 
 
 def _drops_out(config: RunConfig, plan: Plan) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.evaluation import evaluate
+from client.evaluation import evaluate, loss_reply
 from client.family import LossOf, family_of
 from client.loss_choice import LossChoices, unchecked, with_tail
 from client.private_training import private_steps, seen_reply
@@ -341,8 +341,12 @@ class Engine:
         data: Recordings,
         on_progress: Callable[[int, int], None] | None = None,
         on_synced: Callable[[], None] = lambda: None,
+        decode: bool = True,
     ) -> EvaluationReply:
-        """Sync, then decode held-out speech; the answer holds counts only. `on_progress` may raise `Cancelled`."""
+        """Sync, then decode held-out speech; the answer holds counts only. `on_progress` may raise `Cancelled`.
+
+        Without `decode` it holds the loss sum and the number of utterances alone.
+        """
         if plan.base_id != self.base_id:
             word = self._other_base(plan)
             return EvaluationReply(Status.CHECKSUM, plan.server_round, self.have_round, plan.client_id, 0, message=word)
@@ -351,6 +355,8 @@ class Engine:
         base = EvaluationReply(status, plan.server_round, self.have_round, plan.client_id, self.state.checksum())
         if status is not Status.OK:
             return base
+        if not decode:
+            return loss_reply(base, self.model, data, on_progress)
         result = evaluate(self.model, self.processor, data, language=self.config.language, on_progress=on_progress)
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from zo_common.ctc_forward import ctc_logits
 from zo_common.ctc_loss import CTCBatch, CTCLoss
 from zo_common.ctc_objectives import frame_entropy, frame_mask
 from zo_common.ctc_transcribe import evaluate_waves
+from zo_common.evaluation_reply import EvaluationReply
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss
+from zo_common.messages import Status
 from zo_common.metrics import Scores
 from zo_common.objectives import whisper_losses
 from zo_common.transcribe import evaluate_texts
@@ -72,14 +74,37 @@ def held_out_loss(model: nn.Module, data: Recordings, batch_size: int = 16) -> f
 
 
 @torch.inference_mode()
-def utterance_losses(model: nn.Module, data: Recordings, batch_size: int = 16) -> NDArray[np.float64]:
-    """The loss of each utterance, (N,) in the order of `data`, as `held_out_loss` takes their mean."""
+def utterance_losses(
+    model: nn.Module,
+    data: Recordings,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float64]:
+    """The loss of each utterance, (N,) in the order of `data`, as `held_out_loss` takes their mean.
+
+    Args:
+        on_progress: called with the utterances done and their total, after each batch; what it raises ends it.
+    """
     losses = np.empty(len(data))
+    done = 0
     for chosen, found in zip(
         data.length_sorted_batches(batch_size), _batches(_losses, model, data, batch_size), strict=True
     ):
         losses[chosen] = found
+        done += len(chosen)
+        if on_progress is not None:
+            on_progress(done, len(data))
     return losses
+
+
+def loss_reply(
+    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
+) -> EvaluationReply:
+    """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
+    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
+    if not math.isfinite(total):
+        return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
+    return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))
 
 
 @torch.inference_mode()

@@ -24,6 +24,7 @@ from client.place import Place
 from client.privacy_account import PrivacyAccount
 from client.recordings import stamp
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
+from client.worker_pb2 import Request as WorkerRequest
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
@@ -160,9 +161,13 @@ class Host:
             base_id, server_round = plan.base_id, plan.server_round
             # a known state has one answer, whichever rounds were sent along
             asks = encode_plan(replace(plan, records=())) if plan.checksum else request.payload
-        chosen = device.held_out_settings(config) if kind == "evaluate" else config
+        looks = content == request.LOOK
+        chosen = config
+        if kind == "evaluate":
+            chosen = (device.look_settings if looks else device.held_out_settings)(config)
         recordings = data_key(chosen, place.partition_id, place.num_partitions)
-        described = repr((kind, content, engine_key(config), recordings, place.client_id))
+        most = config.guard_utterances if looks else 0
+        described = repr((kind, content, engine_key(config), recordings, most, place.client_id))
         asked = Request(
             kind=kind,
             digest=hashlib.sha256(described.encode() + asks).digest(),
@@ -172,7 +177,7 @@ class Host:
             steps=plan.local_steps if plan and kind == "train" else 0,
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
         )
-        return asked, lambda job: self._work(job, config, plan, part, place, content == request.REBUILD)
+        return asked, lambda job: self._work(job, config, plan, part, place, content)
 
     def _refusal(self, kind: Kind, plan: Plan | None, part: SnapshotPart | None, status: Status, word: str) -> bytes:
         have = self._state[0]
@@ -185,7 +190,7 @@ class Host:
         return encode_reply(Reply(status, rnd, have, client, plan.seed, 0, message=word))
 
     def _work(
-        self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, rebuild: bool
+        self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, content: int
     ) -> tuple[bytes, bool]:
         """On the desk's thread: the packed reply, and whether it may be given again."""
         started, status, settled = time.monotonic(), "stopped", False
@@ -195,12 +200,13 @@ class Host:
                 reply: Reply | EvaluationReply
                 if part is not None:
                     reply = device.take_part(config, part, self._synced)
-                elif plan is not None and rebuild:
+                elif plan is not None and content == WorkerRequest.REBUILD:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
                     reply = device.train(config, plan, place, job.on_step, self._synced, self._account)
                 elif plan is not None and job.request.kind == "evaluate":
-                    reply = device.evaluate(config, plan, place, job.on_progress, self._synced, self._account)
+                    ask = device.look if content == WorkerRequest.LOOK else device.evaluate
+                    reply = ask(config, plan, place, job.on_progress, self._synced, self._account)
                 else:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)

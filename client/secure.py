@@ -75,7 +75,7 @@ def answer(
     try:
         if kind == "secure":
             return "reply", _step(record[KEY], context)
-        if kind in ("train", "evaluate") and not (kind == "train" and settings.get("secure-aggregation")):
+        if kind in ("train", "evaluate", "look") and not (kind == "train" and settings.get("secure-aggregation")):
             if context.node_config.get("secure-only"):
                 raise ConfigError(
                     f"this device is set to secure-only and was asked to {kind} in the clear: set "

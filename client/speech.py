@@ -143,6 +143,16 @@ def read_speech(
     return reader.recordings(tuple(examples), tuple(problems))
 
 
+def evenly(data: Recordings, most: int) -> Recordings:
+    """`most` examples at even distances, as the guard takes them; all where there are no more, or `most` is 0."""
+    count = len(data)
+    if not most or count <= most:
+        return data
+    chosen: Any = data
+    kept: Recordings = replace(chosen, examples=tuple(data.examples[i * count // most] for i in range(most)))
+    return kept
+
+
 def spread(data: Recordings, count: int) -> Recordings:
     """At most `count` examples at even distances: tables are often sorted by speaker."""
     step = max(1, -(-len(data) // count))

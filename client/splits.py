@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 from client.manifest import TABLES
+from zo_common.config import RunConfig
+
+DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
 
 
 def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
@@ -28,6 +31,18 @@ def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return ()  # whoever reads the source says what is wrong with it
     return _hub_splits(source) if ask_hub and not folder.exists() else ()
+
+
+def guarded_split(config: RunConfig) -> str:
+    """The split of a device's own `data` that its server's guard looks at; empty where it has none.
+
+    `guard-split`, else the first split of the folder called dev, validation or valid that is neither the train nor the
+    reported split, else `eval-split`. A hub is not asked for what splits there are.
+    """
+    if config.guard_split:
+        return config.guard_split
+    there, used = splits_of(config.data), (config.train_split, config.eval_split)
+    return next((name for name in DEVELOPMENT if name in there and name not in used), config.eval_split)
 
 
 def _hub_splits(source: str) -> tuple[str, ...]:

@@ -13,9 +13,11 @@ class Request(_message.Message):
         PLAN: _ClassVar[Request.Content]
         PART: _ClassVar[Request.Content]
         REBUILD: _ClassVar[Request.Content]
+        LOOK: _ClassVar[Request.Content]
     PLAN: Request.Content
     PART: Request.Content
     REBUILD: Request.Content
+    LOOK: Request.Content
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     CONTENT_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]

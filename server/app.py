@@ -20,7 +20,7 @@ from server.private_step import step_size
 from server.run_log import RoundReport, read_rows, write_rows
 from server.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config import RunConfig
-from zo_common.errors import ConfigError, ZOError
+from zo_common.errors import ConfigError, RunStopped, ZOError
 
 
 class HeldOut:
@@ -109,8 +109,12 @@ def _is_whole(row: dict[str, Any]) -> bool:
     return "wer" in row and row["utterances"] == row.get("loss_utterances", row["utterances"])
 
 
-def finish(federation: Federation, held_out: HeldOut) -> None:
-    """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model."""
+def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None:
+    """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model.
+
+    Args:
+        stopped: why the run stopped before its last round, its verdict then.
+    """
     output = Path(federation.config.output)
     curve = held_out.curve
     before, after = (curve[0], curve[-1]) if curve else (None, None)
@@ -119,7 +123,7 @@ def finish(federation: Federation, held_out: HeldOut) -> None:
         "after": after,
         "curve": curve,
         "guard": federation.guard.summary(),
-        "verdict": verdict_on(federation, before, after),
+        "verdict": verdict_on(federation, before, after, stopped),
         "checksum": f"{federation.checksum:016x}" if federation.checksum else "",
     }
     (output / EVALUATION).write_text(json.dumps(summary, indent=1) + "\n")
@@ -176,8 +180,12 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
         hooks.on_evaluate = held_out
         hooks.on_model = held_out.prepare
         federation = Federation(settings, grid, hooks)
-        federation.run()
-        finish(federation, held_out)
+        stopped = ""
+        try:
+            federation.run()
+        except RunStopped as error:  # what it came to is exported all the same, and the verdict ends the command
+            stopped = str(error)
+        finish(federation, held_out, stopped)
 
     return app
 

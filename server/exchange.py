@@ -14,10 +14,10 @@ from server.catch_up import CatchUp, Outgoing
 from server.foreign_text import plain
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
-from zo_common.messages import Plan, Status, decode_reply
+from zo_common.messages import Plan, Status, decode_reply, encode_plan
 
 CONTENT = "zo"
-SYNC, REBUILD, SECURE = "query.sync", "query.rebuild", "query.secure"
+SYNC, REBUILD, SECURE, LOOK = "query.sync", "query.rebuild", "query.secure", "evaluate.look"
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
 PUSH_BYTES = 32 << 20  # payload of the messages held at once
@@ -243,6 +243,11 @@ class Exchange:
             inbox.refuse("behind", f"client {plan.client_id} is behind however often it gets what it lacks", node)
             return []
         return [(node, self._catch_up.next(plan, have))]
+
+
+def first_plans(plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
+    """Plans as they are first sent, made one by one."""
+    return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())
 
 
 def payload_of(answer: Message) -> bytes:

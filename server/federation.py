@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.catch_up import Outgoing
 from server.client_evaluation import EvaluationInbox
-from server.exchange import CONTENT, REBUILD, SYNC, Exchange, Late, ask, is_ok
+from server.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
 from server.guards.choice import guard_for
+from server.guards.device_losses import DeviceLosses
 from server.privacy_guard import privacy_guard, settle_noise
 from server.private_step import step_size
 from server.roster import Member, Roster
@@ -86,7 +86,7 @@ class Federation:
         self.events.on_model(held)
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
-        self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage)
+        self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage, self.losses_on_clients)
         self.step_size = step_size(config, held, self.events.on_word)
         self.state = RunState(config, held, self._reference, self.events.on_word)
         self.step_size.take_up(self.ledger.ledger)
@@ -160,25 +160,39 @@ class Federation:
 
     def _run(self) -> None:
         self.guard.begin(self.state)
-        self._close_run()  # a crash may have come before that
-        self._evaluate(self.last_round)
-        while self.last_round < self.guard.final_round:
-            server_round = self.last_round + 1
-            report = self.run_round(server_round)
-            self._write_down(server_round, partial(self.log.append, report))
-            self._close_run()
-            if self._due(server_round):
-                report.evaluation = self._evaluate(self.last_round)
-            self.events.on_round(report)
-            self._stop_if_stuck(report)
-            self.guard.stop_if_stuck()
+        self._settle()  # a crash may have come before that
+        self.events.on_evaluate(self.last_round, self)
+        try:
+            while self.last_round < self.guard.final_round:
+                self._next_round()
+        except RunStopped:
+            self.guard.stop()
+            self._settle()
+            if self.config.evaluate_on == "server":
+                self.events.on_evaluate(self.last_round, self)
+            raise
         if self.config.final_sync:
             self._tell_all()
 
-    def _close_run(self) -> None:
-        """After the last round, let the guard go to the best state by one more record."""
-        if self.last_round >= self.guard.final_round and (report := self.guard.close()) is not None:
+    def _next_round(self) -> None:
+        server_round = self.last_round + 1
+        report = self.run_round(server_round)
+        self._write_down(server_round, partial(self.log.append, report))
+        if self._settle():
+            self._bad_rounds = -1  # as where a guard refuses the round itself
+        if self._due(server_round):
+            report.evaluation = self.events.on_evaluate(self.last_round, self)
+        self.events.on_round(report)
+        self._stop_if_stuck(report)
+        self.guard.stop_if_stuck()
+
+    def _settle(self) -> bool:
+        """Let the guard add records of its own; whether they took rounds back."""
+        done = []
+        while (report := self.guard.settle()) is not None:
             self._write_down(report.server_round, partial(self.log.append, report))
+            done.append(report.closing)
+        return "good" in done
 
     def _tell_all(self) -> None:
         """Bring every device that is online to the last round, as the plan of a next one would."""
@@ -189,7 +203,7 @@ class Federation:
         inbox = SyncInbox(plans)
         self._catch_up.begin_round(self.ledger.ledger.records)
         Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late).run(
-            plans, inbox, self._first(plans)
+            plans, inbox, first_plans(plans)
         )
         for detail in inbox.details:
             self.events.on_word(f"after round {last}: {detail}")
@@ -220,23 +234,24 @@ class Federation:
         every = self.config.evaluate_every
         return self.last_round >= self.guard.final_round or bool(every and server_round % every == 0)
 
-    def _evaluate(self, server_round: int) -> dict[str, Any] | None:
-        return self.events.on_evaluate(server_round, self)
-
     def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
         """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
-        asked = [m for m in self.members.values() if not self.standings.of(m.client_id).excluded]
+        found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
+        return found.told(server_round, self.events.on_word)
+
+    def losses_on_clients(self) -> DeviceLosses:
+        """Losses of the held-out speech of the devices that are online, at the ledger's last state."""
+        self.roster.look()
+        return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
+
+    def _ask_held_out(self, server_round: int, kind: str, nodes: Container[int]) -> EvaluationInbox:
+        asked = [m for n, m in self.members.items() if n in nodes and not self.standings.of(m.client_id).excluded]
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
-        inbox = EvaluationInbox(plans)
         self._catch_up.begin_round(self.ledger.ledger.records)
-        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, MessageType.EVALUATE, self._late)
-        exchange.run(plans, inbox, self._first(plans))
-        for detail in inbox.details:
-            self.events.on_word(f"evaluation after round {server_round}: refused: {detail}")
-        if not inbox.replies:
-            self.events.on_word(f"evaluation after round {server_round}: no device answered, nothing is recorded")
-            return None
-        return inbox.summary() | {"evaluation_bytes": {"down": exchange.down.payload, "up": exchange.up.payload}}
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late)
+        inbox = EvaluationInbox(plans, exchange.down, exchange.up)
+        exchange.run(plans, inbox, first_plans(plans))
+        return inbox
 
     def run_round(self, server_round: int) -> RoundReport:
         """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
@@ -258,7 +273,7 @@ class Federation:
         attached = secure.attached if secure else None
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late, attached=attached)
         over = self.config.clients_per_round if self.config.over_selection else 0
-        exchange.run(asked, inbox, self._first(asked), enough=over)
+        exchange.run(asked, inbox, first_plans(asked), enough=over)
         if self.held is None:
             inbox.agree_on_checksum()
         summed = secure.finish(exchange) if secure else 0
@@ -362,9 +377,6 @@ class Federation:
             node = answer.metadata.src_node_id
             if node in self.members and is_ok(answer) == 0:
                 self.standings.rebuilt(self.members[node].client_id)
-
-    def _first(self, plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
-        return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())
 
     def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
         config = self.config

@@ -32,7 +32,8 @@ class RoundReport:
     Attributes:
         suspected: client id → what its scalars, compared with the others' so far, are suspected of.
         told: client id → what a device that answered wants to be known, such as how it computes its loss, and why.
-        closing: of a record that no device was asked for, the state that it leads to: "best" or "average".
+        closing: of a record that no device was asked for, the state that it leads to: "good" (that of the guard's last
+            good look), "best", "average", or "last" again.
     """
 
     server_round: int

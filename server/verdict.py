@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from server.federation import Federation
 from zo_common.errors import RunStopped
+from zo_common.ledger import Ledger
 
 EVALUATION = "evaluation.json"
 
 
-def verdict_on(federation: Federation, before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+def verdict_on(
+    federation: Federation, before: dict[str, Any] | None, after: dict[str, Any] | None, stopped: str = ""
+) -> str:
     """What is wrong with a run's result, in one sentence; empty if nothing is.
 
     Args:
         before: the evaluation of the base model, as `Evaluation.summary` gives it; None where there was none.
         after: that of the exported model.
+        stopped: why the run stopped before its last round.
     """
     ledger = federation.ledger.ledger
+    if stopped:
+        return stopped
+    held = federation.held is not None
+    left = "the base model is exported unchanged" if held else "the ledger leads to the base model"
     answered = any(row["answered"] for row in federation.log.rows)
     if not answered and not any(record.contributions for record in ledger.records):
-        return "no round had a valid reply, the base model is exported unchanged: the log says why replies were refused"
-    if ledger.records and federation.checksum == ledger.header.base_checksum:
-        if federation.guard.summary() is not None:
+        return f"no round had a valid reply, {left}: the log says why replies were refused"
+    same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger)
+    if ledger.records and same:
+        guard = federation.guard.summary()
+        if guard is not None and (guard["taken_back"] or guard["closing"]["chosen"] == "best"):
             return (
-                "no round made the model better on the guard's speech, the base model is exported unchanged: lower the "
-                "learning rate, or train on more speech"
+                f"no round made the model better on the guard's speech, {left}: lower the learning rate, or train on "
+                "more speech"
             )
         return (
-            "no round changed the model, the base model is exported unchanged: rounds.jsonl has each round's learning "
-            "rate, look whether all are 0"
+            f"no round changed the model, {left}: rounds.jsonl has each round's learning rate, look whether all are 0"
         )
     return worse(before, after)
+
+
+def moved(ledger: Ledger) -> bool:
+    """Whether updates of a ledger are left once those that undo each other are taken out; needs no model."""
+    left: Counter[tuple[int, int, int, float]] = Counter()
+    for record in ledger.records:
+        for contribution in record.contributions:
+            for (step, query), value in np.ndenumerate(contribution.coefficients):
+                left[contribution.seed, step, query, abs(float(value))] += int(np.sign(value))
+    return any(left.values())
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:

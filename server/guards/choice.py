@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from client.splits import splits_of
+from client.splits import DEVELOPMENT, splits_of
 from server.global_model import GlobalModel
 from server.guards.collapse_guard import CollapseGuard
+from server.guards.device_guard import Ask, DeviceGuard
+from server.guards.device_losses import DeviceLosses
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import OnStage
@@ -15,56 +17,72 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, DataError
 
 NO_GUARD = "none"
-_DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
+OnWord = Callable[[str], None]
 
 
 def guard_for(
     config: RunConfig,
     held: GlobalModel | None,
-    on_word: Callable[[str], None],
+    on_word: OnWord,
     on_stage: OnStage = lambda label, done, total: None,
+    ask: Ask = lambda: DeviceLosses({}),
 ) -> Guard:
     """The guard of a run; one that lets all pass where `guard-split` is "none" or there is nothing to look at.
 
     Without `guard-split`, a supervised run is guarded on the first split of `data` called dev, validation or valid,
-    else on `eval-split` where the server evaluates. Why a run has none is told, unless it asked for none.
+    else on `eval-split` where the server evaluates. Where the server has neither speech nor a model, or devices
+    evaluate, it is guarded on the devices' held-out speech. Why a run has none is told, unless it asked for none.
+
+    Args:
+        ask: the devices' losses at the ledger's last state.
 
     Raises:
-        ConfigError: `guard-split` names one, and there is no server model.
-        DataError: the split that `guard-split` names cannot be read.
+        ConfigError: `guard-split` names one for a run without transcripts, and there is no server model.
+        DataError: the server's split that `guard-split` names cannot be read.
     """
     split = config.guard_split
     if split == NO_GUARD:
         return Guard(config)
-    if not split and not config.needs_text:
+    if not config.needs_text:
+        return _against_collapse(config, held, on_word, on_stage)
+    if held is None or (split and not config.data):
+        return _on_devices(config, held, on_word, ask)
+    if not split:
+        return _default_guard(config, held, on_word, on_stage, ask)
+    _tell_what_is_reported(config, on_word)
+    return HeldOutGuard(config, held, split, on_word, on_stage, skip_bad=config.skip_bad)
+
+
+def _against_collapse(config: RunConfig, held: GlobalModel | None, on_word: OnWord, on_stage: OnStage) -> Guard:
+    split = config.guard_split
+    if not split:
         on_word(
             f"objective {config.objective} has no guard against collapse: "
             "set guard-split to a labelled split on the server"
         )
         return Guard(config)
-    if split and held is None:
+    if held is None:
         raise ConfigError(
             f"guard-split is {split!r} and server-model is off, but the guard looks at the server's model: leave one "
             "of the two out"
         )
-    if split and split == config.eval_split:
-        on_word(f"guard-split and eval-split are both {split!r}: what is reported has chosen the rounds")
-    if held is None:
-        on_word("no guard: server-model is off; turn it on, and name a split as guard-split")
-        return Guard(config)
-    if not config.needs_text:
-        return CollapseGuard(config, held, on_word, on_stage)
-    if split:
-        return HeldOutGuard(config, held, split, on_word, on_stage, skip_bad=config.skip_bad)
-    return _default_guard(config, held, on_word, on_stage)
+    _tell_what_is_reported(config, on_word)
+    return CollapseGuard(config, held, on_word, on_stage)
 
 
-def _default_guard(config: RunConfig, held: GlobalModel, on_word: Callable[[str], None], on_stage: OnStage) -> Guard:
+def _tell_what_is_reported(config: RunConfig, on_word: OnWord) -> None:
+    if config.guard_split == config.eval_split:
+        on_word(f"guard-split and eval-split are both {config.guard_split!r}: what is reported has chosen the rounds")
+
+
+def _default_guard(config: RunConfig, held: GlobalModel, on_word: OnWord, on_stage: OnStage, ask: Ask) -> Guard:
     """On the speech that there is; what is wrong with it stops no run that did not ask for a guard."""
     evaluated = config.eval_split if config.evaluate_on == "server" else ""
     there = splits_of(config.data, ask_hub=bool(evaluated))
     used = (config.train_split, config.eval_split)
-    split = next((name for name in _DEVELOPMENT if name in there and name not in used), evaluated)
+    split = next((name for name in DEVELOPMENT if name in there and name not in used), evaluated)
+    if not split and (config.evaluate_on == "clients" or not config.data):
+        return _on_devices(config, held, on_word, ask)
     if not split:
         on_word(f"no guard: {_why_none(config)}; name a split as guard-split")
         return Guard(config)
@@ -81,11 +99,22 @@ def _default_guard(config: RunConfig, held: GlobalModel, on_word: Callable[[str]
     return guard
 
 
+def _on_devices(config: RunConfig, held: GlobalModel | None, on_word: OnWord, ask: Ask) -> Guard:
+    """On the devices' held-out speech, unless the run promises that the server learns nothing of a single device."""
+    if config.privacy != "none" or config.secure_aggregation:
+        promise = f"privacy is {config.privacy!r}" if config.privacy != "none" else "secure-aggregation is on"
+        on_word(
+            f"no guard: the server has no held-out speech, {promise}, and devices' losses would be sent in the clear; "
+            "give the server's data a split dev, and its model"
+        )
+        return Guard(config)
+    return DeviceGuard(config, held, ask, on_word)
+
+
 def _why_none(config: RunConfig) -> str:
     """Why there is no split to look at."""
-    unset = "eval-split is not set" if config.evaluate_on == "server" else "evaluate-on is 'clients'"
-    if not config.data:
-        return f"the server has no data, and {unset}"
     if not Path(config.data).expanduser().exists():
-        return f"which splits {config.data!r} has is not asked of the hub, and {unset}"
-    return f"{config.data!r} has no split called {', '.join(_DEVELOPMENT)} that is free for it, and {unset}"
+        return f"which splits {config.data!r} has is not asked of the hub, and eval-split is not set"
+    return (
+        f"{config.data!r} has no split called {', '.join(DEVELOPMENT)} that is free for it, and eval-split is not set"
+    )

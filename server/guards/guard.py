@@ -36,7 +36,7 @@ class Guard:
 
     @property
     def closings(self) -> int:
-        """Rounds of the ledger that no device was asked for: records from a last state to the best one."""
+        """Rounds of the ledger that no device was asked for: records that take others back, or end the run."""
         return 0
 
     def begin(self, state: RunState) -> None:
@@ -53,12 +53,16 @@ class Guard:
     def stop_if_stuck(self) -> None:
         """Raises RunStopped where the run cannot go on."""
 
-    def close(self) -> RoundReport | None:
-        """Go from the last state to the best one by a record of its own; returns its line for the log, if it has one.
+    def settle(self) -> RoundReport | None:
+        """Add a record of its own after the ledger's last one, where it is due; returns its line for the log.
 
-        Calling it again does nothing.
+        Called after each round, and when a run begins, until there is none: rounds are taken back, or, after the last
+        round, the best state is gone to.
         """
         return None
+
+    def stop(self) -> None:
+        """The run stops before its last round: `settle` ends it. A resumed run goes on from there."""
 
     def summary(self) -> dict[str, Any] | None:
         """What it found, for `evaluation.json`; None where it did not look."""

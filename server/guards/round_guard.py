@@ -1,4 +1,4 @@
-"""A guard that looks at the weights between rounds: a log written ahead of the ledger, and exact taking back.
+"""A guard that looks at the server's weights before a round is recorded, and takes rounds back exactly.
 
 A round that is worse is refused before it is recorded; where the guard looks only at every n-th round, the rounds since
 its last look are undone by a record of their negated coefficients, which devices apply like any other: updates commute,
@@ -7,52 +7,35 @@ so that everybody is back at the weights of that look, bit for bit.
 
 from __future__ import annotations
 
-import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Generic, TypeVar
 
 from server.global_model import GlobalModel
-from server.guards.guard import Contributions, Guard
-from server.run_log import read_rows
+from server.guards.guard import Contributions
+from server.guards.logged_guard import LoggedGuard, Look, check_state, negated
 from server.run_state import RunState
 from zo_common.config import RunConfig
 from zo_common.contribution import Record
-from zo_common.durable import write_durably
-from zo_common.errors import ChecksumMismatch, ConfigError
 from zo_common.replay import apply_all
 
-LOG_NAME = "guard.jsonl"
-Look = TypeVar("Look")
+__all__ = ["Look", "OnStage", "RoundGuard", "negated"]
 OnStage = Callable[[str, int, int], None]
 
 
-def negated(records: tuple[Record, ...]) -> Contributions:
-    """What takes rounds back: all their contributions with the sign of their coefficients changed, the last first."""
-    return tuple(replace(c, coefficients=-c.coefficients) for record in reversed(records) for c in record.contributions)
-
-
-class RoundGuard(Guard, ABC, Generic[Look]):
-    """Looks at the weights of every `guard-every`-th round and of the last one; every look is a line of `guard.jsonl`.
+class RoundGuard(LoggedGuard[Look]):
+    """Looks at the weights of every `guard-every`-th round and of the last one.
 
     Which look is worse than the good ones before, the kinds of guard say.
 
     Args:
-        of: which speech it looks at, and how; looks at other speech cannot be compared.
+        of: as of `LoggedGuard`.
     """
 
     def __init__(
         self, config: RunConfig, held: GlobalModel, of: str, on_word: Callable[[str], None], on_stage: OnStage
     ) -> None:
-        super().__init__(config)
-        self._held, self._of, self._on_word, self._on_stage = held, of, on_word, on_stage
-        self._path = Path(config.output) / LOG_NAME
-        self._rows: list[dict[str, Any]] = []
-        self._best: Look | None = None
-        self._good_round = 0  # after which the weights were last those of a good look
-        self._refusals = 0
+        super().__init__(config, of, on_word)
+        self._held, self._on_stage = held, on_stage
 
     @abstractmethod
     def _look(self) -> Look:
@@ -62,65 +45,13 @@ class RoundGuard(Guard, ABC, Generic[Look]):
     def _worse(self, found: Look) -> str:
         """What is worse than at the best good look; empty if nothing is. A NaN is worse."""
 
-    @abstractmethod
-    def _row_of(self, found: Look, *, good: bool) -> dict[str, Any]:
-        """A look as fields of a line of the log."""
-
-    @abstractmethod
-    def _read_row(self, row: dict[str, Any]) -> Look | None:
-        """Inverse of `_row_of`; None of a bad look. Raises KeyError, TypeError, ValueError for anything else."""
-
-    @abstractmethod
-    def _remember_good(self, server_round: int, found: Look) -> None:
-        """Take a good look into the best of them."""
-
     def begin(self, state: RunState) -> None:
         """Take up a run: from its log where it is resumed, else the weights as they are count as good."""
-        self._state = state
-        last = state.ledger.ledger.last_round
-        if state.resumed and self._path.exists():
-            self._take_up(last)
+        super().begin(state)
         if self._best is None:
-            if last:
+            if last := state.ledger.ledger.last_round:
                 self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
             self._note(last, self._look(), good=True)
-
-    def _take_up(self, last: int) -> None:
-        """The looks at rounds that are in the ledger: a crash may have come between a look and its round's record."""
-        try:
-            found = read_rows(self._path)
-            for row in found:
-                if row["server_round"] <= last:
-                    self._take_up_row(row)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise ConfigError(
-                f"{self._path} holds a line that is not a look of the guard: move the file away, and the weights as "
-                "they are count as good"
-            ) from None
-        if len(self._rows) < len(found):  # a later round of that number is another one
-            self._write(last)
-
-    def _take_up_row(self, row: dict[str, Any]) -> None:
-        """Remember a line of the log. Raises KeyError, TypeError, ValueError where it is none."""
-        server_round, good, of = row["server_round"], row["good"], row["of"]
-        after = row.get("after", 0)
-        if not (type(server_round) is type(after) is int and 0 <= after <= server_round and type(good) is bool):
-            raise TypeError("a field is of another type")
-        found = self._read_row(row)
-        self._rows.append(row)
-        if of == self._of:
-            self._remember(server_round, found if good else None)
-
-    @property
-    def taken_back(self) -> list[tuple[int, int]]:
-        """First and last round of each stretch that was undone, the last one being the record that undid the others."""
-        bad = [row for row in self._rows if not row["good"]]
-        return [(row.get("after", row["server_round"] - 1) + 1, row["server_round"]) for row in bad]
-
-    def summary(self) -> dict[str, Any]:
-        """As `Guard.summary`."""
-        looks = [{key: row[key] for key in ("server_round", "good")} for row in self._rows]
-        return {"of": self._of, "looks": looks, "taken_back": self.taken_back}
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""
@@ -142,41 +73,8 @@ class RoundGuard(Guard, ABC, Generic[Look]):
 
     def _undo(self, contributions: Contributions, since: tuple[Record, ...]) -> Contributions:
         """Take this round's contributions out of the weights, and those since the last good look by a record."""
-        state, ledger = self._held.state, self._state.ledger.ledger
         back = negated(since)
-        apply_all(state, [u for c in contributions for u in c.updates()], sign=-1)
-        apply_all(state, [u for c in back for u in c.updates()])
-        self._check_state(self._good_round, ledger.last_round + 1)
+        apply_all(self._held.state, [u for c in contributions for u in c.updates()], sign=-1)
+        apply_all(self._held.state, [u for c in back for u in c.updates()])
+        check_state(self._held.state.checksum(), self._state.ledger.ledger, self._good_round)
         return back
-
-    def _check_state(self, server_round: int, after: int) -> None:
-        """Raises ChecksumMismatch unless the weights are those after `server_round`."""
-        ledger = self._state.ledger.ledger
-        good = ledger.records[server_round - 1].checksum if server_round else ledger.header.base_checksum
-        if (found := self._held.state.checksum()) != good:
-            raise ChecksumMismatch(
-                f"undoing the rounds after {server_round} before round {after} is recorded leads to checksum "
-                f"{found:016x}, expected {good:016x}: the server's memory is damaged, resume the run"
-            )
-
-    def _note(self, server_round: int, found: Look, *, good: bool, **more: Any) -> None:
-        if not good:
-            more["after"] = self._good_round
-        self._remember(server_round, found if good else None)
-        row = {"server_round": server_round, "good": good, "of": self._of} | self._row_of(found, good=good) | more
-        self._rows.append(row)
-        self._write(server_round)
-
-    def _write(self, server_round: int) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._path, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
-        except OSError as error:  # a resumed run then starts from what is there
-            self._on_word(f"round {server_round}: {self._path} is not written: {error.strerror}")
-
-    def _remember(self, server_round: int, good: Look | None) -> None:
-        """After a bad look the round's record has led back: its weights are those of the last good look, too."""
-        self._good_round = server_round
-        self._refusals = self._refusals + 1 if good is None else 0
-        if good is not None:
-            self._remember_good(server_round, good)

@@ -21,6 +21,7 @@ from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.metrics import Scores
 from zo_common.models.load import load_whisper
 from zo_common.seeds import client_seed
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
@@ -85,7 +86,10 @@ def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask:
     assert (synced.status, synced.have_round, synced.checksum) == (Status.OK, 1, record.checksum)
     trained = decode_reply(ask("train", plan=plan))
     assert (trained.status, trained.have_round, trained.projected_grads.shape) == (Status.OK, 1, (1, 2))
-    assert decode_evaluation(ask("evaluate", plan=plan)).scores.utterances == 3
+    evaluated, looked = (decode_evaluation(ask(kind, plan=plan)) for kind in ("evaluate", "evaluate.look"))
+    assert evaluated.scores.utterances == 3
+    assert (looked.status, looked.scores, looked.checksum) == (Status.OK, Scores(utterances=3), record.checksum)
+    assert looked.loss_sum == pytest.approx(evaluated.loss_sum)
     bare = encode_plan(replace(_plan(engine, config, record), records=()))
     rebuilt = decode_reply(ask("query.rebuild", plan=bare))
     assert (rebuilt.status, rebuilt.have_round, rebuilt.checksum) == (Status.OK, 0, engine.base_checksum)
@@ -114,9 +118,19 @@ def test_a_snapshot_is_taken_in_parts(engine: Engine, config: RunConfig, ask: As
 def test_a_user_error_is_a_reply(engine: Engine, config: RunConfig, ask: Ask) -> None:
     plan = encode_plan(_plan(engine, config, _record(engine)))
 
-    for kind, decode in (("train", decode_reply), ("evaluate", decode_evaluation)):
+    for kind, decode in (
+        ("train", decode_reply),
+        ("evaluate", decode_evaluation),
+        ("evaluate.look", decode_evaluation),
+    ):
         reply = decode(ask(kind, changes={"data": "/nowhere"}, plan=plan))
         assert reply.status is Status.ERROR and "/nowhere" in reply.message
+    private = {"privacy": "example", "weighting": "uniform"}
+    refused = [
+        decode_evaluation(ask("evaluate.look", changes=changes, plan=plan)) for changes in ({"eval_split": ""}, private)
+    ]
+    assert [reply.status for reply in refused] == [Status.ERROR] * 2
+    assert "name a split as guard-split" in refused[0].message and "losses carry no noise" in refused[1].message
     assert "/nowhere" in json.loads(ask("query", "hello", {"data": "/nowhere"}, hello=b""))["error"]
 
 

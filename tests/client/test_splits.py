@@ -7,7 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from client.splits import splits_of
+from client.splits import guarded_split, splits_of
+from zo_common.config import RunConfig
 
 
 def test_folders_with_a_table_are_splits(mini_corpus: Path, tmp_path: Path) -> None:
@@ -51,3 +52,21 @@ def test_the_hub_is_asked_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(datasets, "get_dataset_split_names", refuse)
     assert splits_of("some/corpus", ask_hub=True) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "split"),
+    [
+        ({}, "dev"),
+        ({"eval_split": "dev"}, "valid"),
+        ({"train_split": "dev", "eval_split": "valid"}, "valid"),
+        ({"guard_split": "test"}, "test"),
+        ({"data": "some/corpus", "eval_split": "test"}, "test"),
+        ({"data": "some/corpus"}, ""),
+    ],
+)
+def test_a_device_takes_the_split_that_is_there_for_that(tmp_path: Path, changes: dict[str, str], split: str) -> None:
+    for name in ("valid", "train", "dev"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metadata.csv").write_text("")
+    assert guarded_split(RunConfig(**{"model": "m", "data": str(tmp_path), **changes})) == split

@@ -22,6 +22,7 @@ from client.worker_client import WorkerClient, WorkerError, make_request
 from client.worker_pb2 import Request
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Status, decode_reply, encode_plan
+from zo_common.metrics import Scores
 
 ENDLESS = 60_000  # steps; a test ends the training long before
 
@@ -54,6 +55,11 @@ def test_a_worker_answers_as_an_engine_in_this_process_does(worker: Worker, trut
 
     evaluation = decode_evaluation(worker.ask(truth.plan(4, 2), "evaluate"))
     assert (evaluation.status, evaluation.scores.utterances) == (Status.OK, 3)
+    with worker.client() as client:
+        look = make_request(encode_plan(truth.plan(4, 2)), worker.config.to_mapping(), PLACE, Request.LOOK)
+        looked = decode_evaluation(client.evaluate(look))
+    assert (looked.status, looked.scores) == (Status.OK, Scores(utterances=3))
+    assert looked.loss_sum == pytest.approx(evaluation.loss_sum)
     behind = worker.train(truth.plan(5, 4))
     assert (behind.status, behind.have_round) == (Status.BEHIND, 3)
     synced = decode_reply(worker.ask(truth.plan(5, 3), "sync"))
@@ -63,7 +69,7 @@ def test_a_worker_answers_as_an_engine_in_this_process_does(worker: Worker, trut
 
     status = worker.status()
     assert (status["round"], status["checksum"]) == (4, f"{truth.records[3].checksum:016x}")
-    assert status["counts"]["answered"] == 6 and status["unsaved"] == ""
+    assert status["counts"]["answered"] == 7 and status["unsaved"] == ""
     assert status["memory_bytes"] > 1 << 20
 
 

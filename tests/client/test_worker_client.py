@@ -217,6 +217,7 @@ class TestAdapter:
             ("query.rebuild", {"plan": b"plan"}, "sync", Request.REBUILD, {"reply": b"synced"}),
             ("train", {"plan": b"plan"}, "train", Request.PLAN, {"reply": b"reply"}),
             ("evaluate", {"plan": b"plan"}, "evaluate", Request.PLAN, {"reply": b"reply"}),
+            ("evaluate.look", {"plan": b"plan"}, "evaluate", Request.LOOK, {"reply": b"reply"}),
         ],
     )
     def test_every_message_is_handed_on(

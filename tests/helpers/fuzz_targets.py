@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -27,6 +28,8 @@ from client.worker_pb2 import Event, InfoRequest, Request
 from server.client_evaluation import EvaluationInbox
 from server.exchange import is_ok
 from server.global_model import open_header, reference_view, strangers
+from server.guards.device_guard import DeviceGuard
+from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
 from server.range_guard import first_out_of_range
@@ -298,7 +301,22 @@ def _server() -> dict[str, Target]:
             guard._take_up(3)
             json.dumps((guard.taken_back, guard.closings, guard.step_factor, guard._refusals))
 
+    asked = DeviceGuard(replace(config, output=str(_folder())), None, lambda: DeviceLosses({}), lambda word: None)
+    ledger = SimpleNamespace(ledger=SimpleNamespace(last_round=3))
+    asked._state = SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
+    seen = good | {"of": asked._of, "devices": {"4": [5.5, 10], "7": [1.5, 2]}, "broken": [9]}
+    others = [{"server_round": 3, "of": "", "trial": 2}, {"server_round": 3, "of": "", "missed": 0}]
+    answers = [json.dumps(row) for row in (seen, bad | {"of": asked._of}, *others, seen | {"closing": closing})]
+
+    def look_back_on_devices(data: bytes) -> None:
+        asked._path.write_bytes(data)
+        asked._rows, asked._best, asked._best_round, asked._last, asked._refusals = [], None, 0, None, 0
+        with suppress(ConfigError):
+            asked._take_up(3)
+            json.dumps((asked.taken_back, asked.closings, asked.step_factor, asked._refusals, asked.summary()))
+
     return {
+        "guard.jsonl of devices": Target(look_back_on_devices, ("\n".join(answers).encode(),), is_json=True),
         "guard.jsonl": Target(look_back, ("\n".join(looks).encode(), looks[2].encode()), is_json=True),
         "devices.json": Target(load, (devices,), is_json=True),
         "rounds.jsonl": Target(resume, (log.path.read_bytes(), log.path.read_bytes().split(b"\n")[0]), is_json=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -14,9 +15,12 @@ from flwr.common.serde import recorddict_to_proto
 from toy_engine import ToyEngine
 
 from client import device, warm
+from client.place import Place
 from client.private_training import seen_reply
 from zo_common.config import RunConfig
+from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Plan, Reply, Status
+from zo_common.metrics import Scores
 
 
 class RecordingGrid(FakeGrid):
@@ -76,6 +80,31 @@ def toy_grids(monkeypatch: pytest.MonkeyPatch, count: int = 3) -> Callable[[RunC
     monkeypatch.setattr(device, "warm_engine", engine)
     monkeypatch.setattr(device, "_train_data", lambda config, engine, place: Utterances(3 + place.client_id))
     return lambda config: RecordingGrid(config, [Memory() for _ in range(count)])
+
+
+LossOf = Callable[[int, int, int], float | None]  # of client, round and checksum; None where it cannot answer
+
+
+def held_out_losses(monkeypatch: pytest.MonkeyPatch, loss_of: LossOf) -> list[tuple[int, int, int]]:
+    """Gives devices their mean losses, of ten utterances; what was asked, as clients, rounds and checksums."""
+    asked: list[tuple[int, int, int]] = []
+
+    def look(config: RunConfig, plan: Plan, place: Place, **_: Any) -> EvaluationReply:
+        engine = device.warm_engine(config)
+        status = engine.sync(plan)
+        reply = EvaluationReply(status, plan.server_round, engine.have_round, place.client_id, engine.state.checksum())
+        if status is not Status.OK:
+            return reply
+        asked.append((place.client_id, plan.server_round - 1, reply.checksum))
+        loss = loss_of(*asked[-1])
+        if loss is None:
+            return replace(reply, status=Status.ERROR, message="no held-out speech")
+        if not math.isfinite(loss):
+            return replace(reply, status=Status.NON_FINITE, message="not finite")
+        return replace(reply, loss_sum=10 * loss, scores=Scores(utterances=10))
+
+    monkeypatch.setattr(device, "look", look)
+    return asked
 
 
 TOY = {"model": "toy", "data": "none", "trained_tensors": "all", "num_queries": 2, "local_steps": 2}

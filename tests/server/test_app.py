@@ -103,7 +103,12 @@ def test_the_curve_survives_a_resume(
         lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
     )
     config = settings(
-        num_server_rounds=2, eval_split="test", evaluate_every=1, evaluate_on=evaluate_on, partition_by="iid"
+        num_server_rounds=2,
+        eval_split="test",
+        evaluate_every=1,
+        evaluate_on=evaluate_on,
+        partition_by="iid",
+        guard_split="none",  # its records would be evaluated, too
     )
     grid = grid_of(config)
     output = _run(config, grid)

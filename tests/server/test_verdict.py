@@ -6,17 +6,21 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
+from toy_engine import history
 
 from server import deploy_app
 from server.app import friendly_main
-from server.verdict import worse
+from server.guards.logged_guard import negated
+from server.verdict import moved, worse
 from zo_common.config import RunConfig
+from zo_common.contribution import Record
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Status, decode_reply, encode_reply
 from zo_common.models.load import load_model
@@ -124,6 +128,70 @@ def test_a_run_that_never_moved_is_told_without_a_guard_too(
     assert [(len(r.contributions), r.checksum) for r in ledger.records] == [(3, ledger.header.base_checksum)] * 2
     assert (status, said) == (1, f"error: {_verdict(config)}")
     assert said.startswith("error: no round changed the model, the base model is exported unchanged")
+
+
+@pytest.mark.parametrize(("rate", "word"), [(0.0, "no round changed the model"), (1e-3, "")])
+def test_a_server_without_a_model_notices_that_nothing_moved(
+    ctc_settings: Settings,
+    grid_of: Grids,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rate: float,
+    word: str,
+) -> None:
+    monkeypatch.setattr(RunConfig, "learning_rate_at", lambda *_: rate)
+    config = ctc_settings(num_server_rounds=2, server_model=False, guard_split="none", eval_split="")
+
+    status, said = _end(config, grid_of(config), capsys)
+
+    assert (status, bool(_verdict(config))) == ((1, True) if word else (0, False))
+    if word:
+        assert said == f"error: {_verdict(config)}"
+        assert said.startswith(f"error: {word}, the ledger leads to the base model")
+
+
+def test_updates_that_undo_each_other_moved_nothing() -> None:
+    records = history(3)
+    header = SimpleNamespace(header=None, records=tuple(records))
+    assert moved(header)  # type: ignore[arg-type]
+    back = Record(4, 0, negated(tuple(records)))
+    assert not moved(SimpleNamespace(header=None, records=(*records, back)))  # type: ignore[arg-type]
+    half = Record(4, 0, negated(tuple(records[1:])))
+    assert moved(SimpleNamespace(header=None, records=(*records, half)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("server_model", [True, False])
+def test_a_run_that_stops_exports_its_last_good_state(
+    ctc_settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str], server_model: bool
+) -> None:
+    """From round 2 on all scalars would lead out of the lattice."""
+    config = ctc_settings(num_server_rounds=9, server_model=server_model, guard_split="none", max_scalar=1e30)
+    grid = grid_of(config)
+
+    def too_large(server_round: int, payload: bytes) -> bytes:
+        if server_round == 1 or payload[:2] != b"ZR":
+            return payload
+        reply = decode_reply(payload)
+        return encode_reply(replace(reply, projected_grads=np.full_like(reply.projected_grads, 1e20)))
+
+    for device in grid.devices.values():
+        device.after = too_large
+
+    status, said = _end(config, grid, capsys)
+
+    ledger = read_ledger(Path(config.output) / "ledger.zo")
+    assert (status, said) == (1, f"error: {_verdict(config)}")
+    assert "3 rounds in a row had fewer than 1 valid replies (last: 3 out-of-range)" in said
+    assert [len(record.contributions) for record in ledger.records] == [3, 0, 0, 0]
+    if not server_model:
+        assert not (Path(config.output) / "model").exists()
+        return
+    exported = load_model(str(Path(config.output) / "model")).model
+    exponents = ledger.header.exponents
+    state = LatticeState(exported, ",".join(exponents), "unit", exponents=exponents)
+    assert state.checksum() == ledger.records[0].checksum
+    after = json.loads((Path(config.output) / "evaluation.json").read_text())["after"]
+    assert after["server_round"] == 4
 
 
 def test_a_result_that_is_worse_fails_a_deployments_run(

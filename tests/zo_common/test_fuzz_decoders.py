@@ -32,6 +32,7 @@ NAMES = (
     *("snapshot-part", "snapshot", "snapshot-planes", "adaptation", "adaptation-sealed", "adaptation-file"),
     *(
         "adaptation-body",
+        "guard.jsonl of devices",
         "guard.jsonl",
         "devices.json",
         "rounds.jsonl",

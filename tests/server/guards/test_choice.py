@@ -13,6 +13,7 @@ import pytest
 from server.global_model import GlobalModel
 from server.guards.choice import guard_for
 from server.guards.collapse_guard import CollapseGuard
+from server.guards.device_guard import DeviceGuard
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
 from zo_common.config import RunConfig
@@ -58,6 +59,7 @@ def guard_of(ctc_settings: Settings) -> Callable[..., tuple[Guard, list[str]]]:
         (("dev",), {"guard_split": "test"}, "test"),
         ((), {}, "test"),
         (("dev",), {"evaluate_on": "clients"}, "dev"),
+        (("dev",), {"evaluate_on": "clients", "guard_split": "test"}, "test"),
     ],
 )
 def test_the_first_split_for_that_is_taken(
@@ -71,6 +73,9 @@ def test_the_first_split_for_that_is_taken(
 
 NO_SPLIT = r"no guard: '.*' has no split called dev, validation, valid that is free for it, and "
 NAME_ONE = "; name a split as guard-split$"
+CLEAR = "no guard: the server has no held-out speech, "
+PRIVATE = {"local_steps": 1, "weighting": "uniform"}
+SHARED = {"directions": "shared", "weighting": "uniform"}
 
 
 @pytest.mark.parametrize(
@@ -78,13 +83,13 @@ NAME_ONE = "; name a split as guard-split$"
     [
         ({"guard_split": "none"}, ""),
         ({"eval_split": ""}, f"{NO_SPLIT}eval-split is not set{NAME_ONE}"),
-        ({"evaluate_on": "clients"}, f"{NO_SPLIT}evaluate-on is 'clients'{NAME_ONE}"),
-        ({"server_model": False}, "no guard: server-model is off; turn it on, and name a split as guard-split$"),
         (
             {"data": "some/corpus", "eval_split": ""},
             f"no guard: which splits 'some/corpus' has is not asked of the hub, and eval-split is not set{NAME_ONE}",
         ),
-        ({"data": "", "eval_split": ""}, f"no guard: the server has no data, and eval-split is not set{NAME_ONE}"),
+        ({"server_model": False, "privacy": "example", **PRIVATE}, f"{CLEAR}privacy is 'example'"),
+        ({"data": "", "eval_split": "", "privacy": "device", **PRIVATE, **SHARED}, f"{CLEAR}privacy is 'device'"),
+        ({"server_model": False, "secure_aggregation": True, **SHARED}, f"{CLEAR}secure-aggregation is on"),
     ],
 )
 def test_without_speech_or_model_every_round_passes_and_why_is_told(
@@ -95,7 +100,24 @@ def test_without_speech_or_model_every_round_passes_and_why_is_told(
     assert type(guard) is Guard and len(words) == bool(word)
     assert all(re.match(word, said) for said in words)
     assert (guard.step_factor, guard.closings, guard.final_round) == (1.0, 0, 3)
-    assert guard.review(1, ()) == ((), "") and guard.close() is None and guard.summary() is None
+    assert guard.review(1, ()) == ((), "") and guard.settle() is None and guard.summary() is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluate_on": "clients"},
+        {"server_model": False},
+        {"server_model": False, "guard_split": "dev"},
+        {"data": "", "eval_split": ""},
+        {"data": "", "eval_split": "", "guard_split": "dev"},
+    ],
+)
+def test_where_the_server_has_no_speech_or_model_devices_are_asked(guard_of: Any, changes: dict[str, Any]) -> None:
+    guard, words = guard_of(**changes)
+
+    assert isinstance(guard, DeviceGuard) and words == []
+    assert guard._of == f"devices' loss of 32 utterances of {changes.get('guard_split', 'held-out speech')}"
 
 
 def test_speech_that_cannot_be_used_stops_only_who_asked_for_it(guard_of: Any, split_corpus: Any) -> None:
@@ -113,7 +135,7 @@ def test_speech_that_cannot_be_used_stops_only_who_asked_for_it(guard_of: Any, s
     with pytest.raises(DataError, match="text column 'transcription' not found"):
         guard_of(data=str(corpus), guard_split="dev")
     with pytest.raises(ConfigError, match="server-model is off"):
-        guard_of(data=str(corpus), guard_split="dev", server_model=False)
+        guard_of(data=str(corpus), guard_split="dev", server_model=False, objective="suta")
 
 
 def test_bad_rows_of_a_split_that_nobody_named_are_left_out(guard_of: Any, split_corpus: Any) -> None:

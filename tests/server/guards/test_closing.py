@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from toy_engine import history, toy_engine
 
 from server.guards.closing import Candidate, averaged_rounds, kept_records, to_average
-from server.guards.round_guard import negated
+from server.guards.logged_guard import negated
 from zo_common.contribution import Record, all_updates
 
 

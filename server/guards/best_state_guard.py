@@ -1,0 +1,108 @@
+"""The end of a supervised run: bad looks halve the step and end it early, and it ends with the best state known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from server.guards.closing import averaged_rounds, kept_records
+from server.guards.logged_guard import LoggedGuard, Look
+from server.run_log import RoundReport
+from zo_common.contribution import Record
+
+_SMALLER = 0.5  # by which the step is multiplied after a bad look
+
+
+class BestStateGuard(LoggedGuard[Look]):
+    """What the guards of supervised runs have in common, wherever they look."""
+
+    _stopped = False
+
+    @property
+    def final_round(self) -> int:
+        """As `Guard.final_round`: the last one there is, once the run has ended or must."""
+        ended = self._closed or self._stuck or self._stopped
+        return self._last_round if ended else self._config.num_server_rounds + self.closings
+
+    @property
+    def step_factor(self) -> float:
+        """As `Guard.step_factor`: a half for every bad look."""
+        return _SMALLER ** len(self.taken_back)
+
+    @property
+    def closings(self) -> int:
+        """As `Guard.closings`."""
+        return sum(bool(row["closing"]["record"]) for row in self._closing_rows)
+
+    def stop(self) -> None:
+        """As `Guard.stop`."""
+        self._stopped = True
+
+    @property
+    def _closing_rows(self) -> list[dict[str, Any]]:
+        return [row for row in self._rows if "closing" in row]
+
+    @property
+    def _last_round(self) -> int:
+        return self._state.ledger.ledger.last_round
+
+    @property
+    def _stuck(self) -> bool:
+        return self._refusals >= self._config.max_bad_rounds
+
+    @property
+    def _closed(self) -> bool:
+        if not (rows := self._closing_rows):
+            return False
+        same: bool = rows[-1]["server_round"] == self._last_round
+        return same and (self._stopped or self._config.num_server_rounds <= int(rows[-1]["closing"]["rounds"]))
+
+    def _ending(self, chosen: str, why: str, losses: dict[str, float | None], *, record: bool) -> dict[str, Any]:
+        """How the run ends, for the log; it is told, too. After a stop a resumed run goes on from there.
+
+        Args:
+            losses: of the candidates.
+            record: whether it takes a record to get there.
+        """
+        rounds = self._config.num_server_rounds
+        if not self._stuck:
+            rounds = min(rounds, self._last_round - self.closings)
+        if self._stuck:
+            self._on_word(f"guard: {self._config.max_bad_rounds} looks in a row were bad, the run ends early")
+        self._on_word(f"guard: the run ends with {why}")
+        ending: dict[str, Any] = {"chosen": chosen, "record": record, "stopped": self._stuck or self._stopped}
+        return ending | {"rounds": rounds, "why": why, "candidates": losses}
+
+    def _report(self, number: int, closing: str) -> RoundReport:
+        """The line of a record that no device was asked for."""
+        size = self._state.ledger.path.stat().st_size
+        checksum = f"{self._state.checksum:016x}" if self._state.checksum else ""
+        return RoundReport(number, 0.0, 0, 0, checksum=checksum, ledger_bytes=size, closing=closing)
+
+    def _kept(self, after: int) -> tuple[Record, ...]:
+        return kept_records(self._state.ledger.ledger.records, self.taken_back, after)
+
+    def _averaged(self) -> tuple[Record, ...]:
+        """The rounds whose states are averaged.
+
+        Rounds before those that are known, or before an earlier end of the run, are not among them.
+        """
+        first = max([self._rows[0]["server_round"], *(row["server_round"] for row in self._closing_rows)])
+        made = self._kept(first)
+        return made[len(made) - averaged_rounds(len(made)) :]
+
+    def summary(self) -> dict[str, Any] | None:
+        """As `Guard.summary`: looks and what was taken back, and why the run ended with which state."""
+        rows = [row for row in self._rows if row["of"] == self._of and "good" in row]
+        looks = [{key: row[key] for key in ("server_round", "good", "loss")} for row in rows if "closing" not in row]
+        ends = {"start": rows[0]["loss"], "end": rows[-1]["loss"]} if rows else {}
+        closing = self._closing_rows[-1]["closing"] if self._closed else None
+        found = {"of": self._of, "looks": looks, "taken_back": self.taken_back}
+        return found | ends | {"step_factor": self.step_factor, "closing": closing}
+
+
+def check_closing(found: dict[str, Any]) -> None:
+    """Raises KeyError, TypeError where it is not what the end of a run writes down."""
+    if not (type(found["record"]) is type(found["stopped"]) is bool and type(found["rounds"]) is int):
+        raise TypeError("a field of the run's end is of another type")
+    if not (isinstance(found["chosen"], str) and isinstance(found["why"], str)):
+        raise TypeError("a field of the run's end is no text")

@@ -1,0 +1,308 @@
+"""The guard of supervised runs whose held-out speech is on devices: what raises their loss is taken back.
+
+Devices are only ever at states of the ledger. So a round is recorded before it is looked at, and taken back by a
+further record, its contributions negated; the average of the last rounds is tried in the same way. These records have
+round numbers but count as no rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from server.global_model import GlobalModel
+from server.guards.best_state_guard import BestStateGuard, check_closing
+from server.guards.closing import kept_records, to_average
+from server.guards.device_losses import LEAST_DEVICES, DeviceLosses, compare
+from server.guards.guard import Contributions
+from server.guards.logged_guard import check_state, negated
+from server.run_log import RoundReport
+from zo_common.config import RunConfig
+from zo_common.contribution import Record
+from zo_common.errors import LatticeOverflow
+from zo_common.replay import apply_all
+
+Ask = Callable[[], DeviceLosses]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look: what devices said, and the mean loss as far as it compares.
+
+    Attributes:
+        level: the first look's weighted mean loss, and on it the rises from best look to look, each on the devices that
+            were asked at both.
+    """
+
+    losses: DeviceLosses
+    level: float
+
+
+class DeviceGuard(BestStateGuard[Seen]):
+    """Asks devices for the loss of their held-out speech at the states after every `guard-every`-th round and the last.
+
+    1. A look is bad if the weighted mean loss rose above that of the best good look by more than two standard errors,
+       and rose for the median device, too, or most devices' loss is not finite (`server.guards.device_losses`). The
+       rounds since the last look are then undone by a record, and the learning rate is halved from there on.
+    2. A look that fewer than half of the best look's devices answered is none.
+    3. After `max-bad-rounds` bad looks in a row, or the last round, the run ends: with the last state, that of the best
+       look, or the average of the last third of the rounds, which is recorded, looked at, and taken back if it is no
+       better.
+
+    Without two devices that answer its first look there is no guard.
+
+    Args:
+        held: the server's model, if it has one: with it what is undone is checked.
+        ask: the devices' losses at the ledger's last state.
+    """
+
+    def __init__(self, config: RunConfig, held: GlobalModel | None, ask: Ask, on_word: Callable[[str], None]) -> None:
+        most = f" of {config.guard_utterances} utterances" if config.guard_utterances else ""
+        super().__init__(config, f"devices' loss{most} of {config.guard_split or 'held-out speech'}", on_word)
+        self._held, self._ask_devices = held, ask
+        self._off = False
+        self._best_round = 0
+        self._last: Seen | None = None  # of the weights after the last good look
+        self._bytes = {"down": 0, "up": 0}
+
+    @property
+    def taken_back(self) -> list[tuple[int, int]]:
+        """As `LoggedGuard.taken_back`: the record that undoes rounds follows the one that was looked at."""
+        bad = [row for row in self._rows if row.get("good") is False]
+        return [(row["after"] + 1, row["server_round"] + 1) for row in bad]
+
+    @property
+    def closings(self) -> int:
+        """As `Guard.closings`."""
+        undone = sum(last <= self._last_round for _, last in self.taken_back)
+        return super().closings + undone + len(self._trials)
+
+    def settle(self) -> RoundReport | None:
+        """As `Guard.settle`."""
+        if self._pending:
+            return self._take_back()
+        if self._best is None and not self._first_look():
+            return None
+        if self._rows[-1].get("trial") and self._rows[-1]["server_round"] == self._last_round:
+            return self._judge()
+        if self._due:
+            self._look()
+        if self._pending:
+            return self._take_back()
+        return self._end() if self._last_round >= self.final_round and not self._closed else None
+
+    def summary(self) -> dict[str, Any] | None:
+        """As `Guard.summary`, with the payload of this start's looks."""
+        found = super().summary()
+        return None if self._off or found is None else found | {"look_bytes": self._bytes}
+
+    @property
+    def _records(self) -> tuple[Record, ...]:
+        return self._state.ledger.ledger.records
+
+    @property
+    def _trials(self) -> list[int]:
+        """Rounds of the records that lead to an average."""
+        return [row["server_round"] for row in self._rows if "trial" in row]
+
+    @property
+    def _pending(self) -> bool:
+        """Whether the last state is one to take back."""
+        rows = self._rows
+        return bool(rows) and rows[-1].get("good") is False and rows[-1]["server_round"] == self._last_round
+
+    @property
+    def _due(self) -> bool:
+        last, every = self._last_round, self._config.guard_every
+        moved = any(record.contributions for record in self._records[self._good_round :])
+        if self._rows[-1]["server_round"] >= last or not moved:
+            return False
+        trained = last - self.closings
+        ends = self._stopped or trained >= self._config.num_server_rounds
+        # where no device could answer, the weights may be why
+        return ends or not self._records[-1].contributions or trained % every == 0
+
+    def _ask(self) -> DeviceLosses:
+        found = self._ask_devices()
+        self._bytes["down"] += found.down
+        self._bytes["up"] += found.up
+        return found
+
+    def _first_look(self) -> bool:
+        """Look at the weights as they are, which count as good; whether devices answered."""
+        if self._off:
+            return False
+        found, last = self._ask(), self._last_round
+        count = len(found.sums)
+        self._off = count < LEAST_DEVICES
+        if self._off:
+            others = found.refusals or ("no other device was there to ask",)
+            self._on_word(
+                f"no guard: {count} device(s) answered with a held-out loss, expected {LEAST_DEVICES} ({others[0]}); "
+                "give devices a split dev, or name theirs as guard-split"
+            )
+            return False
+        if last:
+            self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
+        self._note(last, Seen(found, found.loss), good=True)
+        utterances = sum(number for _, number in found.sums.values())
+        word = f"guard: looks at {utterances} held-out utterances of {count} devices"
+        if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
+            word += f"; where that is eval-split {self._config.eval_split!r}, what is reported has chosen the rounds"
+        self._on_word(word)
+        return True
+
+    def _look(self) -> None:
+        """Look at the last state, and note whether it is good."""
+        assert self._best is not None
+        found, last = self._ask(), self._last_round
+        rise = compare(found, self._best.losses)
+        if rise is None:
+            self._missed(found)
+            return
+        seen = Seen(found, self._best.level + rise.mean)
+        since = self._good_round
+        self._note(last, seen, good=not rise.beyond_noise)
+        if not rise.beyond_noise:
+            return
+        word = f"the held-out loss of {rise.broken} of {rise.devices} devices is not finite"
+        if not rise.broke:
+            best = f"{self._best.level:.4f} after round {self._best_round}"
+            word = (
+                f"the held-out loss of {rise.devices} devices is {seen.level:.4f} (best {best}), higher by "
+                f"{rise.mean:.4f} ± {rise.error:.4f}"
+            )
+        self._on_word(
+            f"round {last}: guard: {word}: rounds {since + 1} to {last} are undone by round {last + 1}, learning rates "
+            f"are multiplied by {self.step_factor:g} from here on"
+        )
+
+    def _missed(self, found: DeviceLosses) -> None:
+        assert self._best is not None
+        last, count = self._last_round, len(self._best.losses.sums)
+        counted = len((found.sums.keys() | found.broken) & self._best.losses.sums.keys())
+        self._on_word(f"round {last}: guard: no look: {counted} of the {count} devices of the best look answered")
+        self._rows.append({"server_round": last, "of": self._of, "missed": counted})
+        self._write(last)
+
+    def _take_back(self) -> RoundReport:
+        after = self._rows[-1]["after"]
+        return self._commit(negated(self._records[after:]), "good", back_to=after)
+
+    def _commit(self, contributions: Contributions, closing: str, back_to: int | None = None) -> RoundReport:
+        """Record what leads to another state. Raises LatticeOverflow where the server's weights would leave theirs."""
+        number = self._last_round + 1
+        if self._held is not None:
+            apply_all(self._held.state, [u for c in contributions for u in c.updates()])
+            if back_to is not None:
+                check_state(self._held.state.checksum(), self._state.ledger.ledger, back_to)
+        self._state.commit(number, contributions)
+        return self._report(number, closing)
+
+    def _end(self) -> RoundReport | None:
+        """Go to the average, which is looked at next, or where there is none to the best state known."""
+        records = () if self._stopped else self._averaged()
+        number, average = self._last_round + 1, to_average(records)
+        if average:
+            self._rows.append({"server_round": number, "of": self._of, "trial": len(records)})
+            self._write(number)
+            try:
+                return self._commit(average, "average")
+            except LatticeOverflow:  # states at the very edge of the lattice, and rounding
+                self._rows.pop()
+        return self._close((), {})
+
+    def _judge(self) -> RoundReport | None:
+        """Look at the average, and stay there if it is better than what the run would end with."""
+        count, (name, best) = self._rows[-1]["trial"], self._known_best()
+        found = self._ask()
+        rise = compare(found, best.losses)
+        level = best.level + rise.mean if rise is not None else math.nan
+        if rise is not None and rise.lower:
+            why = f"the average of the last {count} rounds: held-out loss {level:.4f} ({name} {best.level:.4f})"
+            closing = self._ending("average", why, {name: best.level, "average": level}, record=False)
+            self._settle_on(self._last_round, Seen(found, level), closing)
+            return None
+        return self._close(negated(self._records[-1:]), {"average": level})
+
+    def _close(self, back: Contributions, losses: dict[str, float]) -> RoundReport | None:
+        """End with the last state or that of the best look, by a record where it takes one.
+
+        Args:
+            back: leads from where the ledger is to the last state.
+            losses: of what else was looked at.
+        """
+        name, best = self._known_best()
+        after = self._best_round if name == "best" else self._good_round
+        contributions = back + (negated(self._kept(after)) if name == "best" else ())
+        known: dict[str, float | None] = {name: best.level}
+        known |= {other: level if math.isfinite(level) else None for other, level in losses.items()}
+        if name == "best" and self._last is not None and not self._kept(self._good_round):
+            known["last"] = self._last.level
+        others = ", ".join(f"{n} {level:.4f}" for n, level in known.items() if level is not None and n != name)
+        of = f"the state after round {self._best_round}, the best one looked at" if name == "best" else "the last state"
+        why = f"{of}: held-out loss {best.level:.4f}" + (f" ({others})" if others else "")
+        closing = self._ending(name, why, known, record=bool(contributions))
+        self._settle_on(self._last_round + bool(contributions), best, closing)
+        return self._commit(contributions, name, back_to=after) if contributions else None
+
+    def _known_best(self) -> tuple[str, Seen]:
+        """The last state, unless it was not looked at or the best one's loss is lower, by the mean and the median."""
+        assert self._best is not None
+        if not self._kept(self._best_round):
+            return "last", self._best
+        if self._kept(self._good_round) or self._last is None:
+            return "best", self._best
+        rise = compare(self._last.losses, self._best.losses)
+        return ("best", self._best) if rise is None or rise.higher else ("last", self._last)
+
+    def _kept(self, after: int) -> tuple[Record, ...]:
+        undone = [*self.taken_back, *((number, number) for number in self._trials)]
+        return kept_records(self._records, undone, after)
+
+    def _settle_on(self, server_round: int, found: Seen, closing: dict[str, Any]) -> None:
+        self._note(server_round, found, good=True, closing=closing)
+        self._best, self._best_round = found, server_round
+
+    def _remember(self, server_round: int, good: Seen | None) -> None:
+        super()._remember(server_round + (good is None), good)  # the next round's record leads back
+
+    def _remember_good(self, server_round: int, found: Seen) -> None:
+        self._last = found
+        rise = None if self._best is None else compare(found.losses, self._best.losses)
+        if self._best is None or (rise is not None and rise.mean <= 0 and rise.middle <= 0):
+            self._best, self._best_round = found, server_round
+
+    def _row_of(self, found: Seen, *, good: bool) -> dict[str, Any]:
+        row: dict[str, Any] = {"loss": found.level if math.isfinite(found.level) else None}
+        if not good:
+            return row
+        devices = {str(client): list(pair) for client, pair in sorted(found.losses.sums.items())}
+        return row | {"devices": devices, "broken": sorted(found.losses.broken)}
+
+    def _take_up_row(self, row: dict[str, Any]) -> None:
+        if "good" in row:
+            super()._take_up_row(row)
+            if "closing" in row and row["of"] == self._of and self._last is not None:
+                self._best, self._best_round = self._last, row["server_round"]
+            return
+        numbers = [row["server_round"], row["trial"] if "trial" in row else row["missed"]]
+        if not (all(type(number) is int and number >= 0 for number in numbers) and isinstance(row["of"], str)):
+            raise TypeError("a field is of another type")
+        self._rows.append(row)
+
+    def _read_row(self, row: dict[str, Any]) -> Seen | None:
+        if "closing" in row:
+            check_closing(row["closing"])
+        if not row["good"]:
+            if not (isinstance(row["loss"], float | None) and type(row["after"]) is int):
+                raise TypeError("the loss is no number")
+            return None
+        sums = {int(client): (total, count) for client, (total, count) in row["devices"].items()}
+        if not all(type(t) is float and math.isfinite(t) and type(n) is int and n > 0 for t, n in sums.values()):
+            raise TypeError("a device's loss is no number of utterances")
+        if not (sums and type(row["loss"]) is float and math.isfinite(row["loss"])):
+            raise TypeError("the loss is no number")
+        return Seen(DeviceLosses(sums, frozenset(int(client) for client in row["broken"])), row["loss"])
