@@ -23,8 +23,8 @@ from zo_common.parameters import DEFAULT
 
 DEFAULT_GROUP = "encoder-first/residual-bias"
 """The group with the tensors of the default preset."""
-MARGIN = 1.5
-"""How many times as much progress is asked of another choice than the default: one round measures no better."""
+MARGIN = 1.2
+"""How many times as much progress is asked of another choice than of the default."""
 _ADDS = 1.1  # what a group must add to be taken in, as a factor
 _MOST_SCALE = 6
 _LEAST_WEIGHTS = 1000  # fewer are soon exhausted
@@ -142,7 +142,8 @@ def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> T
 
     1. Groups are kept whose signal is above its noise (`shrunk`).
     2. The best one is taken, then one at a time whichever adds most, at unit scale or at the scale of equal curvature.
-    3. The default preset stays unless that is `MARGIN` times as good, and where nothing could be told.
+    3. The default preset stays unless that, its signals a standard error lower, is `MARGIN` times as good as the
+       default with its signal a standard error higher; and where nothing could be told.
 
     Args:
         measures: by group, at unit scale (`calibration.agreed_measure`).
@@ -152,17 +153,31 @@ def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> T
     usual = {DEFAULT_GROUP: 0}
     if DEFAULT_GROUP in measures and DEFAULT_GROUP not in known:  # what is not above its noise may be as large as that
         known |= {DEFAULT_GROUP: _at_most(measures[DEFAULT_GROUP])}
-    before = progress(known, usual, shape) if DEFAULT_GROUP in known else 0.0
+    before = progress(_doubted(known, 1), usual, shape) if DEFAULT_GROUP in known else 0.0
     wider = wider_ranges(known, usual, shape) if DEFAULT_GROUP in known else {}
     default = DEFAULT + (f"@0^{wider[DEFAULT_GROUP]}" if wider.get(DEFAULT_GROUP) else "")
     if not scales:
         return TensorChoice(default, 0.0, "no group's signal is above its noise: the default stays")
-    found = progress(known, scales, shape)
+    found = progress(_doubted(known, -1), scales, shape)
     if found < MARGIN * before or list(scales) == [DEFAULT_GROUP]:
-        return TensorChoice(default, before, f"no choice has {MARGIN:g} times the default's predicted progress")
+        return TensorChoice(default, before, f"nothing is {MARGIN:g} times as good as the default beyond doubt")
     gain = f"{found / before:.1f} times the default's" if before else "the default's not being known"
     pattern = pattern_of(scales, wider_ranges(known, scales, shape))
-    return TensorChoice(pattern, found, f"predicted progress a round {found:.3g} nats, {gain}")
+    return TensorChoice(pattern, found, f"predicted progress a round {found:.3g} nats at least, {gain} at most")
+
+
+def _doubted(measures: Mapping[str, GroupMeasure], sign: int) -> dict[str, GroupMeasure]:
+    """All signals a standard error up or down, as a factor: squares of few directions are spread like that."""
+    return {group: _with_signal(m, math.exp(sign * min(2.0, _relative_error(m)))) for group, m in measures.items()}
+
+
+def _relative_error(measure: GroupMeasure) -> float:
+    return standard_error(measure) / measure.signal if measure.signal > 0 else math.inf
+
+
+def _with_signal(measure: GroupMeasure, factor: float) -> GroupMeasure:
+    signal = measure.signal * factor
+    return replace(measure, square=measure.noise + signal, along_signal=measure.along_signal * factor)
 
 
 def wider_ranges(measures: Mapping[str, GroupMeasure], scales: Scales, shape: RoundShape) -> dict[str, int]:
