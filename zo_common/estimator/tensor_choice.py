@@ -181,11 +181,16 @@ def _with_signal(measure: GroupMeasure, factor: float) -> GroupMeasure:
 
 
 def wider_ranges(measures: Mapping[str, GroupMeasure], scales: Scales, shape: RoundShape) -> dict[str, int]:
-    """Group → exponent by which its range is to be widened: half of a range, 1/8 at least, is free as it is."""
-    return {
-        group: min(_MOST_WIDER, max(0, math.ceil(math.log2(0.5 + far / (2 * lattice.MIN_MAGNITUDE)))))
-        for group, far in travel(measures, scales, shape).items()
-    }
+    """Group → exponent by which its range is to be widened: half of a range, 1/8 at least, is free as it is.
+
+    Signals are taken a standard error higher, and once more is doubled: a coarser grid costs nothing that could be
+    measured, and a weight that leaves its range ends the run.
+    """
+    found = {}
+    for group, far in travel(_doubted(measures, 1), scales, shape).items():
+        needed = max(0, math.ceil(math.log2(0.5 + far / (2 * lattice.MIN_MAGNITUDE))))
+        found[group] = min(_MOST_WIDER, needed + 1) if needed else 0
+    return found
 
 
 def _at_most(measure: GroupMeasure) -> GroupMeasure:
