@@ -225,5 +225,5 @@ class TestPrivacy:
             guard_split="test",
         )
         Federation(config, fresh_grid(config)).close()
-        assert len(seen[0][0]) >= 5
+        assert len(seen[0][0]) >= 3
         assert header_of(config).pattern == PATTERN

@@ -26,9 +26,10 @@ from zo_common.tensor_groups import SEPARATOR
 PROBES = 3
 """Directions along which ε is tried, fewest of leave-one-out that tell curvature along the gradient."""
 LEAST_DIRECTIONS = PROBES
-CURVED = 0.005, 0.1
-"""Nats by which the loss may be curved between w and w + εz, ½ ε² t: below, rounding counts; above, higher orders."""
-_WANTED = 0.02
+CURVED = 1e-5, 1e-2
+"""Nats by which the loss may be curved between w and w + εz, ½ ε² t: below, rounding counts; above, what differs in
+curvature between directions does, as if it were signal."""
+_WANTED = 1e-3
 LARGEST_EPSILON = 2.0**-4
 """There is room for it on every lattice."""
 _GROUP_PASSES = 4  # with fewer the first of them, at which ε is tried, would be all
@@ -79,7 +80,7 @@ def measure_group(
 ) -> GroupMeasure:
     """Measure one group with so many forward passes of a batch; the weights are afterwards as before, to the bit.
 
-    1. `PROBES` directions at an ε for which the perturbation has the length 1.
+    1. `PROBES` directions at an ε for which the perturbation has a length of about a quarter.
     2. Where the curvature calls for another ε, they are measured again; then the passes that are left at that ε.
 
     Args:
@@ -110,7 +111,7 @@ def measure_group(
 
 
 def _first_epsilon(state: LatticeState) -> float:
-    return min(LARGEST_EPSILON, float(2.0 ** -round(math.log2(max(1, state.num_elements)) / 2)))
+    return min(LARGEST_EPSILON, float(2.0 ** -round(2 + math.log2(max(1, state.num_elements)) / 2)))
 
 
 def _fitting(epsilon: float, curved: float) -> float:
