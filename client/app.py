@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
+TENSORS = "tensors"  # that a calibration chose, with every message of a run with trained-tensors=auto
+MOST_PATTERN = 2000
 WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a killed worker has to load its model again
 ROUND_TIMEOUT = 600.0  # seconds, unless the run config has `round-timeout`
 
@@ -34,7 +36,8 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
         def handle(message: Message, context: Context) -> Message:
             settings = config.to_mapping() if config else dict(context.run_config)
             record = dict(message.content.config_records[CONTENT])
-            if (word := _leave_time(record, settings, message.metadata.created_at)) is not None:
+            word = _leave_time(record, settings, message.metadata.created_at) or _take_tensors(record, settings)
+            if word is not None:
                 return Message(RecordDict({CONTENT: ConfigRecord({"error": word})}), reply_to=message)
             ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
             key, payload = _secured(kind, record, settings, context, lambda: ask(kind, record, settings, context))
@@ -48,6 +51,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     app.query("sync")(handler("sync"))
     app.query("rebuild")(handler("rebuild"))
     app.query("secure")(handler("secure"))
+    app.query("calibrate")(handler("calibrate"))
     app.train()(handler("train"))
     app.evaluate()(handler("evaluate"))
     app.evaluate("look")(handler("look"))
@@ -62,6 +66,8 @@ def _secured(
     ask: Callable[[], tuple[str, bytes | str]],
 ) -> tuple[str, bytes | str]:
     """What `ask` answers; with secure aggregation, masked."""
+    if kind == "calibrate" and context.node_config.get("secure-only"):
+        return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
     if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
         return ask()
     from client import secure
@@ -81,6 +87,17 @@ def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float
     if late >= left:
         return f"the round closed {late - left:.0f} s before its message came: it is left out"
     settings["round-timeout"] = min(float(settings.get("round-timeout", ROUND_TIMEOUT)), left - late)
+    return None
+
+
+def _take_tensors(record: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Let what a calibration chose stand for trained-tensors=auto; a word where it cannot be used."""
+    chosen = record.get(TENSORS)
+    if chosen is None or settings.get("trained-tensors") != "auto":
+        return None
+    if not isinstance(chosen, str) or not 0 < len(chosen) <= MOST_PATTERN:
+        return f"the server's choice of tensors is no pattern of at most {MOST_PATTERN} characters: update the server"
+    settings["trained-tensors"] = chosen
     return None
 
 
@@ -107,7 +124,8 @@ def _ask_worker(
                 work, content = (worker.evaluate, Request.LOOK) if kind == "look" else (worker.sync, Request.REBUILD)
                 return "reply", work(make_request(record["plan"], settings, place, content))
             content = Request.PART if "part" in record else Request.PLAN
-            return "reply", worker.sync(make_request(record.get("part") or record["plan"], settings, place, content))
+            payload = record.get("part") or record.get("calibration") or record["plan"]
+            return "reply", worker.sync(make_request(payload, settings, place, content))
     except ZOError as error:
         return "error", str(error)
     except (KeyError, TypeError, ValueError) as error:
@@ -117,10 +135,12 @@ def _ask_worker(
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
     """The answer of this process's engine."""
     from client import device
+    from client.calibration import WITH_LIMIT, calibrate
     from client.privacy_account import PrivacyAccount
+    from zo_common.calibration_message import CalibrationAnswer, decode_ask, encode_answer
     from zo_common.config import RunConfig
     from zo_common.evaluation_reply import encode_evaluation
-    from zo_common.messages import decode_plan, encode_reply
+    from zo_common.messages import Status, decode_plan, encode_reply
     from zo_common.snapshot import decode_part
 
     # a device may name its own model, data and cache; a server must not choose where a real device writes
@@ -133,6 +153,11 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         return "hello", json.dumps(device.hello(config, place)).encode()
     if kind == "sync" and "part" in record:
         return "reply", encode_reply(device.take_part(config, decode_part(record["part"])))
+    if kind == "calibrate":
+        ask = decode_ask(record["calibration"])
+        limited = "max-epsilon" in context.node_config
+        refused = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
+        return "reply", encode_answer(refused if limited else calibrate(config, ask, place))
     plan, node, account = decode_plan(record["plan"]), context.node_config, None
     if "max-epsilon" in node:
         if "privacy-account" not in node:

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 from client import device
+from client.calibration import WITH_LIMIT, calibrate
 from client.desk import Desk, Work
 from client.engine import Engine
 from client.job import Job, Kind, Request
@@ -25,6 +26,7 @@ from client.privacy_account import PrivacyAccount
 from client.recordings import stamp
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.worker_pb2 import Request as WorkerRequest
+from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
@@ -152,6 +154,8 @@ class Host:
         """
         config = self.settings(request.settings)
         content = request.content
+        if kind == "sync" and is_calibration(request.payload):
+            return self._calibration(config, decode_ask(request.payload), place, request.payload)
         if content == request.PART:
             part = decode_part(request.payload)
             plan, base_id, server_round, asks = None, part.base_id, part.server_round + 1, request.payload
@@ -178,6 +182,33 @@ class Host:
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
         )
         return asked, lambda job: self._work(job, config, plan, part, place, content)
+
+    def _calibration(
+        self, config: RunConfig, ask: CalibrationAsk, place: Place, payload: bytes
+    ) -> tuple[Request, Work]:
+        """As `prepare`, of a calibration's question."""
+
+        def refuse(status: Status, word: str) -> bytes:
+            return encode_answer(CalibrationAnswer(status, ask.seed, ask.client_id, message=word))
+
+        def work(job: Job) -> tuple[bytes, bool]:
+            started, status = time.monotonic(), "stopped"
+            with self._lock:
+                self._prepare(config)
+                try:
+                    if self._account is not None:
+                        found = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
+                    else:
+                        found = calibrate(config, ask, place, self._synced)
+                    status = found.status.name.lower() + (f": {found.message}" if found.message else "")
+                finally:
+                    self._settle()
+                    self._tell(job, status, time.monotonic() - started)
+            return encode_answer(found), False
+
+        described = repr(("calibrate", engine_key(config), place)).encode()
+        digest = hashlib.sha256(described + payload).digest()
+        return Request("sync", digest, 1, (0, config.run_seed, ask.client_id), refuse), work
 
     def _refusal(self, kind: Kind, plan: Plan | None, part: SnapshotPart | None, status: Status, word: str) -> bytes:
         have = self._state[0]

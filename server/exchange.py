@@ -17,7 +17,8 @@ from zo_common.errors import CodecError
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 
 CONTENT = "zo"
-SYNC, REBUILD, SECURE, LOOK = "query.sync", "query.rebuild", "query.secure", "evaluate.look"
+SYNC, REBUILD, SECURE, CALIBRATE = "query.sync", "query.rebuild", "query.secure", "query.calibrate"
+LOOK = "evaluate.look"
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
 PUSH_BYTES = 32 << 20  # payload of the messages held at once
@@ -89,12 +90,14 @@ class Exchange:
         message_type: str = MessageType.TRAIN,
         late: Late | None = None,
         attached: Mapping[int, bytes] | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> None:
         self._grid = grid
         self._timeout = timeout
         self._catch_up = catch_up
         self._message_type = message_type
         self._late = late or Late()
+        self._also = also or {}  # what goes with every message (`server.calibration.told`)
         self._attached = attached or {}  # what goes with a plan to train, by node (secure aggregation)
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}
@@ -152,7 +155,8 @@ class Exchange:
         for node, out in outgoing:
             left = max(1, round(self._deadline - time.monotonic()))  # then nobody waits for the answer
             extra = {"secure": self._attached[node]} if out.final and node in self._attached else {}
-            content = RecordDict({CONTENT: ConfigRecord({out.key: out.payload, SECONDS_LEFT: left, **extra})})
+            parts = ConfigRecord({out.key: out.payload, SECONDS_LEFT: left, **self._also, **extra})
+            content = RecordDict({CONTENT: parts})
             self._count(self.down, 0, node, len(out.payload) + sum(map(len, extra.values())), content)
             message = Message(
                 content,

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.calibration import calibrate, known_tensors, told
 from server.client_evaluation import EvaluationInbox
 from server.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
@@ -33,6 +34,7 @@ from zo_common.config import RunConfig
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Plan, encode_plan
+from zo_common.parameters import AUTO
 from zo_common.seeds import client_seed, shared_seed
 
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
@@ -77,10 +79,16 @@ class Federation:
             raise
 
     def _start(self) -> None:
-        config = self.config
+        asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
         held = GlobalModel(config) if config.server_model else None
         self.roster = Roster(self.grid, config, self.events.on_word)
+        self.roster.also = self._also = told(asked, config)
         self.roster.start()
+        if config.trained_tensors == AUTO:
+            config = calibrate(config, self.grid, held, list(self.roster.members.values()), self.events.on_word)
+            held = GlobalModel(config) if config.server_model else None
+            self.roster.also = self._also = told(asked, config)
+            self.roster.start()  # devices introduce themselves again, with what is chosen
         self._reference = reference_view(held, self.roster.members.values())
         self._turn_strangers_away(list(self.roster.members.values()), 0)
         self.events.on_model(held)
@@ -202,9 +210,8 @@ class Federation:
         plans = {m.node_id: self._plan(last + 1, m, 0.0) for m in here if not self.standings.of(m.client_id).excluded}
         inbox = SyncInbox(plans)
         self._catch_up.begin_round(self.ledger.ledger.records)
-        Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late).run(
-            plans, inbox, first_plans(plans)
-        )
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late, also=self._also)
+        exchange.run(plans, inbox, first_plans(plans))
         for detail in inbox.details:
             self.events.on_word(f"after round {last}: {detail}")
         for client in inbox.reached:
@@ -248,7 +255,7 @@ class Federation:
         asked = [m for n, m in self.members.items() if n in nodes and not self.standings.of(m.client_id).excluded]
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
         self._catch_up.begin_round(self.ledger.ledger.records)
-        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late)
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late, also=self._also)
         inbox = EvaluationInbox(plans, exchange.down, exchange.up)
         exchange.run(plans, inbox, first_plans(plans))
         return inbox
@@ -271,7 +278,8 @@ class Federation:
         asked = secure.plans if secure else plans
         self._catch_up.begin_round(self.ledger.ledger.records)
         attached = secure.attached if secure else None
-        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, late=self._late, attached=attached)
+        also, timeout = self._also, self.config.round_timeout
+        exchange = Exchange(self.grid, timeout, self._catch_up, late=self._late, attached=attached, also=also)
         over = self.config.clients_per_round if self.config.over_selection else 0
         exchange.run(asked, inbox, first_plans(asked), enough=over)
         if self.held is None:
@@ -371,7 +379,7 @@ class Federation:
                 continue
             self.events.on_word(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())
-            content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan)})})
+            content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **self._also})})
             messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))
         for answer in ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout)):
             node = answer.metadata.src_node_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,10 +133,12 @@ class _Roll:
         ]
 
 
-def _call_the_roll(grid: Grid, nodes: Iterable[int], timeout: float, told: Introductions) -> _Roll:
+def _call_the_roll(
+    grid: Grid, nodes: Iterable[int], timeout: float, told: Introductions, also: Mapping[str, str]
+) -> _Roll:
+    content = ConfigRecord({"hello": b"", **also})
     messages = [
-        Message(RecordDict({CONTENT: ConfigRecord({"hello": b""})}), dst_node_id=node, message_type=MessageType.QUERY)
-        for node in nodes
+        Message(RecordDict({CONTENT: content}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
     ]
     for message in messages:
         told.down.add(0, serialised_size(message.content))
@@ -152,6 +154,7 @@ class Roster:
     Attributes:
         members: by node id, all that introduced themselves with what this run needs.
         online: node ids that were connected at the last look.
+        also: what goes with every question besides (`server.calibration.told`).
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 
@@ -159,6 +162,7 @@ class Roster:
         self.members: dict[int, Member] = {}
         self.online: set[int] = set()
         self.told = Introductions()
+        self.also: Mapping[str, str] = {}
         self._grid = grid
         self._config = config
         self._on_word = on_word
@@ -174,7 +178,7 @@ class Roster:
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
         self.online = set(nodes)
-        roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told)
+        roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
         problems = roll.problems()
         for problem in problems:
             self._on_word(problem)
@@ -225,7 +229,7 @@ class Roster:
         if not due:
             return []
         timeout = min(_NEWCOMER_SECONDS, self._config.round_timeout)
-        roll = _call_the_roll(self._grid, due, timeout, self.told)
+        roll = _call_the_roll(self._grid, due, timeout, self.told, self.also)
         fresh = []
         for node in due:
             member = roll.members.get(node)

@@ -180,6 +180,7 @@ def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> 
     app.query()(relay)
     app.query("sync")(relay)
     app.query("rebuild")(relay)
+    app.query("calibrate")(relay)
     app.evaluate()(relay)
     app.train()(train)
     return app

@@ -12,6 +12,7 @@ from zo_common.aggregate import Weighting
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.lattice import Scale
+from zo_common.parameters import AUTO, DEFAULT
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
 from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
 from zo_common.secure_terms import check_policy
@@ -47,7 +48,7 @@ class RunConfig:
     temperature: float = 2.5
     entropy_weight: float = 0.3
     min_confidence: float = 0.0
-    trained_tensors: str = "encoder-residual-bias"
+    trained_tensors: str = DEFAULT  # or "auto": chosen by a calibration before round 1
     scale: Scale = "unit-wide"
     estimator: Estimator = "leave-one-out"
     num_queries: int = 8
@@ -129,6 +130,7 @@ class RunConfig:
         if max(self.local_steps, self.batch_size) > 65535:
             raise ConfigError("local-steps and batch-size are at most 65535")
         self._check_chosen()
+        self._check_tensors()
         self._check_policy()
         self._check_aggregation()
         _ = self.estimator_config
@@ -175,6 +177,13 @@ class RunConfig:
             self._word("epsilon")
         else:
             self._positive("epsilon")
+
+    def _check_tensors(self) -> None:
+        if self.trained_tensors == AUTO and self.objective in ("suta", "entropy"):
+            raise ConfigError(
+                f"trained-tensors is 'auto' with objective {self.objective!r}, whose curvature is no Fisher matrix: "
+                "name a preset, such as trained-tensors=encoder-norm"
+            )
 
     def _word(self, name: str) -> None:
         if getattr(self, name) != "auto":

@@ -1,22 +1,31 @@
-"""The choice of trained tensors: by name pattern, with presets for the speech models people adapt."""
+"""The choice of trained tensors: by name pattern, with presets for the speech models people adapt.
+
+A part of a pattern may end in `@SCALE` or `@SCALE^WIDER`, as calibration writes it: directions act on its tensors
+2**SCALE times as strongly as elsewhere, and their range is 2**WIDER times as wide (with a grid as much coarser).
+"""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import nn
 
 from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
 from zo_common.seeds import tensor_id
+from zo_common.tensor_groups import SEPARATOR, shapes_of, tensor_groups
 
 _NORMS = ("*layer_norm.*", "*layernorm.*", "*LayerNorm.*", "*.ln*.*", "ln*.*", "*norm.weight", "*norm.bias")
 _BIASES = ("*.bias", "bias")
 _ENCODER_LAYER = re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)\.")
 _LEAST_LAYERS = 3
+AUTO = "auto"
+DEFAULT = "encoder-residual-bias"
+MOST_SCALE, MOST_WIDER = 20, 8
+_ADJUSTED = re.compile(r"(?P<what>[^@]+)@(?P<scale>[+-]?\d{1,2})(?:\^(?P<wider>\d{1,2}))?")
 
 Patterns = tuple[str, ...]
 
@@ -78,16 +87,61 @@ def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def expand(pattern: str, names: Collection[str] = ()) -> Patterns:
-    """Comma-separated patterns with the presets among them replaced by theirs: `encoder-ffn,!*bias`.
+    """Comma-separated patterns with presets and groups among them replaced by theirs: `encoder-ffn,!*bias`.
 
     Args:
-        names: of the model's parameters, which some presets depend on.
+        names: of the model's parameters, which some presets depend on; with their tensors, groups are known too.
+            "auto" stands for the default preset until a calibration has chosen.
+
+    Raises:
+        PatternError: what follows an `@` is no scale.
     """
-    found: list[str] = []
-    for part in (p.strip() for p in pattern.split(",") if p.strip()):
-        preset = PRESETS.get(part, (part,))
-        found += preset(names) if callable(preset) else preset
-    return tuple(found)
+    return tuple(name for part in _parts(pattern) for name in _expanded(_adjustment(part)[0], names))
+
+
+def adjustments(model: nn.Module, pattern: str) -> dict[str, tuple[int, int]]:
+    """Name → (exponent that its scale is raised by, exponent that its range is), of tensors for which they are not 0.
+
+    Where several parts of the pattern have a tensor, the last one counts.
+
+    Raises:
+        PatternError: what follows an `@` is no scale, or is out of range.
+    """
+    if "@" not in pattern:
+        return {}
+    parameters = unique_parameters(model)
+    found: dict[str, tuple[int, int]] = {}
+    for part in _parts(pattern):
+        what, scale, wider = _adjustment(part)
+        if scale or wider:
+            patterns = _expanded(what, parameters)
+            found |= {n: (scale, wider) for n in parameters if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+    return found
+
+
+def _parts(pattern: str) -> list[str]:
+    return [part.strip() for part in pattern.split(",") if part.strip()]
+
+
+def _adjustment(part: str) -> tuple[str, int, int]:
+    """A part of a pattern without its suffix, and the exponents of scale and range."""
+    if "@" not in part[1:]:
+        return part, 0, 0
+    match = _ADJUSTED.fullmatch(part)
+    scale, wider = (int(match["scale"]), int(match["wider"] or 0)) if match else (0, 0)
+    if match is None or abs(scale) > MOST_SCALE or wider > MOST_WIDER:
+        raise PatternError(
+            f"trained-tensors has {part[:100]!r}, expected a pattern and @SCALE or @SCALE^WIDER with whole exponents "
+            f"−{MOST_SCALE} … {MOST_SCALE} and 0 … {MOST_WIDER}, such as encoder-first/norm@-2"
+        )
+    return match["what"], scale, wider
+
+
+def _expanded(part: str, names: Collection[str]) -> Patterns:
+    if SEPARATOR in part and isinstance(names, Mapping):
+        return tensor_groups(shapes_of(names)).get(part, (part,))
+    preset = PRESETS.get(DEFAULT if part == AUTO else part, (part,))
+    return preset(names) if callable(preset) else preset
 
 
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
@@ -98,10 +152,11 @@ def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
     """The trained tensors in name order.
 
     Args:
-        pattern: a preset's name (`PRESETS`), or comma-separated shell patterns on parameter names; `!pattern` excludes.
+        pattern: a preset's name (`PRESETS`), a group's (`tensor_groups`), or comma-separated shell patterns on
+            parameter names; `!pattern` excludes.
 
     Raises:
-        PatternError: nothing matches.
+        PatternError: nothing matches, or what follows an `@` is no scale.
         TensorIdCollision: two names share a tensor id.
         UnsupportedModel: a matched tensor is not floating point.
     """

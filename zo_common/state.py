@@ -21,7 +21,7 @@ from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow,
 from zo_common.kernel import LatticeTensor
 from zo_common.kernel_choice import choose_kernel
 from zo_common.kernel_torch import TorchKernel, peak_after
-from zo_common.parameters import select
+from zo_common.parameters import adjustments, select
 from zo_common.seeds import tensor_id
 
 _PERSON = b"zo-asr/state/v1"
@@ -45,8 +45,8 @@ def _version(parameter: torch.Tensor) -> int:
 class LatticeState:
     """Snaps a model's trained tensors to their lattice and moves them exactly.
 
-    1. `select` chooses tensors by `pattern`; grid and scale exponents are taken from their present (base) values,
-       or from `exponents` (name → (grid, scale)) where a ledger fixes them.
+    1. `select` chooses tensors by `pattern`; grid and scale exponents are taken from their present (base) values
+       and what the pattern adds to them, or from `exponents` (name → (grid, scale)) where a ledger fixes them.
     2. Every tensor is snapped in place.
     3. `shift` and `apply` move all of them in one pass; `checksum` identifies the result.
 
@@ -71,9 +71,11 @@ class LatticeState:
         self.passes = 0
         self.zero_quanta = 0
         self.quanta = 0
+        chosen = select(model, pattern)
+        adjusted = adjustments(model, pattern)
         self.tensors = tuple(
-            self._adopt(name, parameter, (exponents or {}).get(name))
-            for name, parameter in select(model, pattern).items()
+            self._adopt(name, parameter, (exponents or {}).get(name), adjusted.get(name, (0, 0)))
+            for name, parameter in chosen.items()
         )
         # looked up once: finding a thousand parameters by name would cost more than a pass over them on a GPU
         self._slots = tuple(self._slot(t.name) for t in self.tensors)
@@ -81,7 +83,9 @@ class LatticeState:
         self._addresses = [t.weight.data_ptr() for t in self.tensors]
         self._versions = [_version(parameter) for parameter in self._parameters()]
 
-    def _adopt(self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None) -> LatticeTensor:
+    def _adopt(
+        self, name: str, parameter: nn.Parameter, exponents: tuple[int, int] | None, adjusted: tuple[int, int]
+    ) -> LatticeTensor:
         if parameter.dtype != torch.float32:
             raise UnsupportedModel(
                 f"trained tensor {name!r} has dtype {parameter.dtype}, the lattice needs float32: "
@@ -93,8 +97,8 @@ class LatticeState:
         if not math.isfinite(largest):
             raise UnsupportedModel(f"trained tensor {name!r} holds NaN or infinite weights: the checkpoint is damaged")
         grid, scale = exponents or (
-            lattice.grid_exponent(parameter.data, self.scale),
-            lattice.scale_exponent(parameter.data, self.scale),
+            lattice.grid_exponent(parameter.data, self.scale) + adjusted[1],
+            lattice.scale_exponent(parameter.data, self.scale) + adjusted[0],
         )
         if round(math.ldexp(largest, -grid)) > lattice.MAX_UNITS:
             raise LatticeOverflow(

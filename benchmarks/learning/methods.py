@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from benchmarks.learning.auto_tensors import AutoTensors
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.first_order import LORA, FirstOrder
 from benchmarks.learning.lattice_rounds import LatticeRounds
@@ -111,6 +112,9 @@ METHODS: dict[str, Entry] = {
         "ours, default tensors, learning rate swept", _rounds(), replace(_OURS, method="bias-swept"), _BIAS_RATES
     ),
     "auto": Entry("ours, auto", _rounds(), _OURS),
+    "auto-tensors": Entry(
+        "ours, auto, calibrated tensors", _rounds(AutoTensors), replace(_OURS, method="auto-tensors", tensors="auto")
+    ),
     **_published("mezo", "MeZO", _mezo, 1, (1e-7, 1e-6, 1e-5), (1e-4, 1e-3, 1e-2)),
     # its settings are for the sum over 8 queries
     **_published("zo-asr", "ZO-ASR", _zo_asr, 8, (1e-7, 1e-6, 3e-6), (1e-4, 1e-3, 1e-2)),

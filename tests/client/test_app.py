@@ -14,9 +14,10 @@ from fake_grid import Memory
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from client.app import _leave_time, make_client_app
+from client.app import MOST_PATTERN, _leave_time, _take_tensors, make_client_app
 from client.engine import Engine
 from client.warm import warm_engine
+from zo_common.calibration_message import CalibrationAsk, decode_answer, encode_ask
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.evaluation_reply import decode_evaluation
@@ -165,3 +166,31 @@ def test_the_time_that_is_left_bounds_the_wait_for_the_worker() -> None:
     assert _leave_time({"seconds-left": 5000}, settings, time.time() + 100) is None  # a clock that is behind
     assert settings["round-timeout"] <= 30
     assert _leave_time({}, settings, 0.0) is None  # an older server does not say
+
+
+def test_a_calibrations_question_is_answered(engine: Engine, config: RunConfig, ask: Ask) -> None:
+    question = CalibrationAsk(seed=1, client_id=5, place=0, devices=1, passes=4, batch_size=2)
+    answer = decode_answer(ask("query.calibrate", calibration=encode_ask(question)))
+    assert answer.status is Status.OK, answer.message
+    assert set(answer.measures) == {"encoder-first/residual-bias"}
+
+
+@pytest.mark.parametrize(
+    ("record", "asked", "expected"),
+    [
+        ({}, "auto", "auto"),
+        ({"tensors": "encoder-first/norm@1"}, "auto", "encoder-first/norm@1"),
+        ({"tensors": "encoder-first/norm@1"}, "bias", "bias"),
+    ],
+)
+def test_a_choice_stands_for_auto_alone(record: dict[str, Any], asked: str, expected: str) -> None:
+    settings = {"trained-tensors": asked}
+    assert _take_tensors(record, settings) is None
+    assert settings == {"trained-tensors": expected}
+
+
+@pytest.mark.parametrize("chosen", ["", b"bias", 3, "x" * (MOST_PATTERN + 1)])
+def test_a_choice_that_is_no_pattern_is_refused(chosen: Any) -> None:
+    settings = {"trained-tensors": "auto"}
+    assert "update the server" in str(_take_tensors({"tensors": chosen}, settings))
+    assert settings == {"trained-tensors": "auto"}

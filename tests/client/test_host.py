@@ -21,7 +21,14 @@ from client.host import Host
 from client.job import Job
 from client.journal import Journal
 from client.place import Place
+from client.privacy_account import PrivacyAccount
 from client.worker_client import make_request
+from zo_common.calibration_message import (
+    CalibrationAnswer,
+    CalibrationAsk,
+    decode_answer,
+    encode_ask,
+)
 from zo_common.contribution import Record
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
@@ -236,3 +243,35 @@ def test_introductions_to_several_runs_are_given_again_while_work_goes_on(
 
     assert "busy with round 5" in found[0]["error"]
     assert found[1:] == [{"seed": 4}, {"seed": 11}]
+
+
+class TestCalibration:
+    ASK = CalibrationAsk(seed=5, client_id=3, place=0, devices=1, passes=8, batch_size=2)
+
+    def ask(self, toy: Toy) -> Any:
+        request = make_request(encode_ask(self.ASK), toy.config.to_mapping(), PLACE)
+        asked, work = toy.host.prepare("sync", request, PLACE)
+        answer, again = work(Job(asked, Condition()))
+        assert not again
+        return decode_answer(answer), asked
+
+    def test_a_question_goes_to_the_device_and_the_state_is_known_afterwards(
+        self, toy: Toy, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def calibrated(config: Any, ask: CalibrationAsk, place: Place, on_synced: Any) -> CalibrationAnswer:
+            on_synced(toy.engine)
+            return CalibrationAnswer(Status.OK, ask.seed, ask.client_id)
+
+        monkeypatch.setattr(host_module, "calibrate", calibrated)
+
+        answer, asked = self.ask(toy)
+
+        assert answer == CalibrationAnswer(Status.OK, 5, 3)
+        assert toy.on_disk == (0, toy.engine.base_checksum)
+        assert decode_answer(asked.refuse(Status.BUSY, "busy")).message == "busy"
+
+    def test_an_owner_with_a_limit_refuses(self, toy: Toy, tmp_path: Path) -> None:
+        toy.host._account = PrivacyAccount(tmp_path / "account", 8.0, 1e-6)
+        answer, _ = self.ask(toy)
+        assert answer.status is Status.ERROR
+        assert "max-epsilon" in answer.message

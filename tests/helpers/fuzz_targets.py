@@ -43,10 +43,19 @@ from zo_common import adaptation_record
 from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
 from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from zo_common.aggregate import ClientScalars
+from zo_common.calibration_message import (
+    CalibrationAnswer,
+    CalibrationAsk,
+    decode_answer,
+    decode_ask,
+    encode_answer,
+    encode_ask,
+)
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.durable import seal, unseal
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
+from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
@@ -108,6 +117,12 @@ def _evaluations() -> tuple[bytes, ...]:
     return encode_evaluation(good), encode_evaluation(replace(good, status=Status.ERROR, scores=Scores()))
 
 
+def _calibrations() -> tuple[bytes, ...]:
+    measure = GroupMeasure(2304, 10, 0.5, 0.25, 4.0, -0.125, 0.5)
+    good = CalibrationAnswer(Status.OK, 2**63, 3, {"encoder-first/norm": measure, "rest/bias": measure})
+    return encode_answer(good), encode_answer(CalibrationAnswer(Status.ERROR, 1, 2, message="Grüße"))
+
+
 def _messages() -> dict[str, Target]:
     plans = tuple(encode_plan(_plan(records)) for records in ((), _records()))
     plans = (*plans, encode_plan(replace(_plan(), curvature=True)))
@@ -130,6 +145,8 @@ def _messages() -> dict[str, Target]:
         "plan": Target(decode_plan, plans, (CodecError,)),
         "reply": Target(decode_reply, _replies(), (CodecError,)),
         "evaluation": Target(decode_evaluation, _evaluations(), (CodecError,)),
+        "calibration-ask": Target(decode_ask, (encode_ask(CalibrationAsk(2**63, 3, 1, 8, 16, 4)),), (CodecError,)),
+        "calibration-answer": Target(decode_answer, _calibrations(), (CodecError,)),
         "record": Target(decode_record, tuple(map(encode_record, _records())), (CodecError,)),
         "inboxes": Target(inboxes, (*_replies(), *_evaluations())),
     }

@@ -244,3 +244,10 @@ def test_the_app_configuration_of_this_project_is_legal() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
 
     assert RunConfig.from_mapping(project["tool"]["flwr"]["app"]["config"]).num_server_rounds >= 1
+
+
+@pytest.mark.parametrize("objective", ["suta", "entropy"])
+def test_tensors_are_not_calibrated_without_a_curvature(objective: Any) -> None:
+    with pytest.raises(ConfigError, match="trained-tensors=encoder-norm"):
+        RunConfig(objective=objective, learning_rate=0.1, trained_tensors="auto")
+    assert RunConfig(objective="self-training", trained_tensors="auto").trained_tensors == "auto"

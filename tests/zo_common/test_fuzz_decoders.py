@@ -28,7 +28,19 @@ from zo_common.record_codec import decode_record
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 NAMES = (
-    *("plan", "reply", "evaluation", "record", "inboxes", "ledger", "ledger-file", "ledger-header", "ledger-record"),
+    *(
+        "plan",
+        "reply",
+        "evaluation",
+        "calibration-ask",
+        "calibration-answer",
+        "record",
+        "inboxes",
+        "ledger",
+        "ledger-file",
+        "ledger-header",
+        "ledger-record",
+    ),
     *("snapshot-part", "snapshot", "snapshot-planes", "adaptation", "adaptation-sealed", "adaptation-file"),
     *(
         "adaptation-body",
