@@ -54,7 +54,7 @@ class AutoTensors(LatticeRounds):
             size = min(settings.batch_size, crowd.examples(device))
             for place, group in enumerate(share):
                 seed = client_seed(settings.seed, place, device)
-                losses = crowd.losses(self.groups[group], _TAIL)
+                losses = crowd.losses(self.groups[group], _TAIL, "float32")  # as a device measures
                 batch = crowd.batch(device, crowd.draw(device, seed, 0, settings.batch_size))
                 self._spent += passes * size
                 try:

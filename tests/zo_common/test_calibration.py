@@ -144,6 +144,7 @@ class TestSeveralDevices:
         found = agreed_measure([measure(1.0), measure(1.2), liar])
         assert found.square == pytest.approx(1.7)
         assert found.curvature == 1.0
+        assert found.directions == 3  # a device is one degree of freedom
 
     def test_two_are_averaged_by_directions(self) -> None:
         found = agreed_measure([measure(1.0, directions=3), measure(2.0, directions=9)])

@@ -158,12 +158,16 @@ def pooled_measures(measures: Sequence[GroupMeasure]) -> GroupMeasure:
 
 
 def agreed_measure(measures: Sequence[GroupMeasure]) -> GroupMeasure:
-    """One measure of several devices': of more than two each number's median, which no single one of them decides."""
+    """One measure of several devices': of more than two each number's median, which no single one of them decides.
+
+    A median counts each device as one degree of freedom: the squares of their gradients differ by more than those along
+    several directions of one.
+    """
     if len(measures) <= 2:
         return pooled_measures(measures)
     columns = zip(*(astuple(m)[2:] for m in measures), strict=True)
     weights = int(median(m.weights for m in measures))
-    return GroupMeasure(weights, sum(m.directions for m in measures), *(float(median(c)) for c in columns))
+    return GroupMeasure(weights, len(measures), *(float(median(c)) for c in columns))
 
 
 @contextmanager
