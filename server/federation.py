@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 
 from server.calibration import calibrate, known_tensors, told
 from server.client_evaluation import EvaluationInbox
+from server.events import Events
 from server.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.global_model import GlobalModel, reference_view, strangers
 from server.guards.choice import guard_for
@@ -41,17 +42,6 @@ __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0
 _MOST_WORDS = 2  # of devices, printed in one round
 _ROUNDS_LATE = 8  # answers of older rounds are not even counted
-
-
-@dataclass
-class Events:
-    """Hooks for progress: what happens while a run goes on."""
-
-    on_round: Callable[[RoundReport], None] = lambda report: None
-    on_evaluate: Callable[[int, Federation], dict[str, Any] | None] = lambda server_round, federation: None
-    on_word: Callable[[str], None] = print
-    on_model: Callable[[GlobalModel | None], None] = lambda held: None
-    on_stage: Callable[[str, int, int], None] = lambda label, done, total: None
 
 
 class Federation:
