@@ -99,7 +99,7 @@ def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask:
 
 def test_a_snapshot_is_taken_in_parts(engine: Engine, config: RunConfig, ask: Ask) -> None:
     record = _record(engine)
-    states = [LatticeState(load_whisper(config.model)[0], config.trained_tensors) for _ in range(2)]
+    states = [LatticeState(load_whisper(config.model)[0], config.trained_tensors, config.scale) for _ in range(2)]
     states[1].apply(record.updates())
     data = encode_snapshot(*states)
     place = {"base_id": engine.base_id, "client_id": 5, "server_round": 1, "checksum": record.checksum}

@@ -135,7 +135,7 @@ class Truth:
     def __init__(self, config: RunConfig) -> None:
         self.engine = Engine(config)
         model, _ = load_whisper(config.model)
-        self.state = LatticeState(model, config.trained_tensors)
+        self.state = LatticeState(model, config.trained_tensors, config.scale)
         self.base_checksum = self.state.checksum()
         self.base_id = self.engine.base_id
         self.records: list[Record] = []
@@ -157,9 +157,11 @@ class Truth:
 
     def snapshot(self, server_round: int) -> list[bytes]:
         model, _ = load_whisper(self.engine.config.model)
-        state = LatticeState(model, self.engine.config.trained_tensors)
+        state = LatticeState(model, self.engine.config.trained_tensors, self.engine.config.scale)
         state.apply([u for record in self.records[:server_round] for u in record.updates()])
-        base = LatticeState(load_whisper(self.engine.config.model)[0], self.engine.config.trained_tensors)
+        base = LatticeState(
+            load_whisper(self.engine.config.model)[0], self.engine.config.trained_tensors, self.engine.config.scale
+        )
         data = encode_snapshot(base, state)
         checksum = self.records[server_round - 1].checksum
         parts = split_snapshot(
