@@ -16,9 +16,9 @@ from torch import nn
 from benchmarks import workload
 from benchmarks.plain import perturb
 from benchmarks.rows import row, store
+from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import Walker
 from zo_common.parameters import select
-from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
 
 TENSORS = "*encoder.layers.0.fc1.*,*encoder.layers.0.fc2.*"

@@ -14,8 +14,8 @@ import torch
 from benchmarks import workload
 from benchmarks.plain import perturb
 from benchmarks.rows import interleaved, quotient, row, store
+from zo_common.directions.seeds import fold_in
 from zo_common.parameters import select
-from zo_common.seeds import fold_in
 from zo_common.state import LatticeState, Update
 
 AT_LEAST = {1: 8.0, 64: 20.0}

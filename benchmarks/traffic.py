@@ -22,10 +22,10 @@ from benchmarks import workload
 from benchmarks.rows import amount, row, store
 from server.roster import CONTENT, serialised_size
 from zo_common.contribution import Contribution, Record
+from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 from zo_common.parameters import unique_parameters
-from zo_common.seeds import fold_in
 
 DEVICES = 8
 QUERIES = 8

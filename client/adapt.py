@@ -16,6 +16,7 @@ from zo_common.adaptation import Plateau, adapt
 from zo_common.adaptation_file import AdaptationFile, replay_file
 from zo_common.adaptation_record import AdaptationRecord, Layout, undo
 from zo_common.ctc_loss import SutaSettings
+from zo_common.directions.seeds import fold_in
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
@@ -23,7 +24,6 @@ from zo_common.fingerprint import fingerprint
 from zo_common.lattice import Scale
 from zo_common.models.load import Family, LoadedModel
 from zo_common.precision import resolve_precision
-from zo_common.seeds import fold_in
 from zo_common.state import LatticeState
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]

@@ -17,6 +17,7 @@ from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, NonFiniteLoss, ZOError
 from zo_common.estimator.calibration import (
     LEAST_DIRECTIONS,
@@ -29,7 +30,6 @@ from zo_common.estimator.calibration import (
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.messages import Status
 from zo_common.parameters import unique_parameters
-from zo_common.seeds import fold_in
 from zo_common.tensor_groups import shapes_of, tensor_groups
 
 WITH_LIMIT = (

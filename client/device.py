@@ -15,10 +15,10 @@ from client.speech import Recordings, evenly
 from client.splits import DEVELOPMENT, guarded_split
 from client.warm import warm_dataset, warm_engine
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Plan, Reply, Status
-from zo_common.seeds import fold_in
 from zo_common.snapshot import SnapshotPart
 
 _DROP_STREAM = 1 << 41

@@ -23,6 +23,7 @@ from client.snapshot_parts import SnapshotParts
 from client.speech import Recordings
 from zo_common.config import RunConfig
 from zo_common.contribution import Record, all_updates
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.evaluation_reply import EvaluationReply
@@ -33,7 +34,6 @@ from zo_common.messages import Plan, Reply, Status
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import LossChoice
 from zo_common.replay import apply_all
-from zo_common.seeds import fold_in
 from zo_common.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
 from zo_common.state import LatticeState
 

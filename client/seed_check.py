@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from client.place import Place
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
+from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
 from zo_common.messages import Plan
-from zo_common.seeds import client_seed, shared_seed
 
 MOST_TAKEN_BACK = 4096
 """Rounds; a look at all of a run's would let a server keep a device busy."""

@@ -26,6 +26,7 @@ from server.roster import Member
 from server.run_state import refuse_used_ledger
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.durable import write_durably
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.calibration import (
@@ -42,7 +43,6 @@ from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_t
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Status
 from zo_common.parameters import AUTO, DEFAULT, unique_parameters
-from zo_common.seeds import fold_in
 from zo_common.tensor_groups import shapes_of, tensor_groups
 
 FILE_NAME = "tensors.json"

@@ -32,11 +32,11 @@ from server.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.ledger_file import LedgerFile
 from zo_common.messages import Plan, encode_plan
 from zo_common.parameters import AUTO
-from zo_common.seeds import client_seed, shared_seed
 
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0

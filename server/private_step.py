@@ -20,10 +20,10 @@ from server.global_model import GlobalModel
 from server.guards.choice import NO_GUARD
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
-from zo_common.seeds import fold_in, shared_seed
 
 _SPEECH_STREAM = 1 << 44  # far from any step number
 _LEAST_CLIP = 1e-12

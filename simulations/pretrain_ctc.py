@@ -39,12 +39,12 @@ from zo_common.ctc_loss import CTCBatch, blank_of, ctc_batch
 from zo_common.ctc_objectives import ctc_losses
 from zo_common.ctc_text import ctc_labels
 from zo_common.ctc_transcribe import evaluate_waves
+from zo_common.directions.seeds import fold_in
 from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
 from zo_common.models.load import load_model
 from zo_common.objectives import IGNORE
 from zo_common.precision import autocast, resolve_precision
-from zo_common.seeds import fold_in
 
 # variants that sound like people; the last ones are kept for testing
 TRAIN_SPEAKERS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.seeds import direction_seed
+from zo_common.directions.seeds import direction_seed
 from zo_common.state import Update
 
 

@@ -20,8 +20,8 @@ from numba import carray, njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from zo_common.directions.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
 
 CHUNK_BLOCKS = 64
 PART_CHUNKS = 32  # chunks x directions below which another thread costs more than it saves

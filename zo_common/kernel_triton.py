@@ -3,8 +3,9 @@
 A program owns one chunk of a tensor: it loads it once, keeps it in registers while it walks over the directions, and
 stores it once. So one direction costs what a copy costs, and further directions cost arithmetic only.
 
-Triton's Philox is Philox4x32-10 with the key and counter words of exact-ZO v1 (`zo_common.philox`). Sizes are chosen
-for many loads in flight and full 128-byte lines: word k of 32 blocks is a tile of 32 rows, each one line long.
+Triton's Philox is Philox4x32-10 with the key and counter words of exact-ZO v1 (`zo_common.directions.philox`). Sizes
+are chosen for many loads in flight and full 128-byte lines: word k of 32 blocks is a tile of 32 rows, each one line
+long.
 
 With `TRITON_INTERPRET=1` set before the first import the same kernels run on CPU tensors, slowly: that is for tests.
 """
@@ -23,8 +24,8 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from zo_common.directions.philox import BLOCK_ELEMENTS
 from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.philox import BLOCK_ELEMENTS
 
 CHUNK_BLOCKS = 32  # a power of two, so that the blocks of a chunk share the high counter word
 CHUNK_ELEMENTS = CHUNK_BLOCKS * BLOCK_ELEMENTS

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zo_common import lattice
+from zo_common.directions.seeds import tensor_id
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
 from zo_common.kernel import LatticeTensor
 from zo_common.kernel_choice import choose_kernel
 from zo_common.kernel_torch import TorchKernel, peak_after
 from zo_common.parameters import adjustments, select
-from zo_common.seeds import tensor_id
 
 _PERSON = b"zo-asr/state/v1"
 # a quantum beyond this cannot end inside the legal range from inside it

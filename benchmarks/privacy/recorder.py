@@ -18,11 +18,11 @@ from client.ctc_dataset import CTCDataset
 from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.ctc_loss import CTCBatch
+from zo_common.directions.seeds import shared_seed
 from zo_common.messages import Plan, Status, encode_plan, encode_reply
 from zo_common.privacy import Mechanism
 from zo_common.secure_messages import MaskedInput
 from zo_common.secure_reply import encode_masked, vector_of
-from zo_common.seeds import shared_seed
 
 STEPS = 1
 BATCH = 4

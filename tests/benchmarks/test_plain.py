@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from benchmarks.plain import perturb, plain_step, projected_grad
+from zo_common.directions.philox import direction
+from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.philox import direction
-from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState
 
 SHAPES = [(5, 3), (7,)]

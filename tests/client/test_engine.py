@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from client.dataset import SpeechDataset
 from client.engine import Engine, choose_device
 from zo_common.contribution import Contribution, Record
+from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Status
 from zo_common.models.load import load_whisper
 from zo_common.objectives import WhisperBatch, whisper_losses
-from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState, Update
 
 ROUNDS = 4

@@ -23,12 +23,12 @@ from client.worker_client import make_request
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.ctc_loss import AdaptationLoss, CTCLoss, SutaSettings
+from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.objectives import IGNORE
-from zo_common.seeds import client_seed
 from zo_common.state import Update
 from zo_common.transcribe import greedy_tokens
 

@@ -30,9 +30,9 @@ from zo_common.calibration_message import (
     encode_ask,
 )
 from zo_common.contribution import Record
+from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
-from zo_common.seeds import client_seed
 from zo_common.state import LatticeState
 
 PLACE = Place(3)

@@ -14,11 +14,11 @@ from client import device
 from client.place import Place
 from client.privacy_account import PrivacyAccount
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy import Mechanism
 from zo_common.privacy_accountant import Release, epsilon_spent
-from zo_common.seeds import client_seed
 
 CONFIG = RunConfig()
 PLAN = Plan(

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from zo_common.contribution import Record
+from zo_common.directions.seeds import direction_seed, fold_in, tensor_id
 from zo_common.kernel_torch import direction_signs
 from zo_common.messages import Plan, Reply, Status
 from zo_common.replay import apply_all
-from zo_common.seeds import direction_seed, fold_in, tensor_id
 from zo_common.state import LatticeState
 
 WIDTH = 24

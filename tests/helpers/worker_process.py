@@ -23,10 +23,10 @@ from client.worker_client import WorkerClient, make_request
 from client.worker_pb2 import Progress
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
+from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, decode_plan, decode_reply, encode_plan
 from zo_common.models.load import load_whisper
-from zo_common.seeds import client_seed
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.state import LatticeState
 

@@ -14,12 +14,12 @@ from fake_grid import FakeGrid, NeverAnswers
 
 from server.federation import Federation
 from zo_common.config import RunConfig
+from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped
 from zo_common.ledger import Ledger
 from zo_common.messages import decode_reply, encode_reply
 from zo_common.models.load import load_whisper
 from zo_common.replay import replay, restore_state
-from zo_common.seeds import client_seed, shared_seed
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

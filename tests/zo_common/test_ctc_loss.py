@@ -146,8 +146,8 @@ class TestCTCLoss:
 
 
 def _undo_all(state: LatticeState, grads: np.ndarray, learning_rate: float) -> None:
+    from zo_common.directions.seeds import direction_seed
     from zo_common.estimator.step import step_updates
-    from zo_common.seeds import direction_seed
 
     seeds = [direction_seed(1, 0, query) for query in range(len(grads))]
     state.apply(step_updates(seeds, grads, learning_rate), sign=-1)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.func import functional_call, jvp
 
+from zo_common.directions.philox import direction
+from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import EstimatorConfig, StepResult, Walker, measure, step_updates, zo_step
-from zo_common.philox import direction
-from zo_common.seeds import direction_seed
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]

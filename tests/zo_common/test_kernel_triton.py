@@ -21,14 +21,14 @@ from torch import nn
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from zo_common.directions.philox import direction, direction_words
+from zo_common.directions.seeds import tensor_id
 from zo_common.errors import LatticeOverflow
 from zo_common.kernel import Kernel, LatticeTensor
 from zo_common.kernel_numba import NumbaKernel
 from zo_common.kernel_torch import TorchKernel
 from zo_common.kernel_triton import CHUNK_BLOCKS, CHUNK_ELEMENTS, TritonKernel
 from zo_common.lattice import MAX_UNITS
-from zo_common.philox import direction, direction_words
-from zo_common.seeds import tensor_id
 from zo_common.state import LatticeState, Update
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

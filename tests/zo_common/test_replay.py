@@ -16,6 +16,7 @@ from torch import nn
 from zo_common import replay as replay_module
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.contribution import Record
+from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.fingerprint import fingerprint
@@ -23,7 +24,6 @@ from zo_common.ledger import Ledger, LedgerHeader, decode_ledger, describe_tenso
 from zo_common.ledger_file import write_ledger
 from zo_common.local_steps import run_local_steps
 from zo_common.replay import replay, restore_state
-from zo_common.seeds import client_seed
 from zo_common.state import LatticeState
 
 Models = Callable[..., nn.Module]

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from zo_common.directions.philox import direction
 from zo_common.errors import ChecksumMismatch
 from zo_common.lattice import MAX_UNITS
-from zo_common.philox import direction
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from zo_common.directions.philox import direction
 from zo_common.errors import LatticeOverflow
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice import MAX_UNITS
 from zo_common.local_steps import run_local_steps
-from zo_common.philox import direction
 from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]

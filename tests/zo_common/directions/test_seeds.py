@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.seeds import MASK64, client_seed, direction_seed, fold_in, shared_seed, tensor_id
+from zo_common.directions.seeds import MASK64, client_seed, direction_seed, fold_in, shared_seed, tensor_id
 
 words = st.integers(0, MASK64)
 

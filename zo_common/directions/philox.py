@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.seeds import tensor_id
+from zo_common.directions.seeds import tensor_id
 
 BLOCK_ELEMENTS = 128  # signs in one Philox output of 4 words x 32 bits
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

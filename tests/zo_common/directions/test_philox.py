@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zo_common.philox import philox4x32
+from zo_common.directions.philox import philox4x32
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 
 
 def test_random123_known_answers(golden: dict[str, Any]) -> None:
