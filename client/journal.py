@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from client.engine import Engine
+from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
 from zo_common.contribution import Record, all_updates
-from zo_common.durable import seal, sync_directory, unseal, write_durably
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
 from zo_common.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger_file import LedgerFile

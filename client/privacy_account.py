@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from zo_common.durable import seal, unseal, write_durably
+from zo_common.binary.durable import seal, unseal, write_durably
 from zo_common.errors import CodecError, ConfigError, ProtocolMismatch
 from zo_common.messages import Plan
 from zo_common.privacy_accountant import Release, epsilon_spent

@@ -12,7 +12,7 @@ from server.certificates import new_device_key, read_public_key, write_private
 from server.deploy_flower import KEY_IN_USE, NODE_NOT_FOUND, FlowerError, flwr_json
 from server.deployment import CONNECTION, Deployment, Device, check_name
 from server.units import write_device_files
-from zo_common.durable import write_durably
+from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
 
 _DEVICES_AT_MOST = 10_000  # their ports on one machine, from device-port on, stay below 65536

@@ -20,7 +20,7 @@ from server.certificates import (
 from server.deploy_devices import add_device
 from server.deployment import SETTINGS, Deployment, check_name
 from server.units import write_device_files, write_example_run, write_server_files
-from zo_common.durable import write_durably
+from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
 
 _FOLDERS = ("keys", "flwr-home", "app", "runs", "devices", "state", "log", "systemd")

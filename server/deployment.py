@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from zo_common.durable import write_durably
+from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
 from zo_common.node_keys import PEERS_NAME, peer_line
 

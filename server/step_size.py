@@ -36,8 +36,8 @@ from server.pooled_curvature import (
 )
 from server.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregate import ClientScalars
+from zo_common.binary.durable import write_durably
 from zo_common.config import RunConfig
-from zo_common.durable import write_durably
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger import Ledger
 from zo_common.robust import faults

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from server.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device, toml_text
+from zo_common.binary.durable import write_durably
 from zo_common.config import RunConfig
-from zo_common.durable import write_durably
 
 _FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
 SERVER_UNITS = ("zo-asr-superlink.service", "zo-asr-superexec.service", "zo-asr-proxy.service")

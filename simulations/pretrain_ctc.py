@@ -32,6 +32,7 @@ from server.run_log import write_whole
 from simulations.augment import vary
 from simulations.corpus import Corpus, CorpusConfig, write_corpus
 from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
+from zo_common.binary.durable import write_durably
 from zo_common.cli import run_typer
 from zo_common.config import RunConfig
 from zo_common.ctc_forward import ctc_logits
@@ -40,7 +41,6 @@ from zo_common.ctc_objectives import ctc_losses
 from zo_common.ctc_text import ctc_labels
 from zo_common.ctc_transcribe import evaluate_waves
 from zo_common.directions.seeds import fold_in
-from zo_common.durable import write_durably
 from zo_common.errors import ConfigError
 from zo_common.models.load import load_model
 from zo_common.objectives import IGNORE

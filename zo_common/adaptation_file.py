@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import cast, get_args
 
 from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, undo
-from zo_common.durable import seal, unseal, write_durably
+from zo_common.binary.durable import seal, unseal, write_durably
+from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
 from zo_common.lattice import Scale
-from zo_common.packing import Reader, pack_text
 from zo_common.replay import apply_all
 from zo_common.state import LatticeState
 

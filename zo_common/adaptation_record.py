@@ -16,10 +16,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from zo_common.binary.packing import Reader
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
 from zo_common.estimator.step import step_updates
-from zo_common.packing import Reader
 from zo_common.replay import apply_all
 from zo_common.state import LatticeState, Update
 

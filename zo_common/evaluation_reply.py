@@ -6,10 +6,10 @@ import math
 import struct
 from dataclasses import astuple, dataclass, field
 
+from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import CodecError
 from zo_common.messages import Status
 from zo_common.metrics import ErrorCounts, Scores
-from zo_common.packing import Reader, pack_text
 
 _MAGIC = b"ZE"
 _VERSION = 1

@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from zo_common.binary.durable import write_durably
+from zo_common.binary.packing import Reader
 from zo_common.contribution import Record
-from zo_common.durable import write_durably
 from zo_common.errors import LedgerError, LedgerTruncated
 from zo_common.ledger import (
     Ledger,
@@ -19,7 +20,6 @@ from zo_common.ledger import (
     iter_entries,
     read_header,
 )
-from zo_common.packing import Reader
 
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 

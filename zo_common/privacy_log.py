@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zo_common.durable import sync_directory
+from zo_common.binary.durable import sync_directory
 from zo_common.errors import LedgerAltered, LedgerError
 from zo_common.ledger import CHAIN_BYTES
 from zo_common.privacy import LEAST_NOISE, LEVELS, MOST_NOISE, Privacy

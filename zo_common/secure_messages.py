@@ -17,9 +17,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
 from zo_common.node_keys import MOST_SIGNATURE_BYTES
-from zo_common.packing import Reader
 from zo_common.secure_boxes import BOX_BYTES
 from zo_common.secure_masks import KEY_BYTES
 from zo_common.secure_terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms

@@ -17,10 +17,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeCurvature
 from zo_common.messages import Reply, decode_reply, encode_reply
-from zo_common.packing import Reader
 from zo_common.privacy import Mechanism
 from zo_common.quantiser import Quantiser
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import struct
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
 from zo_common.node_keys import NodeSigner, PeerKeys
-from zo_common.packing import Reader
 from zo_common.secure_device import Phase, SecureDevice
 from zo_common.secure_graph import Graph
 from zo_common.secure_messages import KeyList

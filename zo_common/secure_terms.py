@@ -8,8 +8,8 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, ConfigError
-from zo_common.packing import Reader
 
 PERSON = b"zo-asr/secagg/v1"
 LAYOUT = "16sIIdH?"

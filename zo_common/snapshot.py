@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, ConfigError
-from zo_common.packing import Reader
 from zo_common.state import LatticeState
 
 _VERSION = 1

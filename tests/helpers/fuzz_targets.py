@@ -43,6 +43,7 @@ from zo_common import adaptation_record
 from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
 from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from zo_common.aggregate import ClientScalars
+from zo_common.binary.durable import seal, unseal
 from zo_common.calibration_message import (
     CalibrationAnswer,
     CalibrationAsk,
@@ -53,7 +54,6 @@ from zo_common.calibration_message import (
 )
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
-from zo_common.durable import seal, unseal
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature

@@ -76,7 +76,7 @@ def test_every_cut_and_flipped_bit_is_noticed() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_sealed_noise_is_refused(body: bytes) -> None:
-    from zo_common.durable import seal
+    from zo_common.binary.durable import seal
 
     with pytest.raises(CodecError):
         decode_file(seal(b"ZTAF", 1, body))

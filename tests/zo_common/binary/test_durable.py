@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.durable import seal, unseal, write_durably
+from zo_common.binary.durable import seal, unseal, write_durably
 from zo_common.errors import CodecError, ProtocolMismatch
 
 OLD, NEW = b"old" * 1000, b"new" * 2000
@@ -22,7 +22,7 @@ OLD, NEW = b"old" * 1000, b"new" * 2000
 WRITER = """
 import sys
 from pathlib import Path
-from zo_common.durable import write_durably
+from zo_common.binary.durable import write_durably
 n = 0
 while True:
     n = (n + 1) % 256

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import CodecError
-from zo_common.packing import Reader, pack_text
 
 
 def test_fields_come_off_in_order() -> None:

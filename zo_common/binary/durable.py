@@ -8,8 +8,8 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, ProtocolMismatch
-from zo_common.packing import Reader
 
 _PERSON = b"zo-asr/seal/v1"
 _HEAD = "4sHQ"
