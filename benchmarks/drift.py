@@ -18,8 +18,8 @@ from benchmarks.plain import perturb
 from benchmarks.rows import row, store
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import Walker
-from zo_common.parameters import select
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.trained import select
 
 TENSORS = "*encoder.layers.0.fc1.*,*encoder.layers.0.fc2.*"
 NAMES = {TENSORS: "feed-forward weights of the first encoder layer"}

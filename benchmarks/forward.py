@@ -23,12 +23,12 @@ from simulations.whisper_import import bundled_whisper
 from zo_common.compiled import compile_layers
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper
 from zo_common.objectives import WhisperBatch
-from zo_common.parameters import select
 from zo_common.precision import resolve_precision
 from zo_common.rounding_noise import measure_noise
-from zo_common.state import LatticeState
 from zo_common.whisper_loss import WhisperLoss
 
 BATCH = 8

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.rows import ratio, spread, store, timed
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 WHISPER_TINY_ELEMENTS = 37_760_640  # parameters of Whisper-tiny.en, tied ones once
 SMALL_TENSORS, SMALL_ELEMENTS = 500, 700
@@ -24,7 +24,7 @@ import numba
 import torch
 start = time.perf_counter()
 from torch import nn
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 state = LatticeState(nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500)), "all")
 state.shift([3], state.epsilon_units(1e-3))
 state.checksum()

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.rows import quotient, row, spread, store
 from simulations.machine import hardware
-from zo_common.kernel import LatticeTensor
+from zo_common.lattice.kernels.base import LatticeTensor
 
 # elements of all weights and of the largest tensor
 SIZES = {"whisper-tiny": (37_760_640, 384 * 1536), "whisper-large-v3": (1_540_000_000, 1280 * 5120)}
@@ -78,7 +78,7 @@ def torch_sides(tensors: tuple[LatticeTensor, ...]) -> dict[str, Action]:
 def measure(name: str, repeats: int) -> list[dict[str, Any]]:
     """The rows of one size of model."""
     # not at the top: without a CUDA device this script says so, with or without Triton
-    from zo_common.kernel_triton import TritonKernel
+    from zo_common.lattice.kernels.cuda import TritonKernel
 
     elements, largest = SIZES[name]
     tensors = _tensors(elements, largest)

@@ -16,7 +16,7 @@ from benchmarks import workload
 from benchmarks.rows import Action, interleaved, quotient, row, spread, store, timed
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 
 COEFFICIENT = 3e-7
 

@@ -39,8 +39,8 @@ def make_action(method: str, model: Any, batch: Any, tensors: str, precision: st
     from benchmarks import workload
     from benchmarks.plain import plain_step
     from zo_common.estimator.step import EstimatorConfig, zo_step
-    from zo_common.parameters import select
-    from zo_common.state import LatticeState
+    from zo_common.lattice.state import LatticeState
+    from zo_common.lattice.trained import select
 
     loss_fn = workload.whole_loss(model, batch, precision)
     if method == "inference":

@@ -27,7 +27,7 @@ from benchmarks.private_rounds import run
 from benchmarks.rows import spread, store
 from server.privacy_plan import PrivacyCost
 from zo_common.config import RunConfig
-from zo_common.lattice import Scale
+from zo_common.lattice.grid import Scale
 
 MEASURES = ("wer", "cer", "loss")
 LEVELS = ("device", "example")

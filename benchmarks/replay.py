@@ -15,8 +15,8 @@ from benchmarks import workload
 from benchmarks.plain import perturb
 from benchmarks.rows import interleaved, quotient, row, store
 from zo_common.directions.seeds import fold_in
-from zo_common.parameters import select
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.trained import select
 
 AT_LEAST = {1: 8.0, 64: 20.0}
 COEFFICIENT = 3e-6  # of the size that training gives; far above one unit of the grid

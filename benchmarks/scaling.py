@@ -20,9 +20,9 @@ from benchmarks.rows import RESULTS, amount
 from benchmarks.workload import SILENT_FRAMES, SPEECH_FRAMES, TAIL_TOKENS, random_whisper
 from zo_common.contribution import Contribution, Record
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.lattice import UNIT_BITS
+from zo_common.lattice.grid import UNIT_BITS
+from zo_common.lattice.trained import select
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
-from zo_common.parameters import select
 from zo_common.whisper_forward import decode, encode
 
 STEPS, QUERIES = 10, 8

@@ -24,8 +24,8 @@ from server.roster import CONTENT, serialised_size
 from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.lattice.trained import unique_parameters
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
-from zo_common.parameters import unique_parameters
 
 DEVICES = 8
 QUERIES = 8

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from zo_common.frozen_prefix import FrozenPrefix
+from zo_common.lattice.trained import select
 from zo_common.objectives import WhisperBatch, whisper_labels, whisper_losses
-from zo_common.parameters import select
 from zo_common.precision import autocast
 from zo_common.whisper_loss import WhisperLoss
 

@@ -20,11 +20,11 @@ from zo_common.directions.seeds import fold_in
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
-from zo_common.fingerprint import fingerprint
-from zo_common.lattice import Scale
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.grid import Scale
+from zo_common.lattice.state import LatticeState
 from zo_common.models.load import Family, LoadedModel
 from zo_common.precision import resolve_precision
-from zo_common.state import LatticeState
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at
@@ -55,7 +55,7 @@ class AdaptSettings:
         steps: at most, for each utterance.
         num_queries, estimator, epsilon: see `zo_common.estimator.step`.
         learning_rate: for the mean over queries.
-        trained_tensors, scale: see `zo_common.parameters` and `zo_common.lattice`.
+        trained_tensors, scale: see `zo_common.lattice.trained` and `zo_common.lattice.grid`.
         objective: "suta" or "entropy" for CTC models, "entropy" or "self-training" for Whisper.
         patience: steps without progress after which to stop, 0 for never.
         layout: what the record holds, and so what is applied: "float32", "float16" or "sign".

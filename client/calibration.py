@@ -28,9 +28,9 @@ from zo_common.estimator.calibration import (
     shared_out,
 )
 from zo_common.estimator.step import LossFn, clip_factors
+from zo_common.lattice.groups import shapes_of, tensor_groups
+from zo_common.lattice.trained import unique_parameters
 from zo_common.messages import Status
-from zo_common.parameters import unique_parameters
-from zo_common.tensor_groups import shapes_of, tensor_groups
 
 WITH_LIMIT = (
     "calibration was asked of a device whose owner set max-epsilon, expected no limit: what it measures carries no "

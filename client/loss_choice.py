@@ -19,6 +19,7 @@ from zo_common.binary.durable import write_durably
 from zo_common.config import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn
+from zo_common.lattice.state import LatticeState
 from zo_common.messages import Plan
 from zo_common.models.loss_check import (
     FIRST_EPSILON,
@@ -31,7 +32,6 @@ from zo_common.models.loss_check import (
     utterances_for,
 )
 from zo_common.precision import resolve_precision
-from zo_common.state import LatticeState
 
 UNCHECKED_TAIL = 64
 _VERSION = 1  # of the check: what an older one found is not taken for its result

@@ -40,10 +40,10 @@ from zo_common.estimator.calibration import (
     shared_out,
 )
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors
+from zo_common.lattice.groups import shapes_of, tensor_groups
+from zo_common.lattice.trained import AUTO, DEFAULT, unique_parameters
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Status
-from zo_common.parameters import AUTO, DEFAULT, unique_parameters
-from zo_common.tensor_groups import shapes_of, tensor_groups
 
 FILE_NAME = "tensors.json"
 TENSORS = "tensors"

@@ -15,11 +15,11 @@ from server.export import export_model
 from zo_common.cli import run_typer
 from zo_common.combine import combine
 from zo_common.errors import ConfigError
+from zo_common.lattice.state import LatticeState
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import read_ledger, write_ledger
 from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
-from zo_common.state import LatticeState
 
 app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
 console = Console(soft_wrap=True, highlight=False)

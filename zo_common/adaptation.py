@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zo_common.adaptation_record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import EstimatorConfig, LossFn, zo_step
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 
 class Plateau:

@@ -17,9 +17,9 @@ from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, enc
 from zo_common.binary.durable import seal, unseal, write_durably
 from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
-from zo_common.lattice import Scale
+from zo_common.lattice.grid import Scale
+from zo_common.lattice.state import LatticeState
 from zo_common.replay import apply_all
-from zo_common.state import LatticeState
 
 SUFFIX = ".zta"
 _KIND, _VERSION = b"ZTAF", 1

@@ -20,8 +20,8 @@ from zo_common.binary.packing import Reader
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
 from zo_common.estimator.step import step_updates
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.replay import apply_all
-from zo_common.state import LatticeState, Update
 
 Layout = Literal["float32", "float16", "sign"]
 _LAYOUTS: tuple[Layout, ...] = get_args(Layout)

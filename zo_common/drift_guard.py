@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from zo_common.adaptation_record import AdaptationRecord, undo
 from zo_common.errors import ConfigError
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from typing import Any, get_args
 from zo_common.binary.packing import Reader
 from zo_common.contribution import Record, all_updates
 from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
-from zo_common.lattice import Scale
+from zo_common.lattice.grid import Scale
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.record_codec import decode_record, described_size, encode_record
-from zo_common.state import LatticeState, Update
 
 PROTOCOL = 1
 MAGIC = b"ZOLEDGER"

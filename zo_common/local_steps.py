@@ -13,8 +13,8 @@ from zo_common.contribution import Contribution
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.curvature import Curvature, mean_curvature
 from zo_common.estimator.step import EstimatorConfig, LossFn, Release, Weigh, step_updates, zo_step
+from zo_common.lattice.state import LatticeState
 from zo_common.replay import apply_all
-from zo_common.state import LatticeState
 
 
 @dataclass(frozen=True)

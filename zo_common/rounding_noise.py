@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.estimator.step import LossFn, Walker
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 FRACTION = 8
 LIMIT = 0.25  # where all of the difference is noise of the √ε kind, a share of 1/√8 = 0.35 is found

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, ConfigError
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 _VERSION = 1
 _SNAPSHOT, _PART = b"ZD", b"ZS"

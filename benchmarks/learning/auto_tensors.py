@@ -21,8 +21,8 @@ from zo_common.estimator.calibration import (
 )
 from zo_common.estimator.step import clip_factors
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors, standard_error
-from zo_common.parameters import unique_parameters
-from zo_common.tensor_groups import shapes_of, tensor_groups
+from zo_common.lattice.groups import shapes_of, tensor_groups
+from zo_common.lattice.trained import unique_parameters
 
 _TAIL = 64
 _CLIP = 3.0  # as a run's default

@@ -17,9 +17,9 @@ from benchmarks.plain import plain_step
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn, Walker, measure
-from zo_common.parameters import select
+from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.trained import select
 from zo_common.replay import apply_all
-from zo_common.state import LatticeState, Update
 
 
 class SequentialSteps(ABC):

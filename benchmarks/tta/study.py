@@ -24,7 +24,7 @@ from benchmarks.tta.settings import MODELS, comparison
 from benchmarks.tta.speech import speech
 from benchmarks.tta.studies import STUDIES
 from zo_common.adaptation_record import Layout
-from zo_common.lattice import Scale
+from zo_common.lattice.grid import Scale
 
 NAME = "tta_study"
 METHODS = ("zo", "adam")

@@ -10,7 +10,7 @@ from benchmarks.plain import perturb, plain_step, projected_grad
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 SHAPES = [(5, 3), (7,)]
 both = pytest.mark.parametrize("in_place", [False, True], ids=["published", "in-place"])

@@ -22,8 +22,8 @@ from client.adapt import DEFAULTS, AdaptSettings
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.sentences import sentence_key, split_sentences
 from zo_common.drift_guard import DriftBounds
+from zo_common.lattice.state import LatticeState
 from zo_common.models.load import LoadedModel, load_model
-from zo_common.state import LatticeState
 
 
 @pytest.fixture(scope="module")

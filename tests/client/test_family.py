@@ -27,9 +27,9 @@ from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.hypothesis_loss import HypothesisLoss
+from zo_common.lattice.state import Update
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.objectives import IGNORE
-from zo_common.state import Update
 from zo_common.transcribe import greedy_tokens
 
 Settings = Callable[..., RunConfig]

@@ -32,8 +32,8 @@ from zo_common.calibration_message import (
 from zo_common.contribution import Record
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.lattice.state import LatticeState
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
-from zo_common.state import LatticeState
 
 PLACE = Place(3)
 

@@ -11,8 +11,8 @@ from client.snapshot_parts import SnapshotParts
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed
-from zo_common.fingerprint import fingerprint
-from zo_common.state import LatticeState
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.state import LatticeState
 
 
 class ToyEngine(Engine):

@@ -25,10 +25,10 @@ from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.lattice.state import LatticeState
 from zo_common.messages import Plan, Reply, decode_plan, decode_reply, encode_plan
 from zo_common.models.load import load_whisper
 from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.state import LatticeState
 
 PLACE = Place(7)
 

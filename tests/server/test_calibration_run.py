@@ -18,11 +18,11 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.tensor_choice import TensorChoice
+from zo_common.lattice.trained import DEFAULT
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import read_ledger
 from zo_common.messages import Status
 from zo_common.models.load import load_whisper
-from zo_common.parameters import DEFAULT
 from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]

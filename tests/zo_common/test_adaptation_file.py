@@ -22,7 +22,7 @@ from zo_common.adaptation_file import (
 )
 from zo_common.adaptation_record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, ProtocolMismatch
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

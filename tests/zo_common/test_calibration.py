@@ -33,7 +33,7 @@ from zo_common.estimator.tensor_choice import (
     travel,
     wider_ranges,
 )
-from zo_common.parameters import DEFAULT
+from zo_common.lattice.trained import DEFAULT
 
 SHAPE = RoundShape(64, 8)
 

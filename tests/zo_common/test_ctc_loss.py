@@ -16,7 +16,7 @@ from zo_common.ctc_objectives import confidence_weights, frame_mask, non_blank_m
 from zo_common.errors import ConfigError, DataError
 from zo_common.estimator.curvature import OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 
 EXTRACTOR = Wav2Vec2FeatureExtractor()
 FAMILIES = [(kind, norm) for kind in KINDS for norm in NORMS]

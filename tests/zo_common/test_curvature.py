@@ -23,7 +23,7 @@ from zo_common.estimator.curvature import (
     mean_curvature,
 )
 from zo_common.estimator.step import EstimatorConfig, clip_factors, zo_step
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 WEIGHTS, OUTPUTS, BATCH = 300, 40, 8
 KINDS = ("leave-one-out", "two-sided", "one-sided")

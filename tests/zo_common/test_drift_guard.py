@@ -16,7 +16,7 @@ from zo_common.adaptation_record import AdaptationRecord, replay_adaptation, und
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ChecksumMismatch, ConfigError
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -11,7 +11,7 @@ from torch import nn
 
 from zo_common.errors import EpsilonTooSmall, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -13,6 +13,7 @@ from zo_common.estimator.curvature import MOST_CLASSES, OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.hypothesis_loss import HypothesisLoss
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.models.load import load_model
 from zo_common.objectives import (
     IGNORE,
@@ -25,7 +26,6 @@ from zo_common.objectives import (
     whisper_labels,
     whisper_losses,
 )
-from zo_common.state import LatticeState, Update
 from zo_common.transcribe import greedy_tokens, transcribe
 from zo_common.whisper_loss import WhisperLoss
 

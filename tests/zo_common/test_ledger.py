@@ -17,6 +17,7 @@ from torch import nn
 
 from zo_common import ledger as ledger_module
 from zo_common.errors import LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
+from zo_common.lattice.state import LatticeState
 from zo_common.ledger import (
     CHAIN_BYTES,
     MAGIC,
@@ -30,7 +31,6 @@ from zo_common.ledger import (
     encode_ledger,
     require_same_base,
 )
-from zo_common.state import LatticeState
 
 Headers = Callable[..., LedgerHeader]
 Ledgers = Callable[..., Ledger]

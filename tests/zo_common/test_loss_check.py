@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zo_common.errors import LossCheckFailed, NonFiniteLoss
+from zo_common.lattice.state import LatticeState
 from zo_common.models.loss_check import (
     FIRST_EPSILON,
     MOST_PASSES,
@@ -24,7 +25,6 @@ from zo_common.models.loss_check import (
     check_loss,
     utterances_for,
 )
-from zo_common.state import LatticeState
 
 UTTERANCES = 4
 WEIGHTS = 300

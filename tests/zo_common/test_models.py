@@ -12,9 +12,9 @@ import torch
 from transformers import BertConfig, Wav2Vec2Config
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
-from zo_common.fingerprint import fingerprint
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.models.load import load_whisper
-from zo_common.state import LatticeState, Update
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from transformers import BertConfig, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
 from zo_common.ctc_loss import ctc_batch
 from zo_common.errors import ModelNotFound, UnsupportedModel
-from zo_common.fingerprint import fingerprint
+from zo_common.lattice.fingerprint import fingerprint
 from zo_common.models.load import load_model, load_whisper
 
 

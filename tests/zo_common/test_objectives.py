@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.lattice.state import LatticeState
 from zo_common.objectives import (
     IGNORE,
     WhisperBatch,
@@ -22,7 +23,6 @@ from zo_common.objectives import (
     whisper_labels,
     whisper_losses,
 )
-from zo_common.state import LatticeState
 from zo_common.whisper_forward import EDGE_POSITIONS, embed_window, run_layers
 
 Models = Callable[..., nn.Module]

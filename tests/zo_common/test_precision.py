@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.precision import autocast, resolve_precision
-from zo_common.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
 CPU = torch.device("cpu")

@@ -19,12 +19,12 @@ from zo_common.contribution import Record
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.fingerprint import fingerprint
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.state import LatticeState
 from zo_common.ledger import Ledger, LedgerHeader, decode_ledger, describe_tensors, encode_ledger
 from zo_common.ledger_file import write_ledger
 from zo_common.local_steps import run_local_steps
 from zo_common.replay import replay, restore_state
-from zo_common.state import LatticeState
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -13,6 +13,7 @@ from torch import nn
 
 from zo_common import snapshot as snapshot_module
 from zo_common.errors import CodecError, ConfigError
+from zo_common.lattice.state import LatticeState, Update
 from zo_common.snapshot import (
     SnapshotPart,
     apply_snapshot,
@@ -21,7 +22,6 @@ from zo_common.snapshot import (
     encode_snapshot,
     split_snapshot,
 )
-from zo_common.state import LatticeState, Update
 
 PART = SnapshotPart(2**64 - 2, 7, 40, 2**63 + 1, 1, 3, b"some bytes")
 

@@ -17,9 +17,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from zo_common import lattice
 from zo_common.estimator.calibration import GroupMeasure
-from zo_common.parameters import DEFAULT
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.trained import DEFAULT
 
 DEFAULT_GROUP = "encoder-first/residual-bias"
 """The group with the tensors of the default preset."""

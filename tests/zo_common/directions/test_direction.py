@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from zo_common.directions.philox import BLOCK_ELEMENTS, direction, direction_words
 from zo_common.directions.seeds import tensor_id
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_numba import CHUNK_BLOCKS as NUMBA_CHUNK
-from zo_common.kernel_numba import NumbaKernel, _philox
-from zo_common.kernel_torch import CHUNK_BLOCKS as TORCH_CHUNK
-from zo_common.kernel_torch import TorchKernel, direction_signs
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.cpu import CHUNK_BLOCKS as NUMBA_CHUNK
+from zo_common.lattice.kernels.cpu import NumbaKernel, _philox
+from zo_common.lattice.kernels.plain import CHUNK_BLOCKS as TORCH_CHUNK
+from zo_common.lattice.kernels.plain import TorchKernel, direction_signs
 
 SEED = 0xFEDCBA9876543210
 NAME = "model.encoder.layers.0.fc1.weight"

@@ -25,7 +25,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from zo_common.directions.philox import BLOCK_ELEMENTS
-from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 
 CHUNK_BLOCKS = 32  # a power of two, so that the blocks of a chunk share the high counter word
 CHUNK_ELEMENTS = CHUNK_BLOCKS * BLOCK_ELEMENTS

@@ -13,7 +13,7 @@ CODE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zo_common import kernel_triton as k
+from zo_common.lattice.kernels import cuda as k
 
 table, terms = "*i64", "*i64"
 kernels = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from zo_common.errors import LatticeOverflow, UnsupportedModel
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -11,13 +11,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from zo_common import kernel_numba, kernel_torch
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import tensor_id
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_numba import NumbaKernel
-from zo_common.kernel_torch import TorchKernel, peak_after, shifted_chunks
-from zo_common.lattice import MAX_UNITS
+from zo_common.lattice.grid import MAX_UNITS
+from zo_common.lattice.kernels import cpu as kernel_numba
+from zo_common.lattice.kernels import plain as kernel_torch
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.plain import TorchKernel, peak_after, shifted_chunks
 
 GRIDS = (-24, -20, -26)
 SIZES = (1, 8192 + 129, 300)  # one element; more than one chunk of the compiled kernel; part of a block

@@ -16,7 +16,7 @@ from torch import nn
 
 from zo_common.directions.seeds import tensor_id
 from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
-from zo_common.tensor_groups import SEPARATOR, shapes_of, tensor_groups
+from zo_common.lattice.groups import SEPARATOR, shapes_of, tensor_groups
 
 _NORMS = ("*layer_norm.*", "*layernorm.*", "*LayerNorm.*", "*.ln*.*", "ln*.*", "*norm.weight", "*norm.bias")
 _BIASES = ("*.bias", "bias")

@@ -9,9 +9,9 @@ from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from zo_common.errors import PatternError
-from zo_common.parameters import adjustments, select, unique_parameters
-from zo_common.state import LatticeState
-from zo_common.tensor_groups import shapes_of, tensor_groups
+from zo_common.lattice.groups import shapes_of, tensor_groups
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.trained import adjustments, select, unique_parameters
 
 
 def whisper(layers: int = 4) -> nn.Module:

@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from zo_common.directions.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
-from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 
 CHUNK_BLOCKS = 64
 PART_CHUNKS = 32  # chunks x directions below which another thread costs more than it saves

@@ -17,7 +17,7 @@ import numba
 import torch
 start = time.perf_counter()
 from torch import nn
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
 torch.manual_seed(0)
 state = LatticeState(nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500)), "all", threads=2)
 state.shift([3], state.epsilon_units(1e-3))
@@ -44,7 +44,9 @@ def test_a_second_process_starts_in_less_than_a_second() -> None:
 
 
 def test_only_a_gpu_needs_triton() -> None:
-    script = "import sys, zo_common.state; print({'triton', 'zo_common.kernel_triton'} & set(sys.modules))"
+    script = (
+        "import sys, zo_common.lattice.state; print({'triton', 'zo_common.lattice.kernels.cuda'} & set(sys.modules))"
+    )
     root = Path(zo_common.__file__).parent.parent
 
     done = subprocess.run(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_torch import TorchKernel
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.plain import TorchKernel
 
 
 def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: bool = False) -> Kernel:
@@ -22,7 +22,7 @@ def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: b
         return TorchKernel(tensors)
     if kinds <= {"cpu"}:
         # not at the top: where all weights are on a GPU, Numba need not be installed
-        from zo_common.kernel_numba import NumbaKernel
+        from zo_common.lattice.kernels.cpu import NumbaKernel
 
         return NumbaKernel(tensors, threads)
     # several devices would need a launch each: rare enough to leave to torch
@@ -34,7 +34,7 @@ def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: b
 def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:
     try:
         # not at the top: machines without a GPU need neither Triton nor the time that its import takes
-        from zo_common.kernel_triton import TritonKernel
+        from zo_common.lattice.kernels.cuda import TritonKernel
 
         kernel = TritonKernel(tensors)
         kernel.peaks()  # compiles and launches: Triton needs a C compiler and a GPU that it knows

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common import fingerprint as fingerprint_module
-from zo_common.fingerprint import fingerprint
-from zo_common.lattice import grid_exponent, snap
-from zo_common.state import LatticeState, Update
+from zo_common.lattice import fingerprint as fingerprint_module
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.grid import grid_exponent, snap
+from zo_common.lattice.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
 

@@ -8,8 +8,8 @@ import struct
 import torch
 from torch import nn
 
-from zo_common import lattice
-from zo_common.parameters import unique_parameters
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.trained import unique_parameters
 
 _CHUNK = 1 << 22
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from zo_common.directions.philox import direction
 from zo_common.errors import ChecksumMismatch
-from zo_common.lattice import MAX_UNITS
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.grid import MAX_UNITS
+from zo_common.lattice.state import LatticeState, Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
@@ -140,7 +140,7 @@ def test_another_process_reaches_the_same_checksum() -> None:
     program = """
 import torch
 from torch import nn
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 generator = torch.Generator().manual_seed(5)
 model = nn.Sequential(nn.Linear(129, 257), nn.Linear(257, 3))
 for parameter in model.parameters():
@@ -161,7 +161,7 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 import multiprocessing
 import torch
 from torch import nn
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 torch.set_num_threads(1)  # OpenMP's own threads do not survive a fork either, but they are not ours
 def move():
     model = nn.Linear(200, 200)

@@ -16,13 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zo_common import lattice
 from zo_common.directions.seeds import tensor_id
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
-from zo_common.kernel import LatticeTensor
-from zo_common.kernel_choice import choose_kernel
-from zo_common.kernel_torch import TorchKernel, peak_after
-from zo_common.parameters import adjustments, select
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.kernels.base import LatticeTensor
+from zo_common.lattice.kernels.choice import choose_kernel
+from zo_common.lattice.kernels.plain import TorchKernel, peak_after
+from zo_common.lattice.trained import adjustments, select
 
 _PERSON = b"zo-asr/state/v1"
 # a quantum beyond this cannot end inside the legal range from inside it
@@ -51,7 +51,7 @@ class LatticeState:
     3. `shift` and `apply` move all of them in one pass; `checksum` identifies the result.
 
     Raises:
-        PatternError, TensorIdCollision, UnsupportedModel: see `zo_common.parameters.select`.
+        PatternError, TensorIdCollision, UnsupportedModel: see `zo_common.lattice.trained.select`.
         LatticeOverflow: a weight does not fit the grid that `exponents` gives its tensor.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.lattice import MAX_UNITS
+from zo_common.lattice.grid import MAX_UNITS
 
 
 @dataclass(frozen=True)

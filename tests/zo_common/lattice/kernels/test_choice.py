@@ -11,11 +11,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from zo_common import kernel_triton
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_choice import choose_kernel
-from zo_common.kernel_numba import NumbaKernel
-from zo_common.kernel_torch import TorchKernel
+from zo_common.lattice.kernels import cuda as kernel_triton
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.choice import choose_kernel
+from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.plain import TorchKernel
 
 
 class _Launched(TorchKernel):
@@ -78,7 +78,7 @@ def test_threads_reach_the_cpu_kernel() -> None:
 
 
 def test_cuda_without_triton_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zo_common.kernel_triton", None)
+    monkeypatch.setitem(sys.modules, "zo_common.lattice.kernels.cuda", None)
 
     with pytest.warns(UserWarning, match="plain torch moves the weights"):
         assert type(_chosen("cuda:0")) is TorchKernel

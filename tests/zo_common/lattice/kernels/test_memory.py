@@ -20,10 +20,10 @@ import sys
 import numpy as np
 import torch
 from pathlib import Path
-from zo_common import kernel_torch
-from zo_common.kernel import LatticeTensor
-from zo_common.kernel_numba import NumbaKernel
-from zo_common.kernel_torch import TorchKernel
+from zo_common.lattice.kernels import plain as kernel_torch
+from zo_common.lattice.kernels.base import LatticeTensor
+from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.plain import TorchKernel
 
 kernel_torch.CHUNK_BLOCKS = 64
 SEEDS = [1, 2, 3]

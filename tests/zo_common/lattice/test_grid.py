@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zo_common import lattice
-from zo_common.state import LatticeState, Update
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.state import LatticeState, Update
 
 MODES = ["unit", "rms"]
 float32s = st.floats(-(2.0**60), 2.0**60, width=32)

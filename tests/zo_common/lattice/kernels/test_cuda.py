@@ -24,12 +24,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from zo_common.directions.philox import direction, direction_words
 from zo_common.directions.seeds import tensor_id
 from zo_common.errors import LatticeOverflow
-from zo_common.kernel import Kernel, LatticeTensor
-from zo_common.kernel_numba import NumbaKernel
-from zo_common.kernel_torch import TorchKernel
-from zo_common.kernel_triton import CHUNK_BLOCKS, CHUNK_ELEMENTS, TritonKernel
-from zo_common.lattice import MAX_UNITS
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.grid import MAX_UNITS
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.cuda import CHUNK_BLOCKS, CHUNK_ELEMENTS, TritonKernel
+from zo_common.lattice.kernels.plain import TorchKernel
+from zo_common.lattice.state import LatticeState, Update
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NATIVE = torch.cuda.is_available() and not INTERPRETED
@@ -95,7 +95,7 @@ def test_all_checks_under_the_interpreter() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"} | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", __file__, "-p", "no:cacheprovider", "-k", "not gpu_only", "--tb=short"]
 
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[4]
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False)
 
     assert done.returncode == 0, f"checks failed under TRITON_INTERPRET=1:\n{done.stdout}{done.stderr}"

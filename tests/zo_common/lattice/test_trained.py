@@ -11,10 +11,10 @@ from tiny_ctc import KINDS, NORMS, tiny_ctc
 from torch import nn
 from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperConfig, WhisperForConditionalGeneration
 
-from zo_common import parameters
 from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
-from zo_common.parameters import PRESETS, check_ids, expand, select, unique_parameters
-from zo_common.state import LatticeState, Update
+from zo_common.lattice import trained as parameters
+from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.trained import PRESETS, check_ids, expand, select, unique_parameters
 
 Models = Callable[..., nn.Module]
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.directions.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEYL
-from zo_common.kernel import Kernel, LatticeTensor
+from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 
 _U32 = 0xFFFFFFFF
 CHUNK_BLOCKS = 1 << 13  # 2**20 elements: about 50 MB of scratch
