@@ -20,16 +20,16 @@ from simulations.cli import SCENARIOS
 from simulations.corpus import write_corpus
 from simulations.scenario import read_scenario
 from simulations.whisper_import import bundled_whisper
-from zo_common.compiled import compile_layers
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
+from zo_common.models.compiled import compile_layers
+from zo_common.models.compute import resolve_precision
 from zo_common.models.load import load_whisper
-from zo_common.objectives import WhisperBatch
-from zo_common.precision import resolve_precision
+from zo_common.models.objectives import WhisperBatch
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.loss import WhisperLoss
 from zo_common.rounding_noise import measure_noise
-from zo_common.whisper_loss import WhisperLoss
 
 BATCH = 8
 

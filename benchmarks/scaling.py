@@ -23,7 +23,7 @@ from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.grid import UNIT_BITS
 from zo_common.lattice.trained import select
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
-from zo_common.whisper_forward import decode, encode
+from zo_common.models.whisper.forward import decode, encode
 
 STEPS, QUERIES = 10, 8
 RATE = 2e-3

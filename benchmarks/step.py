@@ -21,7 +21,7 @@ from benchmarks.rows import Action, interleaved, quotient, row, spread, store
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
-from zo_common.precision import resolve_precision
+from zo_common.models.compute import resolve_precision
 
 AT_MOST = {"encoder-ffn": 1.05, "all": 1.10}  # a step's time over its forwards'
 AT_LEAST = 1.3  # the published way's time over ours

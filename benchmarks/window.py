@@ -21,7 +21,7 @@ from simulations.corpus import CorpusConfig, write_corpus
 from simulations.whisper_import import bundled_whisper
 from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper
-from zo_common.objectives import whisper_losses
+from zo_common.models.objectives import whisper_losses
 
 BATCH = 8
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from zo_common.frozen_prefix import FrozenPrefix
 from zo_common.lattice.trained import select
-from zo_common.objectives import WhisperBatch, whisper_labels, whisper_losses
-from zo_common.precision import autocast
-from zo_common.whisper_loss import WhisperLoss
+from zo_common.models.compute import autocast
+from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_losses
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.loss import WhisperLoss
 
 MODELS = Path(__file__).parent.parent / "models"
 SPEECH_FRAMES = 500  # five seconds

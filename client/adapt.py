@@ -15,7 +15,6 @@ from client.audio import AudioProblem
 from zo_common.adaptation import Plateau, adapt
 from zo_common.adaptation_file import AdaptationFile, replay_file
 from zo_common.adaptation_record import AdaptationRecord, Layout, undo
-from zo_common.ctc_loss import SutaSettings
 from zo_common.directions.seeds import fold_in
 from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ConfigError, WrongBaseModel
@@ -23,8 +22,9 @@ from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState
+from zo_common.models.compute import resolve_precision
+from zo_common.models.ctc.loss import SutaSettings
 from zo_common.models.load import Family, LoadedModel
-from zo_common.precision import resolve_precision
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at

@@ -181,7 +181,7 @@ def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> 
     from client.adapt import Adapter
     from client.engine import choose_device
     from zo_common.models.load import load_model
-    from zo_common.quiet import quiet_transformers
+    from zo_common.models.quiet import quiet_transformers
 
     quiet_transformers()
     if threads:

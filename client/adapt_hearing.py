@@ -11,16 +11,16 @@ import torch
 from numpy.typing import NDArray
 
 from client.dataset import prompt_ids
-from zo_common.ctc_forward import receptive_field, uses_attention_mask
-from zo_common.ctc_loss import AdaptationLoss, CTCBatch, SutaSettings, ctc_batch
-from zo_common.ctc_transcribe import transcribe_waves
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
-from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.hypothesis_loss import HypothesisLoss, Objective
+from zo_common.models.ctc.forward import receptive_field, uses_attention_mask
+from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, SutaSettings, ctc_batch
+from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.load import LoadedModel
-from zo_common.objectives import WhisperBatch, whisper_labels
-from zo_common.transcribe import greedy_tokens
+from zo_common.models.objectives import WhisperBatch, whisper_labels
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss, Objective
+from zo_common.models.whisper.transcribe import greedy_tokens
 
 Wave = NDArray[np.float32]
 OBJECTIVES = {"ctc": ("suta", "entropy"), "whisper": ("entropy", "self-training")}  # the first is the default

@@ -13,10 +13,10 @@ import torch
 from client.audio import AudioProblem, decode
 from client.manifest import Utterance
 from client.speech import Example, Recordings
-from zo_common.ctc_forward import receptive_field
-from zo_common.ctc_loss import CTCBatch, ctc_batch
-from zo_common.ctc_objectives import alignable
-from zo_common.ctc_text import ctc_labels
+from zo_common.models.ctc.forward import receptive_field
+from zo_common.models.ctc.loss import CTCBatch, ctc_batch
+from zo_common.models.ctc.objectives import alignable
+from zo_common.models.ctc.text import ctc_labels
 
 
 @dataclass(frozen=True, eq=False)

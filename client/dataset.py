@@ -24,7 +24,7 @@ from client.audio import SAMPLING_RATE, AudioProblem, decode
 from client.manifest import Manifest, Utterance
 from client.speech import Example, Recordings, read_speech
 from zo_common.errors import ConfigError
-from zo_common.objectives import WhisperBatch, whisper_labels
+from zo_common.models.objectives import WhisperBatch, whisper_labels
 
 WINDOW_FRAMES = 3000
 HOP = 160  # samples for each frame

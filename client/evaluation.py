@@ -15,17 +15,17 @@ from torch import nn
 
 from client.ctc_dataset import CTCDataset
 from client.speech import Recordings
-from zo_common.ctc_forward import ctc_logits
-from zo_common.ctc_loss import CTCBatch, CTCLoss
-from zo_common.ctc_objectives import frame_entropy, frame_mask
-from zo_common.ctc_transcribe import evaluate_waves
 from zo_common.evaluation_reply import EvaluationReply
-from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.messages import Status
 from zo_common.metrics import Scores
-from zo_common.objectives import whisper_losses
-from zo_common.transcribe import evaluate_texts
+from zo_common.models.ctc.forward import ctc_logits
+from zo_common.models.ctc.loss import CTCBatch, CTCLoss
+from zo_common.models.ctc.objectives import frame_entropy, frame_mask
+from zo_common.models.ctc.transcribe import evaluate_waves
+from zo_common.models.objectives import whisper_losses
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
+from zo_common.models.whisper.transcribe import evaluate_texts
 
 _TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
 

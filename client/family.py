@@ -11,17 +11,17 @@ import torch
 from client.ctc_dataset import CTCReader
 from client.dataset import WINDOW_FRAMES, WhisperReader, prompt_ids
 from client.speech import Reader
-from zo_common.compiled import compile_layers
 from zo_common.config import RunConfig
-from zo_common.ctc_loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
-from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.hypothesis_loss import HypothesisLoss
+from zo_common.models.compiled import compile_layers
+from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings
 from zo_common.models.load import LoadedModel
-from zo_common.objectives import WhisperBatch, whisper_labels
-from zo_common.transcribe import greedy_tokens
-from zo_common.whisper_loss import WhisperLoss
+from zo_common.models.objectives import WhisperBatch, whisper_labels
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
+from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.transcribe import greedy_tokens
 
 LossOf = Callable[[Any], LossFn]
 

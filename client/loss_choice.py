@@ -21,6 +21,7 @@ from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.messages import Plan
+from zo_common.models.compute import resolve_precision
 from zo_common.models.loss_check import (
     FIRST_EPSILON,
     REFERENCE,
@@ -31,7 +32,6 @@ from zo_common.models.loss_check import (
     check_loss,
     utterances_for,
 )
-from zo_common.precision import resolve_precision
 
 UNCHECKED_TAIL = 64
 _VERSION = 1  # of the check: what an older one found is not taken for its result

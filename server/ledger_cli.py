@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from server.export import export_model
 from zo_common.cli import run_typer
 from zo_common.combine import combine
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger import Ledger
 from zo_common.ledger_file import read_ledger, write_ledger
+from zo_common.models.export import export_model
 from zo_common.models.load import load_model
 from zo_common.replay import replay, restore_state
 

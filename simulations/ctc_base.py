@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zo_common.errors import ConfigError
-from zo_common.quiet import quiet_transformers
+from zo_common.models.quiet import quiet_transformers
 
 CHARACTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
 RATE = 16_000

@@ -35,16 +35,16 @@ from simulations.ctc_base import RATE, Shape, base_model, model_card, model_proc
 from zo_common.binary.durable import write_durably
 from zo_common.cli import run_typer
 from zo_common.config import RunConfig
-from zo_common.ctc_forward import ctc_logits
-from zo_common.ctc_loss import CTCBatch, blank_of, ctc_batch
-from zo_common.ctc_objectives import ctc_losses
-from zo_common.ctc_text import ctc_labels
-from zo_common.ctc_transcribe import evaluate_waves
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
+from zo_common.models.compute import autocast, resolve_precision
+from zo_common.models.ctc.forward import ctc_logits
+from zo_common.models.ctc.loss import CTCBatch, blank_of, ctc_batch
+from zo_common.models.ctc.objectives import ctc_losses
+from zo_common.models.ctc.text import ctc_labels
+from zo_common.models.ctc.transcribe import evaluate_waves
 from zo_common.models.load import load_model
-from zo_common.objectives import IGNORE
-from zo_common.precision import autocast, resolve_precision
+from zo_common.models.objectives import IGNORE
 
 # variants that sound like people; the last ones are kept for testing
 TRAIN_SPEAKERS = (

@@ -19,7 +19,7 @@ from server.app import make_server_app
 from server.federation import Events
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ZOError
-from zo_common.quiet import quiet_transformers
+from zo_common.models.quiet import quiet_transformers
 
 
 def quiet_environment() -> None:

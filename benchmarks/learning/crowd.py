@@ -21,10 +21,10 @@ from client.speech import Reader, Recordings, read_speech, spread
 from zo_common.config import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.lattice.state import LatticeState
+from zo_common.models.compute import resolve_precision
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import MOST_UTTERANCES, Asked, check_loss
-from zo_common.objectives import whisper_losses
-from zo_common.precision import resolve_precision
+from zo_common.models.objectives import whisper_losses
 
 _BATCH_STREAM = 1 << 40  # as a device's
 _EVAL_BATCH = 8

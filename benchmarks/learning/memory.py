@@ -63,8 +63,8 @@ class OneDevice:
 
     def losses(self, trained: Any, tail_tokens: int, precision: str = "float32") -> Any:
         """As `Crowd.losses`, in float32."""
-        from zo_common.frozen_prefix import FrozenPrefix
-        from zo_common.whisper_loss import WhisperLoss
+        from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+        from zo_common.models.whisper.loss import WhisperLoss
 
         prefix = FrozenPrefix(self.model, list(trained))
         return lambda batch: WhisperLoss(self.model, batch, prefix, tail_tokens, "float32")

@@ -30,7 +30,7 @@ from benchmarks.learning.tasks import TASKS, Places, Task, task_of
 from benchmarks.revision import revision
 from benchmarks.rows import RESULTS
 from simulations.machine import hardware, versions
-from zo_common.quiet import quiet_transformers
+from zo_common.models.quiet import quiet_transformers
 
 ROWS = RESULTS / "learning.jsonl"
 PASSES = 12_288  # 12 rounds of 8 devices × 8 directions × 16 utterances

@@ -17,9 +17,9 @@ from benchmarks.privacy.speech import speech
 from client.ctc_dataset import CTCDataset
 from client.engine import Engine
 from client.warm import warm_engine
-from zo_common.ctc_loss import CTCBatch
 from zo_common.directions.seeds import shared_seed
 from zo_common.messages import Plan, Status, encode_plan, encode_reply
+from zo_common.models.ctc.loss import CTCBatch
 from zo_common.privacy import Mechanism
 from zo_common.secure_messages import MaskedInput
 from zo_common.secure_reply import encode_masked, vector_of

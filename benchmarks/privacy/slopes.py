@@ -18,12 +18,12 @@ from benchmarks.privacy.speech import Speech
 from client.ctc_dataset import CTCDataset
 from client.engine import Engine
 from client.private_training import SeparateLosses
-from zo_common.ctc_forward import ctc_logits
-from zo_common.ctc_loss import CTCBatch, blank_of
-from zo_common.ctc_objectives import ctc_losses
 from zo_common.directions.seeds import direction_seed, shared_seed
 from zo_common.estimator.step import LossFn, Walker, measure
-from zo_common.objectives import IGNORE
+from zo_common.models.ctc.forward import ctc_logits
+from zo_common.models.ctc.loss import CTCBatch, blank_of
+from zo_common.models.ctc.objectives import ctc_losses
+from zo_common.models.objectives import IGNORE
 
 Array = NDArray[np.float64]
 

@@ -13,10 +13,10 @@ from tiny_ctc import NORMS, noise_waves, write_tiny_ctc
 from client.adapt import Adapter, AdaptSettings, settings_of
 from client.adapt_audio import split
 from client.adapt_hearing import CTCHearing, WhisperHearing, _groups
-from zo_common.ctc_loss import AdaptationLoss, SutaSettings, ctc_batch
 from zo_common.errors import ConfigError
+from zo_common.models.ctc.loss import AdaptationLoss, SutaSettings, ctc_batch
 from zo_common.models.load import LoadedModel, load_model
-from zo_common.transcribe import transcribe
+from zo_common.models.whisper.transcribe import transcribe
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def whisper(tiny_whisper: Path) -> LoadedModel:
 @pytest.fixture
 def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random Whisper talks until it is stopped."""
-    monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 8)
+    monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 8)
 
 
 def _whisper(loaded: LoadedModel, objective: Any = "entropy", language: str = "en") -> WhisperHearing:

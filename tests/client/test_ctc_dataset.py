@@ -16,11 +16,11 @@ from client.family import family_of
 from client.manifest import read_manifest
 from client.speech import read_speech, spread
 from zo_common.config import RunConfig
-from zo_common.ctc_loss import CTCLoss
-from zo_common.ctc_transcribe import transcribe_waves
 from zo_common.errors import DataError
+from zo_common.models.ctc.loss import CTCLoss
+from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.load import LoadedModel, load_model
-from zo_common.objectives import IGNORE
+from zo_common.models.objectives import IGNORE
 
 TEXTS = ("Anna, be here!", "a good lamp", "wood")
 SAMPLES = (12000, 16000, 9000)

@@ -20,7 +20,7 @@ from client.audio import decode
 from client.dataset import WINDOW_FRAMES, SpeechDataset, SpeechExample, load_dataset, prompt_ids
 from client.manifest import Manifest, Utterance, read_manifest
 from zo_common.errors import ConfigError, DataError
-from zo_common.objectives import IGNORE, whisper_losses
+from zo_common.models.objectives import IGNORE, whisper_losses
 
 RATE = 16_000
 LENGTHS = (0.5, 1.2345, 3.0, 29.68, 29.8, 30.0)

@@ -20,7 +20,7 @@ from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState, Update
 from zo_common.messages import Plan, Status
 from zo_common.models.load import load_whisper
-from zo_common.objectives import WhisperBatch, whisper_losses
+from zo_common.models.objectives import WhisperBatch, whisper_losses
 
 ROUNDS = 4
 ESTIMATOR = EstimatorConfig("two-sided", 2, 1e-3)

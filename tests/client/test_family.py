@@ -22,15 +22,15 @@ from client.warm import warm_dataset
 from client.worker_client import make_request
 from zo_common.config import RunConfig
 from zo_common.contribution import Contribution, Record
-from zo_common.ctc_loss import AdaptationLoss, CTCLoss, SutaSettings
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.evaluation_reply import decode_evaluation
-from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.lattice.state import Update
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
-from zo_common.objectives import IGNORE
-from zo_common.transcribe import greedy_tokens
+from zo_common.models.ctc.loss import AdaptationLoss, CTCLoss, SutaSettings
+from zo_common.models.objectives import IGNORE
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
+from zo_common.models.whisper.transcribe import greedy_tokens
 
 Settings = Callable[..., RunConfig]
 PLACE = Place(7)
@@ -101,7 +101,7 @@ class TestWhisper:
     def test_the_text_is_what_the_model_hears_in_the_full_window(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch, objective: str
     ) -> None:
-        monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 4)
+        monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 4)
         config = settings(objective=objective)
         engine = Engine(config)
         data = warm_dataset(config, engine, None, 1)
@@ -119,7 +119,7 @@ class TestWhisper:
     def test_a_hypothesis_below_the_confidence_asked_for_counts_nothing(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 4)
+        monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 4)
         config = settings(objective="self-training", min_confidence=1.0)
         engine = Engine(config)
 

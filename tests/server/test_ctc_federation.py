@@ -124,7 +124,7 @@ def test_devices_without_transcripts_adapt_whisper(
     monkeypatch: pytest.MonkeyPatch,
     objective: str,
 ) -> None:
-    monkeypatch.setattr("zo_common.transcribe.MAX_NEW_TOKENS", 5)  # a random model never ends
+    monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 5)  # a random model never ends
     config = settings(
         objective=objective,
         data=str(untold_corpus),

@@ -26,8 +26,8 @@ from simulations.pretrain_ctc import (
     app,
     train,
 )
-from zo_common.ctc_forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.errors import ConfigError
+from zo_common.models.ctc.forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.models.load import load_model
 
 TOY = Recipe(

@@ -20,11 +20,11 @@ from zo_common.adaptation_record import (
     replay_adaptation,
     undo,
 )
-from zo_common.ctc_loss import AdaptationLoss, ctc_batch
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.local_steps import run_local_steps
+from zo_common.models.ctc.loss import AdaptationLoss, ctc_batch
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

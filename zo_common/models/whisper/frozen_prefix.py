@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zo_common.whisper_forward import EncoderStates, embed_window, run_layers
+from zo_common.models.whisper.forward import EncoderStates, embed_window, run_layers
 
 _ENCODER = "model.encoder."
 

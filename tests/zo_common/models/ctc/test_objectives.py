@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zo_common.ctc_objectives import (
+from zo_common.models.ctc.objectives import (
     alignable,
     class_confusion,
     confidence_weights,

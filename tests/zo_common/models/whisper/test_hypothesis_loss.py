@@ -11,11 +11,9 @@ import torch
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import MOST_CLASSES, OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.hypothesis_loss import HypothesisLoss
 from zo_common.lattice.state import LatticeState, Update
 from zo_common.models.load import load_model
-from zo_common.objectives import (
+from zo_common.models.objectives import (
     IGNORE,
     WhisperBatch,
     confident_labels,
@@ -26,8 +24,10 @@ from zo_common.objectives import (
     whisper_labels,
     whisper_losses,
 )
-from zo_common.transcribe import greedy_tokens, transcribe
-from zo_common.whisper_loss import WhisperLoss
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
+from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.transcribe import greedy_tokens, transcribe
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def batch(whisper: tuple[Any, Any]) -> WhisperBatch:
 @torch.inference_mode()
 def _logits(model: Any, batch: WhisperBatch) -> torch.Tensor:
     """Teacher-forced logits (B, L, vocabulary)."""
-    from zo_common.whisper_forward import decode, encode
+    from zo_common.models.whisper.forward import decode, encode
 
     return model.proj_out(decode(model, batch.decoder_input_ids, encode(model, batch.features, 64)))
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from zo_common.lattice.state import LatticeState, Update
-from zo_common.precision import autocast, resolve_precision
+from zo_common.models.compute import autocast, resolve_precision
 
 Models = Callable[..., nn.Module]
 CPU = torch.device("cpu")

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.ctc_forward import ctc_logits, prepare_waves
-from zo_common.ctc_objectives import (
+from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import OutputTrace
+from zo_common.models.compute import autocast
+from zo_common.models.ctc.forward import ctc_logits, prepare_waves
+from zo_common.models.ctc.objectives import (
     alignable,
     confidence_weights,
     ctc_losses,
@@ -20,10 +23,7 @@ from zo_common.ctc_objectives import (
     non_blank_mask,
     suta_losses,
 )
-from zo_common.errors import ConfigError
-from zo_common.estimator.curvature import OutputTrace
-from zo_common.objectives import IGNORE
-from zo_common.precision import autocast
+from zo_common.models.objectives import IGNORE
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from tiny_ctc import CHARACTERS, write_tiny_ctc
 from transformers import Wav2Vec2CTCTokenizer
 
-from zo_common.ctc_text import ctc_labels
+from zo_common.models.ctc.text import ctc_labels
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ import torch
 from tiny_ctc import BLANK, CHARACTERS, KINDS, NORMS, noise_waves, tiny_ctc
 from transformers import Wav2Vec2FeatureExtractor
 
-from zo_common.ctc_forward import ctc_logits, frame_lengths
-from zo_common.ctc_loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings, ctc_batch
-from zo_common.ctc_objectives import confidence_weights, frame_mask, non_blank_mask, suta_losses
 from zo_common.errors import ConfigError, DataError
 from zo_common.estimator.curvature import OutputTrace
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState, Update
+from zo_common.models.ctc.forward import ctc_logits, frame_lengths
+from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings, ctc_batch
+from zo_common.models.ctc.objectives import confidence_weights, frame_mask, non_blank_mask, suta_losses
 
 EXTRACTOR = Wav2Vec2FeatureExtractor()
 FAMILIES = [(kind, norm) for kind in KINDS for norm in NORMS]
@@ -199,7 +199,7 @@ class TestAdaptationLoss:
         assert not torch.equal(moved, unperturbed)
 
     def test_both_sides_of_every_query_see_the_same_frames(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from zo_common import ctc_loss
+        from zo_common.models.ctc import loss as ctc_loss
 
         model, batch = tiny_ctc(), _batch()
         seen: list[torch.Tensor] = []

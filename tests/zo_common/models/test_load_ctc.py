@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny_ctc import BLANK, CHARACTERS, KINDS, noise_waves, tiny_ctc, write_tiny_ctc
 from transformers import BertConfig, Wav2Vec2ForPreTraining, Wav2Vec2Model
 
-from zo_common.ctc_loss import ctc_batch
 from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.lattice.fingerprint import fingerprint
+from zo_common.models.ctc.loss import ctc_batch
 from zo_common.models.load import load_model, load_whisper
 
 

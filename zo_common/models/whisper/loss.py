@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from zo_common.estimator.curvature import OutputTrace
-from zo_common.frozen_prefix import FrozenPrefix
-from zo_common.objectives import WhisperBatch, decoder_losses
-from zo_common.precision import autocast
-from zo_common.whisper_forward import EncoderStates, encode
+from zo_common.models.compute import autocast
+from zo_common.models.objectives import WhisperBatch, decoder_losses
+from zo_common.models.whisper.forward import EncoderStates, encode
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 
 
 class WhisperLoss:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from zo_common.objectives import entropy, masked_mean
+from zo_common.models.objectives import entropy, masked_mean
 
 
 def ctc_losses(

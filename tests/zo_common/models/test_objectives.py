@@ -14,7 +14,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration, Whisper
 
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
-from zo_common.objectives import (
+from zo_common.models.objectives import (
     IGNORE,
     WhisperBatch,
     confident_labels,
@@ -23,7 +23,7 @@ from zo_common.objectives import (
     whisper_labels,
     whisper_losses,
 )
-from zo_common.whisper_forward import EDGE_POSITIONS, embed_window, run_layers
+from zo_common.models.whisper.forward import EDGE_POSITIONS, embed_window, run_layers
 
 Models = Callable[..., nn.Module]
 PROMPT, END = [3, 4], 2

@@ -11,7 +11,13 @@ import torch
 from simulations.corpus import CorpusConfig, in_room
 from simulations.espeak import Speaker, synthesize
 from zo_common.models.load import load_whisper
-from zo_common.transcribe import MAX_COMPRESSION_RATIO, MAX_NEW_TOKENS, compression_ratio, evaluate_texts, transcribe
+from zo_common.models.whisper.transcribe import (
+    MAX_COMPRESSION_RATIO,
+    MAX_NEW_TOKENS,
+    compression_ratio,
+    evaluate_texts,
+    transcribe,
+)
 
 TEXTS = ["The weather in London is very nice today.", "Please open the window and close the door."]
 

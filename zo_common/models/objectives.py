@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from zo_common.estimator.curvature import OutputTrace
-from zo_common.whisper_forward import EncoderStates, decode, encode
+from zo_common.models.whisper.forward import EncoderStates, decode, encode
 
 IGNORE = -100
 

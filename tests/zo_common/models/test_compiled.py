@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from zo_common import compiled
-from zo_common.compiled import compile_layers
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
-from zo_common.objectives import WhisperBatch, whisper_labels, whisper_losses
+from zo_common.models import compiled
+from zo_common.models.compiled import compile_layers
+from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_losses
 
 SIZES = {
     "vocab_size": 60,

@@ -9,7 +9,7 @@ six times the speech. In the silent tail all encoder inputs are one constant vec
 2. behind it, each group of neighbouring tail positions is represented by its middle one, weighted in every attention
    by the number of positions it stands for: + log(count) on its logit (proportional attention, ToMe,
    arXiv 2210.09461);
-3. attention sinks (`models.silent_tail`) stay tokens of their own: one in the middle of a group would count for all.
+3. attention sinks (`silent_tail`) stay tokens of their own: one in the middle of a group would count for all.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from zo_common.models.silent_tail import sinks_of
+from zo_common.models.whisper.silent_tail import sinks_of
 
 EDGE_POSITIONS = 2  # encoder positions at a cut whose convolutions would see the zero padding
 

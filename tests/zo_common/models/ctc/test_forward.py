@@ -10,8 +10,8 @@ import torch
 from tiny_ctc import KINDS, NORMS, noise_waves, tiny_ctc, write_tiny_ctc
 from transformers import Wav2Vec2FeatureExtractor
 
-from zo_common.ctc_forward import ctc_logits, frame_lengths, prepare_waves, receptive_field, uses_attention_mask
 from zo_common.errors import DataError
+from zo_common.models.ctc.forward import ctc_logits, frame_lengths, prepare_waves, receptive_field, uses_attention_mask
 from zo_common.models.load import load_model
 
 FAMILIES = [(kind, norm) for kind in KINDS for norm in NORMS]
