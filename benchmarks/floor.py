@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from server.exchange import pause
 from server.roster import CONTENT, wait_for_nodes
 from simulations.runner import actors_for, simulate
-from zo_common.contribution import Contribution, Record
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 
 HELLO_BYTES = 600  # fingerprint, checksum and the list of a few trained tensors

@@ -20,9 +20,9 @@ from server.roster import Member
 from server.run_state import LEDGER_NAME
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.errors import LatticeOverflow
-from zo_common.ledger_file import LedgerFile
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.record import Record
 from zo_common.messages import Plan, Status
 
 

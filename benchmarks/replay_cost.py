@@ -23,14 +23,14 @@ from benchmarks.kernel import WHISPER_TINY_ELEMENTS
 from benchmarks.rows import row, store
 from server.validation import RoundInbox
 from zo_common.aggregate import aggregate
-from zo_common.contribution import Record, all_updates
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import LedgerHeader, describe_tensors
-from zo_common.ledger_file import LedgerFile
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import LedgerHeader, describe_tensors
+from zo_common.ledger.record import Record, all_updates
+from zo_common.ledger.replay import apply_all
 from zo_common.messages import Plan, Reply, Status, encode_reply
-from zo_common.replay import apply_all
 
 T = TypeVar("T")
 ROWS = 384 * 1536  # weights of a tensor, as in Whisper-tiny's feed-forward layers

@@ -21,10 +21,10 @@ from torch import nn
 from benchmarks import workload
 from benchmarks.rows import amount, row, store
 from server.roster import CONTENT, serialised_size
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.trained import unique_parameters
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 
 DEVICES = 8

@@ -18,8 +18,8 @@ from zo_common.config import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply
+from zo_common.ledger.snapshot import SnapshotPart
 from zo_common.messages import Plan, Reply, Status
-from zo_common.snapshot import SnapshotPart
 
 _DROP_STREAM = 1 << 41
 OnSynced = Callable[[Engine], None]

@@ -30,8 +30,8 @@ from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, dec
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
+from zo_common.ledger.snapshot import SnapshotPart, decode_part
 from zo_common.messages import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
-from zo_common.snapshot import SnapshotPart, decode_part
 
 _PROBLEMS_SHOWN = 10
 _MAX_HELLOS = 8

@@ -19,12 +19,12 @@ from typing import Any
 
 from client.engine import Engine
 from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
-from zo_common.contribution import Record, all_updates
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
-from zo_common.ledger import LedgerHeader, describe_tensors
-from zo_common.ledger_file import LedgerFile
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import LedgerHeader, describe_tensors
+from zo_common.ledger.record import Record, all_updates
+from zo_common.ledger.replay import apply_all
 from zo_common.messages import Status
-from zo_common.replay import apply_all
 
 _STATE, _SNAPSHOT, _ANSWER = b"ZOST", b"ZOSN", b"ZOAN"
 _VERSION = 1

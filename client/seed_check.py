@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 from client.place import Place
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan
 
 MOST_TAKEN_BACK = 4096

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zo_common.snapshot import SnapshotPart
+from zo_common.ledger.snapshot import SnapshotPart
 
 
 class SnapshotParts:

@@ -42,7 +42,7 @@ from zo_common.estimator.calibration import (
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors
 from zo_common.lattice.groups import shapes_of, tensor_groups
 from zo_common.lattice.trained import AUTO, DEFAULT, unique_parameters
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
 from zo_common.messages import Status
 
 FILE_NAME = "tensors.json"

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from zo_common.contribution import Record
 from zo_common.errors import ZOError
+from zo_common.ledger.record import Record
+from zo_common.ledger.record_codec import encode_record
+from zo_common.ledger.snapshot import encode_part, snapshot_part
 from zo_common.messages import Plan, encode_plan
-from zo_common.record_codec import encode_record
-from zo_common.snapshot import encode_part, snapshot_part
 
 _WEIGHTS_A_BYTE = 8  # a snapshot is hardly smaller than this: below, none is made
 

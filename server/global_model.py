@@ -15,9 +15,9 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
+from zo_common.ledger.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
+from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
-from zo_common.snapshot import encode_snapshot
 
 PRIVACY_KEYS = ("privacy", "target-epsilon", "target-delta", "clip-norm", "noise-multiplier", "noise-by")
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors

@@ -12,14 +12,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from zo_common.cli import run_typer
-from zo_common.combine import combine
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import read_ledger, write_ledger
+from zo_common.ledger.combine import combine
+from zo_common.ledger.file import read_ledger, write_ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.export import export_model
 from zo_common.models.load import load_model
-from zo_common.replay import replay, restore_state
 
 app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
 console = Console(soft_wrap=True, highlight=False)

@@ -17,7 +17,7 @@ from server.run_state import LEDGER_NAME
 from zo_common.cli import run_typer
 from zo_common.config import Directions
 from zo_common.errors import LedgerAltered
-from zo_common.ledger_file import ledger_chains, read_ledger
+from zo_common.ledger.file import ledger_chains, read_ledger
 from zo_common.privacy import Privacy
 from zo_common.privacy_log import LOG_NAME, PrivacyLog, most_spent
 

@@ -15,8 +15,8 @@ from server.roster import Member
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, RunStopped
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import LedgerFile, read_ledger
+from zo_common.ledger.file import LedgerFile, read_ledger
+from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Plan
 from zo_common.privacy import Mechanism, PrivacySettings, noised_mean, share_of_noise
 from zo_common.privacy_accountant import Release, epsilon_spent, noise_for

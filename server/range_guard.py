@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from zo_common.aggregate import ClientScalars, Weighting, client_weights
-from zo_common.contribution import Contribution
-from zo_common.ledger import LedgerHeader
+from zo_common.ledger.ledger import LedgerHeader
+from zo_common.ledger.record import Contribution
 
 # a sixteenth of the lattice's range in one direction: a thousand times what training takes
 MAX_DIRECTION_UNITS = 1 << 20

@@ -13,10 +13,10 @@ from server.range_guard import first_out_of_range, largest, out_of_range
 from server.validation import RoundInbox
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
-from zo_common.ledger_file import LedgerFile
-from zo_common.replay import apply_all, replay
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.replay import apply_all, replay
 
 LEDGER_NAME = "ledger.zo"
 

@@ -39,7 +39,7 @@ from zo_common.aggregate import ClientScalars
 from zo_common.binary.durable import write_durably
 from zo_common.config import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
 from zo_common.robust import faults
 
 LOG_NAME = "steps.jsonl"

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.aggregate import ClientScalars
-from zo_common.contribution import Record
+from zo_common.ledger.record import Record
 
 if TYPE_CHECKING:
     from server.standing import Standings

@@ -11,7 +11,7 @@ import numpy as np
 
 from server.federation import Federation
 from zo_common.errors import RunStopped
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
 
 EVALUATION = "evaluation.json"
 

@@ -15,7 +15,7 @@ from server.federation import LEDGER_NAME
 from server.run_log import INTRODUCTIONS, read_rows
 from simulations.machine import hardware, versions
 from zo_common.config import RunConfig
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
 
 
 @dataclass(frozen=True)

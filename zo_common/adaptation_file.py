@@ -19,7 +19,7 @@ from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState
-from zo_common.replay import apply_all
+from zo_common.ledger.replay import apply_all
 
 SUFFIX = ".zta"
 _KIND, _VERSION = b"ZTAF", 1

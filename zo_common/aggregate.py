@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.contribution import Contribution
+from zo_common.ledger.record import Contribution
 
 Weighting = Literal["examples", "uniform"]
 

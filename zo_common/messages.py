@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader, pack_signs, pack_text
-from zo_common.contribution import Record
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
+from zo_common.ledger.record import Record
+from zo_common.ledger.record_codec import decode_record, encode_record
 from zo_common.privacy import LEVELS, Mechanism
-from zo_common.record_codec import decode_record, encode_record
 
 MESSAGE_VERSION = 2
 _PLAN, _REPLY, _VOTES = b"ZP", b"ZR", b"ZV"

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.aggregate import ClientScalars, Weighting, aggregate
-from zo_common.contribution import Contribution
 from zo_common.errors import ConfigError, TooFewReplies
+from zo_common.ledger.record import Contribution
 
 Aggregation = Literal["mean", "median", "trimmed-mean", "norm-clipping", "krum", "multi-krum", "sign-vote"]
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)

@@ -19,7 +19,7 @@ from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn, Walker, measure
 from zo_common.lattice.state import LatticeState, Update
 from zo_common.lattice.trained import select
-from zo_common.replay import apply_all
+from zo_common.ledger.replay import apply_all
 
 
 class SequentialSteps(ABC):

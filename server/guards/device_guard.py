@@ -20,9 +20,9 @@ from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.errors import LatticeOverflow
-from zo_common.replay import apply_all
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
 
 Ask = Callable[[], DeviceLosses]
 

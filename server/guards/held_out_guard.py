@@ -19,9 +19,9 @@ from server.guards.logged_guard import check_state, negated
 from server.guards.round_guard import OnStage, RoundGuard
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.errors import ConfigError, LatticeOverflow
-from zo_common.replay import apply_all
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
 
 _NOISE = 2.0  # standard errors by which a rise is not taken for the choice of utterances
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from zo_common.contribution import Contribution, Record
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, encode_plan
 
 

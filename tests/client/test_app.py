@@ -19,14 +19,14 @@ from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.calibration_message import CalibrationAsk, decode_answer, encode_ask
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.metrics import Scores
 from zo_common.models.load import load_whisper
-from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
 
 Ask = Callable[..., bytes]
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from client.dataset import SpeechDataset
 from client.engine import Engine, choose_device
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState, Update
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Status
 from zo_common.models.load import load_whisper
 from zo_common.models.objectives import WhisperBatch, whisper_losses

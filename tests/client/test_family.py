@@ -21,11 +21,11 @@ from client.place import Place
 from client.warm import warm_dataset
 from client.worker_client import make_request
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.lattice.state import Update
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.models.ctc.loss import AdaptationLoss, CTCLoss, SutaSettings
 from zo_common.models.objectives import IGNORE

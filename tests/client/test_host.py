@@ -29,10 +29,10 @@ from zo_common.calibration_message import (
     decode_answer,
     encode_ask,
 )
-from zo_common.contribution import Record
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Record
 from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
 
 PLACE = Place(3)

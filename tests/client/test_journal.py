@@ -21,10 +21,10 @@ from toy_engine import ToyEngine, history, toy_engine
 
 from client.journal import Journal
 from zo_common.binary.durable import seal
-from zo_common.contribution import Record
 from zo_common.errors import ConfigError
+from zo_common.ledger.record import Record
+from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.messages import Status
-from zo_common.snapshot import encode_snapshot
 
 KILLS = 60
 

@@ -12,9 +12,9 @@ from client import device
 from client.place import Place
 from client.seed_check import check_history, check_seed
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
+from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Reply, Status
 
 CONFIG = RunConfig(run_seed=7)

@@ -19,8 +19,8 @@ from client.warm import warm_dataset
 from server.federation import LEDGER_NAME, Events, Federation
 from server.run_log import RoundReport
 from zo_common.config import RunConfig
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
 
 Settings = Callable[..., RunConfig]
 

@@ -11,10 +11,10 @@ from client.place import Place
 from client.worker_client import make_request
 from client.worker_pb2 import Request
 from zo_common.config import RunConfig
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 
 def replayed(ledger: Ledger, model: Path) -> int:

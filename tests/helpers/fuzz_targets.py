@@ -53,13 +53,13 @@ from zo_common.calibration_message import (
     encode_ask,
 )
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
-from zo_common.ledger import (
+from zo_common.ledger.file import LedgerFile, read_ledger
+from zo_common.ledger.ledger import (
     CHAIN_BYTES,
     MAGIC,
     PROTOCOL,
@@ -71,11 +71,11 @@ from zo_common.ledger import (
     encode_header,
     encode_ledger,
 )
-from zo_common.ledger_file import LedgerFile, read_ledger
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.record_codec import decode_record, encode_record
+from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 from zo_common.metrics import ErrorCounts, Scores
-from zo_common.record_codec import decode_record, encode_record
-from zo_common.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
 
 GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
 

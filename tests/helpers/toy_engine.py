@@ -9,10 +9,10 @@ from torch import nn
 from client.engine import Engine
 from client.snapshot_parts import SnapshotParts
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
 
 
 class ToyEngine(Engine):

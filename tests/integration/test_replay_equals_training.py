@@ -21,8 +21,8 @@ from pathlib import Path
 import pytest
 
 from zo_common.config import RunConfig
-from zo_common.ledger_file import read_ledger
-from zo_common.record_codec import encode_record
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.record_codec import encode_record
 
 HELPERS = Path(__file__).parent.parent / "helpers"
 ROUNDS = 12

@@ -18,9 +18,9 @@ from server.app import friendly_main, make_server_app
 from server.federation import Events
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

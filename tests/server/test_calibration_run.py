@@ -19,11 +19,11 @@ from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.tensor_choice import TensorChoice
 from zo_common.lattice.trained import DEFAULT
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.messages import Status
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]
 PATTERN = "encoder-first/bias@-1^2,encoder-first/norm"

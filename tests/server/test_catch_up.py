@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.catch_up import CatchUp
-from zo_common.contribution import Contribution, Record
 from zo_common.estimator.step import EstimatorConfig
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.record_codec import encode_record
+from zo_common.ledger.snapshot import decode_part
 from zo_common.messages import Plan, decode_plan
-from zo_common.record_codec import encode_record
-from zo_common.snapshot import decode_part
 
 
 def _record(server_round: int, queries: int = 4) -> Record:

@@ -21,9 +21,9 @@ from server.federation import Events, Federation
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -16,10 +16,10 @@ import pytest
 from server import privacy_cli
 from server.privacy_plan import PrivacyPlan
 from server.run_state import LEDGER_NAME
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import ConfigError
-from zo_common.ledger import LedgerHeader, TensorEntry
-from zo_common.ledger_file import LedgerFile
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import LedgerHeader, TensorEntry
+from zo_common.ledger.record import Contribution, Record
 from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy_log import LOG_NAME, Charge, PrivacyLog
 

@@ -17,12 +17,12 @@ from server.privacy_guard import answered_rounds, settle_noise
 from server.roster import Member
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.messages import Reply, decode_reply
 from zo_common.models.load import load_whisper
 from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy_log import LOG_NAME, PrivacyLog
-from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

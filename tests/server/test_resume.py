@@ -15,8 +15,8 @@ from fake_grid import FakeGrid
 from server.federation import LEDGER_NAME, Events, Federation
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, WrongBaseModel
-from zo_common.ledger import Ledger
-from zo_common.record_codec import encode_record
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record_codec import encode_record
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

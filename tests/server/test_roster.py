@@ -16,7 +16,7 @@ from client.app import make_client_app
 from server.federation import Federation
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

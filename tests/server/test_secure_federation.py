@@ -21,7 +21,7 @@ from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Reply, Status, decode_reply, encode_reply
 from zo_common.node_keys import peer_line
 from zo_common.secure_masks import new_private, public_of

@@ -21,7 +21,7 @@ from server import privacy_guard, secure_round
 from server.federation import Federation
 from zo_common.config import RunConfig
 from zo_common.errors import SecureAggregationError
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy import LEAST_SHARE, Mechanism
 from zo_common.privacy_accountant import Release, epsilon_spent

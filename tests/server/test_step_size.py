@@ -20,10 +20,10 @@ from server.private_step import step_size
 from server.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
-from zo_common.ledger import Ledger, LedgerHeader, TensorEntry
+from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry
+from zo_common.ledger.record import Record
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]

@@ -18,9 +18,9 @@ from server.private_step import ServerMeasuredStep
 from server.step_size import LOG_NAME
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
+from zo_common.ledger.record import Record
 from zo_common.messages import decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]

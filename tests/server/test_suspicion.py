@@ -16,7 +16,7 @@ from server.standing import Standings
 from server.suspicion import COPIES, Suspicions
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
+from zo_common.ledger.record import Contribution, Record
 
 Change = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]
 QUERIES = 16

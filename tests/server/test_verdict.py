@@ -20,9 +20,9 @@ from server.app import friendly_main
 from server.guards.logged_guard import negated
 from server.verdict import moved, worse
 from zo_common.config import RunConfig
-from zo_common.contribution import Record
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.record import Record
 from zo_common.messages import Status, decode_reply, encode_reply
 from zo_common.models.load import load_model
 

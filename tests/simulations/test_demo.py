@@ -15,7 +15,7 @@ from simulations.runner import available_cpus, quiet_environment, run_simulation
 from simulations.scenario import Scenario, read_scenario
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
 
 Settings = Callable[..., RunConfig]
 

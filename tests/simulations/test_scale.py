@@ -18,8 +18,8 @@ from simulations.runner import _feature_cache
 from simulations.scenario import read_scenario
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 DEVICES = 50
 

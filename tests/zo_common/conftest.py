@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common.contribution import Contribution, Record
-from zo_common.ledger import Ledger, LedgerHeader, TensorEntry
+from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry
+from zo_common.ledger.record import Contribution, Record
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "exact_zo_v1.json"
 

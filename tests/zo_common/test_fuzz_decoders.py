@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, LedgerAltered
-from zo_common.ledger import decode_ledger
-from zo_common.record_codec import decode_record
+from zo_common.ledger.ledger import decode_ledger
+from zo_common.ledger.record_codec import decode_record
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 NAMES = (

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.record_codec import encode_record
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 from zo_common.privacy import Mechanism
-from zo_common.record_codec import encode_record
 
 Records = Callable[[int], Record]
 u16, u64 = st.integers(1, 2**16 - 1), st.integers(0, 2**64 - 1)

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from zo_common import privacy_log
-from zo_common.contribution import Record
 from zo_common.errors import LedgerAltered, LedgerError
-from zo_common.ledger import LedgerHeader
-from zo_common.ledger_file import LedgerFile, ledger_chains
+from zo_common.ledger.file import LedgerFile, ledger_chains
+from zo_common.ledger.ledger import LedgerHeader
+from zo_common.ledger.record import Record
 from zo_common.privacy_accountant import Release, epsilon_spent
 from zo_common.privacy_log import LOG_NAME, Charge, PrivacyLog, most_spent
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common import replay as replay_module
 from zo_common.errors import LatticeOverflow
 from zo_common.lattice.grid import MAX_UNITS
 from zo_common.lattice.state import LatticeState, Update
-from zo_common.replay import apply_all
+from zo_common.ledger import replay as replay_module
+from zo_common.ledger.replay import apply_all
 
 Reader = Callable[[nn.Module], dict[str, bytes]]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from zo_common.contribution import Contribution, Record, all_updates
 from zo_common.directions.seeds import direction_seed
 from zo_common.lattice.state import Update
-from zo_common.record_codec import encode_record
+from zo_common.ledger.record import Contribution, Record, all_updates
+from zo_common.ledger.record_codec import encode_record
 
 COEFFICIENTS = np.array([[1.5, -2.0, 0.25], [3.0, 0.0, -1.0]], np.float32)
 

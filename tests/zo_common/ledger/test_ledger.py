@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from zo_common import ledger as ledger_module
 from zo_common.errors import LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import (
+from zo_common.ledger import ledger as ledger_module
+from zo_common.ledger.ledger import (
     CHAIN_BYTES,
     MAGIC,
     PROTOCOL,

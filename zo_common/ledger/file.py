@@ -9,9 +9,8 @@ from pathlib import Path
 
 from zo_common.binary.durable import write_durably
 from zo_common.binary.packing import Reader
-from zo_common.contribution import Record
 from zo_common.errors import LedgerError, LedgerTruncated
-from zo_common.ledger import (
+from zo_common.ledger.ledger import (
     Ledger,
     LedgerHeader,
     encode_entry,
@@ -20,6 +19,7 @@ from zo_common.ledger import (
     iter_entries,
     read_header,
 )
+from zo_common.ledger.record import Record
 
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 

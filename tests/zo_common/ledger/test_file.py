@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch, ZOError
-from zo_common.ledger import Ledger, LedgerHeader, encode_header, encode_ledger
-from zo_common.ledger_file import LedgerFile, read_ledger, write_ledger
+from zo_common.ledger.file import LedgerFile, read_ledger, write_ledger
+from zo_common.ledger.ledger import Ledger, LedgerHeader, encode_header, encode_ledger
+from zo_common.ledger.record import Contribution, Record
 
 Headers = Callable[..., LedgerHeader]
 Records = Callable[[int], Record]

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common import replay as replay_module
 from zo_common.aggregate import ClientScalars, aggregate
-from zo_common.contribution import Record
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import Ledger, LedgerHeader, decode_ledger, describe_tensors, encode_ledger
-from zo_common.ledger_file import write_ledger
+from zo_common.ledger import replay as replay_module
+from zo_common.ledger.file import write_ledger
+from zo_common.ledger.ledger import Ledger, LedgerHeader, decode_ledger, describe_tensors, encode_ledger
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.local_steps import run_local_steps
-from zo_common.replay import replay, restore_state
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
@@ -112,8 +112,8 @@ def test_another_process_with_other_threads_reaches_the_same_weights(small_model
     program = """
 import sys, pathlib, torch
 from torch import nn
-from zo_common.ledger_file import read_ledger
-from zo_common.replay import replay, restore_state
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 folder = pathlib.Path(sys.argv[1])
 model = nn.Sequential(nn.Linear(3, 11), nn.Tanh(), nn.LayerNorm(11), nn.Linear(11, 2, bias=False))
 model.load_state_dict(torch.load(folder / "base.pt"))

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zo_common import snapshot as snapshot_module
 from zo_common.errors import CodecError, LatticeOverflow, UnsupportedModel
 from zo_common.lattice import state as state_module
 from zo_common.lattice.state import LatticeState, Update
-from zo_common.snapshot import apply_snapshot, encode_snapshot, largest_snapshot
+from zo_common.ledger import snapshot as snapshot_module
+from zo_common.ledger.snapshot import apply_snapshot, encode_snapshot, largest_snapshot
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

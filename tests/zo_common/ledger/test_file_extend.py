@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError, LedgerAltered, LedgerError
-from zo_common.ledger import Ledger, LedgerHeader, decode_ledger, encode_ledger
-from zo_common.ledger_file import LedgerFile, read_ledger, write_ledger
+from zo_common.ledger.file import LedgerFile, read_ledger, write_ledger
+from zo_common.ledger.ledger import Ledger, LedgerHeader, decode_ledger, encode_ledger
+from zo_common.ledger.record import Contribution, Record
 
 Headers = Callable[..., LedgerHeader]
 Records = Callable[[int], Record]

@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from zo_common.binary.packing import Reader
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError
+from zo_common.ledger.record import Contribution, Record
 
 
 @lru_cache(maxsize=2)  # all plans of a round carry the same one

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from torch import nn
 
-from zo_common.combine import combine
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import LedgerError
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger import Ledger, LedgerHeader, TensorEntry, decode_ledger, describe_tensors, encode_ledger
-from zo_common.replay import replay, restore_state
+from zo_common.ledger.combine import combine
+from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry, decode_ledger, describe_tensors, encode_ledger
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.replay import replay, restore_state
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

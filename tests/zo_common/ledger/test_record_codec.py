@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from zo_common.contribution import Contribution, Record
 from zo_common.errors import CodecError
-from zo_common.record_codec import decode_record, encode_record
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.record_codec import decode_record, encode_record
 
 Records = Callable[[int], Record]
 u64 = st.integers(0, 2**64 - 1)

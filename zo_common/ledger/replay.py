@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from zo_common.contribution import all_updates
 from zo_common.errors import ChecksumMismatch, LatticeOverflow, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState, Update
-from zo_common.ledger import Ledger, LedgerHeader
+from zo_common.ledger.ledger import Ledger, LedgerHeader
+from zo_common.ledger.record import all_updates
 
 BATCH = 4096  # directions a fused pass
 

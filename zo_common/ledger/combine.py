@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zo_common.contribution import Record
-from zo_common.ledger import Ledger, require_same_base
+from zo_common.ledger.ledger import Ledger, require_same_base
+from zo_common.ledger.record import Record
 
 
 def combine(ledgers: list[Ledger], weights: list[float], created: str) -> Ledger:

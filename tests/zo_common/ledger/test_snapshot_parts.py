@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from zo_common import snapshot as snapshot_module
 from zo_common.errors import CodecError, ConfigError
 from zo_common.lattice.state import LatticeState, Update
-from zo_common.snapshot import (
+from zo_common.ledger import snapshot as snapshot_module
+from zo_common.ledger.snapshot import (
     SnapshotPart,
     apply_snapshot,
     decode_part,
