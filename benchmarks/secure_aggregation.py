@@ -4,8 +4,8 @@ All devices are in this one process, so nothing of a network is in the seconds, 
 the machine do not count. One device is real in every step, with node keys (ECDSA P-384) and signatures of all others.
 Of the other devices, keys, signatures and what they seal for the real one are real; their shares come from one common
 polynomial, which costs the server the same and this program little, and their masked vectors are random, so the sum
-itself is not looked at here (`tests/zo_common/test_secure_sum.py` does). One device in twenty drops out after sharing:
-the server has to remove its masks from all its neighbours' vectors.
+itself is not looked at here (`tests/zo_common/secure_sum/test_secure_sum.py` does). One device in twenty drops out
+after sharing: the server has to remove its masks from all its neighbours' vectors.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import numpy as np
 from benchmarks.rows import amount, row, store
 from server.certificates import new_device_key
 from zo_common.messages import Reply, Status, encode_reply
-from zo_common.node_keys import NodeSigner, PeerKeys
-from zo_common.secure_boxes import BOX_BYTES, seal
-from zo_common.secure_device import SecureDevice, commitment
-from zo_common.secure_graph import Graph
-from zo_common.secure_messages import (
+from zo_common.secure_reply import vector_of
+from zo_common.secure_sum.boxes import BOX_BYTES, seal
+from zo_common.secure_sum.device import SecureDevice, commitment
+from zo_common.secure_sum.graph import Graph
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     Invitation,
@@ -39,10 +39,10 @@ from zo_common.secure_messages import (
     Survivors,
     agreement,
 )
-from zo_common.secure_reply import vector_of
-from zo_common.secure_server import SecureServer
-from zo_common.secure_terms import Terms
-from zo_common.shamir import PRIME, SHARE_BYTES, split
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
+from zo_common.secure_sum.server import SecureServer
+from zo_common.secure_sum.shamir import PRIME, SHARE_BYTES, split
+from zo_common.secure_sum.terms import Terms
 
 SCALARS = 64
 DEVICES = (10, 100, 1000)

@@ -17,7 +17,7 @@ from typing import Any
 
 from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
-from zo_common.node_keys import PEERS_NAME, peer_line
+from zo_common.secure_sum.node_keys import PEERS_NAME, peer_line
 
 SETTINGS = "deployment.toml"
 CONNECTION = "deployment"

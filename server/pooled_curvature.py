@@ -14,7 +14,7 @@ import numpy as np
 from server.run_log import read_rows
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
-from zo_common.secure_terms import MOST_DEVICES
+from zo_common.secure_sum.terms import MOST_DEVICES
 
 HISTORY, LONG_HISTORY = 5, 20
 FEWEST_TRUSTED = 2

@@ -15,7 +15,7 @@ from zo_common.lattice.grid import Scale
 from zo_common.lattice.trained import AUTO, DEFAULT
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
 from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
-from zo_common.secure_terms import check_policy
+from zo_common.secure_sum.terms import check_policy
 
 Directions = Literal["independent", "shared"]
 Schedule = Literal["auto", "constant", "linear", "cosine"]

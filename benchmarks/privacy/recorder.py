@@ -21,8 +21,8 @@ from zo_common.directions.seeds import shared_seed
 from zo_common.messages import Plan, Status, encode_plan, encode_reply
 from zo_common.models.ctc.loss import CTCBatch
 from zo_common.privacy import Mechanism
-from zo_common.secure_messages import MaskedInput
 from zo_common.secure_reply import encode_masked, vector_of
+from zo_common.secure_sum.messages import MaskedInput
 
 STEPS = 1
 BATCH = 4

@@ -15,7 +15,8 @@ from zo_common import privacy_log
 from zo_common.errors import CodecError, LedgerError, SecureAggregationError
 from zo_common.messages import Reply, Status
 from zo_common.privacy_log import Charge, PrivacyLog
-from zo_common.secure_messages import (
+from zo_common.secure_reply import decode_masked, encode_masked
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     Invitation,
@@ -27,8 +28,7 @@ from zo_common.secure_messages import (
     Sharers,
     Survivors,
 )
-from zo_common.secure_reply import decode_masked, encode_masked
-from zo_common.secure_state import dump_device, load_device
+from zo_common.secure_sum.state import dump_device, load_device
 
 KINDS: tuple[Any, ...] = (
     *(Invitation, Advertisement, KeyList, SealedShares, Sharers, MaskedInput),

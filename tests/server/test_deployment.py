@@ -18,7 +18,7 @@ from server.deploy_devices import add_device
 from server.deploy_folder import init_folder, renew
 from server.deployment import Deployment, Device, check_host, check_name, toml_text
 from zo_common.errors import ConfigError
-from zo_common.node_keys import PEERS_NAME, NodeSigner, PeerKeys
+from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 
 
 @pytest.fixture

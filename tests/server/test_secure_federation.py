@@ -23,10 +23,10 @@ from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
 from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Reply, Status, decode_reply, encode_reply
-from zo_common.node_keys import peer_line
-from zo_common.secure_masks import new_private, public_of
-from zo_common.secure_messages import Advertisement, KeyList
 from zo_common.secure_reply import GRID, is_masked, mean_curvature_of, means_of, vector_length
+from zo_common.secure_sum.masks import new_private, public_of
+from zo_common.secure_sum.messages import Advertisement, KeyList
+from zo_common.secure_sum.node_keys import peer_line
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]

@@ -26,9 +26,9 @@ from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy import LEAST_SHARE, Mechanism
 from zo_common.privacy_accountant import Release, epsilon_spent
 from zo_common.privacy_log import LOG_NAME, PrivacyLog
-from zo_common.secure_device import SecureDevice
 from zo_common.secure_reply import vector_of
-from zo_common.secure_server import SecureServer
+from zo_common.secure_sum.device import SecureDevice
+from zo_common.secure_sum.server import SecureServer
 
 Federate = Callable[..., Federation]
 Ledgers = Callable[[RunConfig], Ledger]

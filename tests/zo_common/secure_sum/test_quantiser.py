@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from zo_common.errors import SecureAggregationError
-from zo_common.quantiser import MOST_SUM, Quantiser
+from zo_common.secure_sum.quantiser import MOST_SUM, Quantiser
 
 GRID = Quantiser()
 scalars = arrays.arrays(np.float32, st.integers(1, 20), elements=st.floats(-16384, 16384, width=32))

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
-from zo_common.node_keys import MOST_SIGNATURE_BYTES
-from zo_common.secure_boxes import BOX_BYTES
-from zo_common.secure_masks import KEY_BYTES
-from zo_common.secure_terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms
-from zo_common.shamir import SHARE_BYTES
+from zo_common.secure_sum.boxes import BOX_BYTES
+from zo_common.secure_sum.masks import KEY_BYTES
+from zo_common.secure_sum.node_keys import MOST_SIGNATURE_BYTES
+from zo_common.secure_sum.shamir import SHARE_BYTES
+from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms
 
 MESSAGE_VERSION = 1
 _MAGIC = b"ZA"

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from secure_cohort import STEPS, Cohort, terms_of, vectors_of
 
 from zo_common.errors import SecureAggregationError
-from zo_common.quantiser import MOST_SUM
-from zo_common.secure_messages import MaskedInput
-from zo_common.secure_terms import Terms
+from zo_common.secure_sum.messages import MaskedInput
+from zo_common.secure_sum.quantiser import MOST_SUM
+from zo_common.secure_sum.terms import Terms
 
 
 @st.composite

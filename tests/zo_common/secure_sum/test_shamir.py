@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zo_common.errors import SecureAggregationError
-from zo_common.shamir import PRIME, SHARE_BYTES, combine, split
+from zo_common.secure_sum.shamir import PRIME, SHARE_BYTES, combine, split
 
 
 def test_the_field_is_prime() -> None:

@@ -9,12 +9,12 @@ import pytest
 from secure_cohort import Cohort, keys_of, node_key, terms_of, vectors_of
 
 from zo_common.errors import CodecError, ConfigError, SecureAggregationError
-from zo_common.node_keys import NodeSigner, PeerKeys, peer_line
-from zo_common.secure_device import Phase, SecureDevice
-from zo_common.secure_graph import Graph
-from zo_common.secure_masks import new_private, public_of
-from zo_common.secure_messages import Advertisement, KeyList, RevealRequest, Sharers, Survivors
-from zo_common.secure_state import dump_device, load_device
+from zo_common.secure_sum.device import Phase, SecureDevice
+from zo_common.secure_sum.graph import Graph
+from zo_common.secure_sum.masks import new_private, public_of
+from zo_common.secure_sum.messages import Advertisement, KeyList, RevealRequest, Sharers, Survivors
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys, peer_line
+from zo_common.secure_sum.state import dump_device, load_device
 
 TERMS = terms_of()
 ZEROS = np.zeros(TERMS.length, np.int64)

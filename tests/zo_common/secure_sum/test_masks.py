@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from zo_common.errors import SecureAggregationError
-from zo_common.secure_boxes import BOX_BYTES, seal, unseal
-from zo_common.secure_masks import agree, derive, keystream, new_private, pair_mask, public_of, self_mask
+from zo_common.secure_sum.boxes import BOX_BYTES, seal, unseal
+from zo_common.secure_sum.masks import agree, derive, keystream, new_private, pair_mask, public_of, self_mask
 
 SESSION = bytes(range(16))
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from zo_common.errors import CodecError
-from zo_common.node_keys import MOST_SIGNATURE_BYTES
-from zo_common.secure_messages import (
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     Invitation,
@@ -25,7 +24,8 @@ from zo_common.secure_messages import (
     Sharers,
     Survivors,
 )
-from zo_common.secure_terms import Terms
+from zo_common.secure_sum.node_keys import MOST_SIGNATURE_BYTES
+from zo_common.secure_sum.terms import Terms
 
 u64 = st.integers(0, 2**64 - 1)
 key, session = st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16)

@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.errors import CodecError, SecureAggregationError
-from zo_common.node_keys import NodeSigner, PeerKeys
-from zo_common.quantiser import MOST_SUM
-from zo_common.secure_boxes import seal, unseal
-from zo_common.secure_graph import Graph
-from zo_common.secure_masks import agree, new_private, pair_mask, public_of, self_mask
-from zo_common.secure_messages import (
+from zo_common.secure_sum.boxes import seal, unseal
+from zo_common.secure_sum.graph import Graph
+from zo_common.secure_sum.masks import agree, new_private, pair_mask, public_of, self_mask
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     KeyList,
@@ -36,8 +34,10 @@ from zo_common.secure_messages import (
     Survivors,
     agreement,
 )
-from zo_common.secure_terms import Terms
-from zo_common.shamir import SECRET_BYTES, split
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
+from zo_common.secure_sum.quantiser import MOST_SUM
+from zo_common.secure_sum.shamir import SECRET_BYTES, split
+from zo_common.secure_sum.terms import Terms
 
 Noise = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 LEAST_COHORT = 3  # of two devices, each would know the other's scalars from the sum

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.errors import SecureAggregationError
-from zo_common.secure_device import LEAST_COHORT, commitment
-from zo_common.secure_graph import Graph, cohort_of
-from zo_common.secure_masks import agree, pair_mask, public_of, self_mask
-from zo_common.secure_messages import (
+from zo_common.secure_sum.device import LEAST_COHORT, commitment
+from zo_common.secure_sum.graph import Graph, cohort_of
+from zo_common.secure_sum.masks import agree, pair_mask, public_of, self_mask
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     Invitation,
@@ -28,8 +28,8 @@ from zo_common.secure_messages import (
     Sharers,
     Survivors,
 )
-from zo_common.secure_terms import MOST_DEVICES, Terms
-from zo_common.shamir import combine
+from zo_common.secure_sum.shamir import combine
+from zo_common.secure_sum.terms import MOST_DEVICES, Terms
 
 
 class SecureServer:

@@ -9,11 +9,11 @@ import struct
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
-from zo_common.node_keys import NodeSigner, PeerKeys
-from zo_common.secure_device import Phase, SecureDevice
-from zo_common.secure_graph import Graph
-from zo_common.secure_messages import KeyList
-from zo_common.secure_terms import Terms
+from zo_common.secure_sum.device import Phase, SecureDevice
+from zo_common.secure_sum.graph import Graph
+from zo_common.secure_sum.messages import KeyList
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
+from zo_common.secure_sum.terms import Terms
 
 _MAGIC, _VERSION = b"ZV", 1
 

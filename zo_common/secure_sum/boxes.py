@@ -8,8 +8,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from zo_common.errors import SecureAggregationError
-from zo_common.secure_masks import agree, derive
-from zo_common.shamir import SHARE_BYTES
+from zo_common.secure_sum.masks import agree, derive
+from zo_common.secure_sum.shamir import SHARE_BYTES
 
 BOX_BYTES = 2 * SHARE_BYTES + 16
 _NONCE = bytes(12)  # a key seals one box: it is of this session, this sender and this receiver

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from functools import cached_property
 
 from zo_common.errors import CodecError
-from zo_common.secure_terms import PERSON, Terms
+from zo_common.secure_sum.terms import PERSON, Terms
 
 
 class Graph:

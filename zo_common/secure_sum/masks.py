@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
 from zo_common.errors import SecureAggregationError
-from zo_common.secure_terms import PERSON
+from zo_common.secure_sum.terms import PERSON
 
 KEY_BYTES = 32
 Masks = NDArray[np.uint64]
