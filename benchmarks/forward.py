@@ -20,6 +20,7 @@ from simulations.cli import SCENARIOS
 from simulations.corpus import write_corpus
 from simulations.scenario import read_scenario
 from simulations.whisper_import import bundled_whisper
+from zo_common.estimator.rounding_noise import measure_noise
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
@@ -29,7 +30,6 @@ from zo_common.models.load import load_whisper
 from zo_common.models.objectives import WhisperBatch
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
-from zo_common.rounding_noise import measure_noise
 
 BATCH = 8
 
@@ -66,7 +66,7 @@ def cached_encoder_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[
 
 
 def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:
-    """Loss difference and rounding noise of the demo's tensors, by precision and ε (`zo_common.rounding_noise`)."""
+    """Loss difference and rounding noise (`zo_common.estimator.rounding_noise`) by precision and ε."""
     state = LatticeState(model, "encoder-early")
     rows = []
     for precision in ("float32", "bfloat16"):

@@ -13,7 +13,7 @@ from server.step_size import MeasuredStep
 from zo_common.aggregate import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
-from zo_common.local_steps import LocalResult
+from zo_common.estimator.local_steps import LocalResult
 
 
 class Rate(Protocol):

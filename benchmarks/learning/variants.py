@@ -14,8 +14,8 @@ from benchmarks.learning.rates import Rate
 from client.evaluation import evaluate
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed, fold_in
+from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.ledger.record import Contribution
-from zo_common.local_steps import LocalResult, run_local_steps
 from zo_common.metrics import score
 
 _UTTERANCE_STREAM = 1 << 42

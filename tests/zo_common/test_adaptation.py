@@ -21,9 +21,9 @@ from zo_common.adaptation_record import (
     undo,
 )
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss
+from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState
-from zo_common.local_steps import run_local_steps
 from zo_common.models.ctc.loss import AdaptationLoss, ctc_batch
 
 Models = Callable[..., nn.Module]

@@ -17,9 +17,9 @@ from torch import nn
 
 from zo_common.config import RunConfig
 from zo_common.errors import CodecError, ConfigError
+from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
-from zo_common.local_steps import run_local_steps
 from zo_common.messages import Plan, decode_plan, encode_plan
 from zo_common.privacy import Mechanism, PrivacySettings, noised_mean, share_of_noise
 

@@ -27,7 +27,7 @@ from zo_common.config import RunConfig
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
-from zo_common.local_steps import LocalResult
+from zo_common.estimator.local_steps import LocalResult
 from zo_common.messages import Reply, Status
 
 BIAS = "encoder-residual-bias"

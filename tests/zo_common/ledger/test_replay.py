@@ -16,6 +16,7 @@ from torch import nn
 from zo_common.aggregate import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
+from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
@@ -24,7 +25,6 @@ from zo_common.ledger.file import write_ledger
 from zo_common.ledger.ledger import Ledger, LedgerHeader, decode_ledger, describe_tensors, encode_ledger
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.local_steps import run_local_steps
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

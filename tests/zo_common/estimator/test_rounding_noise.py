@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from zo_common.errors import EpsilonTooSmall
+from zo_common.estimator.rounding_noise import LIMIT, measure_noise
 from zo_common.lattice.state import LatticeState
-from zo_common.rounding_noise import LIMIT, measure_noise
 
 Models = Callable[..., nn.Module]
 SEEDS = [11, 12, 13, 14]

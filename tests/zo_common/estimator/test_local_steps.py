@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from zo_common.errors import NonFiniteLoss
+from zo_common.estimator.local_steps import local_contribution, run_local_steps
 from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger import replay
-from zo_common.local_steps import local_contribution, run_local_steps
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
