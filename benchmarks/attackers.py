@@ -21,9 +21,9 @@ from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
 from benchmarks.kept import Kept
 from benchmarks.rows import spread, store
 from simulations.attacks import ATTACKS
+from zo_common.aggregation.robust import AGGREGATIONS, Aggregation
 from zo_common.config import RunConfig
 from zo_common.lattice.grid import Scale
-from zo_common.robust import AGGREGATIONS, Aggregation
 
 
 def settings(arguments: argparse.Namespace, seed: int, vote_rate: float) -> Iterator[Setting]:

@@ -20,14 +20,14 @@ from client.warm import warm_dataset, warm_engine
 from server.standing import Standings
 from server.suspicion import Suspicions
 from simulations.attacks import Attack, Seen, attack_of, chance, flip_labels
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.aggregation.robust import Aggregation, Aggregator, aggregator_of
 from zo_common.config import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import LatticeOverflow, ZOError
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 from zo_common.messages import Plan, Reply, Status, encode_plan
-from zo_common.robust import Aggregation, Aggregator, aggregator_of
 
 HOSTILE_STREAM = 1 << 44
 

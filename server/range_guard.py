@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zo_common.aggregate import ClientScalars, Weighting, client_weights
+from zo_common.aggregation.mean import ClientScalars, Weighting, client_weights
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.ledger.record import Contribution
 

@@ -21,7 +21,7 @@ from server.exchange import CONTENT, SECONDS_LEFT, SECURE, Exchange, ask, device
 from server.foreign_text import plain
 from server.run_log import ByteCounts
 from server.validation import Refused, RoundInbox, check_fields, check_reply
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import CodecError, SecureAggregationError

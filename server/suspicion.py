@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.ledger.record import Record
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import astuple
 import numpy as np
 
 from server.foreign_text import plain
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.errors import CodecError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.messages import Plan, Reply, Status, decode_reply

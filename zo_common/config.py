@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from zo_common.aggregate import Weighting
+from zo_common.aggregation.mean import Weighting
+from zo_common.aggregation.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.trained import AUTO, DEFAULT
 from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
-from zo_common.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
 from zo_common.secure_sum.terms import check_policy
 
 Directions = Literal["independent", "shared"]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
 from benchmarks.learning.rates import Rate
-from zo_common.aggregate import ClientScalars, aggregate
+from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import EstimatorConfig, LossFn

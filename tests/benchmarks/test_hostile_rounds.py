@@ -10,7 +10,7 @@ from quadratic import QuadraticCrowd
 from benchmarks.attackers import measure, parse
 from benchmarks.hostile_rounds import Outcome, Setting, run, slope
 from simulations.attacks import ATTACKS
-from zo_common.robust import AGGREGATIONS
+from zo_common.aggregation.robust import AGGREGATIONS
 
 DEVICES = 12
 RATE = 4.0

@@ -42,7 +42,7 @@ from server.validation import RoundInbox
 from zo_common import adaptation_record
 from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
 from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
 from zo_common.calibration_message import (
     CalibrationAnswer,

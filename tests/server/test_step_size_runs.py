@@ -16,7 +16,7 @@ from fake_grid import FakeGrid
 from server.federation import Federation
 from server.private_step import ServerMeasuredStep
 from server.step_size import LOG_NAME
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature

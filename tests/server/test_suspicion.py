@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from server.run_log import read_rows
 from server.standing import Standings
 from server.suspicion import COPIES, Suspicions
-from zo_common.aggregate import ClientScalars
+from zo_common.aggregation.mean import ClientScalars
 from zo_common.config import RunConfig
 from zo_common.ledger.record import Contribution, Record
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common.aggregate import ClientScalars, aggregate
+from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
 from zo_common.estimator.local_steps import run_local_steps

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zo_common.aggregate import ClientScalars, aggregate, client_weights
+from zo_common.aggregation.mean import ClientScalars, aggregate, client_weights
 from zo_common.estimator.local_steps import local_contribution, run_local_steps
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState

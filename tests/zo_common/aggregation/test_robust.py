@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zo_common.aggregate import ClientScalars, aggregate
-from zo_common.config import RunConfig
-from zo_common.errors import ConfigError, TooFewReplies
-from zo_common.robust import (
+from zo_common.aggregation.mean import ClientScalars, aggregate
+from zo_common.aggregation.robust import (
     AGGREGATIONS,
     Aggregator,
     Krum,
@@ -27,6 +25,8 @@ from zo_common.robust import (
     krum_order,
     least_devices,
 )
+from zo_common.config import RunConfig
+from zo_common.errors import ConfigError, TooFewReplies
 
 SHARED_RULES = [name for name in AGGREGATIONS if name not in ("mean", "norm-clipping")]
 ROBUST = [name for name in AGGREGATIONS if name != "mean"]

@@ -23,7 +23,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.aggregate import ClientScalars, Weighting, aggregate
+from zo_common.aggregation.mean import ClientScalars, Weighting, aggregate
 from zo_common.errors import ConfigError, TooFewReplies
 from zo_common.ledger.record import Contribution
 
@@ -84,7 +84,7 @@ class Aggregator(ABC):
 
 
 class Mean(Aggregator):
-    """FedAvg of the clients' deltas (`zo_common.aggregate`), for shared and independent directions.
+    """FedAvg of the clients' deltas (`zo_common.aggregation.mean`), for shared and independent directions.
 
     Resists nothing: the breakdown point is 0, a single device moves the result wherever it wants, within `max-scalar`.
     """
