@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.config import RunConfig
-from zo_common.discrete_gaussian import poisson_subset
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
 from zo_common.messages import Plan, Reply, Status
-from zo_common.privacy import Mechanism
+from zo_common.privacy.discrete_gaussian import poisson_subset
+from zo_common.privacy.mechanism import Mechanism
 
 MOST_LOSS = 1e4
 """Losses are cut off here, and stand here where they are not finite: a step must not fail over one utterance."""

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from server.privacy_guard import answered_rounds
-from server.privacy_plan import GRADIENT_SQUARE, GRADIENT_VARIANCE, PrivacyCost, PrivacyPlan
 from server.run_state import LEDGER_NAME
 from zo_common.cli import run_typer
 from zo_common.config import Directions
 from zo_common.errors import LedgerAltered
 from zo_common.ledger.file import ledger_chains, read_ledger
-from zo_common.privacy import Privacy
-from zo_common.privacy_log import LOG_NAME, PrivacyLog, most_spent
+from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent
+from zo_common.privacy.mechanism import Privacy
+from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE, PrivacyCost, PrivacyPlan
 
 app = typer.Typer(help="Plan and check differential privacy.", no_args_is_help=True, add_completion=False)
 console = Console(soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
 """The server's side of a run's privacy: how much noise, who can still be asked, and what each round is charged.
 
-What the devices' guarantee rests on stands in `zo_common.privacy`; here it is counted. A device's account holds every
-answer it was asked for, whether one came or not.
+What the devices' guarantee rests on stands in `zo_common.privacy.mechanism`; here it is counted. A device's account
+holds every answer it was asked for, whether one came or not.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from zo_common.errors import ConfigError, RunStopped
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Plan
-from zo_common.privacy import Mechanism, PrivacySettings, noised_mean, share_of_noise
-from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
-from zo_common.privacy_log import LOG_NAME, Charge, PrivacyLog, most_spent, release_of
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog, most_spent, release_of
+from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
 
 
 def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:

@@ -23,11 +23,11 @@ from server.run_log import ByteCounts
 from server.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config import RunConfig
-from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.messages import Plan, Reply, Status
+from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.secure_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.terms import Terms

@@ -14,7 +14,7 @@ from zo_common.errors import ConfigError
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.trained import AUTO, DEFAULT
-from zo_common.privacy import NoiseBy, Privacy, PrivacySettings, check_run
+from zo_common.privacy.mechanism import NoiseBy, Privacy, PrivacySettings, check_run
 from zo_common.secure_sum.terms import check_policy
 
 Directions = Literal["independent", "shared"]

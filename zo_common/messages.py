@@ -16,7 +16,7 @@ from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import decode_record, encode_record
-from zo_common.privacy import LEVELS, Mechanism
+from zo_common.privacy.mechanism import LEVELS, Mechanism
 
 MESSAGE_VERSION = 2
 _PLAN, _REPLY, _VOTES = b"ZP", b"ZR", b"ZV"

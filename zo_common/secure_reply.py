@@ -21,7 +21,7 @@ from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeCurvature
 from zo_common.messages import Reply, decode_reply, encode_reply
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.quantiser import Quantiser
 
 MESSAGE_VERSION = 1

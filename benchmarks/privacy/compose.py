@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.private_training import PrivateSteps
-from zo_common.discrete_gaussian import poisson_subset
-from zo_common.privacy import Mechanism
+from zo_common.privacy.discrete_gaussian import poisson_subset
+from zo_common.privacy.mechanism import Mechanism
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.privacy import compose
 from benchmarks.privacy.evidence import Gaussian, log_mean_exp, mixture, summary
 from benchmarks.privacy.settings import Settings
-from zo_common.privacy import Mechanism, noised_mean
+from zo_common.privacy.mechanism import Mechanism, noised_mean
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from client.warm import warm_engine
 from zo_common.directions.seeds import shared_seed
 from zo_common.messages import Plan, Status, encode_plan, encode_reply
 from zo_common.models.ctc.loss import CTCBatch
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_reply import encode_masked, vector_of
 from zo_common.secure_sum.messages import MaskedInput
 

@@ -29,8 +29,8 @@ from benchmarks.privacy.speech import speech
 from benchmarks.rows import spread, store
 from client.warm import warm_engine
 from server.run_log import write_whole
-from zo_common.privacy import Mechanism
-from zo_common.privacy_accountant import noise_for
+from zo_common.privacy.accountant import noise_for
+from zo_common.privacy.mechanism import Mechanism
 
 Row = dict[str, Any]
 

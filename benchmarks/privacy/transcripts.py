@@ -18,7 +18,7 @@ from benchmarks.privacy.evidence import Gaussian
 from benchmarks.privacy.membership import Population
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.slopes import Table
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 
 Array = NDArray[np.float64]
 _LEAST_VARIANCE = 1e-6  # of an utterance's: what rounding leaves where nothing else is unknown

@@ -16,7 +16,7 @@ from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy_utility import Cell, cells, measure, parse, plain_config, private_config
 from benchmarks.private_rounds import run
 from zo_common.config import RunConfig
-from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 
 DEVICES = 12
 SLOPES = Slopes(1e-3, 1e-2)

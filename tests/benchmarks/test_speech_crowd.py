@@ -15,7 +15,7 @@ from benchmarks.hostile_rounds import Setting, SpeechCrowd, round_plan
 from benchmarks.hostile_rounds import run as hostile_run
 from benchmarks.private_rounds import run
 from zo_common.config import RunConfig
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from zo_common.models.loss_check import FIRST_EPSILON, LossChoice
 from zo_common.models.objectives import whisper_losses
 from zo_common.models.whisper.forward import embed_window
 from zo_common.models.whisper.silent_tail import mark_sinks, sinks_of
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 
 Engines = Callable[..., Engine]
 TEXTS = ("Can the dentist call me back on Monday?", "How do I get to the post office from here?")

@@ -17,8 +17,8 @@ from zo_common.config import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.messages import Plan, Reply, Status
-from zo_common.privacy import Mechanism
-from zo_common.privacy_accountant import Release, epsilon_spent
+from zo_common.privacy.accountant import Release, epsilon_spent
+from zo_common.privacy.mechanism import Mechanism
 
 CONFIG = RunConfig()
 PLAN = Plan(

@@ -18,7 +18,7 @@ from zo_common.config import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status
-from zo_common.privacy import Mechanism
+from zo_common.privacy.mechanism import Mechanism
 
 EXAMPLE = Mechanism("example", 5.0, 1.0, 3)
 DEVICE = Mechanism("device", 5.0, 1.0, 1)

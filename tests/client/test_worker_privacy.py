@@ -9,9 +9,9 @@ from worker_process import PLACE, Truth, Worker
 
 from zo_common.directions.seeds import client_seed
 from zo_common.messages import Status, decode_reply
-from zo_common.privacy import Mechanism
-from zo_common.privacy_accountant import epsilon_spent
-from zo_common.privacy_log import release_of
+from zo_common.privacy.accountant import epsilon_spent
+from zo_common.privacy.charges import release_of
+from zo_common.privacy.mechanism import Mechanism
 
 
 def test_an_owners_limit_outlives_the_worker_and_the_run(worker: Worker, truth: Truth) -> None:

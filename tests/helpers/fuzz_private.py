@@ -11,10 +11,10 @@ from typing import Any
 from fuzz_target import Target
 from secure_cohort import Cohort, terms_of, vectors_of
 
-from zo_common import privacy_log
 from zo_common.errors import CodecError, LedgerError, SecureAggregationError
 from zo_common.messages import Reply, Status
-from zo_common.privacy_log import Charge, PrivacyLog
+from zo_common.privacy import charges as privacy_log
+from zo_common.privacy.charges import Charge, PrivacyLog
 from zo_common.secure_reply import decode_masked, encode_masked
 from zo_common.secure_sum.messages import (
     Advertisement,

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from server import privacy_cli
-from server.privacy_plan import PrivacyPlan
 from server.run_state import LEDGER_NAME
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry
 from zo_common.ledger.record import Contribution, Record
-from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
-from zo_common.privacy_log import LOG_NAME, Charge, PrivacyLog
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog
+from zo_common.privacy.plan import PrivacyPlan
 
 Cli = Callable[..., tuple[int, str, str]]
 PLAN = PrivacyPlan("example", 8.0, 1e-6, rounds=12, examples=58, devices=8)

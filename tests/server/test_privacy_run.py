@@ -21,8 +21,8 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.messages import Reply, decode_reply
 from zo_common.models.load import load_whisper
-from zo_common.privacy_accountant import Release, epsilon_spent, noise_for
-from zo_common.privacy_log import LOG_NAME, PrivacyLog
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.charges import LOG_NAME, PrivacyLog
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -23,9 +23,9 @@ from zo_common.config import RunConfig
 from zo_common.errors import SecureAggregationError
 from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Plan, Reply, Status
-from zo_common.privacy import LEAST_SHARE, Mechanism
-from zo_common.privacy_accountant import Release, epsilon_spent
-from zo_common.privacy_log import LOG_NAME, PrivacyLog
+from zo_common.privacy.accountant import Release, epsilon_spent
+from zo_common.privacy.charges import LOG_NAME, PrivacyLog
+from zo_common.privacy.mechanism import LEAST_SHARE, Mechanism
 from zo_common.secure_reply import vector_of
 from zo_common.secure_sum.device import SecureDevice
 from zo_common.secure_sum.server import SecureServer

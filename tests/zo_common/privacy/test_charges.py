@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from zo_common import privacy_log
 from zo_common.errors import LedgerAltered, LedgerError
 from zo_common.ledger.file import LedgerFile, ledger_chains
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.ledger.record import Record
-from zo_common.privacy_accountant import Release, epsilon_spent
-from zo_common.privacy_log import LOG_NAME, Charge, PrivacyLog, most_spent
+from zo_common.privacy import charges as privacy_log
+from zo_common.privacy.accountant import Release, epsilon_spent
+from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog, most_spent
 
 DELTA = 1e-6
 Headers = Callable[..., LedgerHeader]

@@ -17,9 +17,9 @@ from typing import get_args
 
 from zo_common.config import Directions
 from zo_common.errors import ConfigError
-from zo_common.privacy import Privacy, PrivacySettings
-from zo_common.privacy_accountant import epsilon_spent, noise_for
-from zo_common.privacy_log import release_of
+from zo_common.privacy.accountant import epsilon_spent, noise_for
+from zo_common.privacy.charges import release_of
+from zo_common.privacy.mechanism import Privacy, PrivacySettings
 
 GRADIENT_SQUARE = 18.0
 """|g|² of Whisper-tiny.en's encoder feed-forward weights on synthetic dialect, as measured; other models differ."""

@@ -23,9 +23,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.clipping import Grid
-from zo_common.discrete_gaussian import discrete_gaussians
 from zo_common.errors import ConfigError
+from zo_common.privacy.clipping import Grid
+from zo_common.privacy.discrete_gaussian import discrete_gaussians
 
 Privacy = Literal["none", "example", "device"]
 NoiseBy = Literal["devices", "server"]

@@ -21,7 +21,7 @@ from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.messages import Plan, decode_plan, encode_plan
-from zo_common.privacy import Mechanism, PrivacySettings, noised_mean, share_of_noise
+from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
 
 RARE = 1e-6
 SETTINGS = PrivacySettings("example", 8.0, 1e-6, 100.0)

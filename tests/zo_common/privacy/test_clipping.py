@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from zo_common.clipping import CLIP_BITS, Grid
 from zo_common.errors import ConfigError
+from zo_common.privacy.clipping import CLIP_BITS, Grid
 
 clip_norms = st.floats(1e-6, 1e6)
 shapes = arrays.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=9)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from zo_common.errors import ConfigError
-from zo_common.privacy_accountant import ORDERS, Release, answers_within, epsilon_spent, noise_for
+from zo_common.privacy.accountant import ORDERS, Release, answers_within, epsilon_spent, noise_for
 
 
 def _closed_form(noise: float, rate: float, order: int) -> float:

@@ -11,8 +11,8 @@ import pytest
 import torch
 from scipy import stats
 
-from zo_common.discrete_gaussian import bernoulli_exp, discrete_gaussian, discrete_gaussians, poisson_subset
 from zo_common.errors import ConfigError
+from zo_common.privacy.discrete_gaussian import bernoulli_exp, discrete_gaussian, discrete_gaussians, poisson_subset
 
 RARE = 1e-6  # a right sampler fails a test this rarely: there is no seed to fix
 
