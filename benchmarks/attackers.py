@@ -22,7 +22,7 @@ from benchmarks.kept import Kept
 from benchmarks.rows import spread, store
 from simulations.attacks import ATTACKS
 from zo_common.aggregation.robust import AGGREGATIONS, Aggregation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
 
 

@@ -22,7 +22,7 @@ from server.suspicion import Suspicions
 from simulations.attacks import Attack, Seen, attack_of, chance, flip_labels
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import Aggregation, Aggregator, aggregator_of
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import LatticeOverflow, ZOError
 from zo_common.ledger.record import Record

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hostile_rounds import Crowd, round_plan
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.messages import Status
 from zo_common.privacy.plan import PrivacyCost, PrivacyPlan
 

@@ -25,7 +25,7 @@ from benchmarks.kept import Kept
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.private_rounds import run
 from benchmarks.rows import spread, store
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
 from zo_common.privacy.plan import PrivacyCost
 

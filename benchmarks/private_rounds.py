@@ -19,7 +19,7 @@ from server.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
 from server.roster import Member
 from server.run_state import LEDGER_NAME
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import LatticeOverflow
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.record import Record

@@ -30,7 +30,7 @@ from client.warm import warm_dataset, warm_engine
 from server.run_log import read_rows
 from simulations.runner import actors_for, run_simulation
 from simulations.whisper_import import bundled_whisper
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 QUERIES, STEPS, RATE = 8, 1, 16_000
 SAMPLE_SECONDS = 4.0  # a look at all processes takes tens of milliseconds of a core

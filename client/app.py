@@ -18,7 +18,7 @@ from client.place import place_of
 from zo_common.errors import ConfigError, ZOError
 
 if TYPE_CHECKING:
-    from zo_common.config import RunConfig
+    from zo_common.config.run import RunConfig
 
 CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
@@ -138,7 +138,7 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     from client.calibration import WITH_LIMIT, calibrate
     from client.privacy_account import PrivacyAccount
     from zo_common.calibration_message import CalibrationAnswer, decode_ask, encode_answer
-    from zo_common.config import RunConfig
+    from zo_common.config.run import RunConfig
     from zo_common.evaluation_reply import encode_evaluation
     from zo_common.ledger.snapshot import decode_part
     from zo_common.messages import Status, decode_plan, encode_reply

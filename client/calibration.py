@@ -16,7 +16,7 @@ from client.place import Place
 from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, NonFiniteLoss, ZOError
 from zo_common.estimator.calibration import (

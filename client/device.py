@@ -14,7 +14,7 @@ from client.seed_check import check_history, check_seed
 from client.speech import Recordings, evenly
 from client.splits import DEVELOPMENT, guarded_split
 from client.warm import warm_dataset, warm_engine
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply

@@ -21,7 +21,7 @@ from client.loss_choice import LossChoices, unchecked, with_tail
 from client.private_training import private_steps, seen_reply
 from client.snapshot_parts import SnapshotParts
 from client.speech import Recordings
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps

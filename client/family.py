@@ -11,7 +11,7 @@ import torch
 from client.ctc_dataset import CTCReader
 from client.dataset import WINDOW_FRAMES, WhisperReader, prompt_ids
 from client.speech import Reader
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
 from zo_common.models.compiled import compile_layers

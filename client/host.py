@@ -27,7 +27,7 @@ from client.recordings import stamp
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.worker_pb2 import Request as WorkerRequest
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
 from zo_common.ledger.snapshot import SnapshotPart, decode_part

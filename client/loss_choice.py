@@ -16,7 +16,7 @@ from client.adapt_hearing import joined
 from client.family import Family
 from client.speech import Recordings, spread
 from zo_common.binary.durable import write_durably
-from zo_common.config import Precision, RunConfig
+from zo_common.config.run import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
 from zo_common.messages import Plan, Reply, Status

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.place import Place
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Contribution, Record

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from client.manifest import TABLES
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
 

@@ -14,7 +14,7 @@ from client.engine import Engine
 from client.manifest import Manifest, read_manifest
 from client.partition import Partitions
 from client.speech import Recordings, read_speech
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 
 MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`

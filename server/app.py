@@ -18,7 +18,7 @@ from server.guards.choice import guard_for
 from server.private_step import step_size
 from server.run_log import RoundReport, read_rows, write_rows
 from server.verdict import EVALUATION, raise_if_worse, verdict_on
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped, ZOError
 from zo_common.models.export import export_model
 

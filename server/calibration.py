@@ -26,7 +26,7 @@ from server.roster import Member
 from server.run_state import refuse_used_ledger
 from zo_common.binary.durable import write_durably
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.calibration import (

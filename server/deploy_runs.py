@@ -14,7 +14,7 @@ from server.federation import LEDGER_NAME
 from server.run_lock import is_locked
 from server.units import write_app
 from zo_common.binary.durable import write_durably
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 SETTINGS_USED = "run-config.toml"

@@ -31,7 +31,7 @@ from server.standing import DRIFT, Standings
 from server.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.lattice.trained import AUTO

@@ -11,7 +11,7 @@ from torch import nn
 
 from client.family import family_of
 from server.roster import Member
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState

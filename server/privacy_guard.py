@@ -13,7 +13,7 @@ from pathlib import Path
 
 from server.roster import Member
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import Ledger

@@ -19,7 +19,7 @@ from client.speech import read_speech
 from server.global_model import GlobalModel
 from server.guards.choice import NO_GUARD
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature

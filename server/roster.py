@@ -15,7 +15,7 @@ from server.exchange import CONTENT, ask, serialised_size
 from server.foreign_text import plain, printable
 from server.run_log import ByteCounts
 from server.validation import MAX_EXAMPLES
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")

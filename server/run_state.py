@@ -12,7 +12,7 @@ from server.global_model import GlobalModel, View, check_resumable, open_header
 from server.range_guard import first_out_of_range, largest, out_of_range
 from server.validation import RoundInbox
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.record import Contribution, Record

@@ -22,7 +22,7 @@ from server.foreign_text import plain
 from server.run_log import ByteCounts
 from server.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader

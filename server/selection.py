@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from server.roster import Member, Roster
 from server.standing import Standings
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 
 _SAMPLING_STREAM = 1 << 42

@@ -38,7 +38,7 @@ from server.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import faults
 from zo_common.binary.durable import write_durably
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import Ledger
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from server.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device, toml_text
 from zo_common.binary.durable import write_durably
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 _FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
 SERVER_UNITS = ("zo-asr-superlink.service", "zo-asr-superexec.service", "zo-asr-proxy.service")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.app import CONTENT, make_client_app
 from client.place import place_of
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
 from zo_common.messages import Plan, Status, decode_plan, decode_reply, encode_reply

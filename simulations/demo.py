@@ -19,7 +19,7 @@ from simulations.report import replayed_elsewhere, summary_table, traffic, write
 from simulations.runner import run_simulation
 from simulations.scenario import Scenario
 from simulations.whisper_import import bundled_whisper
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.models.load import model_family
 

@@ -34,7 +34,7 @@ from simulations.corpus import Corpus, CorpusConfig, write_corpus
 from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
 from zo_common.binary.durable import write_durably
 from zo_common.cli import run_typer
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
 from zo_common.models.compute import autocast, resolve_precision

@@ -14,7 +14,7 @@ from rich.table import Table
 from server.federation import LEDGER_NAME
 from server.run_log import INTRODUCTIONS, read_rows
 from simulations.machine import hardware, versions
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.corpus import CorpusConfig
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 

@@ -18,7 +18,7 @@ from client.loss_choice import UtteranceTrials, with_tail
 from client.manifest import read_manifest
 from client.partition import Partitions
 from client.speech import Reader, Recordings, read_speech, spread
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision

@@ -11,7 +11,7 @@ import numpy as np
 from server.pooled_curvature import StepRow
 from server.step_size import MeasuredStep
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.local_steps import LocalResult
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulations.pretrain_ctc import PRETRAINED
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.estimator.step import EstimatorConfig
 
 

@@ -11,7 +11,7 @@ from benchmarks.tta.methods import Outcome, Passes, first_order, source, zeroth_
 from benchmarks.tta.speech import speech
 from client.adapt import AdaptSettings
 from simulations.pretrain_ctc import PRETRAINED
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.drift_guard import DriftBounds
 from zo_common.models.load import load_model
 

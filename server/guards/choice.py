@@ -13,7 +13,7 @@ from server.guards.device_losses import DeviceLosses
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import OnStage
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 
 NO_GUARD = "none"

@@ -15,7 +15,7 @@ from client.speech import read_speech, spread
 from server.global_model import GlobalModel
 from server.guards.round_guard import OnStage, RoundGuard
 from server.run_state import RunState
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped
 
 

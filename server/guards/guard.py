@@ -6,7 +6,7 @@ from typing import Any
 
 from server.run_log import RoundReport
 from server.run_state import RunState
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Contribution
 
 Contributions = tuple[Contribution, ...]

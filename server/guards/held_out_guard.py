@@ -18,7 +18,7 @@ from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
 from server.guards.round_guard import OnStage, RoundGuard
 from server.run_log import RoundReport
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all

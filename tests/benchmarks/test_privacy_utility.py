@@ -15,7 +15,7 @@ from benchmarks.hostile_rounds import run as hostile_run
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy_utility import Cell, cells, measure, parse, plain_config, private_config
 from benchmarks.private_rounds import run
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 
 DEVICES = 12

@@ -18,7 +18,7 @@ from client.app import MOST_PATTERN, _leave_time, _take_tensors, make_client_app
 from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.calibration_message import CalibrationAsk, decode_answer, encode_ask
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.lattice.state import LatticeState

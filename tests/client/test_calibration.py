@@ -12,7 +12,7 @@ from client.calibration import calibrate, share_of
 from client.place import Place
 from client.warm import warm_engine
 from zo_common.calibration_message import CalibrationAsk
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.messages import Status
 
 Settings = Callable[..., RunConfig]

@@ -15,7 +15,7 @@ from client.evaluation import evaluate, health, held_out_loss
 from client.family import family_of
 from client.manifest import read_manifest
 from client.speech import read_speech, spread
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import DataError
 from zo_common.models.ctc.loss import CTCLoss
 from zo_common.models.ctc.transcribe import transcribe_waves

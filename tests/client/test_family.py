@@ -20,7 +20,7 @@ from client.journal import Journal
 from client.place import Place
 from client.warm import warm_dataset
 from client.worker_client import make_request
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.evaluation_reply import decode_evaluation

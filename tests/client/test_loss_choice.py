@@ -18,7 +18,7 @@ from client.dataset import SpeechDataset, load_dataset
 from client.engine import Engine
 from client.loss_choice import LossChoices, unchecked
 from client.manifest import Manifest, Utterance
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
 from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState

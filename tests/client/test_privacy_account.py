@@ -13,7 +13,7 @@ import pytest
 from client import device
 from client.place import Place
 from client.privacy_account import PrivacyAccount
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
 from zo_common.messages import Plan, Reply, Status

@@ -14,7 +14,7 @@ from client import private_training
 from client.dataset import SpeechDataset
 from client.engine import Engine
 from client.private_training import MOST_LOSS, PrivateSteps, SeparateLosses, check_demand, private_steps, seen_reply
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status

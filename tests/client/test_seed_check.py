@@ -11,7 +11,7 @@ import pytest
 from client import device
 from client.place import Place
 from client.seed_check import check_history, check_seed
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Contribution, Record

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from client.splits import guarded_split, splits_of
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 
 def test_folders_with_a_table_are_splits(mini_corpus: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fake_grid import Memory
 
 from client import dataset, warm
 from client.warm import warm_dataset, warm_engine
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 Settings = Callable[..., RunConfig]

@@ -14,7 +14,7 @@ from pathlib import Path
 from fake_grid import FakeGrid, Memory
 
 from server.federation import Events, Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.messages import Status
 
 

@@ -21,7 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client import warm
 from client.app import CONTENT, make_client_app
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 
 class NeverAnswers(Exception):

@@ -18,7 +18,7 @@ from client.speech import Recordings
 from client.warm import warm_dataset
 from server.federation import LEDGER_NAME, Events, Federation
 from server.run_log import RoundReport
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
 

@@ -52,7 +52,7 @@ from zo_common.calibration_message import (
     encode_answer,
     encode_ask,
 )
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature

@@ -25,7 +25,7 @@ from client.listen import bind
 from client.worker_cli import main
 from client.worker_pb2 import Event, InfoReply, InfoRequest, Request
 from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.lattice.state import Update
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from client.engine import Engine
 from client.snapshot_parts import SnapshotParts
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState

@@ -17,7 +17,7 @@ from toy_engine import ToyEngine
 from client import device, warm
 from client.place import Place
 from client.private_training import seen_reply
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Plan, Reply, Status
 from zo_common.metrics import Scores

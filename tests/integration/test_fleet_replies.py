@@ -17,7 +17,7 @@ from fake_grid import FakeGrid, Memory
 from flwr.app import Message
 
 from server.federation import Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record_codec import encode_record
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.record_codec import encode_record
 

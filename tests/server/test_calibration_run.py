@@ -14,7 +14,7 @@ from fake_grid import FakeGrid, Memory
 from server import calibration
 from server.federation import Events, Federation
 from zo_common.calibration_message import CalibrationAnswer, decode_answer, encode_answer
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.tensor_choice import TensorChoice

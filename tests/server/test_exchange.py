@@ -11,7 +11,7 @@ from flwr.app import Message
 
 from server import exchange
 from server.exchange import pause
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 Settings = Callable[..., RunConfig]
 

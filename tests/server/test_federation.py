@@ -13,7 +13,7 @@ import pytest
 from fake_grid import FakeGrid, NeverAnswers
 
 from server.federation import Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped
 from zo_common.ledger.ledger import Ledger

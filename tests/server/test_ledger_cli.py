@@ -16,7 +16,7 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server import ledger_cli
 from server.federation import Events, Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger, write_ledger
 
 Settings = Callable[..., RunConfig]

@@ -15,7 +15,7 @@ from fake_grid import FakeGrid
 from server.federation import LEDGER_NAME, Events, Federation
 from server.privacy_guard import answered_rounds, settle_noise
 from server.roster import Member
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state

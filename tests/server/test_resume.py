@@ -13,7 +13,7 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.federation import LEDGER_NAME, Events, Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, WrongBaseModel
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record_codec import encode_record

@@ -16,7 +16,7 @@ from flwr.app import Message
 from server.federation import Federation
 from server.global_model import GlobalModel
 from server.run_log import read_rows
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import LedgerError, ModelNotFound, RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Status, decode_plan, decode_reply, encode_reply

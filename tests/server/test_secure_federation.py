@@ -18,7 +18,7 @@ from toy_fleet import TOY, RecordingGrid, toy_grids
 from client import secure
 from server.federation import Federation
 from zo_common.aggregation.mean import ClientScalars, aggregate
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
 from zo_common.ledger.ledger import Ledger

@@ -19,7 +19,7 @@ from toy_fleet import TOY, RecordingGrid, toy_grids
 from client import secure
 from server import privacy_guard, secure_round
 from server.federation import Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError
 from zo_common.ledger.ledger import Ledger
 from zo_common.messages import Plan, Reply, Status

@@ -19,7 +19,7 @@ from server.pooled_curvature import HISTORY, averaged, pooled, trusted, without_
 from server.private_step import step_size
 from server.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry

@@ -17,7 +17,7 @@ from server.federation import Federation
 from server.private_step import ServerMeasuredStep
 from server.step_size import LOG_NAME
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.ledger.record import Record

@@ -15,7 +15,7 @@ from server.run_log import read_rows
 from server.standing import Standings
 from server.suspicion import COPIES, Suspicions
 from zo_common.aggregation.mean import ClientScalars
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Contribution, Record
 
 Change = Callable[[int, NDArray[np.float32]], NDArray[np.float32]]

@@ -20,7 +20,7 @@ from proxy_upstream import TRICKS, Upstream, ask, running_upstream
 from server.deploy_folder import init_folder
 from server.deployment import Deployment
 from server.units import DEVICE_UNITS, SERVER_UNITS, write_device_files
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "")
 PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode", "zo-asr-server", "zo-asr-worker")

@@ -13,7 +13,7 @@ from rich.console import Console
 from simulations.demo import Places, run_scenario
 from simulations.runner import available_cpus, quiet_environment, run_simulation
 from simulations.scenario import Scenario, read_scenario
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from server.federation import Federation
 from simulations.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 NUMBERS: dict[str, Any] = {
     "before": {"wer": 0.5, "raw_wer": 0.6, "cer": 0.0, "loss": 3.25},

@@ -16,7 +16,7 @@ from server.federation import Federation
 from simulations.cli import SCENARIOS
 from simulations.runner import _feature_cache
 from simulations.scenario import read_scenario
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper

@@ -23,7 +23,7 @@ from benchmarks.learning.tasks import Task
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
 from server.step_size import MeasuredStep
 from server.validation import RoundInbox
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature

@@ -16,7 +16,7 @@ from server.guards.collapse_guard import CollapseGuard
 from server.guards.device_guard import DeviceGuard
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 
 Settings = Callable[..., RunConfig]

@@ -14,7 +14,7 @@ from fake_grid import FakeGrid
 from client.evaluation import Health
 from server.app import check_before_start
 from server.federation import Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, RunStopped
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import Ledger

@@ -17,7 +17,7 @@ from toy_fleet import TOY, LossOf, held_out_losses, toy_grids
 
 from client import evaluation
 from server.federation import Federation
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, RunStopped
 from zo_common.ledger.file import LedgerFile

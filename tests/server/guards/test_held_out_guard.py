@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from server.federation import Federation
 from server.guards.held_out_guard import HeldOutGuard, rise
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LedgerFile

@@ -25,7 +25,7 @@ from zo_common.aggregation.robust import (
     krum_order,
     least_devices,
 )
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, TooFewReplies
 
 SHARED_RULES = [name for name in AGGREGATIONS if name not in ("mean", "norm-clipping")]

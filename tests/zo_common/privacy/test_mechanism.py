@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, zo_step

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.config import CHOICES, RunConfig, kebab
+from zo_common.config.run import CHOICES, RunConfig, kebab
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import EstimatorConfig
 
@@ -241,7 +241,7 @@ class TestLearningRate:
 
 
 def test_the_app_configuration_of_this_project_is_legal() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
 
     assert RunConfig.from_mapping(project["tool"]["flwr"]["app"]["config"]).num_server_rounds >= 1
 
