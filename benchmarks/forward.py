@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from benchmarks.rows import ratio, store
-from client.dataset import SpeechDataset, load_dataset
 from simulations.cli import SCENARIOS
 from simulations.corpus import write_corpus
 from simulations.scenario import read_scenario
@@ -30,6 +29,7 @@ from zo_common.models.load import load_whisper
 from zo_common.models.objectives import WhisperBatch
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.speech.whisper import SpeechDataset, load_dataset
 
 BATCH = 8
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from client.device import held_out_settings
 from client.engine import Engine
-from client.speech import spread
 from client.warm import warm_dataset, warm_engine
 from server.standing import Standings
 from server.suspicion import Suspicions
@@ -28,6 +27,7 @@ from zo_common.errors import LatticeOverflow, ZOError
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 from zo_common.messages import Plan, Reply, Status, encode_plan
+from zo_common.speech.recordings import spread
 
 HOSTILE_STREAM = 1 << 44
 

@@ -16,12 +16,12 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.rows import store
-from client.dataset import SpeechDataset, load_dataset
 from simulations.corpus import CorpusConfig, write_corpus
 from simulations.whisper_import import bundled_whisper
 from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper
 from zo_common.models.objectives import whisper_losses
+from zo_common.speech.whisper import SpeechDataset, load_dataset
 
 BATCH = 8
 

@@ -18,7 +18,7 @@ from zo_common.models.whisper.loss import WhisperLoss
 
 MODELS = Path(__file__).parent.parent / "models"
 SPEECH_FRAMES = 500  # five seconds
-SILENT_FRAMES = 30  # as `client.dataset` keeps behind the speech
+SILENT_FRAMES = 30  # as `zo_common.speech.whisper` keeps behind the speech
 SILENCE = -1.0
 TAIL_TOKENS = 64
 EPSILON = 1e-3

@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 from client.adapt_audio import is_silent, split
 from client.adapt_hearing import Heard, Wave, hearing_of
-from client.audio import AudioProblem
 from zo_common.adaptation import Plateau, adapt
 from zo_common.adaptation_file import AdaptationFile, replay_file
 from zo_common.adaptation_record import AdaptationRecord, Layout, undo
@@ -25,6 +24,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.ctc.loss import SutaSettings
 from zo_common.models.load import Family, LoadedModel
+from zo_common.speech.audio import AudioProblem
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at

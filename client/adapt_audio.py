@@ -10,7 +10,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from client.audio import SAMPLING_RATE, AudioProblem, told_in_a_sentence
+from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, told_in_a_sentence
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples

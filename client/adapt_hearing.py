@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.dataset import prompt_ids
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
 from zo_common.models.ctc.forward import receptive_field, uses_attention_mask
@@ -21,6 +20,7 @@ from zo_common.models.objectives import WhisperBatch, whisper_labels
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss, Objective
 from zo_common.models.whisper.transcribe import greedy_tokens
+from zo_common.speech.whisper import prompt_ids
 
 Wave = NDArray[np.float32]
 OBJECTIVES = {"ctc": ("suta", "entropy"), "whisper": ("entropy", "self-training")}  # the first is the default

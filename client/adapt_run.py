@@ -12,12 +12,12 @@ from client.adapt import Adaptation, Adapter
 from client.adapt_audio import read_wave
 from client.adapt_hearing import Wave
 from client.adapt_view import View
-from client.audio import AudioProblem
-from client.manifest import read_manifest
 from zo_common.adaptation_file import SUFFIX, AdaptationFile, read_file, write_file
 from zo_common.adaptation_record import AdaptationRecord
 from zo_common.errors import ConfigError, DataError, ZOError
-from zo_common.metrics import Scores, normalizer_name, score
+from zo_common.speech.audio import AudioProblem
+from zo_common.speech.manifest import read_manifest
+from zo_common.speech.metrics import Scores, normalizer_name, score
 
 _STEM_BYTES = 200  # a file name may have 255 in all
 _TABLES = ("metadata.csv", "metadata.jsonl")

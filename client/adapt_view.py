@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.adapt import Adaptation
-from zo_common.metrics import Scores
+from zo_common.speech.metrics import Scores
 
 _PATIENCE = 2.0  # seconds without a bar
 

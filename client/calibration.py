@@ -10,10 +10,8 @@ import numpy as np
 from torch import nn
 
 from client.engine import Engine
-from client.family import Family
 from client.loss_choice import unchecked, with_tail
 from client.place import Place
-from client.speech import Recordings
 from client.warm import warm_dataset, warm_engine
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk
 from zo_common.config.run import RunConfig
@@ -31,6 +29,8 @@ from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.groups import shapes_of, tensor_groups
 from zo_common.lattice.trained import unique_parameters
 from zo_common.messages import Status
+from zo_common.speech.family import Family
+from zo_common.speech.recordings import Recordings
 
 WITH_LIMIT = (
     "calibration was asked of a device whose owner set max-epsilon, expected no limit: what it measures carries no "

@@ -11,8 +11,6 @@ from client.place import Place
 from client.privacy_account import PrivacyAccount
 from client.private_training import check_demand
 from client.seed_check import check_history, check_seed
-from client.speech import Recordings, evenly
-from client.splits import DEVELOPMENT, guarded_split
 from client.warm import warm_dataset, warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
@@ -20,6 +18,8 @@ from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.ledger.snapshot import SnapshotPart
 from zo_common.messages import Plan, Reply, Status
+from zo_common.speech.recordings import Recordings, evenly
+from zo_common.speech.splits import DEVELOPMENT, guarded_split
 
 _DROP_STREAM = 1 << 41
 OnSynced = Callable[[Engine], None]

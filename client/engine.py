@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.evaluation import evaluate, loss_reply
-from client.family import LossOf, family_of
 from client.loss_choice import LossChoices, unchecked, with_tail
 from client.private_training import private_steps, seen_reply
 from client.snapshot_parts import SnapshotParts
-from client.speech import Recordings
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
@@ -36,6 +33,9 @@ from zo_common.ledger.snapshot import SnapshotPart, apply_snapshot, largest_snap
 from zo_common.messages import Plan, Reply, Status
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import LossChoice
+from zo_common.speech.evaluation import evaluate, loss_reply
+from zo_common.speech.family import LossOf, family_of
+from zo_common.speech.recordings import Recordings
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 

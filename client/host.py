@@ -20,10 +20,8 @@ from client.desk import Desk, Work
 from client.engine import Engine
 from client.job import Job, Kind, Request
 from client.journal import Journal, SavedState
-from client.manifest import read_manifest
 from client.place import Place
 from client.privacy_account import PrivacyAccount
-from client.recordings import stamp
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.worker_pb2 import Request as WorkerRequest
 from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
@@ -32,6 +30,8 @@ from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
 from zo_common.ledger.snapshot import SnapshotPart, decode_part
 from zo_common.messages import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
+from zo_common.speech.manifest import read_manifest
+from zo_common.speech.stamp import stamp
 
 _PROBLEMS_SHOWN = 10
 _MAX_HELLOS = 8

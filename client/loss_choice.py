@@ -13,8 +13,6 @@ from typing import Any, get_args
 import torch
 
 from client.adapt_hearing import joined
-from client.family import Family
-from client.speech import Recordings, spread
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed
@@ -32,6 +30,8 @@ from zo_common.models.loss_check import (
     check_loss,
     utterances_for,
 )
+from zo_common.speech.family import Family
+from zo_common.speech.recordings import Recordings, spread
 
 UNCHECKED_TAIL = 64
 _VERSION = 1  # of the check: what an older one found is not taken for its result

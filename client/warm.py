@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from client.engine import Engine
-from client.manifest import Manifest, read_manifest
-from client.partition import Partitions
-from client.speech import Recordings, read_speech
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
+from zo_common.speech.manifest import Manifest, read_manifest
+from zo_common.speech.partition import Partitions
+from zo_common.speech.recordings import Recordings, read_speech
 
 MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`
 _engines: dict[tuple[object, ...], Engine] = {}

@@ -10,8 +10,6 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client.engine import choose_device
-from client.evaluation import evaluate, held_out_loss
-from client.speech import Recordings, read_speech, spread
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.global_model import GlobalModel
 from server.guards.choice import guard_for
@@ -21,6 +19,8 @@ from server.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped, ZOError
 from zo_common.models.export import export_model
+from zo_common.speech.evaluation import evaluate, held_out_loss
+from zo_common.speech.recordings import Recordings, read_speech, spread
 
 
 class HeldOut:

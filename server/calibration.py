@@ -17,7 +17,6 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from client.calibration import measure_share
-from client.speech import read_speech
 from server.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.foreign_text import plain
 from server.global_model import GlobalModel
@@ -44,6 +43,7 @@ from zo_common.lattice.groups import shapes_of, tensor_groups
 from zo_common.lattice.trained import AUTO, DEFAULT, unique_parameters
 from zo_common.ledger.file import read_ledger
 from zo_common.messages import Status
+from zo_common.speech.recordings import read_speech
 
 FILE_NAME = "tensors.json"
 TENSORS = "tensors"

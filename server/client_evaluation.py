@@ -12,7 +12,7 @@ from server.run_log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.evaluation_reply import EvaluationReply, decode_evaluation
 from zo_common.messages import Plan, Status
-from zo_common.metrics import Scores
+from zo_common.speech.metrics import Scores
 
 
 class EvaluationInbox:
@@ -87,7 +87,7 @@ class EvaluationInbox:
         return self.summary() | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
 
     def summary(self) -> dict[str, Any]:
-        """Rates of the summed counts, as `client.evaluation.Evaluation.summary` gives them, and how many answered."""
+        """Rates of the summed counts, as `zo_common.speech.evaluation` gives them, and how many answered."""
         scores = sum((reply.scores for reply in self.replies.values()), Scores())
         loss = sum(reply.loss_sum for reply in self.replies.values()) / max(scores.utterances, 1)
         return {

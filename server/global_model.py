@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from client.family import family_of
 from server.roster import Member
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
@@ -18,6 +17,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
+from zo_common.speech.family import family_of
 
 PRIVACY_KEYS = ("privacy", "target-epsilon", "target-delta", "clip-norm", "noise-multiplier", "noise-by")
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors

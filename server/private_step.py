@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.loss_choice import unchecked, with_tail
-from client.speech import read_speech
 from server.global_model import GlobalModel
 from server.guards.choice import NO_GUARD
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
@@ -24,6 +23,7 @@ from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
+from zo_common.speech.recordings import read_speech
 
 _SPEECH_STREAM = 1 << 44  # far from any step number
 _LEAST_CLIP = 1e-12

@@ -24,10 +24,6 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from client.audio import decode
-from client.family import family_of
-from client.manifest import Utterance, read_manifest
-from client.speech import read_speech
 from server.run_log import write_whole
 from simulations.augment import vary
 from simulations.corpus import Corpus, CorpusConfig, write_corpus
@@ -45,6 +41,10 @@ from zo_common.models.ctc.text import ctc_labels
 from zo_common.models.ctc.transcribe import evaluate_waves
 from zo_common.models.load import load_model
 from zo_common.models.objectives import IGNORE
+from zo_common.speech.audio import decode
+from zo_common.speech.family import family_of
+from zo_common.speech.manifest import Utterance, read_manifest
+from zo_common.speech.recordings import read_speech
 
 # variants that sound like people; the last ones are kept for testing
 TRAIN_SPEAKERS = (

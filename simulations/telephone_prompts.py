@@ -21,8 +21,8 @@ from pathlib import Path
 
 import soundfile
 
-from client.audio import MAX_SECONDS
 from zo_common.errors import ConfigError
+from zo_common.speech.audio import MAX_SECONDS
 
 LANGUAGES = ("fr", "ru")
 SPLITS = ("train", "dev", "test")

@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import CodecError
 from zo_common.messages import Status
-from zo_common.metrics import ErrorCounts, Scores
+from zo_common.speech.metrics import ErrorCounts, Scores
 
 _MAGIC = b"ZE"
 _VERSION = 1

@@ -14,7 +14,6 @@ import numpy as np
 
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.speech import speech
-from client.ctc_dataset import CTCDataset
 from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.directions.seeds import shared_seed
@@ -23,6 +22,7 @@ from zo_common.models.ctc.loss import CTCBatch
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_reply import encode_masked, vector_of
 from zo_common.secure_sum.messages import MaskedInput
+from zo_common.speech.ctc import CTCDataset
 
 STEPS = 1
 BATCH = 4

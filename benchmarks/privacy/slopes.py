@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.speech import Speech
-from client.ctc_dataset import CTCDataset
 from client.engine import Engine
 from client.private_training import SeparateLosses
 from zo_common.directions.seeds import direction_seed, shared_seed
@@ -24,6 +23,7 @@ from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, blank_of
 from zo_common.models.ctc.objectives import ctc_losses
 from zo_common.models.objectives import IGNORE
+from zo_common.speech.ctc import CTCDataset
 
 Array = NDArray[np.float64]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.privacy.settings import Settings
-from client.ctc_dataset import CTCDataset, CTCExample
 from client.engine import Engine
 from simulations.corpus import SPLITS, CorpusConfig, corpus_speakers, in_room
 from simulations.espeak import synthesize
 from simulations.sentences import sentences
 from zo_common.models.ctc.text import ctc_labels
+from zo_common.speech.ctc import CTCDataset, CTCExample
 
 _OTHER_VOICE = 5  # places further on in the list of voices: another one for every sentence
 

@@ -17,8 +17,8 @@ from client.adapt_hearing import Hearing, hearing_of
 from zo_common.adaptation_file import encode_file
 from zo_common.drift_guard import DriftBounds
 from zo_common.lattice.trained import select
-from zo_common.metrics import Scores, score
 from zo_common.models.load import LoadedModel
+from zo_common.speech.metrics import Scores, score
 
 ADAM_STEPS = 10  # SUTA's
 

@@ -61,7 +61,7 @@ def run(trial: Trial) -> dict[str, Any]:
 
 
 def _wer(texts: list[str], said: list[str]) -> float:
-    from zo_common.metrics import score
+    from zo_common.speech.metrics import score
 
     return score(said, texts).wer
 

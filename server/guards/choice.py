@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from client.splits import DEVELOPMENT, splits_of
 from server.global_model import GlobalModel
 from server.guards.collapse_guard import CollapseGuard
 from server.guards.device_guard import Ask, DeviceGuard
@@ -15,6 +14,7 @@ from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import OnStage
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
+from zo_common.speech.splits import DEVELOPMENT, splits_of
 
 NO_GUARD = "none"
 OnWord = Callable[[str], None]

@@ -15,13 +15,13 @@ from torch import nn
 from client import adapt as adapt_module
 from client.adapt import Adapter, AdaptSettings, settings_of
 from client.adapt_hearing import CTCHearing
-from client.audio import AudioProblem
 from zo_common.adaptation_file import decode_file, encode_file
 from zo_common.adaptation_record import Layout
 from zo_common.drift_guard import DriftBounds
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss, WrongBaseModel, ZOError
 from zo_common.lattice.state import Update
 from zo_common.models.load import LoadedModel, load_model
+from zo_common.speech.audio import AudioProblem
 
 QUICK: dict[str, Any] = {
     "steps": 2, "num_queries": 2, "trained_tensors": "norms", "scale": "unit", "epsilon": 1e-3, "learning_rate": 1.6e-4

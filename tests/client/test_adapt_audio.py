@@ -10,7 +10,7 @@ import soundfile as sf
 from tiny_ctc import noise_waves
 
 from client.adapt_audio import find_recordings, is_silent, read_wave, split
-from client.audio import AudioProblem
+from zo_common.speech.audio import AudioProblem
 
 RATE = 16000
 

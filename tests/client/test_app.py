@@ -25,8 +25,8 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.messages import Plan, Status, decode_reply, encode_plan
-from zo_common.metrics import Scores
 from zo_common.models.load import load_whisper
+from zo_common.speech.metrics import Scores
 
 Ask = Callable[..., bytes]
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client.dataset import SpeechDataset
 from client.engine import Engine, choose_device
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, ModelNotFound
@@ -21,6 +20,7 @@ from zo_common.ledger.record import Contribution, Record
 from zo_common.messages import Plan, Status
 from zo_common.models.load import load_whisper
 from zo_common.models.objectives import WhisperBatch, whisper_losses
+from zo_common.speech.whisper import SpeechDataset
 
 ROUNDS = 4
 ESTIMATOR = EstimatorConfig("two-sided", 2, 1e-3)

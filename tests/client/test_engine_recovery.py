@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.dataset import SpeechDataset
 from client.engine import Cancelled, Engine
 from zo_common.errors import CodecError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import SnapshotPart, encode_snapshot, split_snapshot
 from zo_common.messages import Plan, Status
+from zo_common.speech.whisper import SpeechDataset
 
 ROUNDS = 6
 

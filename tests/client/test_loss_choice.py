@@ -14,10 +14,8 @@ import torch
 from tiny import write_tiny_whisper
 
 from client import loss_choice
-from client.dataset import SpeechDataset, load_dataset
 from client.engine import Engine
 from client.loss_choice import LossChoices, unchecked
-from client.manifest import Manifest, Utterance
 from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
 from zo_common.estimator.step import EstimatorConfig, LossFn
@@ -30,6 +28,8 @@ from zo_common.models.objectives import whisper_losses
 from zo_common.models.whisper.forward import embed_window
 from zo_common.models.whisper.silent_tail import mark_sinks, sinks_of
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.speech.manifest import Manifest, Utterance
+from zo_common.speech.whisper import SpeechDataset, load_dataset
 
 Engines = Callable[..., Engine]
 TEXTS = ("Can the dentist call me back on Monday?", "How do I get to the post office from here?")

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from client import private_training
-from client.dataset import SpeechDataset
 from client.engine import Engine
 from client.private_training import MOST_LOSS, PrivateSteps, SeparateLosses, check_demand, private_steps, seen_reply
 from zo_common.config.run import RunConfig
@@ -19,6 +18,7 @@ from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.speech.whisper import SpeechDataset
 
 EXAMPLE = Mechanism("example", 5.0, 1.0, 3)
 DEVICE = Mechanism("device", 5.0, 1.0, 1)

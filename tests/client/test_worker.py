@@ -22,7 +22,7 @@ from client.worker_client import WorkerClient, WorkerError, make_request
 from client.worker_pb2 import Request
 from zo_common.evaluation_reply import decode_evaluation
 from zo_common.messages import Status, decode_reply, encode_plan
-from zo_common.metrics import Scores
+from zo_common.speech.metrics import Scores
 
 ENDLESS = 60_000  # steps; a test ends the training long before
 

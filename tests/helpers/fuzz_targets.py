@@ -75,7 +75,7 @@ from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import decode_record, encode_record
 from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
 from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
-from zo_common.metrics import ErrorCounts, Scores
+from zo_common.speech.metrics import ErrorCounts, Scores
 
 GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
 

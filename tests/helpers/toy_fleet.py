@@ -20,7 +20,7 @@ from client.private_training import seen_reply
 from zo_common.config.run import RunConfig
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Plan, Reply, Status
-from zo_common.metrics import Scores
+from zo_common.speech.metrics import Scores
 
 
 class RecordingGrid(FakeGrid):

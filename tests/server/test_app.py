@@ -99,7 +99,7 @@ def test_the_curve_survives_a_resume(
 ) -> None:
     """Decoding is replaced by a fixed word: a random model writes nonsense to the last of its 448 tokens."""
     monkeypatch.setattr(
-        "client.evaluation.evaluate_texts",
+        "zo_common.speech.evaluation.evaluate_texts",
         lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
     )
     config = settings(
@@ -129,7 +129,7 @@ def test_the_curve_survives_a_resume(
 def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding is a fixed word."""
     monkeypatch.setattr(
-        "client.evaluation.evaluate_texts",
+        "zo_common.speech.evaluation.evaluate_texts",
         lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
     )
 
@@ -180,7 +180,7 @@ def test_a_last_evaluation_that_was_one_in_between_is_redone(settings: Settings,
 
 
 def _scores(texts: tuple[str, ...]) -> Any:
-    from zo_common.metrics import score
+    from zo_common.speech.metrics import score
 
     return score(list(texts), ["anna counts to"] * len(texts))
 

@@ -202,7 +202,7 @@ def test_a_result_that_is_worse_fails_a_deployments_run(
     monkeypatch.setattr("server.guards.held_out_guard.utterance_losses", lambda *_: np.full(3, next(losses)))
     monkeypatch.setattr("sys.tracebacklimit", 1000, raising=False)  # it is lowered for good
     reported = iter([1.0, 1.5])
-    monkeypatch.setattr("client.evaluation.held_out_loss", lambda *_: next(reported))
+    monkeypatch.setattr("zo_common.speech.evaluation.held_out_loss", lambda *_: next(reported))
     config = ctc_settings(num_server_rounds=2)
     context = Context(1, 1, {}, RecordDict(), config.to_mapping())
 

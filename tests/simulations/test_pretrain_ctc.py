@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from client.manifest import read_manifest
 from simulations.corpus import write_corpus
 from simulations.ctc_base import MOST_BYTES, Shape, base_model, mel_filters, model_processor, save_small
 from simulations.espeak import list_variants
@@ -29,6 +28,7 @@ from simulations.pretrain_ctc import (
 from zo_common.errors import ConfigError
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.models.load import load_model
+from zo_common.speech.manifest import read_manifest
 
 TOY = Recipe(
     steps=4,

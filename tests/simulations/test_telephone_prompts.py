@@ -12,10 +12,10 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.manifest import read_manifest
 from simulations import telephone_prompts
 from simulations.telephone_prompts import Prompt, download, read_prompts, split_prompts, write_prompts
 from zo_common.errors import ConfigError
+from zo_common.speech.manifest import read_manifest
 
 LINES = """\
 ; Core Asterisk Sounds in Russian

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid
 
-from client.evaluation import Health
 from server.app import check_before_start
 from server.federation import Federation
 from zo_common.config.run import RunConfig
@@ -22,6 +21,7 @@ from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.messages import Status
 from zo_common.models.load import load_model
+from zo_common.speech.evaluation import Health
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

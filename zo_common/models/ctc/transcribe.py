@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.metrics import Scores, score
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves
+from zo_common.speech.metrics import Scores, score
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zo_common.metrics import Scores, score
+from zo_common.speech.metrics import Scores, score
 
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
 MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)

@@ -10,10 +10,10 @@ import torch
 from tiny_ctc import BLANK, noise_waves, write_tiny_ctc
 
 from zo_common.errors import DataError
-from zo_common.metrics import ErrorCounts
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves
 from zo_common.models.ctc.transcribe import evaluate_waves, transcribe_waves
 from zo_common.models.load import load_model
+from zo_common.speech.metrics import ErrorCounts
 
 
 @pytest.fixture(scope="module")

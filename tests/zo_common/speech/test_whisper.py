@@ -15,12 +15,12 @@ import soundfile
 import torch
 from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProcessor
 
-from client import dataset as module
-from client.audio import decode
-from client.dataset import WINDOW_FRAMES, SpeechDataset, SpeechExample, load_dataset, prompt_ids
-from client.manifest import Manifest, Utterance, read_manifest
 from zo_common.errors import ConfigError, DataError
 from zo_common.models.objectives import IGNORE, whisper_losses
+from zo_common.speech import whisper as module
+from zo_common.speech.audio import decode
+from zo_common.speech.manifest import Manifest, Utterance, read_manifest
+from zo_common.speech.whisper import WINDOW_FRAMES, SpeechDataset, SpeechExample, load_dataset, prompt_ids
 
 RATE = 16_000
 LENGTHS = (0.5, 1.2345, 3.0, 29.68, 29.8, 30.0)

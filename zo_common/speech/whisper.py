@@ -20,11 +20,11 @@ import transformers
 from transformers import GenerationConfig, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from client.audio import SAMPLING_RATE, AudioProblem, decode
-from client.manifest import Manifest, Utterance
-from client.speech import Example, Recordings, read_speech
 from zo_common.errors import ConfigError
 from zo_common.models.objectives import WhisperBatch, whisper_labels
+from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, decode
+from zo_common.speech.manifest import Manifest, Utterance
+from zo_common.speech.recordings import Example, Recordings, read_speech
 
 WINDOW_FRAMES = 3000
 HOP = 160  # samples for each frame

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from client.manifest import Utterance
-from client.partition import Partitions, partition
 from zo_common.errors import ConfigError
+from zo_common.speech.manifest import Utterance
+from zo_common.speech.partition import Partitions, partition
 
 UTTERANCES = [
     Utterance(
@@ -47,8 +47,8 @@ def test_shares_are_worked_out_once_for_all(by: str, monkeypatch: pytest.MonkeyP
     expected = all_of(by, 6)
     shares = Partitions(UTTERANCES, 6, by)
     first = shares.of(3)
-    monkeypatch.setattr("client.partition._values", None)
-    monkeypatch.setattr("client.partition._flwr_datasets", None)
+    monkeypatch.setattr("zo_common.speech.partition._values", None)
+    monkeypatch.setattr("zo_common.speech.partition._flwr_datasets", None)
 
     assert [shares.of(index) for index in range(6)] == expected
     assert first == expected[3]

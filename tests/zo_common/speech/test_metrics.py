@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.metrics import ErrorCounts, Scores, count_characters, count_words, score, whisper_normalizer
+from zo_common.speech.metrics import ErrorCounts, Scores, count_characters, count_words, score, whisper_normalizer
 
 words = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=5).map(" ".join)
 pairs = st.lists(st.tuples(words, words), max_size=6)

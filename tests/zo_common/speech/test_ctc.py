@@ -9,18 +9,18 @@ import pytest
 import soundfile
 from tiny_ctc import CHARACTERS, RATE, noise_waves, write_tiny_ctc
 
-from client.audio import decode
-from client.ctc_dataset import CTCDataset
-from client.evaluation import evaluate, health, held_out_loss
-from client.family import family_of
-from client.manifest import read_manifest
-from client.speech import read_speech, spread
 from zo_common.config.run import RunConfig
 from zo_common.errors import DataError
 from zo_common.models.ctc.loss import CTCLoss
 from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.load import LoadedModel, load_model
 from zo_common.models.objectives import IGNORE
+from zo_common.speech.audio import decode
+from zo_common.speech.ctc import CTCDataset
+from zo_common.speech.evaluation import evaluate, health, held_out_loss
+from zo_common.speech.family import family_of
+from zo_common.speech.manifest import read_manifest
+from zo_common.speech.recordings import read_speech, spread
 
 TEXTS = ("Anna, be here!", "a good lamp", "wood")
 SAMPLES = (12000, 16000, 9000)

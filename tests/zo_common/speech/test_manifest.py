@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from client.manifest import Manifest, read_manifest
 from zo_common.errors import DataError
+from zo_common.speech.manifest import Manifest, read_manifest
 
 Table = Callable[..., Path]
 

@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from client.audio import local_audio, stored_audio
 from zo_common.errors import DataError
+from zo_common.speech.audio import local_audio, stored_audio
 
 _FILE = "file_name"
 TABLES = ("metadata.csv", "metadata.jsonl")

@@ -8,9 +8,6 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 
-from client.ctc_dataset import CTCReader
-from client.dataset import WINDOW_FRAMES, WhisperReader, prompt_ids
-from client.speech import Reader
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
@@ -22,6 +19,9 @@ from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
 from zo_common.models.whisper.loss import WhisperLoss
 from zo_common.models.whisper.transcribe import greedy_tokens
+from zo_common.speech.ctc import CTCReader
+from zo_common.speech.recordings import Reader
+from zo_common.speech.whisper import WINDOW_FRAMES, WhisperReader, prompt_ids
 
 LossOf = Callable[[Any], LossFn]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from client.recordings import stamp
+from zo_common.speech.stamp import stamp
 
 
 def test_every_change_of_a_table_is_another_stamp(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from client.audio import AudioProblem, decode
-from client.manifest import Utterance
-from client.speech import Example, Recordings
 from zo_common.models.ctc.forward import receptive_field
 from zo_common.models.ctc.loss import CTCBatch, ctc_batch
 from zo_common.models.ctc.objectives import alignable
 from zo_common.models.ctc.text import ctc_labels
+from zo_common.speech.audio import AudioProblem, decode
+from zo_common.speech.manifest import Utterance
+from zo_common.speech.recordings import Example, Recordings
 
 
 @dataclass(frozen=True, eq=False)

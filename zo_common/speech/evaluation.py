@@ -13,11 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from client.ctc_dataset import CTCDataset
-from client.speech import Recordings
 from zo_common.evaluation_reply import EvaluationReply
 from zo_common.messages import Status
-from zo_common.metrics import Scores
 from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, CTCLoss
 from zo_common.models.ctc.objectives import frame_entropy, frame_mask
@@ -26,6 +23,9 @@ from zo_common.models.objectives import whisper_losses
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
 from zo_common.models.whisper.transcribe import evaluate_texts
+from zo_common.speech.ctc import CTCDataset
+from zo_common.speech.metrics import Scores
+from zo_common.speech.recordings import Recordings
 
 _TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
 

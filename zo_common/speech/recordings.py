@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from client.manifest import Manifest, Utterance, read_manifest
 from zo_common.errors import ConfigError, DataError
+from zo_common.speech.manifest import Manifest, Utterance, read_manifest
 
 BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from client.audio import AudioProblem, decode
+from zo_common.speech.audio import AudioProblem, decode
 
 RATE = 16_000
 

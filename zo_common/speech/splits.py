@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from client.manifest import TABLES
 from zo_common.config.run import RunConfig
+from zo_common.speech.manifest import TABLES
 
 DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any
 
-from client.manifest import Utterance
 from zo_common.errors import ConfigError
+from zo_common.speech.manifest import Utterance
 
 SHARDS_PER_PARTITION = 2
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from client.splits import guarded_split, splits_of
 from zo_common.config.run import RunConfig
+from zo_common.speech.splits import guarded_split, splits_of
 
 
 def test_folders_with_a_table_are_splits(mini_corpus: Path, tmp_path: Path) -> None:
