@@ -20,7 +20,7 @@ from server.roster import CONTENT, wait_for_nodes
 from simulations.runner import actors_for, simulate
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 HELLO_BYTES = 600  # fingerprint, checksum and the list of a few trained tensors
 TIMEOUT = 600.0

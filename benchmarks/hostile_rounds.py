@@ -26,8 +26,8 @@ from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import LatticeOverflow, ZOError
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
-from zo_common.messages import Plan, Reply, Status, encode_plan
 from zo_common.speech.recordings import spread
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan
 
 HOSTILE_STREAM = 1 << 44
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.hostile_rounds import Crowd, round_plan
 from zo_common.config.run import RunConfig
-from zo_common.messages import Status
 from zo_common.privacy.plan import PrivacyCost, PrivacyPlan
+from zo_common.wire.plan import Status
 
 LEAST_SQUARE = 1e-12
 BEARABLE = 2.0  # times the steps of a run without privacy

@@ -23,7 +23,7 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import LatticeOverflow
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.record import Record
-from zo_common.messages import Plan, Status
+from zo_common.wire.plan import Plan, Status
 
 
 @dataclass

@@ -30,7 +30,7 @@ from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
-from zo_common.messages import Plan, Reply, Status, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, encode_reply
 
 T = TypeVar("T")
 ROWS = 384 * 1536  # weights of a tensor, as in Whisper-tiny's feed-forward layers

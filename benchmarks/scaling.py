@@ -22,8 +22,8 @@ from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.grid import UNIT_BITS
 from zo_common.lattice.trained import select
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
 from zo_common.models.whisper.forward import decode, encode
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 STEPS, QUERIES = 10, 8
 RATE = 2e-3

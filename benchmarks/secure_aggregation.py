@@ -21,8 +21,6 @@ import numpy as np
 
 from benchmarks.rows import amount, row, store
 from server.certificates import new_device_key
-from zo_common.messages import Reply, Status, encode_reply
-from zo_common.secure_reply import vector_of
 from zo_common.secure_sum.boxes import BOX_BYTES, seal
 from zo_common.secure_sum.device import SecureDevice, commitment
 from zo_common.secure_sum.graph import Graph
@@ -43,6 +41,8 @@ from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.shamir import PRIME, SHARE_BYTES, split
 from zo_common.secure_sum.terms import Terms
+from zo_common.wire.masked_reply import vector_of
+from zo_common.wire.plan import Reply, Status, encode_reply
 
 SCALARS = 64
 DEVICES = (10, 100, 1000)

@@ -25,7 +25,7 @@ from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.trained import unique_parameters
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 DEVICES = 8
 QUERIES = 8

@@ -137,11 +137,11 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     from client import device
     from client.calibration import WITH_LIMIT, calibrate
     from client.privacy_account import PrivacyAccount
-    from zo_common.calibration_message import CalibrationAnswer, decode_ask, encode_answer
     from zo_common.config.run import RunConfig
-    from zo_common.evaluation_reply import encode_evaluation
     from zo_common.ledger.snapshot import decode_part
-    from zo_common.messages import Status, decode_plan, encode_reply
+    from zo_common.wire.calibration import CalibrationAnswer, decode_ask, encode_answer
+    from zo_common.wire.evaluation import encode_evaluation
+    from zo_common.wire.plan import Status, decode_plan, encode_reply
 
     # a device may name its own model, data and cache; a server must not choose where a real device writes
     own = {k: v for k, v in context.node_config.items() if k in ("model", "data", "feature-cache")}

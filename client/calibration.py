@@ -13,7 +13,6 @@ from client.engine import Engine
 from client.loss_choice import unchecked, with_tail
 from client.place import Place
 from client.warm import warm_dataset, warm_engine
-from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, NonFiniteLoss, ZOError
@@ -28,9 +27,10 @@ from zo_common.estimator.calibration import (
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.groups import shapes_of, tensor_groups
 from zo_common.lattice.trained import unique_parameters
-from zo_common.messages import Status
 from zo_common.speech.family import Family
 from zo_common.speech.recordings import Recordings
+from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk
+from zo_common.wire.plan import Status
 
 WITH_LIMIT = (
     "calibration was asked of a device whose owner set max-epsilon, expected no limit: what it measures carries no "

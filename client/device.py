@@ -15,11 +15,11 @@ from client.warm import warm_dataset, warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, DataError, ZOError
-from zo_common.evaluation_reply import EvaluationReply
 from zo_common.ledger.snapshot import SnapshotPart
-from zo_common.messages import Plan, Reply, Status
 from zo_common.speech.recordings import Recordings, evenly
 from zo_common.speech.splits import DEVELOPMENT, guarded_split
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Plan, Reply, Status
 
 _DROP_STREAM = 1 << 41
 OnSynced = Callable[[Engine], None]

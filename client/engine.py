@@ -23,19 +23,19 @@ from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import LossFn, clip_factors
-from zo_common.evaluation_reply import EvaluationReply
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import describe_tensors
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
 from zo_common.ledger.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
-from zo_common.messages import Plan, Reply, Status
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import LossChoice
 from zo_common.speech.evaluation import evaluate, loss_reply
 from zo_common.speech.family import LossOf, family_of
 from zo_common.speech.recordings import Recordings
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Plan, Reply, Status
 
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 

@@ -24,14 +24,14 @@ from client.place import Place
 from client.privacy_account import PrivacyAccount
 from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.worker_pb2 import Request as WorkerRequest
-from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
-from zo_common.evaluation_reply import EvaluationReply, encode_evaluation
 from zo_common.ledger.snapshot import SnapshotPart, decode_part
-from zo_common.messages import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.stamp import stamp
+from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
+from zo_common.wire.evaluation import EvaluationReply, encode_evaluation
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
 
 _PROBLEMS_SHOWN = 10
 _MAX_HELLOS = 8

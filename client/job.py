@@ -9,7 +9,7 @@ from threading import Condition
 from typing import Literal
 
 from client.engine import Cancelled
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 Kind = Literal["train", "evaluate", "sync"]
 _ORDER: dict[str, int] = {"sync": 0, "evaluate": 0, "train": 1}  # within a round, as a server asks

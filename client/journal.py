@@ -24,7 +24,7 @@ from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 _STATE, _SNAPSHOT, _ANSWER = b"ZOST", b"ZOSN", b"ZOAN"
 _VERSION = 1

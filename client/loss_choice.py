@@ -18,7 +18,6 @@ from zo_common.config.run import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
-from zo_common.messages import Plan
 from zo_common.models.compute import resolve_precision
 from zo_common.models.loss_check import (
     FIRST_EPSILON,
@@ -32,6 +31,7 @@ from zo_common.models.loss_check import (
 )
 from zo_common.speech.family import Family
 from zo_common.speech.recordings import Recordings, spread
+from zo_common.wire.plan import Plan
 
 UNCHECKED_TAIL = 64
 _VERSION = 1  # of the check: what an older one found is not taken for its result

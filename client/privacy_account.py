@@ -12,9 +12,9 @@ from pathlib import Path
 
 from zo_common.binary.durable import seal, unseal, write_durably
 from zo_common.errors import CodecError, ConfigError, ProtocolMismatch
-from zo_common.messages import Plan
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.charges import release_of
+from zo_common.wire.plan import Plan
 
 ACCOUNT_NAME = "privacy.account"
 _KIND, _VERSION = b"ZOPA", 1

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn
-from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.discrete_gaussian import poisson_subset
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Reply, Status
 
 MOST_LOSS = 1e4
 """Losses are cut off here, and stand here where they are not finite: a step must not fail over one utterance."""

@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 
 from client.place import place_of
 from zo_common.errors import ConfigError, SecureAggregationError, ZOError
-from zo_common.messages import Status, decode_plan, decode_reply, encode_reply
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
-from zo_common.secure_reply import bare, encode_masked, vector_of
 from zo_common.secure_sum.device import LEAST_COHORT, Noise, Phase, SecureDevice
 from zo_common.secure_sum.messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
 from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 from zo_common.secure_sum.state import dump_device, load_device
+from zo_common.wire.masked_reply import bare, encode_masked, vector_of
+from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_reply
 
 KEY = "secure"
 _STATE = "zo-secure"

@@ -16,7 +16,7 @@ from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan
+from zo_common.wire.plan import Plan
 
 MOST_TAKEN_BACK = 4096
 """Rounds; a look at all of a run's would let a server keep a device busy."""

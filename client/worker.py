@@ -23,7 +23,7 @@ from client.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, Info
 from client.worker_pb2 import Progress as ProgressEvent
 from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from zo_common.errors import ZOError
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 MAX_CALLS = 32  # at once; each holds a thread while it waits
 _LOOK_SECONDS = 0.5

@@ -24,7 +24,6 @@ from server.guards.choice import NO_GUARD
 from server.roster import Member
 from server.run_state import refuse_used_ledger
 from zo_common.binary.durable import write_durably
-from zo_common.calibration_message import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
@@ -42,8 +41,9 @@ from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_t
 from zo_common.lattice.groups import shapes_of, tensor_groups
 from zo_common.lattice.trained import AUTO, DEFAULT, unique_parameters
 from zo_common.ledger.file import read_ledger
-from zo_common.messages import Status
 from zo_common.speech.recordings import read_speech
+from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
+from zo_common.wire.plan import Status
 
 FILE_NAME = "tensors.json"
 TENSORS = "tensors"

@@ -9,7 +9,7 @@ from zo_common.errors import ZOError
 from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.snapshot import encode_part, snapshot_part
-from zo_common.messages import Plan, encode_plan
+from zo_common.wire.plan import Plan, encode_plan
 
 _WEIGHTS_A_BYTE = 8  # a snapshot is hardly smaller than this: below, none is made
 

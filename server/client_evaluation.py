@@ -10,9 +10,9 @@ from server.foreign_text import plain
 from server.guards.device_losses import DeviceLosses
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
-from zo_common.evaluation_reply import EvaluationReply, decode_evaluation
-from zo_common.messages import Plan, Status
 from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import EvaluationReply, decode_evaluation
+from zo_common.wire.plan import Plan, Status
 
 
 class EvaluationInbox:

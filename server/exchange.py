@@ -14,7 +14,7 @@ from server.catch_up import CatchUp, Outgoing
 from server.foreign_text import plain
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
-from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 CONTENT = "zo"
 SYNC, REBUILD, SECURE, CALIBRATE = "query.sync", "query.rebuild", "query.secure", "query.calibrate"

@@ -36,7 +36,7 @@ from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.lattice.trained import AUTO
 from zo_common.ledger.file import LedgerFile
-from zo_common.messages import Plan, encode_plan
+from zo_common.wire.plan import Plan, encode_plan
 
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0

@@ -17,10 +17,10 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import Ledger
-from zo_common.messages import Plan
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog, most_spent, release_of
 from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
+from zo_common.wire.plan import Plan
 
 
 def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:

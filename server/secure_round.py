@@ -26,11 +26,11 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader
-from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
-from zo_common.secure_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.terms import Terms
+from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
+from zo_common.wire.plan import Plan, Reply, Status
 
 _STEP_SECONDS = 120.0  # of a step without training; a device that needs longer has dropped out
 _TTL_SLACK = 900.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from server.foreign_text import plain
 from zo_common.errors import CodecError
-from zo_common.messages import Plan, Status, decode_reply
+from zo_common.wire.plan import Plan, Status, decode_reply
 
 
 class SyncInbox:

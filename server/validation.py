@@ -11,7 +11,7 @@ from server.foreign_text import plain
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.errors import CodecError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
-from zo_common.messages import Plan, Reply, Status, decode_reply
+from zo_common.wire.plan import Plan, Reply, Status, decode_reply
 
 MAX_EXAMPLES = 100_000_000
 _WORDS = {Status.CHECKSUM: "its weights are not the server's, though built anew from its base model and all rounds"}

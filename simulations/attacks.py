@@ -21,7 +21,7 @@ from client.place import place_of
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
-from zo_common.messages import Plan, Status, decode_plan, decode_reply, encode_reply
+from zo_common.wire.plan import Plan, Status, decode_plan, decode_reply, encode_reply
 
 Attack = Literal["none", "sign-flip", "large", "random", "colluding", "label-flip", "free-rider"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)

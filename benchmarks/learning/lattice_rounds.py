@@ -18,7 +18,7 @@ from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 
 class LatticeRounds:

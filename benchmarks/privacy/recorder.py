@@ -17,12 +17,12 @@ from benchmarks.privacy.speech import speech
 from client.engine import Engine
 from client.warm import warm_engine
 from zo_common.directions.seeds import shared_seed
-from zo_common.messages import Plan, Status, encode_plan, encode_reply
 from zo_common.models.ctc.loss import CTCBatch
 from zo_common.privacy.mechanism import Mechanism
-from zo_common.secure_reply import encode_masked, vector_of
 from zo_common.secure_sum.messages import MaskedInput
 from zo_common.speech.ctc import CTCDataset
+from zo_common.wire.masked_reply import encode_masked, vector_of
+from zo_common.wire.plan import Plan, Status, encode_plan, encode_reply
 
 STEPS = 1
 BATCH = 4

@@ -20,9 +20,9 @@ from benchmarks.privacy.speech import Speech, speech
 from benchmarks.privacy.table import folder_of, kept, over_seeds
 from client import private_training
 from client.engine import Engine
-from zo_common.messages import Plan, Status
 from zo_common.privacy import mechanism as privacy
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Status
 
 POOL = 6
 

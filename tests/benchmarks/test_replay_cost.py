@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.replay_cost import Size, replies_of
 from benchmarks.scaling import projected_gradient
-from zo_common.messages import decode_reply
+from zo_common.wire.plan import decode_reply
 
 
 def test_scalars_are_as_large_as_measured_ones() -> None:

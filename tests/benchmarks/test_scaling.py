@@ -8,7 +8,7 @@ import pytest
 from benchmarks import scaling
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, encode_plan
+from zo_common.wire.plan import Plan, encode_plan
 
 
 @pytest.mark.parametrize("contributions", [1, 2, 7])

@@ -11,9 +11,9 @@ import torch
 from client.calibration import calibrate, share_of
 from client.place import Place
 from client.warm import warm_engine
-from zo_common.calibration_message import CalibrationAsk
 from zo_common.config.run import RunConfig
-from zo_common.messages import Status
+from zo_common.wire.calibration import CalibrationAsk
+from zo_common.wire.plan import Status
 
 Settings = Callable[..., RunConfig]
 ASK = CalibrationAsk(seed=5, client_id=0, place=0, devices=3, passes=8, batch_size=2)

@@ -12,7 +12,7 @@ import pytest
 from client.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
 from client.engine import Cancelled
 from client.job import Job, Request
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 SECONDS = 20.0
 ORPHAN_SECONDS = 1.0  # long beside what a test does meanwhile

@@ -17,10 +17,10 @@ from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState, Update
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Status
 from zo_common.models.load import load_whisper
 from zo_common.models.objectives import WhisperBatch, whisper_losses
 from zo_common.speech.whisper import SpeechDataset
+from zo_common.wire.plan import Plan, Status
 
 ROUNDS = 4
 ESTIMATOR = EstimatorConfig("two-sided", 2, 1e-3)

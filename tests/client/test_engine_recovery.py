@@ -13,8 +13,8 @@ from zo_common.errors import CodecError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import SnapshotPart, encode_snapshot, split_snapshot
-from zo_common.messages import Plan, Status
 from zo_common.speech.whisper import SpeechDataset
+from zo_common.wire.plan import Plan, Status
 
 ROUNDS = 6
 

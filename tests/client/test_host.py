@@ -23,17 +23,17 @@ from client.journal import Journal
 from client.place import Place
 from client.privacy_account import PrivacyAccount
 from client.worker_client import make_request
-from zo_common.calibration_message import (
+from zo_common.directions.seeds import client_seed
+from zo_common.estimator.step import EstimatorConfig
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Record
+from zo_common.wire.calibration import (
     CalibrationAnswer,
     CalibrationAsk,
     decode_answer,
     encode_ask,
 )
-from zo_common.directions.seeds import client_seed
-from zo_common.estimator.step import EstimatorConfig
-from zo_common.lattice.state import LatticeState
-from zo_common.ledger.record import Record
-from zo_common.messages import Plan, Reply, Status, decode_reply, encode_plan
+from zo_common.wire.plan import Plan, Reply, Status, decode_reply, encode_plan
 
 PLACE = Place(3)
 

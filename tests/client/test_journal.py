@@ -24,7 +24,7 @@ from zo_common.binary.durable import seal
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import encode_snapshot
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 KILLS = 60
 

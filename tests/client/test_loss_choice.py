@@ -22,7 +22,6 @@ from zo_common.estimator.step import EstimatorConfig, LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_snapshot
-from zo_common.messages import Plan, Status
 from zo_common.models.loss_check import FIRST_EPSILON, LossChoice
 from zo_common.models.objectives import whisper_losses
 from zo_common.models.whisper.forward import embed_window
@@ -30,6 +29,7 @@ from zo_common.models.whisper.silent_tail import mark_sinks, sinks_of
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.speech.manifest import Manifest, Utterance
 from zo_common.speech.whisper import SpeechDataset, load_dataset
+from zo_common.wire.plan import Plan, Status
 
 Engines = Callable[..., Engine]
 TEXTS = ("Can the dentist call me back on Monday?", "How do I get to the post office from here?")

@@ -16,9 +16,9 @@ from client.privacy_account import PrivacyAccount
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
-from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Reply, Status
 
 CONFIG = RunConfig()
 PLAN = Plan(

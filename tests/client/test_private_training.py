@@ -16,9 +16,9 @@ from client.private_training import MOST_LOSS, PrivateSteps, SeparateLosses, che
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.speech.whisper import SpeechDataset
+from zo_common.wire.plan import Plan, Reply, Status
 
 EXAMPLE = Mechanism("example", 5.0, 1.0, 3)
 DEVICE = Mechanism("device", 5.0, 1.0, 1)

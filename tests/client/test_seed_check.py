@@ -15,7 +15,7 @@ from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Reply, Status
+from zo_common.wire.plan import Plan, Reply, Status
 
 CONFIG = RunConfig(run_seed=7)
 SHARED = replace(CONFIG, directions="shared")

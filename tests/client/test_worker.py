@@ -20,9 +20,9 @@ from client.warm import warm_dataset
 from client.worker_cli import app
 from client.worker_client import WorkerClient, WorkerError, make_request
 from client.worker_pb2 import Request
-from zo_common.evaluation_reply import decode_evaluation
-from zo_common.messages import Status, decode_reply, encode_plan
 from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import decode_evaluation
+from zo_common.wire.plan import Status, decode_reply, encode_plan
 
 ENDLESS = 60_000  # steps; a test ends the training long before
 

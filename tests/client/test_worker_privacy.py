@@ -8,10 +8,10 @@ from dataclasses import replace
 from worker_process import PLACE, Truth, Worker
 
 from zo_common.directions.seeds import client_seed
-from zo_common.messages import Status, decode_reply
 from zo_common.privacy.accountant import epsilon_spent
 from zo_common.privacy.charges import release_of
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Status, decode_reply
 
 
 def test_an_owners_limit_outlives_the_worker_and_the_run(worker: Worker, truth: Truth) -> None:

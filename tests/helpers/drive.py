@@ -15,7 +15,7 @@ from fake_grid import FakeGrid, Memory
 
 from server.federation import Events, Federation
 from zo_common.config.run import RunConfig
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 
 def run(settings: Path) -> None:

@@ -13,8 +13,8 @@ from client.worker_pb2 import Request
 from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.models.load import load_whisper
+from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 
 def replayed(ledger: Ledger, model: Path) -> int:

@@ -12,10 +12,8 @@ from fuzz_target import Target
 from secure_cohort import Cohort, terms_of, vectors_of
 
 from zo_common.errors import CodecError, LedgerError, SecureAggregationError
-from zo_common.messages import Reply, Status
 from zo_common.privacy import charges as privacy_log
 from zo_common.privacy.charges import Charge, PrivacyLog
-from zo_common.secure_reply import decode_masked, encode_masked
 from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
@@ -29,6 +27,8 @@ from zo_common.secure_sum.messages import (
     Survivors,
 )
 from zo_common.secure_sum.state import dump_device, load_device
+from zo_common.wire.masked_reply import decode_masked, encode_masked
+from zo_common.wire.plan import Reply, Status
 
 KINDS: tuple[Any, ...] = (
     *(Invitation, Advertisement, KeyList, SealedShares, Sharers, MaskedInput),

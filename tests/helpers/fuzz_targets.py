@@ -44,20 +44,11 @@ from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
 from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
-from zo_common.calibration_message import (
-    CalibrationAnswer,
-    CalibrationAsk,
-    decode_answer,
-    decode_ask,
-    encode_answer,
-    encode_ask,
-)
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import (
     CHAIN_BYTES,
@@ -74,8 +65,17 @@ from zo_common.ledger.ledger import (
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import decode_record, encode_record
 from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
-from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 from zo_common.speech.metrics import ErrorCounts, Scores
+from zo_common.wire.calibration import (
+    CalibrationAnswer,
+    CalibrationAsk,
+    decode_answer,
+    decode_ask,
+    encode_answer,
+    encode_ask,
+)
+from zo_common.wire.evaluation import EvaluationReply, decode_evaluation, encode_evaluation
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 
 GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
 

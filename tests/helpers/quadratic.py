@@ -14,7 +14,7 @@ from zo_common.lattice.kernels.plain import direction_signs
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
-from zo_common.messages import Plan, Reply, Status
+from zo_common.wire.plan import Plan, Reply, Status
 
 WIDTH = 24
 NAME = "weight"

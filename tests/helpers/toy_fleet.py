@@ -18,9 +18,9 @@ from client import device, warm
 from client.place import Place
 from client.private_training import seen_reply
 from zo_common.config.run import RunConfig
-from zo_common.evaluation_reply import EvaluationReply
-from zo_common.messages import Plan, Reply, Status
 from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Plan, Reply, Status
 
 
 class RecordingGrid(FakeGrid):

@@ -27,8 +27,8 @@ from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.messages import Plan, Reply, decode_plan, decode_reply, encode_plan
 from zo_common.models.load import load_whisper
+from zo_common.wire.plan import Plan, Reply, decode_plan, decode_reply, encode_plan
 
 PLACE = Place(7)
 

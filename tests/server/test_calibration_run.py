@@ -13,7 +13,6 @@ from fake_grid import FakeGrid, Memory
 
 from server import calibration
 from server.federation import Events, Federation
-from zo_common.calibration_message import CalibrationAnswer, decode_answer, encode_answer
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure
@@ -22,8 +21,9 @@ from zo_common.lattice.trained import DEFAULT
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import Status
 from zo_common.models.load import load_whisper
+from zo_common.wire.calibration import CalibrationAnswer, decode_answer, encode_answer
+from zo_common.wire.plan import Status
 
 Settings = Callable[..., RunConfig]
 PATTERN = "encoder-first/bias@-1^2,encoder-first/norm"

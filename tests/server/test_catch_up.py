@@ -12,7 +12,7 @@ from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.snapshot import decode_part
-from zo_common.messages import Plan, decode_plan
+from zo_common.wire.plan import Plan, decode_plan
 
 
 def _record(server_round: int, queries: int = 4) -> Record:

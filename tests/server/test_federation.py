@@ -18,8 +18,8 @@ from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import decode_reply, encode_reply
 from zo_common.models.load import load_whisper
+from zo_common.wire.plan import decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -19,10 +19,10 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import Reply, decode_reply
 from zo_common.models.load import load_whisper
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog
+from zo_common.wire.plan import Reply, decode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -11,7 +11,7 @@ from server.range_guard import MAX_DIRECTION_UNITS, first_out_of_range
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry
-from zo_common.messages import decode_reply, encode_reply
+from zo_common.wire.plan import decode_reply, encode_reply
 
 
 def _header(grid: int) -> LedgerHeader:

@@ -19,7 +19,7 @@ from server.run_log import read_rows
 from zo_common.config.run import RunConfig
 from zo_common.errors import LedgerError, ModelNotFound, RunStopped
 from zo_common.ledger.ledger import Ledger
-from zo_common.messages import Status, decode_plan, decode_reply, encode_reply
+from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -22,11 +22,11 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
 from zo_common.ledger.ledger import Ledger
-from zo_common.messages import Reply, Status, decode_reply, encode_reply
-from zo_common.secure_reply import GRID, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.secure_sum.masks import new_private, public_of
 from zo_common.secure_sum.messages import Advertisement, KeyList
 from zo_common.secure_sum.node_keys import peer_line
+from zo_common.wire.masked_reply import GRID, is_masked, mean_curvature_of, means_of, vector_length
+from zo_common.wire.plan import Reply, Status, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]
@@ -372,7 +372,7 @@ def test_settings_that_secure_sums_cannot_serve(settings: Settings, changes: dic
 
 def test_a_masked_reply_with_scalars_in_the_clear_is_malformed(measured: list[Reply]) -> None:
     from zo_common.errors import CodecError
-    from zo_common.secure_reply import bare, decode_masked, encode_masked
+    from zo_common.wire.masked_reply import bare, decode_masked, encode_masked
 
     reply = Reply(Status.OK, 1, 0, 3, 4, 5, 6, 0.5, np.ones((1, 2), np.float32), "word")
     head, masked = decode_masked(encode_masked(reply, b"masked"))

@@ -22,13 +22,13 @@ from server.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError
 from zo_common.ledger.ledger import Ledger
-from zo_common.messages import Plan, Reply, Status
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog
 from zo_common.privacy.mechanism import LEAST_SHARE, Mechanism
-from zo_common.secure_reply import vector_of
 from zo_common.secure_sum.device import SecureDevice
 from zo_common.secure_sum.server import SecureServer
+from zo_common.wire.masked_reply import vector_of
+from zo_common.wire.plan import Plan, Reply, Status
 
 Federate = Callable[..., Federation]
 Ledgers = Callable[[RunConfig], Ledger]

@@ -21,7 +21,7 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.ledger.record import Record
-from zo_common.messages import decode_reply, encode_reply
+from zo_common.wire.plan import decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]

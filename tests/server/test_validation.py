@@ -10,7 +10,7 @@ import pytest
 
 from server.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.messages import Plan, Reply, Status, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, encode_reply
 
 MAX_SCALAR = 100.0
 PLAN = Plan(4, 77, 5, 123, 0xABC, 2, 8, 1e-3, EstimatorConfig("two-sided", 3, 1e-3))

@@ -23,8 +23,8 @@ from zo_common.config.run import RunConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.record import Record
-from zo_common.messages import Status, decode_reply, encode_reply
 from zo_common.models.load import load_model
+from zo_common.wire.plan import Status, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zo_common.evaluation_reply import EvaluationReply
-from zo_common.messages import Status
 from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, CTCLoss
 from zo_common.models.ctc.objectives import frame_entropy, frame_mask
@@ -26,6 +24,8 @@ from zo_common.models.whisper.transcribe import evaluate_texts
 from zo_common.speech.ctc import CTCDataset
 from zo_common.speech.metrics import Scores
 from zo_common.speech.recordings import Recordings
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Status
 
 _TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
 

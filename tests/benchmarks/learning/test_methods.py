@@ -28,7 +28,7 @@ from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.local_steps import LocalResult
-from zo_common.messages import Reply, Status
+from zo_common.wire.plan import Reply, Status
 
 BIAS = "encoder-residual-bias"
 BASE = Settings("x", BIAS, learning_rate=0.05, queries=4, epsilon=1e-2, batch_size=2, devices=3)

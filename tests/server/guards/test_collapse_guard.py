@@ -19,9 +19,9 @@ from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import Status
 from zo_common.models.load import load_model
 from zo_common.speech.evaluation import Health
+from zo_common.wire.plan import Status
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -25,8 +25,8 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.messages import Status, decode_reply, encode_reply
 from zo_common.models.load import load_model
+from zo_common.wire.plan import Status, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

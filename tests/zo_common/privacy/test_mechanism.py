@@ -20,8 +20,8 @@ from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
-from zo_common.messages import Plan, decode_plan, encode_plan
 from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
+from zo_common.wire.plan import Plan, decode_plan, encode_plan
 
 RARE = 1e-6
 SETTINGS = PrivacySettings("example", 8.0, 1e-6, 100.0)

@@ -23,14 +23,14 @@ from client.worker_client import make_request
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
-from zo_common.evaluation_reply import decode_evaluation
 from zo_common.lattice.state import Update
 from zo_common.ledger.record import Contribution, Record
-from zo_common.messages import Plan, Status, decode_reply, encode_plan
 from zo_common.models.ctc.loss import AdaptationLoss, CTCLoss, SutaSettings
 from zo_common.models.objectives import IGNORE
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
 from zo_common.models.whisper.transcribe import greedy_tokens
+from zo_common.wire.evaluation import decode_evaluation
+from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 Settings = Callable[..., RunConfig]
 PLACE = Place(7)

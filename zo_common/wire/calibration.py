@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass, field
 from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import CodecError, NonFiniteLoss
 from zo_common.estimator.calibration import GroupMeasure
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 VERSION = 1
 MOST_GROUPS = 64

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeCurvature
-from zo_common.messages import Reply, decode_reply, encode_reply
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.quantiser import Quantiser
+from zo_common.wire.plan import Reply, decode_reply, encode_reply
 
 MESSAGE_VERSION = 1
 _MAGIC = b"ZX"

@@ -17,8 +17,8 @@ from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import Estimator, EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import encode_record
-from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 
 Records = Callable[[int], Record]
 u16, u64 = st.integers(1, 2**16 - 1), st.integers(0, 2**64 - 1)

@@ -8,8 +8,8 @@ from dataclasses import astuple, dataclass, field
 
 from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import CodecError
-from zo_common.messages import Status
 from zo_common.speech.metrics import ErrorCounts, Scores
+from zo_common.wire.plan import Status
 
 _MAGIC = b"ZE"
 _VERSION = 1

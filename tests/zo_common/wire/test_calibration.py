@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from zo_common.calibration_message import (
+from zo_common.errors import CodecError
+from zo_common.estimator.calibration import GroupMeasure
+from zo_common.wire.calibration import (
     MOST_GROUPS,
     CalibrationAnswer,
     CalibrationAsk,
@@ -17,9 +19,7 @@ from zo_common.calibration_message import (
     encode_ask,
     is_calibration,
 )
-from zo_common.errors import CodecError
-from zo_common.estimator.calibration import GroupMeasure
-from zo_common.messages import Status
+from zo_common.wire.plan import Status
 
 ASK = CalibrationAsk(seed=2**63 + 1, client_id=7, place=2, devices=8, passes=16, batch_size=4)
 MEASURE = GroupMeasure(2304, 10, 0.5, 0.25, 4.0, -0.125, 0.5)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zo_common.errors import CodecError
-from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
-from zo_common.messages import Status
 from zo_common.speech.metrics import ErrorCounts, Scores
+from zo_common.wire.evaluation import EvaluationReply, decode_evaluation, encode_evaluation
+from zo_common.wire.plan import Status
 
 REPLY = EvaluationReply(
     Status.OK,
