@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.device import held_out_settings
-from client.engine import Engine
-from client.warm import warm_dataset, warm_engine
+from client.device.engine import Engine
+from client.device.requests import held_out_settings
+from client.device.warm import warm_dataset, warm_engine
 from server.standing import Standings
 from server.suspicion import Suspicions
 from simulations.attacks import Attack, Seen, attack_of, chance, flip_labels

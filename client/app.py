@@ -70,7 +70,7 @@ def _secured(
         return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
     if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
         return ask()
-    from client import secure
+    from client import secure_sum as secure
 
     return secure.answer(kind, record, settings, context, ask)
 
@@ -134,9 +134,9 @@ def _ask_worker(
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
     """The answer of this process's engine."""
-    from client import device
-    from client.calibration import WITH_LIMIT, calibrate
-    from client.privacy_account import PrivacyAccount
+    from client.device import requests as device
+    from client.device.calibration import WITH_LIMIT, calibrate
+    from client.device.privacy_account import PrivacyAccount
     from zo_common.config.run import RunConfig
     from zo_common.ledger.snapshot import decode_part
     from zo_common.wire.calibration import CalibrationAnswer, decode_ask, encode_answer

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, RLock, Thread, Timer
 
-from client.engine import Cancelled
+from client.device.engine import Cancelled
 from client.job import Failure, Job, Request
 
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be given again

@@ -14,15 +14,15 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from client import device
-from client.calibration import WITH_LIMIT, calibrate
 from client.desk import Desk, Work
-from client.engine import Engine
+from client.device import requests as device
+from client.device.calibration import WITH_LIMIT, calibrate
+from client.device.engine import Engine
+from client.device.privacy_account import PrivacyAccount
+from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.job import Job, Kind, Request
 from client.journal import Journal, SavedState
 from client.place import Place
-from client.privacy_account import PrivacyAccount
-from client.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.worker_pb2 import Request as WorkerRequest
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Condition
 from typing import Literal
 
-from client.engine import Cancelled
+from client.device.engine import Cancelled
 from zo_common.wire.plan import Status
 
 Kind = Literal["train", "evaluate", "sync"]

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.engine import Engine
+from client.device.engine import Engine
 from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
 from zo_common.ledger.file import LedgerFile

@@ -100,9 +100,9 @@ def run_worker(options: Options) -> None:
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
     from client.desk import Desk
+    from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.host import Host
     from client.journal import Journal
-    from client.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.worker import start_server
 
     journal = Journal(options.state, log)

@@ -16,7 +16,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from client.calibration import measure_share
+from client.device.calibration import measure_share
 from server.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.foreign_text import plain
 from server.global_model import GlobalModel

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.loss_choice import unchecked, with_tail
+from client.device.loss_choice import unchecked, with_tail
 from server.global_model import GlobalModel
 from server.guards.choice import NO_GUARD
 from server.step_size import FixedStep, Measured, MeasuredStep, StepSize

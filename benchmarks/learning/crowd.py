@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.learning.tasks import Task
-from client.loss_choice import UtteranceTrials, with_tail
+from client.device.loss_choice import UtteranceTrials, with_tail
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.lattice.state import LatticeState

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from client.private_training import PrivateSteps
+from client.device.private_steps import PrivateSteps
 from zo_common.privacy.discrete_gaussian import poisson_subset
 from zo_common.privacy.mechanism import Mechanism
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.speech import speech
-from client.engine import Engine
-from client.warm import warm_engine
+from client.device.engine import Engine
+from client.device.warm import warm_engine
 from zo_common.directions.seeds import shared_seed
 from zo_common.models.ctc.loss import CTCBatch
 from zo_common.privacy.mechanism import Mechanism

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.speech import Speech
-from client.engine import Engine
-from client.private_training import SeparateLosses
+from client.device.engine import Engine
+from client.device.private_steps import SeparateLosses
 from zo_common.directions.seeds import direction_seed, shared_seed
 from zo_common.estimator.step import LossFn, Walker, measure
 from zo_common.models.ctc.forward import ctc_logits

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.privacy.settings import Settings
-from client.engine import Engine
+from client.device.engine import Engine
 from simulations.corpus import SPLITS, CorpusConfig, corpus_speakers, in_room
 from simulations.espeak import synthesize
 from simulations.sentences import sentences

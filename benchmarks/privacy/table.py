@@ -27,7 +27,7 @@ from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.slopes import Table, joined, measure_round
 from benchmarks.privacy.speech import speech
 from benchmarks.rows import spread, store
-from client.warm import warm_engine
+from client.device.warm import warm_engine
 from server.run_log import write_whole
 from zo_common.privacy.accountant import noise_for
 from zo_common.privacy.mechanism import Mechanism

@@ -18,8 +18,8 @@ from benchmarks.privacy.settings import Settings
 from benchmarks.privacy.slopes import Table, joined, measure_round, round_seed
 from benchmarks.privacy.speech import Speech, speech
 from benchmarks.privacy.table import folder_of, kept, over_seeds
-from client import private_training
-from client.engine import Engine
+from client.device import private_steps as private_training
+from client.device.engine import Engine
 from zo_common.privacy import mechanism as privacy
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.wire.plan import Plan, Status

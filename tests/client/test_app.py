@@ -15,8 +15,8 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import MOST_PATTERN, _leave_time, _take_tensors, make_client_app
-from client.engine import Engine
-from client.warm import warm_engine
+from client.device.engine import Engine
+from client.device.warm import warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.state import LatticeState

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from client.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
-from client.engine import Cancelled
+from client.device.engine import Cancelled
 from client.job import Job, Request
 from zo_common.wire.plan import Status
 

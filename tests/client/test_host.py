@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
 
-from client import device
-from client import engine as engine_module
 from client import host as host_module
 from client.desk import Desk
+from client.device import engine as engine_module
+from client.device import requests as device
+from client.device.privacy_account import PrivacyAccount
 from client.host import Host
 from client.job import Job
 from client.journal import Journal
 from client.place import Place
-from client.privacy_account import PrivacyAccount
 from client.worker_client import make_request
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig

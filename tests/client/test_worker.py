@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 from worker_process import PLACE, Truth, Worker
 
-from client.warm import warm_dataset
+from client.device.warm import warm_dataset
 from client.worker_cli import app
 from client.worker_client import WorkerClient, WorkerError, make_request
 from client.worker_pb2 import Request

@@ -13,8 +13,8 @@ from fake_grid import FakeGrid, Memory
 from tiny import write_mini_corpus, write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
-from client.engine import Engine
-from client.warm import warm_dataset
+from client.device.engine import Engine
+from client.device.warm import warm_dataset
 from server.federation import LEDGER_NAME, Events, Federation
 from server.run_log import RoundReport
 from zo_common.config.run import RunConfig

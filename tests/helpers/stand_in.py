@@ -19,8 +19,8 @@ from typing import Any
 
 import grpc
 
-from client import engine as engine_module
-from client.engine import Engine
+from client.device import engine as engine_module
+from client.device.engine import Engine
 from client.listen import bind
 from client.worker_cli import main
 from client.worker_pb2 import Event, InfoReply, InfoRequest, Request

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.engine import Engine
-from client.snapshot_parts import SnapshotParts
+from client.device.engine import Engine
+from client.device.snapshot_parts import SnapshotParts
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.fingerprint import fingerprint

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import worker_fork
 
-from client.engine import Engine
+from client.device.engine import Engine
 from client.place import Place
 from client.worker_client import WorkerClient, make_request
 from client.worker_pb2 import Progress

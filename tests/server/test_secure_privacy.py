@@ -16,7 +16,7 @@ from scipy import stats
 from toy_engine import toy_engine
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import secure
+from client import secure_sum as secure
 from server import privacy_guard, secure_round
 from server.federation import Federation
 from zo_common.config.run import RunConfig

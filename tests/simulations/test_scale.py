@@ -11,7 +11,7 @@ import pytest
 from crowd import write_many_rows
 from fake_grid import FakeGrid, Memory
 
-from client import warm
+from client.device import warm
 from server.federation import Federation
 from simulations.cli import SCENARIOS
 from simulations.runner import _feature_cache

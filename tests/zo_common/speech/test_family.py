@@ -12,13 +12,13 @@ import torch
 from fake_grid import Memory
 
 from client.desk import Desk
-from client.device import held_out_settings
-from client.engine import Engine
+from client.device.engine import Engine
+from client.device.requests import held_out_settings
+from client.device.warm import warm_dataset
 from client.host import Host
 from client.job import Job
 from client.journal import Journal
 from client.place import Place
-from client.warm import warm_dataset
 from client.worker_client import make_request
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.loss_choice import LossChoices, unchecked, with_tail
-from client.private_training import private_steps, seen_reply
-from client.snapshot_parts import SnapshotParts
+from client.device.loss_choice import LossChoices, unchecked, with_tail
+from client.device.private_steps import private_steps, seen_reply
+from client.device.snapshot_parts import SnapshotParts
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError

@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 
-from client.engine import Cancelled, Engine
+from client.device.checks import check_history, check_seed
+from client.device.engine import Cancelled, Engine
+from client.device.privacy_account import PrivacyAccount
+from client.device.private_steps import check_demand
+from client.device.warm import warm_dataset, warm_engine
 from client.place import Place
-from client.privacy_account import PrivacyAccount
-from client.private_training import check_demand
-from client.seed_check import check_history, check_seed
-from client.warm import warm_dataset, warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, DataError, ZOError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from client.engine import Engine
+from client.device.engine import Engine
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.manifest import Manifest, read_manifest

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import device
+from client.device import requests as device
+from client.device.privacy_account import PrivacyAccount
 from client.place import Place
-from client.privacy_account import PrivacyAccount
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from client.engine import Engine
-from client.loss_choice import unchecked, with_tail
+from client.device.engine import Engine
+from client.device.loss_choice import unchecked, with_tail
+from client.device.warm import warm_dataset, warm_engine
 from client.place import Place
-from client.warm import warm_dataset, warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, NonFiniteLoss, ZOError

@@ -13,9 +13,9 @@ import soundfile as sf
 import torch
 from tiny import write_tiny_whisper
 
-from client import loss_choice
-from client.engine import Engine
-from client.loss_choice import LossChoices, unchecked
+from client.device import loss_choice
+from client.device.engine import Engine
+from client.device.loss_choice import LossChoices, unchecked
 from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
 from zo_common.estimator.step import EstimatorConfig, LossFn

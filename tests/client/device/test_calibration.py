@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from client.calibration import calibrate, share_of
+from client.device.calibration import calibrate, share_of
+from client.device.warm import warm_engine
 from client.place import Place
-from client.warm import warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.wire.calibration import CalibrationAsk
 from zo_common.wire.plan import Status

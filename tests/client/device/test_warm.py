@@ -10,8 +10,8 @@ import datasets
 import pytest
 from fake_grid import Memory
 
-from client import warm
-from client.warm import warm_dataset, warm_engine
+from client.device import warm
+from client.device.warm import warm_dataset, warm_engine
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.speech import whisper as dataset

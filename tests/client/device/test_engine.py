@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client.engine import Engine, choose_device
+from client.device.engine import Engine, choose_device
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.engine import Cancelled, Engine
+from client.device.engine import Cancelled, Engine
 from zo_common.errors import CodecError, ModelNotFound
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Record

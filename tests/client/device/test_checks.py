@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import device
+from client.device import requests as device
+from client.device.checks import check_history, check_seed
 from client.place import Place
-from client.seed_check import check_history, check_seed
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from client import private_training
-from client.engine import Engine
-from client.private_training import MOST_LOSS, PrivateSteps, SeparateLosses, check_demand, private_steps, seen_reply
+from client.device import private_steps as private_training
+from client.device.engine import Engine
+from client.device.private_steps import MOST_LOSS, PrivateSteps, SeparateLosses, check_demand, private_steps, seen_reply
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig
