@@ -75,7 +75,7 @@ ctc: $(STAMP)  ## train the small CTC model again, from nothing
 	$(BIN)/python -m simulations.pretrain_ctc
 
 proto: $(STAMP)  ## the resident worker's generated code
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker/worker.proto
 
 venv: $(STAMP)
 

@@ -105,8 +105,8 @@ def _ask_worker(
     kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context
 ) -> tuple[str, bytes | str]:
     """The worker's answer, or the sentence that says why there is none."""
-    from client.worker_client import WorkerClient, make_request, read_token
-    from client.worker_pb2 import Request
+    from client.worker.client import WorkerClient, make_request, read_token
+    from client.worker.worker_pb2 import Request
 
     node = context.node_config
     try:

@@ -8,8 +8,8 @@ from typing import Any
 from fleet_processes import Fleet, Run
 
 from client.place import Place
-from client.worker_client import make_request
-from client.worker_pb2 import Request
+from client.worker.client import make_request
+from client.worker.worker_pb2 import Request
 from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state

@@ -23,7 +23,7 @@ from typing import Any
 from children import Children, wait_until
 from wire import Wire
 
-from client.worker_client import WorkerClient, WorkerError
+from client.worker.client import WorkerClient, WorkerError
 from server.deploy_flower import FlowerError, flwr_json
 from server.deployment import CONNECTION, Deployment, toml_text
 from server.run_log import read_rows

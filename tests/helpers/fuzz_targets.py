@@ -20,11 +20,11 @@ from fuzz_private import private_targets
 from fuzz_target import Target
 from toy_engine import history, toy_engine
 
-from client.host import Host
-from client.journal import Journal, SavedState
 from client.place import Place
-from client.worker_client import make_request
-from client.worker_pb2 import Event, InfoRequest, Request
+from client.worker.client import make_request
+from client.worker.host import Host
+from client.worker.journal import Journal, SavedState
+from client.worker.worker_pb2 import Event, InfoRequest, Request
 from server.client_evaluation import EvaluationInbox
 from server.exchange import is_ok
 from server.global_model import open_header, reference_view, strangers

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.journal import Journal
+from client.worker.journal import Journal
 from zo_common.ledger.snapshot import encode_snapshot
 
 SALTS = 3

@@ -19,8 +19,8 @@ import worker_fork
 
 from client.device.engine import Engine
 from client.place import Place
-from client.worker_client import WorkerClient, make_request
-from client.worker_pb2 import Progress
+from client.worker.client import WorkerClient, make_request
+from client.worker.worker_pb2 import Progress
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig

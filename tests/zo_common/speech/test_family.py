@@ -11,15 +11,15 @@ import pytest
 import torch
 from fake_grid import Memory
 
-from client.desk import Desk
 from client.device.engine import Engine
 from client.device.requests import held_out_settings
 from client.device.warm import warm_dataset
-from client.host import Host
-from client.job import Job
-from client.journal import Journal
 from client.place import Place
-from client.worker_client import make_request
+from client.worker.client import make_request
+from client.worker.desk import Desk
+from client.worker.host import Host
+from client.worker.job import Job
+from client.worker.journal import Journal
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from worker_process import PLACE, Truth, Worker
 
 from client.device.warm import warm_dataset
-from client.worker_cli import app
-from client.worker_client import WorkerClient, WorkerError, make_request
-from client.worker_pb2 import Request
+from client.worker.cli import app
+from client.worker.client import WorkerClient, WorkerError, make_request
+from client.worker.worker_pb2 import Request
 from zo_common.speech.metrics import Scores
 from zo_common.wire.evaluation import decode_evaluation
 from zo_common.wire.plan import Status, decode_reply, encode_plan

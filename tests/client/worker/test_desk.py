@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from client.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
 from client.device.engine import Cancelled
-from client.job import Job, Request
+from client.worker.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
+from client.worker.job import Job, Request
 from zo_common.wire.plan import Status
 
 SECONDS = 20.0

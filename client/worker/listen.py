@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from client.worker_client import MESSAGE_BYTES
+from client.worker.client import MESSAGE_BYTES
 from zo_common.errors import ConfigError
 
 SERVER_OPTIONS = [

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from client.place import Place
-from client.worker_pb2 import (
+from client.worker.worker_pb2 import (
     CancelRequest,
     Event,
     InfoReply,
@@ -20,7 +20,7 @@ from client.worker_pb2 import (
     Progress,
     Request,
 )
-from client.worker_pb2_grpc import WorkerStub
+from client.worker.worker_pb2_grpc import WorkerStub
 from zo_common.errors import ConfigError, ZOError
 
 MESSAGE_BYTES = 64 << 20

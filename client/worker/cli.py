@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from client.listen import expect_local, notify, socket_path
-from client.worker_client import WorkerClient, read_token
-from client.worker_view import Follower, show
+from client.worker.client import WorkerClient, read_token
+from client.worker.listen import expect_local, notify, socket_path
+from client.worker.view import Follower, show
 from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
@@ -99,11 +99,11 @@ def run_worker(options: Options) -> None:
     """Load, recover, listen; return after a signal once the state is on disk."""
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
-    from client.desk import Desk
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
-    from client.host import Host
-    from client.journal import Journal
-    from client.worker import start_server
+    from client.worker.desk import Desk
+    from client.worker.host import Host
+    from client.worker.journal import Journal
+    from client.worker.service import start_server
 
     journal = Journal(options.state, log)
     desk = Desk(options.orphan_seconds, log)

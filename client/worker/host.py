@@ -14,16 +14,16 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-from client.desk import Desk, Work
 from client.device import requests as device
 from client.device.calibration import WITH_LIMIT, calibrate
 from client.device.engine import Engine
 from client.device.privacy_account import PrivacyAccount
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
-from client.job import Job, Kind, Request
-from client.journal import Journal, SavedState
 from client.place import Place
-from client.worker_pb2 import Request as WorkerRequest
+from client.worker.desk import Desk, Work
+from client.worker.job import Job, Kind, Request
+from client.worker.journal import Journal, SavedState
+from client.worker.worker_pb2 import Request as WorkerRequest
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ModelNotFound, ZOError
 from zo_common.ledger.snapshot import SnapshotPart, decode_part

@@ -16,11 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from client import listen
-from client.listen import TokenCheck, bind, notify
-from client.worker_client import WorkerClient, WorkerError, read_token
-from client.worker_pb2 import CancelReply
-from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from client.worker import listen
+from client.worker.client import WorkerClient, WorkerError, read_token
+from client.worker.listen import TokenCheck, bind, notify
+from client.worker.worker_pb2 import CancelReply
+from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from zo_common.errors import ConfigError
 
 TOKEN = "0123456789abcdef"

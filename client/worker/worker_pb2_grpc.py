@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from client import worker_pb2 as client_dot_worker__pb2
+from client.worker import worker_pb2 as client_dot_worker_dot_worker__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in client/worker_pb2_grpc.py depends on'
+        + ' but the generated code in client/worker/worker_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,28 +36,28 @@ class WorkerStub(object):
         """
         self.Info = channel.unary_unary(
                 '/zo_asr.worker.v1.Worker/Info',
-                request_serializer=client_dot_worker__pb2.InfoRequest.SerializeToString,
-                response_deserializer=client_dot_worker__pb2.InfoReply.FromString,
+                request_serializer=client_dot_worker_dot_worker__pb2.InfoRequest.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.InfoReply.FromString,
                 _registered_method=True)
         self.Sync = channel.unary_unary(
                 '/zo_asr.worker.v1.Worker/Sync',
-                request_serializer=client_dot_worker__pb2.Request.SerializeToString,
-                response_deserializer=client_dot_worker__pb2.Event.FromString,
+                request_serializer=client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.Event.FromString,
                 _registered_method=True)
         self.Train = channel.unary_stream(
                 '/zo_asr.worker.v1.Worker/Train',
-                request_serializer=client_dot_worker__pb2.Request.SerializeToString,
-                response_deserializer=client_dot_worker__pb2.Event.FromString,
+                request_serializer=client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.Event.FromString,
                 _registered_method=True)
         self.Evaluate = channel.unary_stream(
                 '/zo_asr.worker.v1.Worker/Evaluate',
-                request_serializer=client_dot_worker__pb2.Request.SerializeToString,
-                response_deserializer=client_dot_worker__pb2.Event.FromString,
+                request_serializer=client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.Event.FromString,
                 _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/zo_asr.worker.v1.Worker/Cancel',
-                request_serializer=client_dot_worker__pb2.CancelRequest.SerializeToString,
-                response_deserializer=client_dot_worker__pb2.CancelReply.FromString,
+                request_serializer=client_dot_worker_dot_worker__pb2.CancelRequest.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.CancelReply.FromString,
                 _registered_method=True)
 
 
@@ -103,28 +103,28 @@ def add_WorkerServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Info': grpc.unary_unary_rpc_method_handler(
                     servicer.Info,
-                    request_deserializer=client_dot_worker__pb2.InfoRequest.FromString,
-                    response_serializer=client_dot_worker__pb2.InfoReply.SerializeToString,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.InfoRequest.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.InfoReply.SerializeToString,
             ),
             'Sync': grpc.unary_unary_rpc_method_handler(
                     servicer.Sync,
-                    request_deserializer=client_dot_worker__pb2.Request.FromString,
-                    response_serializer=client_dot_worker__pb2.Event.SerializeToString,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.Request.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.Event.SerializeToString,
             ),
             'Train': grpc.unary_stream_rpc_method_handler(
                     servicer.Train,
-                    request_deserializer=client_dot_worker__pb2.Request.FromString,
-                    response_serializer=client_dot_worker__pb2.Event.SerializeToString,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.Request.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.Event.SerializeToString,
             ),
             'Evaluate': grpc.unary_stream_rpc_method_handler(
                     servicer.Evaluate,
-                    request_deserializer=client_dot_worker__pb2.Request.FromString,
-                    response_serializer=client_dot_worker__pb2.Event.SerializeToString,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.Request.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.Event.SerializeToString,
             ),
             'Cancel': grpc.unary_unary_rpc_method_handler(
                     servicer.Cancel,
-                    request_deserializer=client_dot_worker__pb2.CancelRequest.FromString,
-                    response_serializer=client_dot_worker__pb2.CancelReply.SerializeToString,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.CancelRequest.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.CancelReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -152,8 +152,8 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Info',
-            client_dot_worker__pb2.InfoRequest.SerializeToString,
-            client_dot_worker__pb2.InfoReply.FromString,
+            client_dot_worker_dot_worker__pb2.InfoRequest.SerializeToString,
+            client_dot_worker_dot_worker__pb2.InfoReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -179,8 +179,8 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Sync',
-            client_dot_worker__pb2.Request.SerializeToString,
-            client_dot_worker__pb2.Event.FromString,
+            client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+            client_dot_worker_dot_worker__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -206,8 +206,8 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Train',
-            client_dot_worker__pb2.Request.SerializeToString,
-            client_dot_worker__pb2.Event.FromString,
+            client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+            client_dot_worker_dot_worker__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -233,8 +233,8 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Evaluate',
-            client_dot_worker__pb2.Request.SerializeToString,
-            client_dot_worker__pb2.Event.FromString,
+            client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+            client_dot_worker_dot_worker__pb2.Event.FromString,
             options,
             channel_credentials,
             insecure,
@@ -260,8 +260,8 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Cancel',
-            client_dot_worker__pb2.CancelRequest.SerializeToString,
-            client_dot_worker__pb2.CancelReply.FromString,
+            client_dot_worker_dot_worker__pb2.CancelRequest.SerializeToString,
+            client_dot_worker_dot_worker__pb2.CancelReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,11 +20,11 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import make_client_app
-from client.listen import SERVER_OPTIONS, TokenCheck, bind
 from client.place import Place
-from client.worker_client import MESSAGE_BYTES, WorkerClient, WorkerError, make_request
-from client.worker_pb2 import Busy, Event, InfoReply, InfoRequest, Progress, Request
-from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from client.worker.client import MESSAGE_BYTES, WorkerClient, WorkerError, make_request
+from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
+from client.worker.worker_pb2 import Busy, Event, InfoReply, InfoRequest, Progress, Request
+from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 
 
 class Scripted(WorkerServicer):

@@ -19,7 +19,7 @@ import journal_loop
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.journal import Journal
+from client.worker.journal import Journal
 from zo_common.binary.durable import seal
 from zo_common.errors import ConfigError
 from zo_common.ledger.record import Record

@@ -13,15 +13,15 @@ from typing import Any, NoReturn
 
 import grpc
 
-from client.desk import Busy, Closing, Desk
-from client.host import Host
-from client.job import Job, Kind
-from client.listen import SERVER_OPTIONS, TokenCheck, bind
 from client.place import Place
-from client.worker_pb2 import Busy as BusyEvent
-from client.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, InfoRequest, Request
-from client.worker_pb2 import Progress as ProgressEvent
-from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from client.worker.desk import Busy, Closing, Desk
+from client.worker.host import Host
+from client.worker.job import Job, Kind
+from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
+from client.worker.worker_pb2 import Busy as BusyEvent
+from client.worker.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, InfoRequest, Request
+from client.worker.worker_pb2 import Progress as ProgressEvent
+from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from zo_common.errors import ZOError
 from zo_common.wire.plan import Status
 
@@ -119,7 +119,7 @@ def start_server(host: Host, desk: Desk, address: str, token: str) -> tuple[grpc
     """A running server on a Unix socket or a loopback port, and the address it has.
 
     Raises:
-        ConfigError: see `client.listen.bind`.
+        ConfigError: see `client.worker.listen.bind`.
     """
     service = WorkerService(host, desk)
     server = grpc.server(

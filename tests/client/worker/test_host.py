@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from toy_engine import ToyEngine, history, toy_engine
 
-from client import host as host_module
-from client.desk import Desk
 from client.device import engine as engine_module
 from client.device import requests as device
 from client.device.privacy_account import PrivacyAccount
-from client.host import Host
-from client.job import Job
-from client.journal import Journal
 from client.place import Place
-from client.worker_client import make_request
+from client.worker import host as host_module
+from client.worker.client import make_request
+from client.worker.desk import Desk
+from client.worker.host import Host
+from client.worker.job import Job
+from client.worker.journal import Journal
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState

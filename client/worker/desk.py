@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from threading import Condition, RLock, Thread, Timer
 
 from client.device.engine import Cancelled
-from client.job import Failure, Job, Request
+from client.worker.job import Failure, Job, Request
 
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be given again
 Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be given again

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from client import worker_cli
-from client.worker_view import Follower, job_text, rows, show
+from client.worker import cli as worker_cli
+from client.worker.view import Follower, job_text, rows, show
 
 IDLE: dict[str, Any] = {
     "model": "models/tiny",
@@ -106,7 +106,7 @@ def test_where_the_state_is_by_default(monkeypatch: pytest.MonkeyPatch, given: s
 )
 def test_mistakes_are_one_sentence_and_status_1(arguments: list[str], word: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "client.worker_cli", *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-m", "client.worker.cli", *arguments], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ") and word in done.stderr
@@ -122,7 +122,7 @@ def test_numbers_below_zero_are_refused(option: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_log_on_a_full_disk_stops_nothing() -> None:
-    code = "from client.worker_cli import log; log('one'); log('two'); print('alive')"
+    code = "from client.worker.cli import log; log('one'); log('two'); print('alive')"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, timeout=60, check=False
