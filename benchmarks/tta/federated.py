@@ -18,7 +18,7 @@ import soundfile
 
 from benchmarks.tta.methods import Outcome
 from benchmarks.tta.speech import RATE, Spoken, speech
-from client.adapt import Adapter, AdaptSettings
+from client.adapt.adapter import Adapter, AdaptSettings
 from simulations.cli import parse_settings
 from simulations.runner import run_simulation
 from zo_common.config.run import RunConfig

@@ -28,7 +28,7 @@ def work(method: str, model: str, seconds: float) -> None:
 
     from benchmarks.tta.methods import Passes, first_order, zeroth_order
     from benchmarks.tta.speech import RATE, Spoken, speech
-    from client.adapt import Adapter, AdaptSettings
+    from client.adapt.adapter import Adapter, AdaptSettings
     from zo_common.models.load import load_model
 
     sound = np.concatenate([one.wave for one in speech("clean", 0, 6)])

@@ -23,7 +23,7 @@ from benchmarks.rows import RESULTS, store
 from benchmarks.tta.settings import MODELS, comparison
 from benchmarks.tta.speech import speech
 from benchmarks.tta.studies import STUDIES
-from zo_common.adaptation_record import Layout
+from client.adapt.record import Layout
 from zo_common.lattice.grid import Scale
 
 NAME = "tta_study"
@@ -67,7 +67,7 @@ def _wer(texts: list[str], said: list[str]) -> float:
 
 
 def _zo(trial: Trial) -> dict[str, float]:
-    from client.adapt import Adapter, AdaptSettings
+    from client.adapt.adapter import Adapter, AdaptSettings
     from zo_common.errors import ZOError
     from zo_common.models.load import load_model
 
@@ -104,7 +104,7 @@ def _zo(trial: Trial) -> dict[str, float]:
 
 def _adam(trial: Trial) -> dict[str, float]:
     from benchmarks.tta.methods import Passes, first_order, source
-    from client.adapt import AdaptSettings
+    from client.adapt.adapter import AdaptSettings
     from zo_common.models.load import load_model
 
     loaded = load_model(trial.model)

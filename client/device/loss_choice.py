@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import torch
 
-from client.adapt_hearing import joined
+from client.adapt.hearing import joined
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed

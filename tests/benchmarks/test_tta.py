@@ -18,10 +18,10 @@ from benchmarks.tta.speech import CONDITIONS, NOISE, RATE, SEEDS, speech, teleph
 from benchmarks.tta.studies import STUDIES
 from benchmarks.tta.study import Trial, parser, run, trials
 from benchmarks.tta.table import Work, digest, summary
-from client.adapt import DEFAULTS, AdaptSettings
+from client.adapt.adapter import DEFAULTS, AdaptSettings
+from client.adapt.drift_guard import DriftBounds
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.sentences import sentence_key, split_sentences
-from zo_common.drift_guard import DriftBounds
 from zo_common.lattice.state import LatticeState
 from zo_common.models.load import LoadedModel, load_model
 

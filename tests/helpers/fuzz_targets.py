@@ -20,6 +20,9 @@ from fuzz_private import private_targets
 from fuzz_target import Target
 from toy_engine import history, toy_engine
 
+from client.adapt import record as adaptation_record
+from client.adapt.file import AdaptationFile, decode_file, encode_file
+from client.adapt.record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from client.place import Place
 from client.worker.client import make_request
 from client.worker.host import Host
@@ -39,9 +42,6 @@ from server.standing import DEVICES_NAME, Standings
 from server.step_size import MeasuredStep
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox
-from zo_common import adaptation_record
-from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
-from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
 from zo_common.config.run import RunConfig

@@ -12,9 +12,9 @@ from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from client.adapt import Adapter, AdaptSettings
-    from client.adapt_run import Run
-    from zo_common.drift_guard import DriftBounds
+    from client.adapt.adapter import Adapter, AdaptSettings
+    from client.adapt.drift_guard import DriftBounds
+    from client.adapt.run import Run
 
 DEFAULT_MAX_DRIFT = 0.05
 
@@ -98,8 +98,8 @@ def adapt(
     as_json: Json = False,
 ) -> None:
     """Print what is heard in each recording before and after adapting to it."""
-    from client.adapt_run import Reading, Run, prepare_records, read_references
-    from client.adapt_view import View
+    from client.adapt.run import Reading, Run, prepare_records, read_references
+    from client.adapt.view import View
 
     settings = _settings(ctx.params)
     if batch < 1:
@@ -120,7 +120,7 @@ def adapt(
 
 def _settings(given: dict[str, Any]) -> AdaptSettings:
     """From the options of the same names."""
-    from client.adapt import AdaptSettings
+    from client.adapt.adapter import AdaptSettings
 
     names = (
         "steps learning_rate epsilon estimator trained_tensors scale objective patience layout seed language precision"
@@ -143,10 +143,10 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Print what is heard in recordings under a stored adaptation."""
-    from client.adapt import settings_of
-    from client.adapt_run import Reading, Run
-    from client.adapt_view import View
-    from zo_common.adaptation_file import read_file
+    from client.adapt.adapter import settings_of
+    from client.adapt.file import read_file
+    from client.adapt.run import Reading, Run
+    from client.adapt.view import View
 
     file = read_file(record)
     paths, problems = _recordings(audio)
@@ -159,13 +159,13 @@ def replay(
 
 
 def _recordings(audio: list[Path]) -> tuple[list[Path], list[str]]:
-    from client.adapt_audio import find_recordings
+    from client.adapt.audio import find_recordings
 
     return find_recordings(audio)
 
 
 def _bounds(continual: bool, max_drift: float | None, anchor: float | None) -> DriftBounds | None:
-    from zo_common.drift_guard import DriftBounds
+    from client.adapt.drift_guard import DriftBounds
 
     if continual:
         return DriftBounds(DEFAULT_MAX_DRIFT if max_drift is None else max_drift, anchor=anchor or 0.0)
@@ -178,7 +178,7 @@ def _bounds(continual: bool, max_drift: float | None, anchor: float | None) -> D
 def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> Adapter:
     import torch
 
-    from client.adapt import Adapter
+    from client.adapt.adapter import Adapter
     from client.device.engine import choose_device
     from zo_common.models.load import load_model
     from zo_common.models.quiet import quiet_transformers

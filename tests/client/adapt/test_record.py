@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zo_common.adaptation_record import (
+from client.adapt.record import (
     AdaptationRecord,
     Layout,
     decode_adaptation,

@@ -9,7 +9,7 @@ import pytest
 import soundfile as sf
 from tiny_ctc import noise_waves
 
-from client.adapt_audio import find_recordings, is_silent, read_wave, split
+from client.adapt.audio import find_recordings, is_silent, read_wave, split
 from zo_common.speech.audio import AudioProblem
 
 RATE = 16000

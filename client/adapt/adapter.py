@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from client.adapt_audio import is_silent, split
-from client.adapt_hearing import Heard, Wave, hearing_of
-from zo_common.adaptation import Plateau, adapt
-from zo_common.adaptation_file import AdaptationFile, replay_file
-from zo_common.adaptation_record import AdaptationRecord, Layout, undo
+from client.adapt.audio import is_silent, split
+from client.adapt.drift_guard import DriftBounds, DriftGuard
+from client.adapt.file import AdaptationFile, replay_file
+from client.adapt.hearing import Heard, Wave, hearing_of
+from client.adapt.record import AdaptationRecord, Layout, undo
+from client.adapt.steps import Plateau, adapt
 from zo_common.directions.seeds import fold_in
-from zo_common.drift_guard import DriftBounds, DriftGuard
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
 from zo_common.lattice.fingerprint import fingerprint

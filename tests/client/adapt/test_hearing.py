@@ -10,9 +10,9 @@ import pytest
 import torch
 from tiny_ctc import NORMS, noise_waves, write_tiny_ctc
 
-from client.adapt import Adapter, AdaptSettings, settings_of
-from client.adapt_audio import split
-from client.adapt_hearing import CTCHearing, WhisperHearing, _groups
+from client.adapt.adapter import Adapter, AdaptSettings, settings_of
+from client.adapt.audio import split
+from client.adapt.hearing import CTCHearing, WhisperHearing, _groups
 from zo_common.errors import ConfigError
 from zo_common.models.ctc.loss import AdaptationLoss, SutaSettings, ctc_batch
 from zo_common.models.load import LoadedModel, load_model
@@ -106,7 +106,7 @@ class TestWhisper:
     def test_what_it_hears_as_silence_is_left_alone(
         self, whisper: LoadedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("client.adapt_hearing.greedy_tokens", lambda *_, **__: [[]])
+        monkeypatch.setattr("client.adapt.hearing.greedy_tokens", lambda *_, **__: [[]])
         adapter = Adapter(whisper, AdaptSettings(1, 2))
 
         result = adapter.adapt(noise_waves(8000)[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from client.adapt import Adaptation
+from client.adapt.adapter import Adaptation
 from zo_common.speech.metrics import Scores
 
 _PATIENCE = 2.0  # seconds without a bar

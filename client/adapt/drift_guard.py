@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.adaptation_record import AdaptationRecord, undo
+from client.adapt.record import AdaptationRecord, undo
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
 

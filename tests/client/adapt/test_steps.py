@@ -11,8 +11,7 @@ from tiny_ctc import NORMS, noise_waves, tiny_ctc
 from torch import nn
 from transformers import Wav2Vec2FeatureExtractor
 
-from zo_common.adaptation import Plateau, adapt
-from zo_common.adaptation_record import (
+from client.adapt.record import (
     AdaptationRecord,
     Layout,
     decode_adaptation,
@@ -20,6 +19,7 @@ from zo_common.adaptation_record import (
     replay_adaptation,
     undo,
 )
+from client.adapt.steps import Plateau, adapt
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss
 from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.step import EstimatorConfig, LossFn

@@ -12,12 +12,12 @@ import torch
 from tiny_ctc import noise_waves, write_tiny_ctc
 from torch import nn
 
-from client import adapt as adapt_module
-from client.adapt import Adapter, AdaptSettings, settings_of
-from client.adapt_hearing import CTCHearing
-from zo_common.adaptation_file import decode_file, encode_file
-from zo_common.adaptation_record import Layout
-from zo_common.drift_guard import DriftBounds
+from client.adapt import adapter as adapt_module
+from client.adapt.adapter import Adapter, AdaptSettings, settings_of
+from client.adapt.drift_guard import DriftBounds
+from client.adapt.file import decode_file, encode_file
+from client.adapt.hearing import CTCHearing
+from client.adapt.record import Layout
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss, WrongBaseModel, ZOError
 from zo_common.lattice.state import Update
 from zo_common.models.load import LoadedModel, load_model

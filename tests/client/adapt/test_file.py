@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zo_common.adaptation_file import (
+from client.adapt.file import (
     AdaptationFile,
     decode_file,
     encode_file,
@@ -20,7 +20,7 @@ from zo_common.adaptation_file import (
     replay_file,
     write_file,
 )
-from zo_common.adaptation_record import AdaptationRecord, Layout, quantise, undo
+from client.adapt.record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, ProtocolMismatch
 from zo_common.lattice.state import LatticeState
 

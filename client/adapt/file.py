@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast, get_args
 
-from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, undo
+from client.adapt.record import AdaptationRecord, decode_adaptation, encode_adaptation, undo
 from zo_common.binary.durable import seal, unseal, write_durably
 from zo_common.binary.packing import Reader, pack_text
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError

@@ -16,10 +16,10 @@ import soundfile as sf
 from rich.console import Console
 from tiny_ctc import noise_waves, write_tiny_ctc
 
-from client import adapt_cli
-from client.adapt import Adapter
-from client.adapt_view import View
-from zo_common.adaptation_file import read_file
+from client.adapt import cli as adapt_cli
+from client.adapt.adapter import Adapter
+from client.adapt.file import read_file
+from client.adapt.view import View
 from zo_common.errors import LatticeOverflow
 
 Call = Callable[..., tuple[int, str, str]]
@@ -272,7 +272,7 @@ def test_records_of_long_names_and_those_that_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("client.adapt_run.write_file", full)
+    monkeypatch.setattr("client.adapt.run.write_file", full)
     status, out, err = call(speech, "--model", model, *QUICK, "--records", tmp_path / "more", "--json")
     assert (status, len(_lines(out))) == (1, 2)
     assert err.count("cannot be written (No space left on device): make room in") == 2
@@ -293,7 +293,7 @@ class TestBar:
         out = io.StringIO()
         view = View(10, bar=Console(file=out, force_terminal=terminal, width=80))
         now = view._started + seconds
-        monkeypatch.setattr("client.adapt_view.time.monotonic", lambda: now)
+        monkeypatch.setattr("client.adapt.view.time.monotonic", lambda: now)
         return view, out
 
     def test_it_appears_after_two_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:

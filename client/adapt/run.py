@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from client.adapt import Adaptation, Adapter
-from client.adapt_audio import read_wave
-from client.adapt_hearing import Wave
-from client.adapt_view import View
-from zo_common.adaptation_file import SUFFIX, AdaptationFile, read_file, write_file
-from zo_common.adaptation_record import AdaptationRecord
+from client.adapt.adapter import Adaptation, Adapter
+from client.adapt.audio import read_wave
+from client.adapt.file import SUFFIX, AdaptationFile, read_file, write_file
+from client.adapt.hearing import Wave
+from client.adapt.record import AdaptationRecord
+from client.adapt.view import View
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.speech.audio import AudioProblem
 from zo_common.speech.manifest import read_manifest

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common.adaptation import adapt
-from zo_common.adaptation_record import AdaptationRecord, replay_adaptation, undo
-from zo_common.drift_guard import DriftBounds, DriftGuard
+from client.adapt.drift_guard import DriftBounds, DriftGuard
+from client.adapt.record import AdaptationRecord, replay_adaptation, undo
+from client.adapt.steps import adapt
 from zo_common.errors import ChecksumMismatch, ConfigError
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.state import LatticeState, Update

@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.adaptation_record import AdaptationRecord, Layout, quantise, undo
+from client.adapt.record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import EstimatorConfig, LossFn, zo_step
 from zo_common.lattice.state import LatticeState
