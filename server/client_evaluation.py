@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from server.foreign_text import plain
 from server.guards.device_losses import DeviceLosses
+from server.messaging.foreign_text import plain
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.speech.metrics import Scores

@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.catch_up import CatchUp, Outgoing
-from server.foreign_text import plain
+from server.messaging.foreign_text import plain
 from server.run_log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan

@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.exchange import CONTENT, ask, serialised_size
-from server.foreign_text import plain, printable
+from server.messaging.foreign_text import plain, printable
 from server.run_log import ByteCounts
 from server.validation import MAX_EXAMPLES
 from zo_common.config.run import RunConfig

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from server.exchange import CONTENT, SECONDS_LEFT, SECURE, Exchange, ask, device_error, payload_of, serialised_size
-from server.foreign_text import plain
+from server.messaging.foreign_text import plain
 from server.run_log import ByteCounts
 from server.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregation.mean import ClientScalars

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.foreign_text import plain
+from server.messaging.foreign_text import plain
 from zo_common.errors import CodecError
 from zo_common.wire.plan import Plan, Status, decode_reply
 

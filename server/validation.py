@@ -7,7 +7,7 @@ from dataclasses import astuple
 
 import numpy as np
 
-from server.foreign_text import plain
+from server.messaging.foreign_text import plain
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.errors import CodecError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
