@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from server.run_log import read_rows, write_rows
+from server.run.log import read_rows, write_rows
 
 Outcome = dict[str, Any]
 

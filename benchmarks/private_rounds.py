@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.hostile_rounds import Crowd, round_plan
-from server.global_model import open_header
 from server.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
 from server.roster import Member
-from server.run_state import LEDGER_NAME
+from server.run.model import open_header
+from server.run.state import LEDGER_NAME
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import LatticeOverflow

@@ -27,7 +27,7 @@ import torch
 from benchmarks.floor import Sizes, run_floor
 from benchmarks.rows import row, store
 from client.device.warm import warm_dataset, warm_engine
-from server.run_log import read_rows
+from server.run.log import read_rows
 from simulations.runner import actors_for, run_simulation
 from simulations.whisper_import import bundled_whisper
 from zo_common.config.run import RunConfig

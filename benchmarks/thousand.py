@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.rows import spread, store
 from benchmarks.simulation import peak_memory
-from server.run_log import read_rows
+from server.run.log import read_rows
 
 
 def run(output: Path, extra: list[str]) -> int:

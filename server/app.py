@@ -11,11 +11,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from client.device.engine import choose_device
 from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
-from server.global_model import GlobalModel
 from server.guards.choice import guard_for
 from server.private_step import step_size
-from server.run_log import RoundReport, read_rows, write_rows
-from server.verdict import EVALUATION, raise_if_worse, verdict_on
+from server.run.log import RoundReport, read_rows, write_rows
+from server.run.model import GlobalModel
+from server.run.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped, ZOError
 from zo_common.models.export import export_model

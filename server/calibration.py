@@ -18,11 +18,11 @@ from flwr.serverapp import Grid
 
 from client.device.calibration import measure_share
 from server.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
-from server.global_model import GlobalModel
 from server.guards.choice import NO_GUARD
 from server.messaging.foreign_text import plain
 from server.roster import Member
-from server.run_state import refuse_used_ledger
+from server.run.model import GlobalModel
+from server.run.state import refuse_used_ledger
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in

@@ -8,7 +8,7 @@ from typing import Any
 
 from server.guards.device_losses import DeviceLosses
 from server.messaging.foreign_text import plain
-from server.run_log import ByteCounts
+from server.run.log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.speech.metrics import Scores
 from zo_common.wire.evaluation import EvaluationReply, decode_evaluation

@@ -17,7 +17,7 @@ from rich.text import Text
 from server.certificates import WARN_BELOW_DAYS, client_context, days_left, read_certificate
 from server.deploy_flower import FlowerError, flwr_json
 from server.deployment import CONNECTION, Deployment, check_name
-from server.run_log import read_rows
+from server.run.log import read_rows
 from zo_common.errors import ConfigError
 
 _PROBE_SECONDS = 5.0

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from server.global_model import GlobalModel
-from server.run_log import RoundReport
+from server.run.log import RoundReport
+from server.run.model import GlobalModel
 
 if TYPE_CHECKING:
     from server.federation import Federation

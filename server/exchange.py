@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from server.catch_up import CatchUp, Outgoing
 from server.messaging.foreign_text import plain
-from server.run_log import ByteCounts
+from server.run.log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 

@@ -11,7 +11,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from server.run_log import read_rows
+from server.run.log import read_rows
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.secure_sum.terms import MOST_DEVICES

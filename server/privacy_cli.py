@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from server.privacy_guard import answered_rounds
-from server.run_state import LEDGER_NAME
+from server.run.state import LEDGER_NAME
 from zo_common.cli import run_typer
 from zo_common.config.run import Directions
 from zo_common.errors import LedgerAltered

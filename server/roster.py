@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 
 from server.exchange import CONTENT, ask, serialised_size
 from server.messaging.foreign_text import plain, printable
-from server.run_log import ByteCounts
+from server.run.log import ByteCounts
 from server.validation import MAX_EXAMPLES
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError

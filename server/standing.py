@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from server.run_log import write_whole
+from server.run.log import write_whole
 from server.suspicion import Evidence
 
 DEVICES_NAME = "devices.json"

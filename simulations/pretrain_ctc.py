@@ -24,7 +24,7 @@ import typer
 from rich.console import Console
 from torch import nn
 
-from server.run_log import write_whole
+from server.run.log import write_whole
 from simulations.augment import vary
 from simulations.corpus import Corpus, CorpusConfig, write_corpus
 from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from server.federation import Events
-from server.run_log import RoundReport
+from server.run.log import RoundReport
 
 
 class RunProgress:

@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from server.federation import LEDGER_NAME
-from server.run_log import INTRODUCTIONS, read_rows
+from server.run.log import INTRODUCTIONS, read_rows
 from simulations.machine import hardware, versions
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger

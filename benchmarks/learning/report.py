@@ -14,7 +14,7 @@ from benchmarks.learning.learn import passes_to
 from benchmarks.learning.methods import ALL, METHODS, STUDIES
 from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
 from benchmarks.rows import RESULTS
-from server.run_log import read_rows
+from server.run.log import read_rows
 from simulations.report import human_bytes
 
 MISSING = "not measured yet"

@@ -28,7 +28,7 @@ from benchmarks.privacy.slopes import Table, joined, measure_round
 from benchmarks.privacy.speech import speech
 from benchmarks.rows import spread, store
 from client.device.warm import warm_engine
-from server.run_log import write_whole
+from server.run.log import write_whole
 from zo_common.privacy.accountant import noise_for
 from zo_common.privacy.mechanism import Mechanism
 

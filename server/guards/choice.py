@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from server.global_model import GlobalModel
 from server.guards.collapse_guard import CollapseGuard
 from server.guards.device_guard import Ask, DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import OnStage
+from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.splits import DEVELOPMENT, splits_of

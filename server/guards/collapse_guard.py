@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from server.global_model import GlobalModel
 from server.guards.round_guard import OnStage, RoundGuard
-from server.run_state import RunState
+from server.run.model import GlobalModel
+from server.run.state import RunState
 from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped
 from zo_common.speech.evaluation import Health, health

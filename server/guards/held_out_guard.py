@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from server.global_model import GlobalModel
 from server.guards.best_state_guard import BestStateGuard, check_closing
 from server.guards.closing import Candidate, Losses, to_average
 from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
 from server.guards.round_guard import OnStage, RoundGuard
-from server.run_log import RoundReport
+from server.run.log import RoundReport
+from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow
 from zo_common.ledger.record import Record

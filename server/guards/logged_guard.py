@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from server.guards.guard import Contributions, Guard
-from server.run_log import read_rows
-from server.run_state import RunState
+from server.run.log import read_rows
+from server.run.state import RunState
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 from zo_common.errors import ChecksumMismatch, ConfigError

@@ -21,7 +21,7 @@ from server.deploy_flower import FlowerError, flwr_json, run_status
 from server.deploy_runs import begin, follow, run_settings
 from server.deploy_status import collect, warnings
 from server.deployment import Deployment
-from server.run_lock import RunLock
+from server.run.lock import RunLock
 from zo_common.errors import ConfigError
 
 __all__ = ["call", "deployment", "flower"]  # fixtures

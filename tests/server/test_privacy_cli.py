@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from server import privacy_cli
-from server.run_state import LEDGER_NAME
+from server.run.state import LEDGER_NAME
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry

@@ -14,8 +14,8 @@ from fake_grid import FakeGrid
 from flwr.app import Message
 
 from server.federation import Federation
-from server.global_model import GlobalModel
-from server.run_log import read_rows
+from server.run.log import read_rows
+from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.errors import LedgerError, ModelNotFound, RunStopped
 from zo_common.ledger.ledger import Ledger

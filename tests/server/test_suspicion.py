@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.run_log import read_rows
+from server.run.log import read_rows
 from server.standing import Standings
 from server.suspicion import COPIES, Suspicions
 from zo_common.aggregation.mean import ClientScalars

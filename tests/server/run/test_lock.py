@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from server.run_lock import RunLock
+from server.run.lock import RunLock
 from zo_common.errors import LedgerError
 
-OTHER = "import sys; from pathlib import Path; from server.run_lock import RunLock; RunLock(Path(sys.argv[1]))"
+OTHER = "import sys; from pathlib import Path; from server.run.lock import RunLock; RunLock(Path(sys.argv[1]))"
 
 
 def _elsewhere(directory: Path) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from server.catch_up import CatchUp
-from server.global_model import GlobalModel, View, check_resumable, open_header
 from server.range_guard import first_out_of_range, largest, out_of_range
+from server.run.model import GlobalModel, View, check_resumable, open_header
 from server.validation import RoundInbox
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
