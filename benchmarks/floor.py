@@ -15,8 +15,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
+from server.devices.roster import CONTENT, wait_for_nodes
 from server.exchange import pause
-from server.roster import CONTENT, wait_for_nodes
 from simulations.runner import actors_for, simulate
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from client.device.engine import Engine
 from client.device.requests import held_out_settings
 from client.device.warm import warm_dataset, warm_engine
-from server.standing import Standings
-from server.suspicion import Suspicions
+from server.devices.standing import Standings
+from server.devices.suspicion import Suspicions
 from simulations.attacks import Attack, Seen, attack_of, chance, flip_labels
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import Aggregation, Aggregator, aggregator_of

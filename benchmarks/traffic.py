@@ -1,10 +1,10 @@
 """Bytes of a device in one round: ours, FedAvg of the whole model, FedAvg of LoRA matrices. All of it is serialised.
 
 Payload is what a method has to say; serialised is Flower's protobuf of the message's content around it, for all alike
-(`server.roster.serialised_size`). Plan and reply are real ones of eight devices and eight directions; the plan brings
-the ledger record of the round before. FedAvg's messages are those of `flwr.serverapp.strategy.FedAvg`: arrays and a
-config down, arrays and metrics up; its payload is the tensors' bytes. LoRA has r = 8 on `q_proj` and `v_proj` of all
-attention layers: PEFT's default for BART, whose layers Whisper's are (it names none for Whisper).
+(`server.devices.roster.serialised_size`). Plan and reply are real ones of eight devices and eight directions; the plan
+brings the ledger record of the round before. FedAvg's messages are those of `flwr.serverapp.strategy.FedAvg`: arrays
+and a config down, arrays and metrics up; its payload is the tensors' bytes. LoRA has r = 8 on `q_proj` and `v_proj` of
+all attention layers: PEFT's default for BART, whose layers Whisper's are (it names none for Whisper).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks import workload
 from benchmarks.rows import amount, row, store
-from server.roster import CONTENT, serialised_size
+from server.devices.roster import CONTENT, serialised_size
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.trained import unique_parameters

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from server.roster import Member
+from server.devices.roster import Member
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint

@@ -29,16 +29,16 @@ from client.worker.host import Host
 from client.worker.journal import Journal, SavedState
 from client.worker.worker_pb2 import Event, InfoRequest, Request
 from server.client_evaluation import EvaluationInbox
+from server.devices.roster import CONTENT, Introductions, _Roll
+from server.devices.standing import DEVICES_NAME, Standings
 from server.exchange import is_ok
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
 from server.range_guard import first_out_of_range
-from server.roster import CONTENT, Introductions, _Roll
 from server.run.log import RoundReport, RunLog
 from server.run.model import open_header, reference_view, strangers
-from server.standing import DEVICES_NAME, Standings
 from server.step_size import MeasuredStep
 from server.sync_inbox import SyncInbox
 from server.validation import RoundInbox

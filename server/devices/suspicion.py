@@ -32,7 +32,7 @@ from zo_common.aggregation.mean import ClientScalars
 from zo_common.ledger.record import Record
 
 if TYPE_CHECKING:
-    from server.standing import Standings
+    from server.devices.standing import Standings
 
 UNRELATED = 2.0
 EXPECTED = 6.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.standing import Standings
+from server.devices.standing import Standings
 
 
 def _rounds_asked(standings: Standings, last: int) -> list[int]:

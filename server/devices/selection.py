@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import Callable
 
-from server.roster import Member, Roster
-from server.standing import Standings
+from server.devices.roster import Member, Roster
+from server.devices.standing import Standings
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 

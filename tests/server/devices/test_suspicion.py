@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from server.devices.standing import Standings
+from server.devices.suspicion import COPIES, Suspicions
 from server.run.log import read_rows
-from server.standing import Standings
-from server.suspicion import COPIES, Suspicions
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Contribution, Record
@@ -151,7 +151,7 @@ def test_a_federation_reports_in_its_files(
     settings: Callable[..., RunConfig], federate: Any, grid_of: Any, observed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(directions="shared", num_queries=4, num_server_rounds=2)
-    monkeypatch.setattr("server.suspicion.OPPOSED", -1e9)
+    monkeypatch.setattr("server.devices.suspicion.OPPOSED", -1e9)
     federate(config)
     folder = Path(config.output)
     assert "device 0 is suspect: opposed" in observed.text
