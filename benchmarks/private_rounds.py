@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.hostile_rounds import Crowd, round_plan
 from server.devices.roster import Member
-from server.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
+from server.guards.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
 from server.run.model import open_header
 from server.run.state import LEDGER_NAME
 from zo_common.aggregation.mean import ClientScalars

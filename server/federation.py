@@ -22,7 +22,7 @@ from server.events import Events
 from server.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.guards.choice import guard_for
 from server.guards.device_losses import DeviceLosses
-from server.privacy_guard import privacy_guard, settle_noise
+from server.guards.privacy_guard import privacy_guard, settle_noise
 from server.private_step import step_size
 from server.run.lock import RunLock
 from server.run.log import RoundReport, RunLog

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.privacy_guard import answered_rounds
+from server.guards.privacy_guard import answered_rounds
 from server.run.state import LEDGER_NAME
 from zo_common.cli import run_typer
 from zo_common.config.run import Directions

@@ -14,7 +14,7 @@ from fake_grid import FakeGrid
 
 from server.devices.roster import Member
 from server.federation import LEDGER_NAME, Events, Federation
-from server.privacy_guard import answered_rounds, settle_noise
+from server.guards.privacy_guard import answered_rounds, settle_noise
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger
