@@ -82,7 +82,7 @@ def run(crowd: Crowd, config: RunConfig, before: dict[str, float] | None = None)
 def _round(
     crowd: Crowd, config: RunConfig, guard: PrivacyGuard | None, members: list[Member], server_round: int, base_id: int
 ) -> Record:
-    """Charge, ask, add noise and aggregate, in the order of `server.federation`."""
+    """Charge, ask, add noise and aggregate, in the order of `server.rounds.federation`."""
     rate = float(np.float32(config.learning_rate_at(server_round)))
     chosen = guard.charge(server_round, members) if guard is not None else members
     plan = round_plan(config, server_round, rate if config.local_steps > 1 else 0.0, base_id)

@@ -21,7 +21,7 @@ from torch import nn
 
 from benchmarks.kernel import WHISPER_TINY_ELEMENTS
 from benchmarks.rows import row, store
-from server.validation import RoundInbox
+from server.rounds.validation import RoundInbox
 from zo_common.aggregation.mean import aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig

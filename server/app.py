@@ -10,9 +10,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from client.device.engine import choose_device
-from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.guards.choice import guard_for
-from server.private_step import step_size
+from server.rounds.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
+from server.rounds.private_step import step_size
 from server.run.log import RoundReport, read_rows, write_rows
 from server.run.model import GlobalModel
 from server.run.verdict import EVALUATION, raise_if_worse, verdict_on

@@ -10,7 +10,7 @@ from typing import Any
 
 from server.deploy_flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
 from server.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
-from server.federation import LEDGER_NAME
+from server.rounds.federation import LEDGER_NAME
 from server.run.lock import is_locked
 from server.units import write_app
 from zo_common.binary.durable import write_durably

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from server.app import check_before_start
-from server.federation import LEDGER_NAME
+from server.rounds.federation import LEDGER_NAME
 from simulations.corpus import Corpus, write_corpus
 from simulations.plots import plot_curve
 from simulations.progress import RunProgress

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from server.federation import Events
+from server.rounds.federation import Events
 from server.run.log import RoundReport
 
 

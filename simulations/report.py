@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from server.federation import LEDGER_NAME
+from server.rounds.federation import LEDGER_NAME
 from server.run.log import INTRODUCTIONS, read_rows
 from simulations.machine import hardware, versions
 from zo_common.config.run import RunConfig

@@ -11,10 +11,10 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.exchange import CONTENT, ask, serialised_size
 from server.messaging.foreign_text import plain, printable
+from server.rounds.exchange import CONTENT, ask, serialised_size
+from server.rounds.validation import MAX_EXAMPLES
 from server.run.log import ByteCounts
-from server.validation import MAX_EXAMPLES
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
@@ -154,7 +154,7 @@ class Roster:
     Attributes:
         members: by node id, all that introduced themselves with what this run needs.
         online: node ids that were connected at the last look.
-        also: what goes with every question besides (`server.calibration.told`).
+        also: what goes with every question besides (`server.rounds.calibration.told`).
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 

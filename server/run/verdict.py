@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.errors import RunStopped
 from zo_common.ledger.ledger import Ledger
 

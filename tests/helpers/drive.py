@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fake_grid import FakeGrid, Memory
 
-from server.federation import Events, Federation
+from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.wire.plan import Status
 

@@ -15,7 +15,7 @@ from tiny_ctc import write_tiny_ctc
 
 from client.device.engine import Engine
 from client.device.warm import warm_dataset
-from server.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Events, Federation
 from server.run.log import RoundReport
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger

@@ -28,20 +28,20 @@ from client.worker.client import make_request
 from client.worker.host import Host
 from client.worker.journal import Journal, SavedState
 from client.worker.worker_pb2 import Event, InfoRequest, Request
-from server.client_evaluation import EvaluationInbox
 from server.devices.roster import CONTENT, Introductions, _Roll
 from server.devices.standing import DEVICES_NAME, Standings
-from server.exchange import is_ok
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
-from server.range_guard import first_out_of_range
+from server.rounds.exchange import is_ok
+from server.rounds.inboxes import EvaluationInbox
+from server.rounds.range_guard import first_out_of_range
+from server.rounds.step_size import MeasuredStep
+from server.rounds.sync_inbox import SyncInbox
+from server.rounds.validation import RoundInbox
 from server.run.log import RoundReport, RunLog
 from server.run.model import open_header, reference_view, strangers
-from server.step_size import MeasuredStep
-from server.sync_inbox import SyncInbox
-from server.validation import RoundInbox
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
 from zo_common.config.run import RunConfig

@@ -15,7 +15,7 @@ from flwr.app import Context, RecordDict
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server.app import friendly_main, make_server_app
-from server.federation import Events
+from server.rounds.federation import Events
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger

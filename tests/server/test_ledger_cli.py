@@ -15,7 +15,7 @@ from fake_grid import FakeGrid
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server import ledger_cli
-from server.federation import Events, Federation
+from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger, write_ledger
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from server.federation import Federation
+from server.rounds.federation import Federation
 from simulations.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
 from zo_common.config.run import RunConfig
 

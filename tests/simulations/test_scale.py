@@ -12,7 +12,7 @@ from crowd import write_many_rows
 from fake_grid import FakeGrid, Memory
 
 from client.device import warm
-from server.federation import Federation
+from server.rounds.federation import Federation
 from simulations.cli import SCENARIOS
 from simulations.runner import _feature_cache
 from simulations.scenario import read_scenario

@@ -1,6 +1,6 @@
 """The choice of trained tensors, and of the scales of their directions, from what a calibration measured.
 
-For Q directions of N devices a round, the step of `server.step_size` lowers a quadratic model of the loss by
+For Q directions of N devices a round, the step of `server.rounds.step_size` lowers a quadratic model of the loss by
 
     P = ½ Q s² / (m t + (Q + 1) R)
 

@@ -4,8 +4,8 @@ The vector holds K·q projected gradients in grid units times the device's weigh
 units, once. Where the plan asks for the curvature, four numbers without a dimension follow, once each: log₂ t cut off
 at ±60, gᵀFg over m·t of the signal and of the noise at ±1, and v/m at 0.95 (`estimator.curvature`; m is the mean square
 of the scalars). Of a sum no median can be taken, and no device's numbers can be checked: their means are cut off at the
-same limits, and what a liar does to a step is bounded by the rounds before (`server.step_size`). With device-level
-privacy the grid is that of the clip norm, every device counts once, and the loss is 0:
+same limits, and what a liar does to a step is bounded by the rounds before (`server.rounds.step_size`). With
+device-level privacy the grid is that of the clip norm, every device counts once, and the loss is 0:
 it carries no noise. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
 """
 

@@ -13,7 +13,7 @@ from fake_grid import FakeGrid
 from flwr.app import ConfigRecord, RecordDict
 
 from client.app import make_client_app
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.ledger.ledger import Ledger

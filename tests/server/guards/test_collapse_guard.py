@@ -12,7 +12,7 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.app import check_before_start
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, RunStopped
 from zo_common.ledger.file import LedgerFile

@@ -15,7 +15,7 @@ from fake_grid import FakeGrid
 from toy_engine import toy_engine
 from toy_fleet import TOY, LossOf, held_out_losses, toy_grids
 
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, RunStopped

@@ -15,8 +15,8 @@ from fake_grid import FakeGrid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.federation import Federation
 from server.guards.held_out_guard import HeldOutGuard, rise
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError

@@ -13,8 +13,8 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.devices.roster import Member
-from server.federation import LEDGER_NAME, Events, Federation
 from server.guards.privacy_guard import answered_rounds, settle_noise
+from server.rounds.federation import LEDGER_NAME, Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger

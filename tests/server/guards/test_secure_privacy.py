@@ -17,9 +17,9 @@ from toy_engine import toy_engine
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
 from client import secure_sum as secure
-from server import secure_round
-from server.federation import Federation
 from server.guards import privacy_guard
+from server.rounds import secure_round
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError
 from zo_common.ledger.ledger import Ledger

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.catch_up import CatchUp
+from server.rounds.catch_up import CatchUp
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import encode_record

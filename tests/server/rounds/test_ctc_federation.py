@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from server import ledger_cli
 from server.app import check_before_start, make_server_app
-from server.federation import Events, Federation
+from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState

@@ -17,10 +17,19 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.exchange import CONTENT, SECONDS_LEFT, SECURE, Exchange, ask, device_error, payload_of, serialised_size
 from server.messaging.foreign_text import plain
+from server.rounds.exchange import (
+    CONTENT,
+    SECONDS_LEFT,
+    SECURE,
+    Exchange,
+    ask,
+    device_error,
+    payload_of,
+    serialised_size,
+)
+from server.rounds.validation import Refused, RoundInbox, check_fields, check_reply
 from server.run.log import ByteCounts
-from server.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.federation import Federation
-from server.pooled_curvature import HISTORY, averaged, pooled, trusted, without_extremes
-from server.private_step import step_size
-from server.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
+from server.rounds.federation import Federation
+from server.rounds.pooled_curvature import HISTORY, averaged, pooled, trusted, without_extremes
+from server.rounds.private_step import step_size
+from server.rounds.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
@@ -377,7 +377,7 @@ class TestHistory:
         def full(path: Path, data: bytes) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("server.step_size.write_durably", full)
+        monkeypatch.setattr("server.rounds.step_size.write_durably", full)
 
         assert step.used(1, _Replies([_numbers()]), 1) > 0
         assert "steps.jsonl is not written: No space left on device" in words[0]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid, Memory
 
-from server import calibration
-from server.federation import Events, Federation
+from server.rounds import calibration
+from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure

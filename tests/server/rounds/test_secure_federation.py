@@ -16,7 +16,7 @@ from secure_cohort import node_key
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
 from client import secure_sum as secure
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError

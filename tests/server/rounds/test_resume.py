@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid
 
-from server.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, WrongBaseModel
 from zo_common.ledger.ledger import Ledger

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from server.pooled_curvature import (
+from server.rounds.pooled_curvature import (
     HISTORY,
     Pooled,
     StepRow,
@@ -34,7 +34,7 @@ from server.pooled_curvature import (
     trusted,
     without_extremes,
 )
-from server.range_guard import MAX_STEP_UNITS, finest_units
+from server.rounds.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import faults
 from zo_common.binary.durable import write_durably
@@ -48,7 +48,7 @@ _RATES = 1e-30, 1e6
 
 
 class Measured(Protocol):
-    """A round's valid replies: `server.validation.RoundInbox`."""
+    """A round's valid replies: `server.rounds.validation.RoundInbox`."""
 
     @property
     def accepted(self) -> int: ...
@@ -99,7 +99,8 @@ class FixedStep:
 class MeasuredStep:
     """The step that the measured curvature calls for, held within a factor of two of the rounds before.
 
-    1. The devices' numbers are pooled (`server.pooled_curvature`); no device's move the step beyond a factor of two.
+    1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device's move the step beyond a factor of
+       two.
     2. They are averaged with those of the last rounds: a round's few scalars tell the signal's share, and curvature
        along the gradient, within a factor of two or three only.
     3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has

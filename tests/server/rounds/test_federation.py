@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_grid import FakeGrid, NeverAnswers
 
-from server.federation import Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped

@@ -13,7 +13,7 @@ import torch
 from fake_grid import FakeGrid
 from flwr.app import Message
 
-from server.federation import Federation
+from server.rounds.federation import Federation
 from server.run.log import read_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig

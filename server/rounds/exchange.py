@@ -10,8 +10,8 @@ from typing import Protocol
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.catch_up import CatchUp, Outgoing
 from server.messaging.foreign_text import plain
+from server.rounds.catch_up import CatchUp, Outgoing
 from server.run.log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
@@ -45,7 +45,7 @@ def pause(took: float) -> float:
 
 
 class Inbox(Protocol):
-    """Where replies go: `server.validation.RoundInbox` or `server.client_evaluation.EvaluationInbox`."""
+    """Where replies go: `server.rounds.validation.RoundInbox` or `server.rounds.inboxes.EvaluationInbox`."""
 
     behind: dict[int, int]
 
@@ -97,7 +97,7 @@ class Exchange:
         self._catch_up = catch_up
         self._message_type = message_type
         self._late = late or Late()
-        self._also = also or {}  # what goes with every message (`server.calibration.told`)
+        self._also = also or {}  # what goes with every message (`server.rounds.calibration.told`)
         self._attached = attached or {}  # what goes with a plan to train, by node (secure aggregation)
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}

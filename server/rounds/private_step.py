@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from client.device.loss_choice import unchecked, with_tail
 from server.guards.choice import NO_GUARD
+from server.rounds.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from server.run.model import GlobalModel
-from server.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss

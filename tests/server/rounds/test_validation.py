@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
+from server.rounds.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.wire.plan import Plan, Reply, Status, encode_reply
 

@@ -18,9 +18,9 @@ from flwr.serverapp import Grid
 
 from client.device.calibration import measure_share
 from server.devices.roster import Member
-from server.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.guards.choice import NO_GUARD
 from server.messaging.foreign_text import plain
+from server.rounds.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.run.model import GlobalModel
 from server.run.state import refuse_used_ledger
 from zo_common.binary.durable import write_durably

@@ -10,7 +10,7 @@ from server.run.log import RoundReport
 from server.run.model import GlobalModel
 
 if TYPE_CHECKING:
-    from server.federation import Federation
+    from server.rounds.federation import Federation
 
 
 @dataclass

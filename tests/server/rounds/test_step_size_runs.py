@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from fake_grid import FakeGrid
 
-from server.federation import Federation
-from server.private_step import ServerMeasuredStep
-from server.step_size import LOG_NAME
+from server.rounds.federation import Federation
+from server.rounds.private_step import ServerMeasuredStep
+from server.rounds.step_size import LOG_NAME
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
