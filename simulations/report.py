@@ -51,7 +51,7 @@ def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
 def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
     """The state checksum (hex) that another process reaches from base model and ledger, with its own thread count."""
     command = [
-        sys.executable, "-m", "server.ledger_cli", "verify", str(output / LEDGER_NAME), "--model", model,
+        sys.executable, "-m", "server.commands.ledger", "verify", str(output / LEDGER_NAME), "--model", model,
         "--threads", str(threads),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)

@@ -95,7 +95,7 @@ def _wait_for_rounds(config: RunConfig, wanted: int) -> None:
 def _verified(ledger: Path, threads: int) -> str:
     """What `zo-asr-ledger verify` finds in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "server.ledger_cli", "verify", str(ledger), "--threads", str(threads)],
+        [sys.executable, "-m", "server.commands.ledger", "verify", str(ledger), "--threads", str(threads)],
         capture_output=True,
         text=True,
         check=False,

@@ -15,8 +15,8 @@ from flwr.app import Context, RecordDict
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 from typer.testing import CliRunner
 
-from server import ledger_cli
 from server.app import check_before_start, make_server_app
+from server.commands import ledger as ledger_cli
 from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError

@@ -14,7 +14,7 @@ import torch
 from fake_grid import FakeGrid
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-from server import ledger_cli
+from server.commands import ledger as ledger_cli
 from server.rounds.federation import Events, Federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger, write_ledger
@@ -220,7 +220,7 @@ class TestBad:
 def test_as_a_program(tmp_path: Path) -> None:
     """The same in a process of its own: the sentence, the exit status and nothing else."""
     done = subprocess.run(
-        [sys.executable, "-m", "server.ledger_cli", "show", str(tmp_path / "missing.zo")],
+        [sys.executable, "-m", "server.commands.ledger", "show", str(tmp_path / "missing.zo")],
         capture_output=True,
         text=True,
         check=False,

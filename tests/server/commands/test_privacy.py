@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from server import privacy_cli
+from server.commands import privacy as privacy_cli
 from server.run.state import LEDGER_NAME
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LedgerFile
