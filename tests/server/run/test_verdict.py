@@ -15,8 +15,8 @@ from fake_grid import FakeGrid
 from flwr.app import Context, RecordDict
 from toy_engine import history
 
-from server import deploy_app
 from server.app import friendly_main
+from server.deploy import app as deploy_app
 from server.guards.logged_guard import negated
 from server.run.verdict import moved, worse
 from zo_common.config.run import RunConfig

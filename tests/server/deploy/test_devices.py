@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from stand_in_flower import Call, Flower, call, deployment, flower
 
-from server.certificates import new_device_key
-from server.deploy_flower import FlowerError
-from server.deployment import Deployment
+from server.deploy.certificates import new_device_key
+from server.deploy.deployment import Deployment
+from server.deploy.flower import FlowerError
 from zo_common.errors import ConfigError
 
 __all__ = ["call", "deployment", "flower"]  # fixtures

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from proxy_upstream import TRICKS, Upstream, exchange, running_upstream
 from proxy_upstream import ask as ask_at
 
-from server.certificates import client_context, new_authority, private_pem, server_certificate
-from server.fleet_proxy import Limits, make_app, server_config
+from server.deploy.certificates import client_context, new_authority, private_pem, server_certificate
+from server.deploy.proxy import Limits, make_app, server_config
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from secrets import token_bytes
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from server.certificates import (
+from server.deploy.certificates import (
     Authority,
     load_authority,
     new_authority,
@@ -17,9 +17,9 @@ from server.certificates import (
     server_certificate,
     write_private,
 )
-from server.deploy_devices import add_device
-from server.deployment import SETTINGS, Deployment, check_name
-from server.units import write_device_files, write_example_run, write_server_files
+from server.deploy.deployment import SETTINGS, Deployment, check_name
+from server.deploy.devices import add_device
+from server.deploy.files import write_device_files, write_example_run, write_server_files
 from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
 

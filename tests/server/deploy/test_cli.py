@@ -15,12 +15,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from stand_in_flower import Call, Flower, call, deployment, flower
 
-from server import deploy_runs
-from server.certificates import load_authority, server_certificate
-from server.deploy_flower import FlowerError, flwr_json, run_status
-from server.deploy_runs import begin, follow, run_settings
-from server.deploy_status import collect, warnings
-from server.deployment import Deployment
+from server.deploy import runs as deploy_runs
+from server.deploy.certificates import load_authority, server_certificate
+from server.deploy.deployment import Deployment
+from server.deploy.flower import FlowerError, flwr_json, run_status
+from server.deploy.runs import begin, follow, run_settings
+from server.deploy.status import collect, warnings
 from server.run.lock import RunLock
 from zo_common.errors import ConfigError
 
@@ -335,7 +335,7 @@ def test_units_follow_a_change_of_the_settings(deployment: Deployment, call: Cal
 
 def test_the_proxy_needs_no_torch() -> None:
     """It runs for months beside other things: it must stay small."""
-    code = "import sys, server.deploy_cli, server.fleet_proxy; assert not {'torch', 'flwr'} & set(sys.modules)"
+    code = "import sys, server.deploy.cli, server.deploy.proxy; assert not {'torch', 'flwr'} & set(sys.modules)"
 
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, timeout=60, check=False

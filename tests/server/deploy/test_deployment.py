@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server import deploy_folder
-from server.certificates import days_left, issued_by, new_device_key, read_certificate
-from server.deploy_devices import add_device
-from server.deploy_folder import init_folder, renew
-from server.deployment import Deployment, Device, check_host, check_name, toml_text
+from server.deploy import folder as deploy_folder
+from server.deploy.certificates import days_left, issued_by, new_device_key, read_certificate
+from server.deploy.deployment import Deployment, Device, check_host, check_name, toml_text
+from server.deploy.devices import add_device
+from server.deploy.folder import init_folder, renew
 from zo_common.errors import ConfigError
 from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from server.certificates import client_context
-from server.deployment import Deployment, check_name
+from server.deploy.certificates import client_context
+from server.deploy.deployment import Deployment, check_name
 from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
@@ -36,7 +36,7 @@ def init(
     data: Annotated[str, typer.Option(help="Where devices have their recordings.")] = "data",
 ) -> None:
     """Write a deployment folder: keys, certificates, Flower's settings, scripts, units."""
-    from server.deploy_folder import init_folder
+    from server.deploy.folder import init_folder
 
     deployment = Deployment(
         root=folder.absolute(), hosts=tuple(host), port=port, superlink_port=superlink_port,
@@ -50,7 +50,7 @@ def init(
 @app.command()
 def units(folder: Folder) -> None:
     """Write scripts, units, Flower's settings and devices' files anew, after a change of deployment.toml or a move."""
-    from server.units import write_device_files, write_server_files
+    from server.deploy.files import write_device_files, write_server_files
 
     deployment = Deployment.open(folder)
     write_server_files(deployment)
@@ -67,7 +67,7 @@ def enroll(
     public_key: Annotated[Path | None, typer.Option(help="The device's own public key (OpenSSH, ECDSA).")] = None,
 ) -> None:
     """Register devices at the running SuperLink, and write what is carried to each."""
-    from server.deploy_devices import enroll as enroll_one
+    from server.deploy.devices import enroll as enroll_one
 
     deployment = Deployment.open(folder)
     waiting = [device.name for device in deployment.devices().values() if not (device.node_id or device.revoked)]
@@ -83,7 +83,7 @@ def enroll(
 @app.command()
 def revoke(folder: Folder, node: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
     """Let a device in no more."""
-    from server.deploy_devices import revoke as revoke_one
+    from server.deploy.devices import revoke as revoke_one
 
     revoke_one(Deployment.open(folder), node)
     console.print(f"{node}: revoked; its past rounds stay in the ledgers")
@@ -95,7 +95,7 @@ def renew(
     ca: Annotated[bool, typer.Option("--ca", help="Make a new authority too; every device needs its file.")] = False,
 ) -> None:
     """Make a new server certificate, for the hosts of deployment.toml."""
-    from server.deploy_folder import renew as renew_all
+    from server.deploy.folder import renew as renew_all
 
     for step in renew_all(Deployment.open(folder), authority=ca):
         console.print(f"now {step}")
@@ -116,7 +116,7 @@ def resume(folder: Folder, run: Run, change: Changes = None) -> None:
 @app.command()
 def follow(folder: Folder, run: Run) -> None:
     """Show the log of a run that was started before."""
-    from server.deploy_runs import run_id_of
+    from server.deploy.runs import run_id_of
 
     deployment = Deployment.open(folder)
     _follow(deployment, folder, run, run_id_of(deployment, run))
@@ -125,21 +125,21 @@ def follow(folder: Folder, run: Run) -> None:
 @app.command()
 def stop(folder: Folder, run: Run) -> None:
     """Stop a run; `resume` goes on with it."""
-    from server.deploy_runs import stop as stop_run
+    from server.deploy.runs import stop as stop_run
 
     stop_run(Deployment.open(folder), run)
     console.print(f"{run}: stopped; go on with: zo-asr-server resume {folder} {run}")
 
 
 def _begin(folder: Path, run: str, changes: list[str], *, resume: bool) -> None:
-    from server.deploy_runs import begin
+    from server.deploy.runs import begin
 
     deployment = Deployment.open(folder)
     _follow(deployment, folder, run, begin(deployment, run, changes, resume=resume))
 
 
 def _follow(deployment: Deployment, folder: Path, run: str, run_id: str) -> None:
-    from server.deploy_runs import follow as follow_log
+    from server.deploy.runs import follow as follow_log
 
     try:
         status, details = follow_log(deployment, run_id, lambda line: print(line, flush=True))
@@ -159,7 +159,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
 ) -> None:
     """Processes, certificates, devices and, of a run, its last rounds."""
-    from server.deploy_status import collect, show
+    from server.deploy.status import collect, show
 
     found = collect(Deployment.open(folder), check_name(run, "run") if run else "")
     if as_json:
@@ -171,7 +171,7 @@ def status(
 @app.command()
 def proxy(folder: Folder) -> None:
     """Serve /v1/fleet/ of the SuperLink to devices, and nothing else of it, until SIGTERM."""
-    from server.fleet_proxy import make_app, serve, server_config
+    from server.deploy.proxy import make_app, serve, server_config
 
     deployment = Deployment.open(folder)
     served = make_app(f"https://{deployment.superlink_address}", client_context(deployment.authority))

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from server.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device, toml_text
+from server.deploy.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device, toml_text
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 
@@ -19,8 +19,8 @@ DEVICE_UNITS = ("zo-asr-worker.service", "zo-asr-supernode.service")
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """A template of `server/templates` with every `{{field}}` filled in; KeyError for one without a value."""
-    text = resources.files("server").joinpath("templates", template).read_text()
+    """A template of `server/deploy/templates` with every `{{field}}` filled in; KeyError for one without a value."""
+    text = resources.files("server.deploy").joinpath("templates", template).read_text()
     return _FIELD.sub(lambda match: str(values[match[1]]), text)
 
 
@@ -40,7 +40,7 @@ def write_app(deployment: Deployment) -> None:
     """Write the Flower app: settings, and two modules that import the installed packages."""
     config = toml_text(RunConfig(model=deployment.model, data=deployment.data).to_mapping())
     _write(deployment.app / "pyproject.toml", render("app-pyproject.toml", {"config": config}))
-    for part, module in (("client", "client.app"), ("server", "server.deploy_app")):
+    for part, module in (("client", "client.app"), ("server", "server.deploy.app")):
         text = render("app-part.txt", {"part": part, "module": module})
         _write(deployment.app / "zo_asr_app" / f"on_{part}.py", text)
     _write(deployment.app / "zo_asr_app" / "__init__.py", "")

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from proxy_upstream import TRICKS, Upstream, ask, running_upstream
 
-from server.deploy_folder import init_folder
-from server.deployment import Deployment
-from server.units import DEVICE_UNITS, SERVER_UNITS, write_device_files
+from server.deploy.deployment import Deployment
+from server.deploy.files import DEVICE_UNITS, SERVER_UNITS, write_device_files
+from server.deploy.folder import init_folder
 from zo_common.config.run import RunConfig
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "")
@@ -124,7 +124,7 @@ def test_the_app_holds_no_method(deployment: Deployment) -> None:
     code = "".join(path.read_text() for path in deployment.app.rglob("*.py"))
 
     assert "from client.app import app" in code
-    assert "from server.deploy_app import app" in code
+    assert "from server.deploy.app import app" in code
     assert len(code.splitlines()) < 15
 
 

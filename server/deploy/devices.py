@@ -8,10 +8,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
-from server.certificates import new_device_key, read_public_key, write_private
-from server.deploy_flower import KEY_IN_USE, NODE_NOT_FOUND, FlowerError, flwr_json
-from server.deployment import CONNECTION, Deployment, Device, check_name
-from server.units import write_device_files
+from server.deploy.certificates import new_device_key, read_public_key, write_private
+from server.deploy.deployment import CONNECTION, Deployment, Device, check_name
+from server.deploy.files import write_device_files
+from server.deploy.flower import KEY_IN_USE, NODE_NOT_FOUND, FlowerError, flwr_json
 from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.certificates import WARN_BELOW_DAYS, client_context, days_left, read_certificate
-from server.deploy_flower import FlowerError, flwr_json
-from server.deployment import CONNECTION, Deployment, check_name
+from server.deploy.certificates import WARN_BELOW_DAYS, client_context, days_left, read_certificate
+from server.deploy.deployment import CONNECTION, Deployment, check_name
+from server.deploy.flower import FlowerError, flwr_json
 from server.run.log import read_rows
 from zo_common.errors import ConfigError
 

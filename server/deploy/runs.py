@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from server.deploy_flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
-from server.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
+from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
+from server.deploy.files import write_app
+from server.deploy.flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
 from server.rounds.federation import LEDGER_NAME
 from server.run.lock import is_locked
-from server.units import write_app
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError

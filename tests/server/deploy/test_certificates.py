@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from server.certificates import (
+from server.deploy.certificates import (
     Authority,
     client_context,
     days_left,

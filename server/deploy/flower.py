@@ -7,7 +7,7 @@ import re
 import subprocess
 from typing import Any
 
-from server.deployment import CONNECTION, Deployment
+from server.deploy.deployment import CONNECTION, Deployment
 from zo_common.errors import ZOError
 
 PATIENCE_SECONDS = 60.0
