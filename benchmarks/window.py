@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.rows import store
-from simulations.corpus import CorpusConfig, write_corpus
+from simulations.speech.corpus import CorpusConfig, write_corpus
 from simulations.whisper_import import bundled_whisper
 from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper

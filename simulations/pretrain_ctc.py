@@ -25,9 +25,9 @@ from rich.console import Console
 from torch import nn
 
 from server.run.log import write_whole
-from simulations.augment import vary
-from simulations.corpus import Corpus, CorpusConfig, write_corpus
 from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
+from simulations.speech.augment import vary
+from simulations.speech.corpus import Corpus, CorpusConfig, write_corpus
 from zo_common.binary.durable import write_durably
 from zo_common.cli import run_typer
 from zo_common.config.run import RunConfig
@@ -70,7 +70,7 @@ class Recipe:
         utterances: for each training speaker.
         speakers: how many of `TRAIN_SPEAKERS`.
         warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
-        stretch, colour: how far each voice is varied at each use (`simulations.augment`): a few dozen stand
+        stretch, colour: how far each voice is varied at each use (`simulations.speech.augment`): a few dozen stand
             for many.
         precision: of matrix products.
     """

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from simulations.corpus import CorpusConfig
+from simulations.speech.corpus import CorpusConfig
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from simulations.ctranslate2_reader import Array, CTranslate2Model, read_variables
-from simulations.source_folders import SourceFolders
+from simulations.speech.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simulations.corpus import CorpusConfig, write_corpus
 from simulations.pretrain_ctc import PRETRAINED, Recipe
-from simulations.telephone_prompts import write_prompts
+from simulations.speech.corpus import CorpusConfig, write_corpus
+from simulations.speech.telephone_prompts import write_prompts
 from simulations.whisper_import import bundled_whisper, bundled_whisper_base
 from zo_common.errors import ConfigError
 

@@ -8,9 +8,9 @@ import torch
 
 from benchmarks.privacy.settings import Settings
 from client.device.engine import Engine
-from simulations.corpus import SPLITS, CorpusConfig, corpus_speakers, in_room
-from simulations.espeak import synthesize
-from simulations.sentences import sentences
+from simulations.speech.corpus import SPLITS, CorpusConfig, corpus_speakers, in_room
+from simulations.speech.espeak import synthesize
+from simulations.speech.sentences import sentences
 from zo_common.models.ctc.text import ctc_labels
 from zo_common.speech.ctc import CTCDataset, CTCExample
 

@@ -13,10 +13,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.corpus import corpus_speakers, in_room
-from simulations.espeak import synthesize
 from simulations.pretrain_ctc import Recipe
-from simulations.sentences import split_sentences
+from simulations.speech.corpus import corpus_speakers, in_room
+from simulations.speech.espeak import synthesize
+from simulations.speech.sentences import split_sentences
 
 Wave = NDArray[np.float32]
 RATE = 16_000

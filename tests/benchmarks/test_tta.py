@@ -21,7 +21,7 @@ from benchmarks.tta.table import Work, digest, summary
 from client.adapt.adapter import DEFAULTS, AdaptSettings
 from client.adapt.drift_guard import DriftBounds
 from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
-from simulations.sentences import sentence_key, split_sentences
+from simulations.speech.sentences import sentence_key, split_sentences
 from zo_common.lattice.state import LatticeState
 from zo_common.models.load import LoadedModel, load_model
 

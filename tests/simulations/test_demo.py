@@ -65,7 +65,7 @@ def test_a_scenario_without_transcripts_on_a_ctc_model(
 
 
 def test_settings_are_checked_before_speech_is_made(tmp_path: Path) -> None:
-    from simulations.corpus import CorpusConfig
+    from simulations.speech.corpus import CorpusConfig
 
     places = Places(tmp_path / "models", tmp_path / "data", tmp_path / "results")
     scenario = Scenario("small", {}, corpus=CorpusConfig())

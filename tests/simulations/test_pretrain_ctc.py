@@ -12,9 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from simulations.corpus import write_corpus
 from simulations.ctc_base import MOST_BYTES, Shape, base_model, mel_filters, model_processor, save_small
-from simulations.espeak import list_variants
 from simulations.pretrain_ctc import (
     DEV_SPEAKERS,
     TEST_SPEAKERS,
@@ -25,6 +23,8 @@ from simulations.pretrain_ctc import (
     app,
     train,
 )
+from simulations.speech.corpus import write_corpus
+from simulations.speech.espeak import list_variants
 from zo_common.errors import ConfigError
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.models.load import load_model

@@ -18,7 +18,7 @@ from ctranslate2.converters import TransformersConverter
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from simulations import whisper_import
-from simulations.espeak import Speaker, synthesize
+from simulations.speech.espeak import Speaker, synthesize
 from simulations.whisper_import import BASE, Bundled, bundled_whisper, bundled_whisper_base, import_whisper
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 

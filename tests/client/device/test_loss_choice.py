@@ -276,8 +276,8 @@ class TestWhisperTiny:
     @pytest.fixture(scope="class")
     def said(self, tiny_en: Engine, tmp_path_factory: pytest.TempPathFactory) -> SpeechDataset:
         pytest.importorskip("espeakng_loader")
-        from simulations.corpus import CorpusConfig, in_room
-        from simulations.espeak import Speaker, synthesize
+        from simulations.speech.corpus import CorpusConfig, in_room
+        from simulations.speech.espeak import Speaker, synthesize
 
         folder, rows = tmp_path_factory.mktemp("said"), []
         for index, text in enumerate(TEXTS):

@@ -234,7 +234,7 @@ def test_whisper_prefers_the_leading_space(whisper_dir: Path, processor: Whisper
     pytest.importorskip("espeakng_loader")
     from transformers import WhisperForConditionalGeneration
 
-    from simulations.espeak import Speaker, synthesize
+    from simulations.speech.espeak import Speaker, synthesize
 
     text = "What is the balance of my savings account?"
     speech = np.pad(synthesize(text, Speaker("us", "m1"), RATE), (RATE // 2, RATE // 2))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from simulations.corpus import CorpusConfig, in_room
-from simulations.espeak import Speaker, synthesize
+from simulations.speech.corpus import CorpusConfig, in_room
+from simulations.speech.espeak import Speaker, synthesize
 from zo_common.models.load import load_whisper
 from zo_common.models.whisper.transcribe import (
     MAX_COMPRESSION_RATIO,

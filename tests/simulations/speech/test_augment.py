@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simulations.augment import vary
+from simulations.speech.augment import vary
 
 RATE = 16_000
 

@@ -67,7 +67,7 @@ class Speaker:
         if self.variant not in list_variants():
             raise ConfigError(
                 f"Unknown voice variant {self.variant!r}: choose one of those that "
-                "simulations.espeak.list_variants() names, such as m1 or f3."
+                "simulations.speech.espeak.list_variants() names, such as m1 or f3."
             )
         for name, value, (low, high) in (("rate", self.rate, RATE_RANGE), ("pitch", self.pitch, PITCH_RANGE)):
             if not low <= value <= high:

@@ -14,8 +14,8 @@ import pytest
 
 pytest.importorskip("espeakng_loader")
 
-from simulations import espeak
-from simulations.espeak import ACCENTS, Speaker, list_variants, synthesize
+from simulations.speech import espeak
+from simulations.speech.espeak import ACCENTS, Speaker, list_variants, synthesize
 from zo_common.errors import ConfigError
 
 TEXTS = ("Turn off the kitchen lights.", "Where is my parcel?")
@@ -48,7 +48,7 @@ def test_order_of_calls_does_not_matter() -> None:
 
 def test_same_samples_in_another_process() -> None:
     code = (
-        "import hashlib; from simulations.espeak import Speaker, synthesize; "
+        "import hashlib; from simulations.speech.espeak import Speaker, synthesize; "
         "synthesize('Something else first.', Speaker('us', 'm3')); "
         f"print(hashlib.sha256(synthesize({TEXTS[0]!r}, Speaker('scotland', 'f2')).tobytes()).hexdigest())"
     )

@@ -12,8 +12,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations import telephone_prompts
-from simulations.telephone_prompts import Prompt, download, read_prompts, split_prompts, write_prompts
+from simulations.speech import telephone_prompts
+from simulations.speech.telephone_prompts import Prompt, download, read_prompts, split_prompts, write_prompts
 from zo_common.errors import ConfigError
 from zo_common.speech.manifest import read_manifest
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulations import sentences as grammar
-from simulations.sentences import sentence_key, sentences, split_sentences
+from simulations.speech import sentences as grammar
+from simulations.speech.sentences import sentence_key, sentences, split_sentences
 from zo_common.errors import ConfigError
 
 SEEDS = st.integers(min_value=0, max_value=2**63)
@@ -75,7 +75,7 @@ def test_seeds_differ() -> None:
 
 
 def test_independent_of_the_hash_seed() -> None:
-    code = "from simulations.sentences import sentences; print(sentences(200, 5))"
+    code = "from simulations.speech.sentences import sentences; print(sentences(200, 5))"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": value}, capture_output=True, check=True

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from simulations.espeak import ACCENTS, Speaker, synthesize
-from simulations.sentences import split_sentences
+from simulations.speech.espeak import ACCENTS, Speaker, synthesize
+from simulations.speech.sentences import split_sentences
 from zo_common.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")

@@ -17,10 +17,10 @@ import soundfile
 
 pytest.importorskip("espeakng_loader")
 
-from simulations import corpus as module
-from simulations.corpus import COLUMNS, SPLITS, CorpusConfig, corpus_speakers, in_room, write_corpus
-from simulations.espeak import ACCENTS, list_variants, synthesize
-from simulations.sentences import sentence_key
+from simulations.speech import corpus as module
+from simulations.speech.corpus import COLUMNS, SPLITS, CorpusConfig, corpus_speakers, in_room, write_corpus
+from simulations.speech.espeak import ACCENTS, list_variants, synthesize
+from simulations.speech.sentences import sentence_key
 from zo_common.errors import ConfigError
 
 SMALL = CorpusConfig(
