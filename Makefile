@@ -72,7 +72,7 @@ attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers
 	$(BIN)/python -m benchmarks.readme
 
 ctc: $(STAMP)  ## train the small CTC model again, from nothing
-	$(BIN)/python -m simulations.pretrain_ctc
+	$(BIN)/python -m simulations.models.pretrain_ctc
 
 proto: $(STAMP)  ## the resident worker's generated code
 	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker/worker.proto

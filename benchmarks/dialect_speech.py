@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from simulations.pretrain_ctc import PRETRAINED, Recipe
+from simulations.models.pretrain_ctc import PRETRAINED, Recipe
+from simulations.models.whisper_import import bundled_whisper
 from simulations.scenario import read_scenario
 from simulations.speech.corpus import CorpusConfig, write_corpus
-from simulations.whisper_import import bundled_whisper
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"
 DATA = Path("data")

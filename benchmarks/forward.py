@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.rows import ratio, store
 from simulations.cli import SCENARIOS
+from simulations.models.whisper_import import bundled_whisper
 from simulations.scenario import read_scenario
 from simulations.speech.corpus import write_corpus
-from simulations.whisper_import import bundled_whisper
 from zo_common.estimator.rounding_noise import measure_noise
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState

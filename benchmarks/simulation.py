@@ -28,8 +28,8 @@ from benchmarks.floor import Sizes, run_floor
 from benchmarks.rows import row, store
 from client.device.warm import warm_dataset, warm_engine
 from server.run.log import read_rows
+from simulations.models.whisper_import import bundled_whisper
 from simulations.runner import actors_for, run_simulation
-from simulations.whisper_import import bundled_whisper
 from zo_common.config.run import RunConfig
 
 QUERIES, STEPS, RATE = 8, 1, 16_000

@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.rows import store
+from simulations.models.whisper_import import bundled_whisper
 from simulations.speech.corpus import CorpusConfig, write_corpus
-from simulations.whisper_import import bundled_whisper
 from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper
 from zo_common.models.objectives import whisper_losses

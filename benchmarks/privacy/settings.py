@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simulations.pretrain_ctc import PRETRAINED
+from simulations.models.pretrain_ctc import PRETRAINED
 from zo_common.config.run import RunConfig
 from zo_common.estimator.step import EstimatorConfig
 

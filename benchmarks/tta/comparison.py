@@ -11,7 +11,7 @@ from benchmarks.tta.methods import Outcome, Passes, first_order, source, zeroth_
 from benchmarks.tta.speech import speech
 from client.adapt.adapter import AdaptSettings
 from client.adapt.drift_guard import DriftBounds
-from simulations.pretrain_ctc import PRETRAINED
+from simulations.models.pretrain_ctc import PRETRAINED
 from zo_common.config.run import RunConfig
 from zo_common.models.load import load_model
 

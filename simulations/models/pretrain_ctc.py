@@ -1,6 +1,6 @@
 """Trains a small `Wav2Vec2ForCTC` on synthetic US English, by back-propagation: a base model that can be passed on.
 
-    python -m simulations.pretrain_ctc
+    python -m simulations.models.pretrain_ctc
 
 Voices and sentences come from the same synthesiser and grammar as the dialect corpora; no recording of a person and no
 other model is in it. The same command on the same machine gives the same model; one that was killed goes on where its
@@ -25,7 +25,7 @@ from rich.console import Console
 from torch import nn
 
 from server.run.log import write_whole
-from simulations.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
+from simulations.models.ctc_base import RATE, Shape, base_model, model_card, model_processor, save_small
 from simulations.speech.augment import vary
 from simulations.speech.corpus import Corpus, CorpusConfig, write_corpus
 from zo_common.binary.durable import write_durably
@@ -264,7 +264,7 @@ def _command(recipe: Recipe) -> str:
     names = ("steps", "batch_size", "learning_rate", "speakers", "utterances", "test_utterances", "stretch", "colour")
     options = {name.replace("_", "-"): getattr(recipe, name) for name in (*names, "seed", "precision")}
     options |= {"layers": recipe.shape.layers, "width": recipe.shape.width}
-    return " ".join(["python -m simulations.pretrain_ctc", *(f"--{k} {v}" for k, v in options.items())])
+    return " ".join(["python -m simulations.models.pretrain_ctc", *(f"--{k} {v}" for k, v in options.items())])
 
 
 def finish(run: Pretraining, corpus: Corpus, output: Path, command: str) -> float:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from simulations.ctc_base import MOST_BYTES, Shape, base_model, mel_filters, model_processor, save_small
-from simulations.pretrain_ctc import (
+from simulations.models.ctc_base import MOST_BYTES, Shape, base_model, mel_filters, model_processor, save_small
+from simulations.models.pretrain_ctc import (
     DEV_SPEAKERS,
     TEST_SPEAKERS,
     TRAIN_SPEAKERS,
@@ -172,13 +172,13 @@ def test_the_command_leaves_a_model_that_loads_with_its_card(tmp_path: Path) -> 
     assert (tmp_path / "model" / "model.safetensors").stat().st_size < 2 * 2 * 1_000_000
     card = (tmp_path / "model" / "README.md").read_text()
     assert "Word error rate" in card
-    assert "python -m simulations.pretrain_ctc --steps 2 --batch-size 2" in card
+    assert "python -m simulations.models.pretrain_ctc --steps 2 --batch-size 2" in card
     assert "| 2 |" in card
 
 
 def test_a_mistake_is_one_sentence() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "simulations.pretrain_ctc", "--steps", "0"],
+        [sys.executable, "-m", "simulations.models.pretrain_ctc", "--steps", "0"],
         capture_output=True,
         text=True,
         timeout=120,

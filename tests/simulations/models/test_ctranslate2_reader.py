@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulations.ctranslate2_reader import Array, read_variables
+from simulations.models.ctranslate2_reader import Array, read_variables
 from zo_common.errors import ModelNotFound, UnsupportedModel
 
 TYPE_IDS = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4, "uint16": 5}
