@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmarks.rows import quotient, row, spread, store
-from simulations.machine import hardware
+from simulations.reports.machine import hardware
 from zo_common.lattice.kernels.base import LatticeTensor
 
 # elements of all weights and of the largest tensor

@@ -18,7 +18,7 @@ from benchmarks.learning import report as learning
 from benchmarks.privacy import report as privacy
 from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
-from simulations.report import human_bytes
+from simulations.reports.report import human_bytes
 
 ROOT = Path(__file__).parent.parent
 

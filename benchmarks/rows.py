@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.revision import revision
-from simulations.machine import hardware, versions
+from simulations.reports.machine import hardware, versions
 
 RESULTS = Path(__file__).parent / "results"
 Action = Callable[[], Any]

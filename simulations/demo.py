@@ -13,9 +13,9 @@ from rich.console import Console
 from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
 from simulations.models.whisper_import import bundled_whisper
-from simulations.plots import plot_curve
-from simulations.progress import RunProgress
-from simulations.report import replayed_elsewhere, summary_table, traffic, write_result
+from simulations.reports.plots import plot_curve
+from simulations.reports.progress import RunProgress
+from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_simulation
 from simulations.scenario import Scenario
 from simulations.speech.corpus import Corpus, write_corpus

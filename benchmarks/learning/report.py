@@ -15,7 +15,7 @@ from benchmarks.learning.methods import ALL, METHODS, STUDIES
 from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
 from benchmarks.rows import RESULTS
 from server.run.log import read_rows
-from simulations.report import human_bytes
+from simulations.reports.report import human_bytes
 
 MISSING = "not measured yet"
 OURS = ("fixed", "fixed-swept", "bias-swept", "auto")

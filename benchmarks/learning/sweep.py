@@ -29,7 +29,7 @@ from benchmarks.learning.methods import ALL, METHODS, STUDIES, Entry
 from benchmarks.learning.tasks import TASKS, Places, Task, task_of
 from benchmarks.revision import revision
 from benchmarks.rows import RESULTS
-from simulations.machine import hardware, versions
+from simulations.reports.machine import hardware, versions
 from zo_common.models.quiet import quiet_transformers
 
 ROWS = RESULTS / "learning.jsonl"

@@ -83,7 +83,7 @@ def test_neither_devices_nor_a_corpus(settings: Settings) -> None:
 
 def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> None:
     from server.run.log import RoundReport
-    from simulations.progress import RunProgress
+    from simulations.reports.progress import RunProgress
 
     console = Console(file=(said := io.StringIO()), width=120)
     with RunProgress(console, 3) as progress:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from server.rounds.federation import LEDGER_NAME
 from server.run.log import INTRODUCTIONS, read_rows
-from simulations.machine import hardware, versions
+from simulations.reports.machine import hardware, versions
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from simulations.plots import plot_curve
+from simulations.reports.plots import plot_curve
 
 START = {"payload": {"up": 0, "down": 0}, "loss": 3.0, "wer": 0.5, "utterances": 9}
 END = {"payload": {"up": 800, "down": 900}, "loss": 2.0, "wer": 0.4, "utterances": 9}

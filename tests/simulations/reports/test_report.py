@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from server.rounds.federation import Federation
-from simulations.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
+from simulations.reports.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
 from zo_common.config.run import RunConfig
 
 NUMBERS: dict[str, Any] = {
