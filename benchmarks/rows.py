@@ -114,11 +114,17 @@ def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
     return {"row": label, **{key: value for key, value in numbers.items() if key != "values"}, **about}
 
 
+def _program() -> str:
+    """The module that runs as the program, as `python -m` takes it."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name.removesuffix(".__main__") if spec else sys.argv[0]
+
+
 def store(name: str, numbers: dict[str, Any], device: str = "cpu") -> Path:
     """Write `benchmarks/results/<name>.json`, on a GPU `<name>_cuda.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{'_cuda' if device == 'cuda' else ''}.json"
-    command = " ".join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+    command = " ".join(["python", "-m", _program(), *sys.argv[1:]])
     about = {"command": command, "revision": revision(), "hardware": hardware(device), "versions": versions()}
     present = {key: value for key, value in about.items() if value is not None}
     path.write_text(json.dumps(present | numbers, indent=1) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,7 @@ def test_amounts_as_text(value: float, unit: str, text: str) -> None:
 def test_a_stored_row_names_command_revision_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     monkeypatch.setattr(rows, "revision", lambda: "abc1234+changes")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.step", None))
     monkeypatch.setattr("sys.argv", ["step.py", "--repeats", "3"])
     path = store("step", {"rows": [row("one", spread([1.0]), at_most=2)]})
     stored = json.loads(path.read_text())
