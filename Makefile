@@ -67,8 +67,8 @@ learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it go
 	$(BIN)/python -m benchmarks.readme
 
 attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers
-	$(BIN)/python -m benchmarks.privacy
-	$(BIN)/python -m benchmarks.privacy.report
+	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.attacks.report
 	$(BIN)/python -m benchmarks.readme
 
 ctc: $(STAMP)  ## train the small CTC model again, from nothing

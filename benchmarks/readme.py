@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import privacy_report, scaling, soak, table, wire
+from benchmarks.attacks import report as privacy
 from benchmarks.learning import report as learning
-from benchmarks.privacy import report as privacy
 from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes

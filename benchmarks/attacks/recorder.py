@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.speech import speech
+from benchmarks.attacks.settings import Settings
+from benchmarks.attacks.speech import speech
 from client.device.engine import Engine
 from client.device.warm import warm_engine
 from zo_common.directions.seeds import shared_seed

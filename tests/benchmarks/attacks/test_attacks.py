@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tiny_ctc import write_tiny_ctc
 
-from benchmarks.privacy import compose, recorder, transcripts
-from benchmarks.privacy.evidence import Gaussian, auc, found_at, interval, log_mean_exp, mixture
-from benchmarks.privacy.membership import Population, private_attack, study, sums_attack
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.slopes import Table, joined, measure_round, round_seed
-from benchmarks.privacy.speech import Speech, speech
-from benchmarks.privacy.table import folder_of, kept, over_seeds
+from benchmarks.attacks import compose, recorder, transcripts
+from benchmarks.attacks.evidence import Gaussian, auc, found_at, interval, log_mean_exp, mixture
+from benchmarks.attacks.membership import Population, private_attack, study, sums_attack
+from benchmarks.attacks.settings import Settings
+from benchmarks.attacks.slopes import Table, joined, measure_round, round_seed
+from benchmarks.attacks.speech import Speech, speech
+from benchmarks.attacks.table import folder_of, kept, over_seeds
 from client.device import private_steps as private_training
 from client.device.engine import Engine
 from zo_common.privacy import mechanism as privacy

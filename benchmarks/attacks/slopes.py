@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.speech import Speech
+from benchmarks.attacks.settings import Settings
+from benchmarks.attacks.speech import Speech
 from client.device.engine import Engine
 from client.device.private_steps import SeparateLosses
 from zo_common.directions.seeds import direction_seed, shared_seed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.privacy.settings import Settings
+from benchmarks.attacks.settings import Settings
 from client.device.engine import Engine
 from simulations.speech.corpus import SPLITS, CorpusConfig, corpus_speakers, in_room
 from simulations.speech.espeak import synthesize

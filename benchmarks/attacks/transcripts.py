@@ -13,11 +13,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.privacy import compose
-from benchmarks.privacy.evidence import Gaussian
-from benchmarks.privacy.membership import Population
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.slopes import Table
+from benchmarks.attacks import compose
+from benchmarks.attacks.evidence import Gaussian
+from benchmarks.attacks.membership import Population
+from benchmarks.attacks.settings import Settings
+from benchmarks.attacks.slopes import Table
 from zo_common.privacy.mechanism import Mechanism
 
 Array = NDArray[np.float64]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.privacy import compose
-from benchmarks.privacy.evidence import Gaussian, log_mean_exp, mixture, summary
-from benchmarks.privacy.settings import Settings
+from benchmarks.attacks import compose
+from benchmarks.attacks.evidence import Gaussian, log_mean_exp, mixture, summary
+from benchmarks.attacks.settings import Settings
 from zo_common.privacy.mechanism import Mechanism, noised_mean
 
 Array = NDArray[np.float64]

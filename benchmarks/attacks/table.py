@@ -1,6 +1,6 @@
 """What an attacker gets: membership, transcripts, and what the wire shows, over several seeds.
 
-    python -m benchmarks.privacy
+    python -m benchmarks.attacks
 
 A seed has its own speech, directions, batches and devices; noise and samples under a guarantee are the operating
 system's, so these numbers differ a little at each run. All rounds are measured at the base model's weights. A killed
@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.privacy import compose, recorder, transcripts
-from benchmarks.privacy.membership import Attack, private_attack, study, sums_attack
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.slopes import Table, joined, measure_round
-from benchmarks.privacy.speech import speech
+from benchmarks.attacks import compose, recorder, transcripts
+from benchmarks.attacks.membership import Attack, private_attack, study, sums_attack
+from benchmarks.attacks.settings import Settings
+from benchmarks.attacks.slopes import Table, joined, measure_round
+from benchmarks.attacks.speech import speech
 from benchmarks.rows import spread, store
 from client.device.warm import warm_engine
 from server.run.log import write_whole
