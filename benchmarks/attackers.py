@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.dialect_speech import SMALL, dialect_folder, whisper
+from benchmarks.harness.kept import Kept
+from benchmarks.harness.rows import spread, store
 from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
-from benchmarks.kept import Kept
-from benchmarks.rows import spread, store
 from simulations.attacks import ATTACKS
 from zo_common.aggregation.robust import AGGREGATIONS, Aggregation
 from zo_common.config.run import RunConfig

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import RESULTS, spread, store
+from benchmarks.harness.rows import RESULTS, spread, store
 
 
 def run_seed(seed: int, directory: Path, extra: list[str]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks import workload
-from benchmarks.plain import perturb
-from benchmarks.rows import row, store
+from benchmarks.harness import workload
+from benchmarks.harness.plain import perturb
+from benchmarks.harness.rows import row, store
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import Walker
 from zo_common.lattice.state import LatticeState

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.rows import RESULTS
+from benchmarks.harness.rows import RESULTS
 
 FIGURE = Path(__file__).parent.parent / "docs" / "dialect.png"
 DEVICES = 8

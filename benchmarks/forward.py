@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rows import ratio, store
+from benchmarks.harness.rows import ratio, store
 from simulations.cli import SCENARIOS
 from simulations.models.whisper_import import bundled_whisper
 from simulations.scenario import read_scenario

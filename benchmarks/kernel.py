@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.rows import ratio, spread, store, timed
+from benchmarks.harness.rows import ratio, spread, store, timed
 from zo_common.lattice.state import LatticeState
 
 WHISPER_TINY_ELEMENTS = 37_760_640  # parameters of Whisper-tiny.en, tied ones once

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.rows import quotient, row, spread, store
+from benchmarks.harness.rows import quotient, row, spread, store
 from simulations.reports.machine import hardware
 from zo_common.lattice.kernels.base import LatticeTensor
 

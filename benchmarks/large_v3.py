@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import workload
-from benchmarks.rows import Action, interleaved, quotient, row, spread, store, timed
+from benchmarks.harness import workload
+from benchmarks.harness.rows import Action, interleaved, quotient, row, spread, store, timed
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState, Update

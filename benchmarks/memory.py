@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import row, spread, store
+from benchmarks.harness.rows import row, spread, store
 
 AT_MOST = 1.02
 NAMES = {"inference": "inference", "zo": "ZO step", "plain": "MeZO as published", "sgd": "SGD", "adam": "Adam"}
@@ -36,8 +36,8 @@ def make_action(method: str, model: Any, batch: Any, tensors: str, precision: st
     """One step (or forward) of a method, ready to be called."""
     import torch
 
-    from benchmarks import workload
-    from benchmarks.plain import plain_step
+    from benchmarks.harness import workload
+    from benchmarks.harness.plain import plain_step
     from zo_common.estimator.step import EstimatorConfig, zo_step
     from zo_common.lattice.state import LatticeState
     from zo_common.lattice.trained import select
@@ -73,7 +73,7 @@ def make_action(method: str, model: Any, batch: Any, tensors: str, precision: st
 
 def child(arguments: argparse.Namespace) -> dict[str, float]:
     """Bytes of one method in this process: `peak` of two steps, `setup_peak` of getting ready, `weights`."""
-    from benchmarks import workload
+    from benchmarks.harness import workload
 
     device, meter = arguments.device, _Cuda() if arguments.device == "cuda" else Resident()
     settings = arguments.tensors, arguments.precision, arguments.queries
@@ -150,7 +150,7 @@ def fresh(arguments: argparse.Namespace, method: str, tensors: str, batch: int) 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    from benchmarks.workload import usable_device
+    from benchmarks.harness.workload import usable_device
 
     parser.add_argument("--device", type=usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", default="tiny")

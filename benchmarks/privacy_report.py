@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.rows import RESULTS, spread
+from benchmarks.harness.rows import RESULTS, spread
 
 ATTACKERS = "python -m benchmarks.attackers"
 UTILITY_COMMAND = "python -m benchmarks.privacy_utility"

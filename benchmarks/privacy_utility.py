@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.dialect_speech import SMALL, dialect_folder, natural_partition, whisper
+from benchmarks.harness.kept import Kept
+from benchmarks.harness.rows import spread, store
 from benchmarks.hostile_rounds import Crowd, SpeechCrowd
-from benchmarks.kept import Kept
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.private_rounds import run
-from benchmarks.rows import spread, store
 from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
 from zo_common.privacy.plan import PrivacyCost

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks import privacy_report, scaling, soak, table, wire
 from benchmarks.attacks import report as privacy
+from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
-from benchmarks.rows import RESULTS
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
 

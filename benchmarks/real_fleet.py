@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workload import bundled
+from benchmarks.harness.workload import bundled
 
 HELPERS = Path(__file__).parent.parent / "tests" / "helpers"
 

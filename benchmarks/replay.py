@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import workload
-from benchmarks.plain import perturb
-from benchmarks.rows import interleaved, quotient, row, store
+from benchmarks.harness import workload
+from benchmarks.harness.plain import perturb
+from benchmarks.harness.rows import interleaved, quotient, row, store
 from zo_common.directions.seeds import fold_in
 from zo_common.lattice.state import LatticeState, Update
 from zo_common.lattice.trained import select

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.rows import RESULTS, amount
-from benchmarks.workload import SILENT_FRAMES, SPEECH_FRAMES, TAIL_TOKENS, random_whisper
+from benchmarks.harness.rows import RESULTS, amount
+from benchmarks.harness.workload import SILENT_FRAMES, SPEECH_FRAMES, TAIL_TOKENS, random_whisper
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.lattice.grid import UNIT_BITS
 from zo_common.lattice.trained import select

@@ -25,7 +25,7 @@ import soundfile
 import torch
 
 from benchmarks.floor import Sizes, run_floor
-from benchmarks.rows import row, store
+from benchmarks.harness.rows import row, store
 from client.device.warm import warm_dataset, warm_engine
 from server.run.log import read_rows
 from simulations.models.whisper_import import bundled_whisper

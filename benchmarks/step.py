@@ -2,7 +2,7 @@
 
 All sides compute the same loss of the same batch (8 windows of 5 s) and are timed in turn in one process. "Forwards" is
 2q calls of our step's loss function under `inference_mode`, frozen encoder stages computed once as in the step. The
-plain ways are `benchmarks.plain` on the same trained tensors, with whole forward passes. Ours is timed in their
+plain ways are `benchmarks.harness.plain` on the same trained tensors, with whole forward passes. Ours is timed in their
 precision; in the one that devices choose by default it is held against its own forwards.
 """
 
@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import workload
-from benchmarks.plain import plain_step
-from benchmarks.rows import Action, interleaved, quotient, row, spread, store
+from benchmarks.harness import workload
+from benchmarks.harness.plain import plain_step
+from benchmarks.harness.rows import Action, interleaved, quotient, row, spread, store
 from zo_common.estimator.step import EstimatorConfig, zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select

@@ -1,8 +1,8 @@
 """All stored results as one table: printed, and written to `benchmarks/results/table.md`.
 
-A result file is in the table with every entry of its list `rows` that has a label `row` (`benchmarks.rows.row`). Files
-without such entries show their numbers that have a median or a list of values, with the targets of `TARGETS`, and the
-ratios in their rows (`seconds_over_floor`).
+A result file is in the table with every entry of its list `rows` that has a label `row`
+(`benchmarks.harness.rows.row`). Files without such entries show their numbers that have a median or a list of values,
+with the targets of `TARGETS`, and the ratios in their rows (`seconds_over_floor`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import RESULTS, amount, row
+from benchmarks.harness.rows import RESULTS, amount, row
 
 NOT_MEASURED = "not measured"
 # result file → what a reader misses where it is absent; None: nothing

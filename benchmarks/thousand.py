@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import spread, store
+from benchmarks.harness.rows import spread, store
 from benchmarks.simulation import peak_memory
 from server.run.log import read_rows
 

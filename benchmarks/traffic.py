@@ -18,8 +18,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
-from benchmarks import workload
-from benchmarks.rows import amount, row, store
+from benchmarks.harness import workload
+from benchmarks.harness.rows import amount, row, store
 from server.devices.roster import CONTENT, serialised_size
 from zo_common.directions.seeds import fold_in
 from zo_common.estimator.step import EstimatorConfig

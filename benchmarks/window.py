@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from benchmarks.rows import store
+from benchmarks.harness.rows import store
 from simulations.models.whisper_import import bundled_whisper
 from simulations.speech.corpus import CorpusConfig, write_corpus
 from zo_common.lattice.trained import select

@@ -12,8 +12,8 @@ import json
 import time
 from typing import Any
 
+from benchmarks.harness.rows import RESULTS, amount, spread, store
 from benchmarks.real_fleet import real_fleet
-from benchmarks.rows import RESULTS, amount, spread, store
 
 STEPS = (1, 10, 100)
 QUERIES = 8

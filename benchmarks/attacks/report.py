@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.rows import RESULTS
+from benchmarks.harness.rows import RESULTS
 
 FIGURE = RESULTS.parent.parent / "docs" / "privacy.png"
 _MEASURED = "Not measured yet: `make attacks`."

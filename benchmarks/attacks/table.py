@@ -26,7 +26,7 @@ from benchmarks.attacks.membership import Attack, private_attack, study, sums_at
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.slopes import Table, joined, measure_round
 from benchmarks.attacks.speech import speech
-from benchmarks.rows import spread, store
+from benchmarks.harness.rows import spread, store
 from client.device.warm import warm_engine
 from server.run.log import write_whole
 from zo_common.privacy.accountant import noise_for

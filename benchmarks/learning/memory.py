@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.rows import store
 from benchmarks.learning.first_order import LORA
 from benchmarks.memory import MALLOC, Resident
-from benchmarks.rows import store
 
 BATCH = 16
 THRIFTY = (("micro", 1.0), ("checkpointing", 1.0))
@@ -43,7 +43,7 @@ class OneDevice:
     devices = 1
 
     def __init__(self, model: Any, tail_tokens: int) -> None:
-        from benchmarks.workload import random_batch
+        from benchmarks.harness.workload import random_batch
 
         self.model = model
         self._batch, self._tail = random_batch(model, BATCH), tail_tokens

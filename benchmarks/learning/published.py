@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness.plain import plain_step
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
-from benchmarks.plain import plain_step
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn, Walker, measure

@@ -10,10 +10,10 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.learn import passes_to
 from benchmarks.learning.methods import ALL, METHODS, STUDIES
 from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
-from benchmarks.rows import RESULTS
 from server.run.log import read_rows
 from simulations.reports.report import human_bytes
 

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from benchmarks.rows import RESULTS, store
+from benchmarks.harness.rows import RESULTS, store
 from benchmarks.tta.settings import MODELS, comparison
 from benchmarks.tta.speech import speech
 from benchmarks.tta.studies import STUDIES

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import spread, store
+from benchmarks.harness.rows import spread, store
 from benchmarks.tta import settings
 from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.memory import over_inference

@@ -9,7 +9,7 @@ import pytest
 from tiny import write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
-from benchmarks.rows import spread
+from benchmarks.harness.rows import spread
 from benchmarks.tta import report
 from benchmarks.tta.comparison import METHODS
 from benchmarks.tta.methods import ADAM_STEPS, Passes, first_order, source, zeroth_order

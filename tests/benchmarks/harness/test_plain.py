@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.plain import perturb, plain_step, projected_grad
+from benchmarks.harness.plain import perturb, plain_step, projected_grad
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.step import EstimatorConfig, zo_step
@@ -98,8 +98,8 @@ def test_its_projected_gradient_is_ours_along_our_directions(monkeypatch: pytest
         nonlocal asked
         asked = iter([(seed, name) for name in names])
 
-    monkeypatch.setattr("benchmarks.plain.torch.manual_seed", start)
-    monkeypatch.setattr("benchmarks.plain.torch.randn", ours_for_randn)
+    monkeypatch.setattr("benchmarks.harness.plain.torch.manual_seed", start)
+    monkeypatch.setattr("benchmarks.harness.plain.torch.randn", ours_for_randn)
     weights = [other.get_parameter(name).requires_grad_(False) for name in names]
     grads = plain_step(weights, lambda: loss(other), seeds, epsilon, rate)
     monkeypatch.undo()

@@ -16,7 +16,7 @@ from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_lo
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
 
-MODELS = Path(__file__).parent.parent / "models"
+MODELS = Path(__file__).parent.parent.parent / "models"
 SPEECH_FRAMES = 500  # five seconds
 SILENT_FRAMES = 30  # as `zo_common.speech.whisper` keeps behind the speech
 SILENCE = -1.0

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.revision import revision
+from benchmarks.harness.revision import revision
 from simulations.reports.machine import hardware, versions
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parent.parent / "results"
 Action = Callable[[], Any]
 
 

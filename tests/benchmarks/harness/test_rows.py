@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rows
-from benchmarks.rows import amount, interleaved, quotient, ratio, row, spread, store
+from benchmarks.harness import rows
+from benchmarks.harness.rows import amount, interleaved, quotient, ratio, row, spread, store
 
 
 def test_spread_of_known_values() -> None:
