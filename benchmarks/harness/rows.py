@@ -104,7 +104,7 @@ def amount(value: float, unit: str = "×") -> str:
 
 
 def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
-    """A line of the table (`benchmarks.table`): what it is, what was measured, and what it must reach.
+    """A line of the table (`benchmarks.pages.table`): what it is, what was measured, and what it must reach.
 
     Args:
         numbers: of `quotient` or `spread`.

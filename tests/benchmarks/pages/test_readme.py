@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.readme import BLOCKS, INLINE, PAGES, ROOT, fill
+from benchmarks.pages.readme import BLOCKS, INLINE, PAGES, ROOT, fill
 
 
 def test_marked_places_are_replaced_and_nothing_else() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import privacy_report
 from benchmarks.harness.rows import spread
-from benchmarks.readme import ROOT
+from benchmarks.pages import privacy as privacy_report
+from benchmarks.pages.readme import ROOT
 
 
 def _utility_cell(level: str, target: float | None, devices: int, wer: list[float]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.harness.rows import RESULTS
 
-FIGURE = Path(__file__).parent.parent / "docs" / "dialect.png"
+FIGURE = Path(__file__).parent.parent.parent / "docs" / "dialect.png"
 DEVICES = 8
 
 

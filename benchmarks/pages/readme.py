@@ -1,4 +1,4 @@
-"""Fill the numbers of README and docs from the committed result rows: `python -m benchmarks.readme` after measurements.
+"""Fill the numbers of README and docs from the committed rows: `python -m benchmarks.pages.readme` after measurements.
 
 Everything between `<!-- name -->` and `<!-- /name -->` is replaced; `--check` fails if a page is out of date.
 """
@@ -13,14 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import privacy_report, scaling, soak, table, wire
+from benchmarks import scaling, soak, wire
 from benchmarks.attacks import report as privacy
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
+from benchmarks.pages import privacy as privacy_report
+from benchmarks.pages import table
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def _row(name: str) -> dict[str, Any]:
@@ -162,11 +164,13 @@ def main() -> None:
         before = page.read_text()
         after = fill(before, blocks, inline)
         if arguments.check and after != before:
-            sys.exit(f"{name} does not show the committed results: run python -m benchmarks.readme")
+            sys.exit(f"{name} does not show the committed results: run python -m benchmarks.pages.readme")
         page.write_text(after)
     shown = RESULTS / "table.md"
     if arguments.check and shown.read_text() != table.markdown(table.lines(RESULTS), table.sources(RESULTS)):
-        sys.exit("benchmarks/results/table.md does not show the committed results: run python -m benchmarks.table")
+        sys.exit(
+            "benchmarks/results/table.md does not show the committed results: run python -m benchmarks.pages.table"
+        )
 
 
 if __name__ == "__main__":

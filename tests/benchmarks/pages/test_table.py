@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.rows import row
-from benchmarks.table import FILES, TARGETS, lines, markdown, sources
+from benchmarks.pages.table import FILES, TARGETS, lines, markdown, sources
 
 CPU = {"hardware": {"cpu": "Some CPU", "cores": 4}, "threads": 2, "command": "python -m x", "revision": "abc1234"}
 
