@@ -24,23 +24,23 @@ lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.pages.readme --check
 
-BENCHMARKS := kernel step replay memory drift traffic forward replay_cost simulation
+BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost simulation
 bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.pages.table
 
 bench-full: $(STAMP)  ## the same with the largest sizes, and torch.compile
-	set -e; for name in kernel step replay memory drift traffic; do $(BIN)/python -m benchmarks.$$name; done
-	$(BIN)/python -m benchmarks.forward --compile
-	$(BIN)/python -m benchmarks.replay_cost --full
+	set -e; for name in cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic; do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.cost.forward --compile
+	$(BIN)/python -m benchmarks.cost.replay_cost --full
 	$(BIN)/python -m benchmarks.simulation --devices 10 100 1000
 	$(BIN)/python -m benchmarks.thousand
 	$(BIN)/python -m benchmarks.pages.table
 	$(BIN)/python -m benchmarks.pages.readme
 
 bench-gpu: $(STAMP)  ## the GPU's rows of the same table
-	set -e; for name in kernel_gpu large_v3; do $(BIN)/python -m benchmarks.$$name; done
-	set -e; for name in step replay memory; do $(BIN)/python -m benchmarks.$$name --device cuda; done
+	set -e; for name in cost.kernel_gpu cost.large_v3; do $(BIN)/python -m benchmarks.$$name; done
+	set -e; for name in cost.step cost.replay cost.memory; do $(BIN)/python -m benchmarks.$$name --device cuda; done
 	$(BIN)/python -m benchmarks.pages.table
 
 dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's numbers

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost.memory import MALLOC, Resident
 from benchmarks.harness.rows import store
 from benchmarks.learning.first_order import LORA
-from benchmarks.memory import MALLOC, Resident
 
 BATCH = 16
 THRIFTY = (("micro", 1.0), ("checkpointing", 1.0))

@@ -96,13 +96,13 @@ def _labelled(name: str, label: str) -> float:
 
 
 def _forward(key: str) -> str:
-    """A ratio of `benchmarks.forward`; a run may have left it out."""
+    """A ratio of `benchmarks.cost.forward`; a run may have left it out."""
     found = _row("forward").get(key, {})
     return f"{found['median']:.2f}" if "median" in found else "an unmeasured part"
 
 
 def _full_round() -> str:
-    """Seconds of the largest round of `benchmarks.replay_cost`; a small run leaves it out."""
+    """Seconds of the largest round of `benchmarks.cost.replay_cost`; a small run leaves it out."""
     full = _row("replay_cost").get("full")
     return f"{full['seconds']:.0f} s" if full else "an unmeasured time"
 

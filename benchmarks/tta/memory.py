@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.memory import MALLOC, Resident
+from benchmarks.cost.memory import MALLOC, Resident
 
 METHODS = ("inference", "zo", "adam")
 SECONDS = 8.0  # of speech in the utterance

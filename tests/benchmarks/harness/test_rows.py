@@ -65,12 +65,12 @@ def test_amounts_as_text(value: float, unit: str, text: str) -> None:
 def test_a_stored_row_names_command_revision_and_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "RESULTS", tmp_path)
     monkeypatch.setattr(rows, "revision", lambda: "abc1234+changes")
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.step", None))
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("benchmarks.cost.step", None))
     monkeypatch.setattr("sys.argv", ["step.py", "--repeats", "3"])
     path = store("step", {"rows": [row("one", spread([1.0]), at_most=2)]})
     stored = json.loads(path.read_text())
     assert path.name == "step.json"
-    assert stored["command"] == "python -m benchmarks.step --repeats 3"
+    assert stored["command"] == "python -m benchmarks.cost.step --repeats 3"
     assert stored["revision"] == "abc1234+changes"
     assert stored["rows"][0] == {
         "row": "one", "mean": 1.0, "median": 1.0, "std": 0.0, "min": 1.0, "max": 1.0, "at_most": 2

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.cost.kernel import WHISPER_TINY_ELEMENTS
 from benchmarks.harness.rows import row, store
-from benchmarks.kernel import WHISPER_TINY_ELEMENTS
 from server.rounds.validation import RoundInbox
 from zo_common.aggregation.mean import aggregate
 from zo_common.directions.seeds import client_seed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.traffic import fedavg, lora, ours, weights
+from benchmarks.cost.traffic import fedavg, lora, ours, weights
 
 RECORD = 4 + 8 + 4  # round, checksum, count
 CONTRIBUTION = 8 + 8 + 2 + 2  # seed, client id, K, q

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import step
+from benchmarks.cost import step
 
 NAMES = ("forwards", "ours", "chosen", "plain", "plain_in_place")
 ARGUMENTS = argparse.Namespace(device="cpu", batch=2, queries=8, repeats=2, plain_repeats=3, precisions=["float32"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.replay_cost import Size, replies_of
+from benchmarks.cost.replay_cost import Size, replies_of
 from benchmarks.scaling import projected_gradient
 from zo_common.wire.plan import decode_reply
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.drift import distance, lattice_drift, plain_drift
+from benchmarks.cost.drift import distance, lattice_drift, plain_drift
 
 
 def _model() -> nn.Module:

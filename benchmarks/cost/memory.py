@@ -140,7 +140,7 @@ def fresh(arguments: argparse.Namespace, method: str, tensors: str, batch: int) 
         "batch": batch,
         **{key: getattr(arguments, key) for key in ("device", "architecture", "precision", "queries")},
     }
-    command = [sys.executable, "-m", "benchmarks.memory", *(f"--{key}={value}" for key, value in options.items())]
+    command = [sys.executable, "-m", "benchmarks.cost.memory", *(f"--{key}={value}" for key, value in options.items())]
     done = subprocess.run(command, env=os.environ | MALLOC, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(done.stderr)
