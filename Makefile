@@ -24,7 +24,7 @@ lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/mypy
 	$(BIN)/python -m benchmarks.pages.readme --check
 
-BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost simulation
+BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost scale.simulation
 bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.pages.table
@@ -33,8 +33,8 @@ bench-full: $(STAMP)  ## the same with the largest sizes, and torch.compile
 	set -e; for name in cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic; do $(BIN)/python -m benchmarks.$$name; done
 	$(BIN)/python -m benchmarks.cost.forward --compile
 	$(BIN)/python -m benchmarks.cost.replay_cost --full
-	$(BIN)/python -m benchmarks.simulation --devices 10 100 1000
-	$(BIN)/python -m benchmarks.thousand
+	$(BIN)/python -m benchmarks.scale.simulation --devices 10 100 1000
+	$(BIN)/python -m benchmarks.scale.thousand
 	$(BIN)/python -m benchmarks.pages.table
 	$(BIN)/python -m benchmarks.pages.readme
 

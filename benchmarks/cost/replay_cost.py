@@ -88,7 +88,7 @@ def replies_of(size: Size) -> tuple[dict[int, Plan], dict[int, bytes]]:
 
     Scalars are of the size that was measured: of smaller ones more quanta are zero, which the kernel skips.
     """
-    from benchmarks.scaling import projected_gradient
+    from benchmarks.scale.scaling import projected_gradient
 
     typical = projected_gradient()
     estimator = EstimatorConfig("leave-one-out", size.num_queries, 1e-3)

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import scaling, soak, wire
+from benchmarks import soak, wire
 from benchmarks.attacks import report as privacy
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
 from benchmarks.pages import privacy as privacy_report
 from benchmarks.pages import table
+from benchmarks.scale import scaling
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.cost.replay_cost import Size, replies_of
-from benchmarks.scaling import projected_gradient
+from benchmarks.scale.scaling import projected_gradient
 from zo_common.wire.plan import decode_reply
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.cost.traffic import ours
-from benchmarks.floor import Sizes
+from benchmarks.scale.floor import Sizes
 
 
 @pytest.mark.parametrize(("steps", "queries", "devices"), [(1, 8, 10), (10, 8, 100), (2, 3, 5)])

@@ -24,8 +24,8 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.floor import Sizes, run_floor
 from benchmarks.harness.rows import row, store
+from benchmarks.scale.floor import Sizes, run_floor
 from client.device.warm import warm_dataset, warm_engine
 from server.run.log import read_rows
 from simulations.models.whisper_import import bundled_whisper
@@ -40,7 +40,7 @@ CLIPS = 16  # distinct recordings; a table of any length names them in turn
 
 def tiny_model(folder: Path) -> Path:
     """The random Whisper of the tests: two layers of width 32, and Whisper's tokenizer and features."""
-    sys.path.append(str(Path(__file__).parent.parent / "tests" / "helpers"))
+    sys.path.append(str(Path(__file__).parent.parent.parent / "tests" / "helpers"))
     from tiny import write_tiny_whisper
 
     return Path(write_tiny_whisper(bundled_whisper(Path("models")), folder / "tiny"))
@@ -142,7 +142,7 @@ def peak_memory(child: subprocess.Popen[Any]) -> int:
 
 def measure(kind: str, devices: int, rounds: int, model: Path) -> dict[str, Any]:
     """One federation in a process of its own: seconds of its rounds, and its largest memory in MiB."""
-    command = [sys.executable, "-m", "benchmarks.simulation", "--one", kind, "--devices", str(devices)]
+    command = [sys.executable, "-m", "benchmarks.scale.simulation", "--one", kind, "--devices", str(devices)]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         child = subprocess.Popen([*command, "--rounds", str(rounds), "--model", str(model)], stdout=out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from benchmarks.simulation import peak_memory
+from benchmarks.scale.simulation import peak_memory
 
 
 def test_a_process_that_lives_shorter_than_the_sampling_is_seen_and_not_waited_for() -> None:

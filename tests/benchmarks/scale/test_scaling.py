@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import scaling
+from benchmarks.scale import scaling
 from zo_common.estimator.step import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan, encode_plan

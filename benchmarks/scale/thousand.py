@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.rows import spread, store
-from benchmarks.simulation import peak_memory
+from benchmarks.scale.simulation import peak_memory
 from server.run.log import read_rows
 
 
