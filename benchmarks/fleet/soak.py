@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fleet.real_fleet import real_fleet
 from benchmarks.harness.rows import RESULTS, store
-from benchmarks.real_fleet import real_fleet
 
 FAULTS = ("worker killed", "SuperNode ended", "SuperNode killed", "network cut", "SuperLink killed", "ServerApp killed")
 SERVERS = ("SuperLink killed", "ServerApp killed")

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.harness.workload import bundled
 
-HELPERS = Path(__file__).parent.parent / "tests" / "helpers"
+HELPERS = Path(__file__).parent.parent.parent / "tests" / "helpers"
 
 
 @contextmanager

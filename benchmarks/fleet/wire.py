@@ -12,8 +12,8 @@ import json
 import time
 from typing import Any
 
+from benchmarks.fleet.real_fleet import real_fleet
 from benchmarks.harness.rows import RESULTS, amount, spread, store
-from benchmarks.real_fleet import real_fleet
 
 STEPS = (1, 10, 100)
 QUERIES = 8
