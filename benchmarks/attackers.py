@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.dialect_speech import SMALL, dialect_folder, whisper
+from benchmarks.dialect.speech import SMALL, dialect_folder, whisper
 from benchmarks.harness.kept import Kept
 from benchmarks.harness.rows import spread, store
 from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope

@@ -100,7 +100,7 @@ def test_examples_are_counted(crowd: SpeechCrowd) -> None:
 
 
 def test_the_dialect_is_the_demos_and_its_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks import dialect_speech
+    from benchmarks.dialect import speech as dialect_speech
 
     monkeypatch.setattr(dialect_speech, "write_corpus", lambda folder, corpus: type("", (), {"directory": folder}))
     small, demo = (dialect_speech.dialect(model) for model in (str(dialect_speech.SMALL), "whisper"))

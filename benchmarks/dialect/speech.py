@@ -12,7 +12,7 @@ from simulations.speech.corpus import CorpusConfig, write_corpus
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"
 DATA = Path("data")
-SCENARIO = Path(__file__).parent.parent / "simulations" / "scenarios" / "demo.toml"
+SCENARIO = Path(__file__).parent.parent.parent / "simulations" / "scenarios" / "demo.toml"
 
 
 def whisper() -> str:
