@@ -50,7 +50,7 @@ dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's num
 
 privacy: $(STAMP)  ## what privacy costs, what hostile devices do, and the docs' numbers
 	$(BIN)/python -m benchmarks.privacy_utility
-	$(BIN)/python -m benchmarks.attackers --work results/privacy/attackers.jsonl
+	$(BIN)/python -m benchmarks.hostile.attackers --work results/privacy/attackers.jsonl
 	$(BIN)/python -m benchmarks.pages.readme
 
 tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers

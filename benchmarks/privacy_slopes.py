@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hostile_rounds import Crowd, round_plan
+from benchmarks.hostile.rounds import Crowd, round_plan
 from zo_common.config.run import RunConfig
 from zo_common.privacy.plan import PrivacyCost, PrivacyPlan
 from zo_common.wire.plan import Status

@@ -22,7 +22,7 @@ from typing import Any, get_args
 from benchmarks.dialect.speech import SMALL, dialect_folder, natural_partition, whisper
 from benchmarks.harness.kept import Kept
 from benchmarks.harness.rows import spread, store
-from benchmarks.hostile_rounds import Crowd, SpeechCrowd
+from benchmarks.hostile.rounds import Crowd, SpeechCrowd
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.private_rounds import run
 from zo_common.config.run import RunConfig

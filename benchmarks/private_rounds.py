@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hostile_rounds import Crowd, round_plan
+from benchmarks.hostile.rounds import Crowd, round_plan
 from server.devices.roster import Member
 from server.guards.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
 from server.run.model import open_header

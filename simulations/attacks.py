@@ -162,7 +162,7 @@ def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> 
     if attack in ("colluding", "label-flip"):
         raise ConfigError(
             f"attack is {attack!r}, which needs what other devices measure or other recordings: run it with "
-            "python -m benchmarks.attackers"
+            "python -m benchmarks.hostile.attackers"
         )
     change, inner, app = attack_of(attack), make_client_app(config), ClientApp()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness.rows import RESULTS, spread
 
-ATTACKERS = "python -m benchmarks.attackers"
+ATTACKERS = "python -m benchmarks.hostile.attackers"
 UTILITY_COMMAND = "python -m benchmarks.privacy_utility"
 
 

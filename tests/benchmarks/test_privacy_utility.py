@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from quadratic import QuadraticCrowd
 
-from benchmarks.hostile_rounds import Setting
-from benchmarks.hostile_rounds import run as hostile_run
+from benchmarks.hostile.rounds import Setting
+from benchmarks.hostile.rounds import run as hostile_run
 from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy_utility import Cell, cells, measure, parse, plain_config, private_config
 from benchmarks.private_rounds import run

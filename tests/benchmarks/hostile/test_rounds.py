@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from quadratic import QuadraticCrowd
 
-from benchmarks.attackers import measure, parse
-from benchmarks.hostile_rounds import Outcome, Setting, run, slope
+from benchmarks.hostile.attackers import measure, parse
+from benchmarks.hostile.rounds import Outcome, Setting, run, slope
 from simulations.attacks import ATTACKS
 from zo_common.aggregation.robust import AGGREGATIONS
 

@@ -1,6 +1,6 @@
 """Hostile devices: WER and held-out loss for each attack × aggregation × share of the devices, the plain mean beside.
 
-    python -m benchmarks.attackers
+    python -m benchmarks.hostile.attackers
 
 on the small CTC model and the demo's dialect, unless another model or other recordings are named. A seed changes the
 directions, the batches and who is hostile. With `--work` finished runs are kept, and the same command goes on where it
@@ -19,7 +19,7 @@ from typing import Any, get_args
 from benchmarks.dialect.speech import SMALL, dialect_folder, whisper
 from benchmarks.harness.kept import Kept
 from benchmarks.harness.rows import spread, store
-from benchmarks.hostile_rounds import Crowd, Setting, SpeechCrowd, run, slope
+from benchmarks.hostile.rounds import Crowd, Setting, SpeechCrowd, run, slope
 from simulations.attacks import ATTACKS
 from zo_common.aggregation.robust import AGGREGATIONS, Aggregation
 from zo_common.config.run import RunConfig
