@@ -49,7 +49,7 @@ dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's num
 	$(BIN)/python -m benchmarks.pages.readme
 
 privacy: $(STAMP)  ## what privacy costs, what hostile devices do, and the docs' numbers
-	$(BIN)/python -m benchmarks.privacy_utility
+	$(BIN)/python -m benchmarks.privacy.utility
 	$(BIN)/python -m benchmarks.hostile.attackers --work results/privacy/attackers.jsonl
 	$(BIN)/python -m benchmarks.pages.readme
 

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.harness.rows import RESULTS, spread
 
 ATTACKERS = "python -m benchmarks.hostile.attackers"
-UTILITY_COMMAND = "python -m benchmarks.privacy_utility"
+UTILITY_COMMAND = "python -m benchmarks.privacy.utility"
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tiny_ctc import write_tiny_ctc
 
 from benchmarks.hostile.rounds import Setting, SpeechCrowd, round_plan
 from benchmarks.hostile.rounds import run as hostile_run
-from benchmarks.private_rounds import run
+from benchmarks.privacy.rounds import run
 from zo_common.config.run import RunConfig
 from zo_common.privacy.mechanism import Mechanism
 

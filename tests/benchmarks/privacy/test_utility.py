@@ -12,9 +12,9 @@ from quadratic import QuadraticCrowd
 
 from benchmarks.hostile.rounds import Setting
 from benchmarks.hostile.rounds import run as hostile_run
-from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
-from benchmarks.privacy_utility import Cell, cells, measure, parse, plain_config, private_config
-from benchmarks.private_rounds import run
+from benchmarks.privacy.rounds import run
+from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
+from benchmarks.privacy.utility import Cell, cells, measure, parse, plain_config, private_config
 from zo_common.config.run import RunConfig
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 

@@ -1,6 +1,6 @@
 """What privacy costs: word error rate against ε on the demo's dialect, with few and with many devices.
 
-    python -m benchmarks.privacy_utility
+    python -m benchmarks.privacy.utility
 
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
@@ -23,8 +23,8 @@ from benchmarks.dialect.speech import SMALL, dialect_folder, natural_partition, 
 from benchmarks.harness.kept import Kept
 from benchmarks.harness.rows import spread, store
 from benchmarks.hostile.rounds import Crowd, SpeechCrowd
-from benchmarks.privacy_slopes import Slopes, devices_for, measure_slopes, price
-from benchmarks.private_rounds import run
+from benchmarks.privacy.rounds import run
+from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
 from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
 from zo_common.privacy.plan import PrivacyCost

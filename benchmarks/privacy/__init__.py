@@ -1,0 +1,1 @@
+"""What privacy costs: error rates by guarantee and number of devices."""
