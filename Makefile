@@ -22,41 +22,41 @@ lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m benchmarks.readme --check
+	$(BIN)/python -m benchmarks.pages.readme --check
 
-BENCHMARKS := kernel step replay memory drift traffic forward replay_cost simulation
+BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost scale.simulation
 bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results
 	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name; done
-	$(BIN)/python -m benchmarks.table
+	$(BIN)/python -m benchmarks.pages.table
 
 bench-full: $(STAMP)  ## the same with the largest sizes, and torch.compile
-	set -e; for name in kernel step replay memory drift traffic; do $(BIN)/python -m benchmarks.$$name; done
-	$(BIN)/python -m benchmarks.forward --compile
-	$(BIN)/python -m benchmarks.replay_cost --full
-	$(BIN)/python -m benchmarks.simulation --devices 10 100 1000
-	$(BIN)/python -m benchmarks.thousand
-	$(BIN)/python -m benchmarks.table
-	$(BIN)/python -m benchmarks.readme
+	set -e; for name in cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic; do $(BIN)/python -m benchmarks.$$name; done
+	$(BIN)/python -m benchmarks.cost.forward --compile
+	$(BIN)/python -m benchmarks.cost.replay_cost --full
+	$(BIN)/python -m benchmarks.scale.simulation --devices 10 100 1000
+	$(BIN)/python -m benchmarks.scale.thousand
+	$(BIN)/python -m benchmarks.pages.table
+	$(BIN)/python -m benchmarks.pages.readme
 
 bench-gpu: $(STAMP)  ## the GPU's rows of the same table
-	set -e; for name in kernel_gpu large_v3; do $(BIN)/python -m benchmarks.$$name; done
-	set -e; for name in step replay memory; do $(BIN)/python -m benchmarks.$$name --device cuda; done
-	$(BIN)/python -m benchmarks.table
+	set -e; for name in cost.kernel_gpu cost.large_v3; do $(BIN)/python -m benchmarks.$$name; done
+	set -e; for name in cost.step cost.replay cost.memory; do $(BIN)/python -m benchmarks.$$name --device cuda; done
+	$(BIN)/python -m benchmarks.pages.table
 
 dialect: $(STAMP)  ## the demo over three seeds, its figure and the README's numbers
 	$(BIN)/python -m benchmarks.dialect --seeds 0 1 2
-	$(BIN)/python -m benchmarks.figure
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.pages.figure
+	$(BIN)/python -m benchmarks.pages.readme
 
 privacy: $(STAMP)  ## what privacy costs, what hostile devices do, and the docs' numbers
-	$(BIN)/python -m benchmarks.privacy_utility
-	$(BIN)/python -m benchmarks.attackers --work results/privacy/attackers.jsonl
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.privacy.utility
+	$(BIN)/python -m benchmarks.hostile.attackers --work results/privacy/attackers.jsonl
+	$(BIN)/python -m benchmarks.pages.readme
 
 tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, and the docs' numbers
 	$(BIN)/python -m benchmarks.tta
 	$(BIN)/python -m benchmarks.tta.report
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.pages.readme
 
 learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it goes on where it was killed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,learning]'
@@ -64,18 +64,18 @@ learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it go
 	$(BIN)/python -m benchmarks.learning --tasks wm --study directions
 	$(BIN)/python -m benchmarks.learning --tasks wm --study variants
 	$(BIN)/python -m benchmarks.learning.memory
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.pages.readme
 
 attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers
-	$(BIN)/python -m benchmarks.privacy
-	$(BIN)/python -m benchmarks.privacy.report
-	$(BIN)/python -m benchmarks.readme
+	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.attacks.report
+	$(BIN)/python -m benchmarks.pages.readme
 
 ctc: $(STAMP)  ## train the small CTC model again, from nothing
-	$(BIN)/python -m simulations.pretrain_ctc
+	$(BIN)/python -m simulations.models.pretrain_ctc
 
 proto: $(STAMP)  ## the resident worker's generated code
-	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker.proto
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out . --pyi_out . --grpc_python_out . client/worker/worker.proto
 
 venv: $(STAMP)
 

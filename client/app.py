@@ -18,7 +18,7 @@ from client.place import place_of
 from zo_common.errors import ConfigError, ZOError
 
 if TYPE_CHECKING:
-    from zo_common.config import RunConfig
+    from zo_common.config.run import RunConfig
 
 CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
@@ -70,7 +70,7 @@ def _secured(
         return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
     if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
         return ask()
-    from client import secure
+    from client import secure_sum as secure
 
     return secure.answer(kind, record, settings, context, ask)
 
@@ -105,8 +105,8 @@ def _ask_worker(
     kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context
 ) -> tuple[str, bytes | str]:
     """The worker's answer, or the sentence that says why there is none."""
-    from client.worker_client import WorkerClient, make_request, read_token
-    from client.worker_pb2 import Request
+    from client.worker.client import WorkerClient, make_request, read_token
+    from client.worker.worker_pb2 import Request
 
     node = context.node_config
     try:
@@ -134,14 +134,14 @@ def _ask_worker(
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
     """The answer of this process's engine."""
-    from client import device
-    from client.calibration import WITH_LIMIT, calibrate
-    from client.privacy_account import PrivacyAccount
-    from zo_common.calibration_message import CalibrationAnswer, decode_ask, encode_answer
-    from zo_common.config import RunConfig
-    from zo_common.evaluation_reply import encode_evaluation
-    from zo_common.messages import Status, decode_plan, encode_reply
-    from zo_common.snapshot import decode_part
+    from client.device import requests as device
+    from client.device.calibration import WITH_LIMIT, calibrate
+    from client.device.privacy_account import PrivacyAccount
+    from zo_common.config.run import RunConfig
+    from zo_common.ledger.snapshot import decode_part
+    from zo_common.wire.calibration import CalibrationAnswer, decode_ask, encode_answer
+    from zo_common.wire.evaluation import encode_evaluation
+    from zo_common.wire.plan import Status, decode_plan, encode_reply
 
     # a device may name its own model, data and cache; a server must not choose where a real device writes
     own = {k: v for k, v in context.node_config.items() if k in ("model", "data", "feature-cache")}

@@ -9,18 +9,18 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from client.engine import choose_device
-from client.evaluation import evaluate, held_out_loss
-from client.speech import Recordings, read_speech, spread
-from server.export import export_model
-from server.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
-from server.global_model import GlobalModel
+from client.device.engine import choose_device
 from server.guards.choice import guard_for
-from server.private_step import step_size
-from server.run_log import RoundReport, read_rows, write_rows
-from server.verdict import EVALUATION, raise_if_worse, verdict_on
-from zo_common.config import RunConfig
+from server.rounds.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
+from server.rounds.private_step import step_size
+from server.run.log import RoundReport, read_rows, write_rows
+from server.run.model import GlobalModel
+from server.run.verdict import EVALUATION, raise_if_worse, verdict_on
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped, ZOError
+from zo_common.models.export import export_model
+from zo_common.speech.evaluation import evaluate, held_out_loss
+from zo_common.speech.recordings import Recordings, read_speech, spread
 
 
 class HeldOut:

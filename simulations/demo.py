@@ -11,15 +11,15 @@ from typing import Any
 from rich.console import Console
 
 from server.app import check_before_start
-from server.federation import LEDGER_NAME
-from simulations.corpus import Corpus, write_corpus
-from simulations.plots import plot_curve
-from simulations.progress import RunProgress
-from simulations.report import replayed_elsewhere, summary_table, traffic, write_result
+from server.rounds.federation import LEDGER_NAME
+from simulations.models.whisper_import import bundled_whisper
+from simulations.reports.plots import plot_curve
+from simulations.reports.progress import RunProgress
+from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_simulation
 from simulations.scenario import Scenario
-from simulations.whisper_import import bundled_whisper
-from zo_common.config import RunConfig
+from simulations.speech.corpus import Corpus, write_corpus
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.models.load import model_family
 

@@ -16,10 +16,10 @@ from flwr.serverapp import ServerApp
 
 from client.app import make_client_app
 from server.app import make_server_app
-from server.federation import Events
-from zo_common.config import RunConfig
+from server.rounds.federation import Events
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ZOError
-from zo_common.quiet import quiet_transformers
+from zo_common.models.quiet import quiet_transformers
 
 
 def quiet_environment() -> None:

@@ -9,8 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from simulations.corpus import CorpusConfig
-from zo_common.config import RunConfig
+from simulations.speech.corpus import CorpusConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 

@@ -25,6 +25,6 @@ MODELS = Path(__file__).parent.parent / "models"
 @pytest.fixture(scope="session")
 def whisper_dir() -> Path:
     """Whisper tiny.en as a `transformers` directory, converted once and kept between test runs."""
-    from simulations.whisper_import import bundled_whisper
+    from simulations.models.whisper_import import bundled_whisper
 
     return bundled_whisper(MODELS)

@@ -9,6 +9,7 @@ from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.method import Cost, Settings
 from benchmarks.learning.rates import Rate
+from zo_common.directions.seeds import client_seed
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.calibration import (
     GroupMeasure,
@@ -20,9 +21,8 @@ from zo_common.estimator.calibration import (
 )
 from zo_common.estimator.step import clip_factors
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors, standard_error
-from zo_common.parameters import unique_parameters
-from zo_common.seeds import client_seed
-from zo_common.tensor_groups import shapes_of, tensor_groups
+from zo_common.lattice.groups import shapes_of, tensor_groups
+from zo_common.lattice.trained import unique_parameters
 
 _TAIL = 64
 _CLIP = 3.0  # as a run's default

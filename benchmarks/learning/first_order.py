@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
-from client.family import LossOf
+from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError, NonFiniteLoss
-from zo_common.parameters import select
-from zo_common.seeds import client_seed
+from zo_common.lattice.trained import select
+from zo_common.speech.family import LossOf
 
 LORA = "lora"
 RANK = 8

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.tasks import OTHER_ACCENTS, Places, Task, accent_folder
-from zo_common.ledger_file import read_ledger
-from zo_common.replay import replay, restore_state
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 
 UTTERANCES = 48  # of each accent's test split
 

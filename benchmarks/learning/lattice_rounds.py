@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
 from benchmarks.learning.rates import Rate
-from zo_common.aggregate import ClientScalars, aggregate
-from zo_common.contribution import Contribution, Record
+from zo_common.aggregation.mean import ClientScalars, aggregate
+from zo_common.directions.seeds import client_seed
+from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import EstimatorConfig, LossFn
-from zo_common.local_steps import LocalResult, run_local_steps
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
-from zo_common.replay import apply_all
-from zo_common.seeds import client_seed
-from zo_common.state import LatticeState
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.replay import apply_all
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 
 class LatticeRounds:

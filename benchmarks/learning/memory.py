@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.cost.memory import MALLOC, Resident
+from benchmarks.harness.rows import store
 from benchmarks.learning.first_order import LORA
-from benchmarks.memory import MALLOC, Resident
-from benchmarks.rows import store
 
 BATCH = 16
 THRIFTY = (("micro", 1.0), ("checkpointing", 1.0))
@@ -43,7 +43,7 @@ class OneDevice:
     devices = 1
 
     def __init__(self, model: Any, tail_tokens: int) -> None:
-        from benchmarks.workload import random_batch
+        from benchmarks.harness.workload import random_batch
 
         self.model = model
         self._batch, self._tail = random_batch(model, BATCH), tail_tokens
@@ -63,8 +63,8 @@ class OneDevice:
 
     def losses(self, trained: Any, tail_tokens: int, precision: str = "float32") -> Any:
         """As `Crowd.losses`, in float32."""
-        from zo_common.frozen_prefix import FrozenPrefix
-        from zo_common.whisper_loss import WhisperLoss
+        from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+        from zo_common.models.whisper.loss import WhisperLoss
 
         prefix = FrozenPrefix(self.model, list(trained))
         return lambda batch: WhisperLoss(self.model, batch, prefix, tail_tokens, "float32")

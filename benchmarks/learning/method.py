@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zo_common.estimator.step import Estimator
-from zo_common.lattice import Scale
+from zo_common.lattice.grid import Scale
 
 
 @dataclass(frozen=True)

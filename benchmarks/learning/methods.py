@@ -15,7 +15,7 @@ from benchmarks.learning.method import Method, Settings
 from benchmarks.learning.published import FzooSteps, GaussianSteps
 from benchmarks.learning.rates import FixedRate, MeasuredRate, Rate
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 BIASES = "encoder-residual-bias"
 EARLY = "encoder-early"

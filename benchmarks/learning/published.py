@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness.plain import plain_step
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
-from benchmarks.plain import plain_step
+from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn, Walker, measure
-from zo_common.parameters import select
-from zo_common.replay import apply_all
-from zo_common.seeds import client_seed, direction_seed
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.trained import select
+from zo_common.ledger.replay import apply_all
 
 
 class SequentialSteps(ABC):

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from server.pooled_curvature import StepRow
-from server.step_size import MeasuredStep
-from zo_common.aggregate import ClientScalars
-from zo_common.config import RunConfig
+from server.rounds.pooled_curvature import StepRow
+from server.rounds.step_size import MeasuredStep
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
-from zo_common.local_steps import LocalResult
+from zo_common.estimator.local_steps import LocalResult
 
 
 class Rate(Protocol):

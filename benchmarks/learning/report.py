@@ -10,12 +10,12 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
+from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.learn import passes_to
 from benchmarks.learning.methods import ALL, METHODS, STUDIES
 from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
-from benchmarks.rows import RESULTS
-from server.run_log import read_rows
-from simulations.report import human_bytes
+from server.run.log import read_rows
+from simulations.reports.report import human_bytes
 
 MISSING = "not measured yet"
 OURS = ("fixed", "fixed-swept", "bias-swept", "auto")

@@ -20,17 +20,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept import Kept, Outcome
+from benchmarks.harness.kept import Kept, Outcome
+from benchmarks.harness.revision import revision
+from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.forgetting import others_wer
 from benchmarks.learning.learn import Budget, learn
 from benchmarks.learning.method import Settings
 from benchmarks.learning.methods import ALL, METHODS, STUDIES, Entry
 from benchmarks.learning.tasks import TASKS, Places, Task, task_of
-from benchmarks.revision import revision
-from benchmarks.rows import RESULTS
-from simulations.machine import hardware, versions
-from zo_common.quiet import quiet_transformers
+from simulations.reports.machine import hardware, versions
+from zo_common.models.quiet import quiet_transformers
 
 ROWS = RESULTS / "learning.jsonl"
 PASSES = 12_288  # 12 rounds of 8 devices × 8 directions × 16 utterances

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from simulations.corpus import CorpusConfig, write_corpus
-from simulations.pretrain_ctc import PRETRAINED, Recipe
-from simulations.telephone_prompts import write_prompts
-from simulations.whisper_import import bundled_whisper, bundled_whisper_base
+from simulations.models.pretrain_ctc import PRETRAINED, Recipe
+from simulations.models.whisper_import import bundled_whisper, bundled_whisper_base
+from simulations.speech.corpus import CorpusConfig, write_corpus
+from simulations.speech.telephone_prompts import write_prompts
 from zo_common.errors import ConfigError
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"

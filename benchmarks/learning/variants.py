@@ -11,12 +11,12 @@ from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.method import Cost, Settings
 from benchmarks.learning.rates import Rate
-from client.evaluation import evaluate
-from zo_common.aggregate import ClientScalars, aggregate
-from zo_common.contribution import Contribution
-from zo_common.local_steps import LocalResult, run_local_steps
-from zo_common.metrics import score
-from zo_common.seeds import client_seed, fold_in
+from zo_common.aggregation.mean import ClientScalars, aggregate
+from zo_common.directions.seeds import client_seed, fold_in
+from zo_common.estimator.local_steps import LocalResult, run_local_steps
+from zo_common.ledger.record import Contribution
+from zo_common.speech.evaluation import evaluate
+from zo_common.speech.metrics import score
 
 _UTTERANCE_STREAM = 1 << 42
 _LEAST_FACTOR = 0.01

@@ -1,1 +1,1 @@
-"""What an attacker gets from scalars, with each defence and with none: `python -m benchmarks.privacy`."""
+"""What privacy costs: error rates by guarantee and number of devices."""

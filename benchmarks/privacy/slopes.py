@@ -1,102 +1,68 @@
-"""Every utterance's own scalars along every direction, measured once by the code that devices run.
-
-A device's scalars are means of its utterances' scalars. From the same weights nothing else enters them, so devices,
-batches and cohorts can be put together from this table as often as one likes.
-"""
+"""What the planner needs to know of a model and its speech, measured: how steep it is, and how utterances differ."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from benchmarks.privacy.settings import Settings
-from benchmarks.privacy.speech import Speech
-from client.ctc_dataset import CTCDataset
-from client.engine import Engine
-from client.private_training import SeparateLosses
-from zo_common.ctc_forward import ctc_logits
-from zo_common.ctc_loss import CTCBatch, blank_of
-from zo_common.ctc_objectives import ctc_losses
-from zo_common.estimator.step import LossFn, Walker, measure
-from zo_common.objectives import IGNORE
-from zo_common.seeds import direction_seed, shared_seed
+from benchmarks.hostile.rounds import Crowd, round_plan
+from zo_common.config.run import RunConfig
+from zo_common.privacy.plan import PrivacyCost, PrivacyPlan
+from zo_common.wire.plan import Status
 
-Array = NDArray[np.float64]
+LEAST_SQUARE = 1e-12
+BEARABLE = 2.0  # times the steps of a run without privacy
+MOST_DEVICES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Table:
-    """Scalars and mean loss of each column, float64 (R, q + 1, columns): the loss is the last row of a round.
+class Slopes:
+    """Along a random direction of the trained tensors: |g|², and the variance of one utterance's slope."""
 
-    Attributes:
-        pool: the population's columns.
-        echoes: the same sentences in other voices.
-        guesses: (R, q + 1, targets, candidates): a target's recording with each candidate for its transcript.
+    gradient_square: float
+    gradient_variance: float
+
+
+def measure_slopes(crowd: Crowd, config: RunConfig) -> Slopes:
+    """From one round of devices with one utterance each: the mean's square, less what chance leaves of a mean."""
+    plan = round_plan(config, 1, 0.0, crowd.restart())
+    replies = [crowd.measure(replace(plan, client_id=device), False) for device in range(crowd.devices)]
+    grads = np.stack([r.projected_grads.reshape(-1) for r in replies if r.status is Status.OK]).astype(np.float64)
+    variance = float(grads.var(axis=0, ddof=1).mean())
+    square = float(np.square(grads.mean(axis=0)).mean()) - variance / len(grads)
+    return Slopes(max(square, LEAST_SQUARE), max(variance, LEAST_SQUARE))
+
+
+def price(level: Any, target: float, config: RunConfig, devices: int, examples: int, slopes: Slopes) -> PrivacyCost:
+    """The planner's word on a run: noise, the usual norm as clip norm, and what it does to progress."""
+    return PrivacyPlan(
+        level,
+        target,
+        config.target_delta,
+        config.num_server_rounds,
+        config.local_steps,
+        config.batch_size,
+        examples,
+        config.num_queries,
+        devices,
+        0.0,
+        slopes.gradient_square,
+        slopes.gradient_variance,
+        config.directions,
+    ).result()
+
+
+def devices_for(target: float, config: RunConfig, slopes: Slopes) -> dict[str, float]:
+    """From how many devices on, doubling, a device-level ε costs no more than `BEARABLE` times the steps.
+
+    δ is the run's, or a tenth of a device where that is less.
     """
-
-    pool: Array
-    echoes: Array
-    guesses: Array
-
-
-class _Seen:
-    """A loss function that keeps what it returned; the columns of all `parts` side by side."""
-
-    def __init__(self, parts: list[LossFn]) -> None:
-        self._parts = parts
-        self.losses: list[Array] = []
-
-    def __call__(self) -> torch.Tensor:
-        values = torch.cat([part().double() for part in self._parts])
-        self.losses.append(values.numpy().copy())
-        return values
-
-
-class CandidateTexts:
-    """The losses of one recording under each candidate transcript, from one forward pass, (candidates,)."""
-
-    def __init__(self, model: Any, batch: CTCBatch, labels: torch.Tensor) -> None:
-        self._model, self._batch, self._labels = model, batch, labels
-        self._lengths = (labels != IGNORE).sum(dim=1)
-
-    def __call__(self) -> torch.Tensor:
-        logits, frames = ctc_logits(self._model, self._batch.values, self._batch.lengths)
-        count = len(self._labels)
-        repeated = logits.expand(count, -1, -1)
-        return ctc_losses(repeated, frames.expand(count), self._labels, self._lengths, blank_of(self._model))
-
-
-def round_seed(seed: int, server_round: int) -> int:
-    """The seed of a round's shared directions in the run of a seed; rounds count from 1."""
-    return shared_seed(seed, server_round)
-
-
-@torch.inference_mode()
-def measure_round(engine: Engine, speech: Speech, settings: Settings, seed: int, server_round: int) -> Table:
-    """One round's part of the table, R = 1; the engine's weights are as before."""
-    count = settings.candidates
-    labels = speech.pool.batch(range(count)).labels
-    parts = [_alone(engine, speech.pool), _alone(engine, speech.echoes)]
-    parts += [CandidateTexts(engine.model, speech.pool.batch([i]), labels) for i in range(settings.targets)]
-    seen, walker = _Seen(parts), Walker(engine.state, settings.epsilon)
-    directions = [direction_seed(round_seed(seed, server_round), 0, j) for j in range(settings.queries)]
-    try:
-        result = measure(walker, seen, directions, settings.estimator)
-    finally:
-        walker.move(None)
-    rows = np.concatenate([result.per_example, np.mean(seen.losses, axis=0)[None]])[None]
-    pool, echoes, guesses = np.split(rows, [len(speech.pool), len(speech.pool) + len(speech.echoes)], axis=2)
-    return Table(pool, echoes, guesses.reshape(1, len(rows[0]), settings.targets, count))
-
-
-def _alone(engine: Engine, data: CTCDataset) -> LossFn:
-    return SeparateLosses([engine.loss_fn(data.batch([index])) for index in range(len(data))])
-
-
-def joined(rounds: list[Table]) -> Table:
-    """Rounds one after another."""
-    return Table(*(np.concatenate([getattr(r, name) for r in rounds]) for name in ("pool", "echoes", "guesses")))
+    devices = 1
+    while True:
+        devices *= 2
+        delta = min(config.target_delta, 0.1 / devices)
+        cost = price("device", target, replace(config, target_delta=delta), devices, 1, slopes)
+        if cost.slow_down <= BEARABLE or devices >= MOST_DEVICES:
+            return {"target": target, "delta": delta, "devices": devices, "slow_down": cost.slow_down}

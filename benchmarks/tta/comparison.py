@@ -9,10 +9,10 @@ from typing import Any
 from benchmarks.tta.federated import federated
 from benchmarks.tta.methods import Outcome, Passes, first_order, source, zeroth_order
 from benchmarks.tta.speech import speech
-from client.adapt import AdaptSettings
-from simulations.pretrain_ctc import PRETRAINED
-from zo_common.config import RunConfig
-from zo_common.drift_guard import DriftBounds
+from client.adapt.adapter import AdaptSettings
+from client.adapt.drift_guard import DriftBounds
+from simulations.models.pretrain_ctc import PRETRAINED
+from zo_common.config.run import RunConfig
 from zo_common.models.load import load_model
 
 SMALL = PRETRAINED / "wav2vec2-tiny-us"

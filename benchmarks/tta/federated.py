@@ -18,13 +18,13 @@ import soundfile
 
 from benchmarks.tta.methods import Outcome
 from benchmarks.tta.speech import RATE, Spoken, speech
-from client.adapt import Adapter, AdaptSettings
+from client.adapt.adapter import Adapter, AdaptSettings
 from simulations.cli import parse_settings
 from simulations.runner import run_simulation
-from zo_common.config import RunConfig
-from zo_common.ledger_file import read_ledger
+from zo_common.config.run import RunConfig
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.replay import replay, restore_state
 
 
 def federated(config: RunConfig, spoken: Sequence[Spoken]) -> Outcome:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks.memory import MALLOC, Resident
+from benchmarks.cost.memory import MALLOC, Resident
 
 METHODS = ("inference", "zo", "adam")
 SECONDS = 8.0  # of speech in the utterance
@@ -28,7 +28,7 @@ def work(method: str, model: str, seconds: float) -> None:
 
     from benchmarks.tta.methods import Passes, first_order, zeroth_order
     from benchmarks.tta.speech import RATE, Spoken, speech
-    from client.adapt import Adapter, AdaptSettings
+    from client.adapt.adapter import Adapter, AdaptSettings
     from zo_common.models.load import load_model
 
     sound = np.concatenate([one.wave for one in speech("clean", 0, 6)])

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from benchmarks.tta.speech import Spoken
-from client.adapt import DEFAULTS, Adapter, AdaptSettings
-from client.adapt_hearing import Hearing, hearing_of
-from zo_common.adaptation_file import encode_file
-from zo_common.drift_guard import DriftBounds
-from zo_common.metrics import Scores, score
+from client.adapt.adapter import DEFAULTS, Adapter, AdaptSettings
+from client.adapt.drift_guard import DriftBounds
+from client.adapt.file import encode_file
+from client.adapt.hearing import Hearing, hearing_of
+from zo_common.lattice.trained import select
 from zo_common.models.load import LoadedModel
-from zo_common.parameters import select
+from zo_common.speech.metrics import Scores, score
 
 ADAM_STEPS = 10  # SUTA's
 

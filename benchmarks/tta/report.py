@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 from typing import Any
 
-from benchmarks.rows import RESULTS, amount, spread
+from benchmarks.harness.rows import RESULTS, amount, spread
 from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.studies import STUDIES
 

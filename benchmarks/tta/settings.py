@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tta.comparison import SMALL, Comparison
-from client.adapt import AdaptSettings
-from simulations.whisper_import import bundled_whisper
-from zo_common.drift_guard import DriftBounds
+from client.adapt.adapter import AdaptSettings
+from client.adapt.drift_guard import DriftBounds
+from simulations.models.whisper_import import bundled_whisper
 
 MODELS = ("wav2vec2-tiny-us", "whisper-tiny.en")
 

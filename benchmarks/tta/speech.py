@@ -13,10 +13,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from simulations.corpus import corpus_speakers, in_room
-from simulations.espeak import synthesize
-from simulations.pretrain_ctc import Recipe
-from simulations.sentences import split_sentences
+from simulations.models.pretrain_ctc import Recipe
+from simulations.speech.corpus import corpus_speakers, in_room
+from simulations.speech.espeak import synthesize
+from simulations.speech.sentences import split_sentences
 
 Wave = NDArray[np.float32]
 RATE = 16_000
@@ -40,8 +40,8 @@ class Spoken:
 def speech(condition: str, seed: int, count: int, split: str = "test") -> list[Spoken]:
     """Up to `count` utterances of a condition; of the test split each of `SEEDS` seeds hears others.
 
-    Sentences and voices of a split are those that `simulations.pretrain_ctc` keeps for it; another accent is read by
-    the same voices. A seed also draws its own noise.
+    Sentences and voices of a split are those that `simulations.models.pretrain_ctc` keeps for it; another accent is
+    read by the same voices. A seed also draws its own noise.
     """
     accent = condition if condition in ACCENTS else "us"
     shares = SEEDS if split == "test" else 1

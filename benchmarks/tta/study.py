@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from benchmarks.rows import RESULTS, store
+from benchmarks.harness.rows import RESULTS, store
 from benchmarks.tta.settings import MODELS, comparison
 from benchmarks.tta.speech import speech
 from benchmarks.tta.studies import STUDIES
-from zo_common.adaptation_record import Layout
-from zo_common.lattice import Scale
+from client.adapt.record import Layout
+from zo_common.lattice.grid import Scale
 
 NAME = "tta_study"
 METHODS = ("zo", "adam")
@@ -61,13 +61,13 @@ def run(trial: Trial) -> dict[str, Any]:
 
 
 def _wer(texts: list[str], said: list[str]) -> float:
-    from zo_common.metrics import score
+    from zo_common.speech.metrics import score
 
     return score(said, texts).wer
 
 
 def _zo(trial: Trial) -> dict[str, float]:
-    from client.adapt import Adapter, AdaptSettings
+    from client.adapt.adapter import Adapter, AdaptSettings
     from zo_common.errors import ZOError
     from zo_common.models.load import load_model
 
@@ -104,7 +104,7 @@ def _zo(trial: Trial) -> dict[str, float]:
 
 def _adam(trial: Trial) -> dict[str, float]:
     from benchmarks.tta.methods import Passes, first_order, source
-    from client.adapt import AdaptSettings
+    from client.adapt.adapter import AdaptSettings
     from zo_common.models.load import load_model
 
     loaded = load_model(trial.model)

@@ -18,12 +18,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rows import spread, store
+from benchmarks.harness.rows import spread, store
 from benchmarks.tta import settings
 from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.memory import over_inference
 from benchmarks.tta.speech import CONDITIONS, NOISE, SEEDS
-from server.run_log import read_rows
+from server.run.log import read_rows
 
 Row = dict[str, Any]
 Cell = tuple[str, str, int]  # model, condition, seed

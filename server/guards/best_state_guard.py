@@ -6,8 +6,8 @@ from typing import Any
 
 from server.guards.closing import averaged_rounds, kept_records
 from server.guards.logged_guard import LoggedGuard, Look
-from server.run_log import RoundReport
-from zo_common.contribution import Record
+from server.run.log import RoundReport
+from zo_common.ledger.record import Record
 
 _SMALLER = 0.5  # by which the step is multiplied after a bad look
 

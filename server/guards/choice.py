@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from client.splits import DEVELOPMENT, splits_of
-from server.global_model import GlobalModel
 from server.guards.collapse_guard import CollapseGuard
 from server.guards.device_guard import Ask, DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import OnStage
-from zo_common.config import RunConfig
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
+from zo_common.speech.splits import DEVELOPMENT, splits_of
 
 NO_GUARD = "none"
 OnWord = Callable[[str], None]

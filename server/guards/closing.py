@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.guards.guard import Contributions
-from zo_common.contribution import Record
+from zo_common.ledger.record import Record
 
 Losses = NDArray[np.float64]
 _SHARE = 3  # an average is over the last one in three rounds

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from client.evaluation import Health, health
-from client.speech import read_speech, spread
-from server.global_model import GlobalModel
 from server.guards.round_guard import OnStage, RoundGuard
-from server.run_state import RunState
-from zo_common.config import RunConfig
+from server.run.model import GlobalModel
+from server.run.state import RunState
+from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped
+from zo_common.speech.evaluation import Health, health
+from zo_common.speech.recordings import read_speech, spread
 
 
 class CollapseGuard(RoundGuard[Health]):

@@ -12,17 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from server.global_model import GlobalModel
 from server.guards.best_state_guard import BestStateGuard, check_closing
 from server.guards.closing import kept_records, to_average
 from server.guards.device_losses import LEAST_DEVICES, DeviceLosses, compare
 from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
-from server.run_log import RoundReport
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from server.run.log import RoundReport
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
 from zo_common.errors import LatticeOverflow
-from zo_common.replay import apply_all
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
 
 Ask = Callable[[], DeviceLosses]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.run_log import RoundReport
-from server.run_state import RunState
-from zo_common.config import RunConfig
-from zo_common.contribution import Contribution
+from server.run.log import RoundReport
+from server.run.state import RunState
+from zo_common.config.run import RunConfig
+from zo_common.ledger.record import Contribution
 
 Contributions = tuple[Contribution, ...]
 

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from client.evaluation import utterance_losses
-from client.manifest import Manifest, read_manifest
-from client.speech import Recordings, read_speech
-from server.global_model import GlobalModel
 from server.guards.best_state_guard import BestStateGuard, check_closing
 from server.guards.closing import Candidate, Losses, to_average
 from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
 from server.guards.round_guard import OnStage, RoundGuard
-from server.run_log import RoundReport
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from server.run.log import RoundReport
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow
-from zo_common.replay import apply_all
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
+from zo_common.speech.evaluation import utterance_losses
+from zo_common.speech.manifest import Manifest, read_manifest
+from zo_common.speech.recordings import Recordings, read_speech
 
 _NOISE = 2.0  # standard errors by which a rise is not taken for the choice of utterances
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from server.guards.guard import Contributions, Guard
-from server.run_log import read_rows
-from server.run_state import RunState
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
-from zo_common.durable import write_durably
+from server.run.log import read_rows
+from server.run.state import RunState
+from zo_common.binary.durable import write_durably
+from zo_common.config.run import RunConfig
 from zo_common.errors import ChecksumMismatch, ConfigError
-from zo_common.ledger import Ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
 
 LOG_NAME = "guard.jsonl"
 Look = TypeVar("Look")

@@ -10,13 +10,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 
-from server.global_model import GlobalModel
 from server.guards.guard import Contributions
 from server.guards.logged_guard import LoggedGuard, Look, check_state, negated
-from server.run_state import RunState
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
-from zo_common.replay import apply_all
+from server.run.model import GlobalModel
+from server.run.state import RunState
+from zo_common.config.run import RunConfig
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
 
 __all__ = ["Look", "OnStage", "RoundGuard", "negated"]
 OnStage = Callable[[str, int, int], None]

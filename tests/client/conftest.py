@@ -11,7 +11,7 @@ import pytest
 from fixtures import *  # noqa: F403
 from worker_process import Forks, Truth, Worker
 
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 
 @pytest.fixture(scope="module")

@@ -15,18 +15,18 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import MOST_PATTERN, _leave_time, _take_tensors, make_client_app
-from client.engine import Engine
-from client.warm import warm_engine
-from zo_common.calibration_message import CalibrationAsk, decode_answer, encode_ask
-from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
-from zo_common.evaluation_reply import decode_evaluation
-from zo_common.messages import Plan, Status, decode_reply, encode_plan
-from zo_common.metrics import Scores
+from client.device.engine import Engine
+from client.device.warm import warm_engine
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.models.load import load_whisper
-from zo_common.seeds import client_seed
-from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.state import LatticeState
+from zo_common.speech.metrics import Scores
+from zo_common.wire.calibration import CalibrationAsk, decode_answer, encode_ask
+from zo_common.wire.evaluation import decode_evaluation
+from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 Ask = Callable[..., bytes]
 

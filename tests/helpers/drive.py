@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fake_grid import FakeGrid, Memory
 
-from server.federation import Events, Federation
-from zo_common.config import RunConfig
-from zo_common.messages import Status
+from server.rounds.federation import Events, Federation
+from zo_common.config.run import RunConfig
+from zo_common.wire.plan import Status
 
 
 def run(settings: Path) -> None:

@@ -19,9 +19,9 @@ from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from client import warm
 from client.app import CONTENT, make_client_app
-from zo_common.config import RunConfig
+from client.device import warm
+from zo_common.config.run import RunConfig
 
 
 class NeverAnswers(Exception):

@@ -13,14 +13,14 @@ from fake_grid import FakeGrid, Memory
 from tiny import write_mini_corpus, write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
-from client.engine import Engine
-from client.speech import Recordings
-from client.warm import warm_dataset
-from server.federation import LEDGER_NAME, Events, Federation
-from server.run_log import RoundReport
-from zo_common.config import RunConfig
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import read_ledger
+from client.device.engine import Engine
+from client.device.warm import warm_dataset
+from server.rounds.federation import LEDGER_NAME, Events, Federation
+from server.run.log import RoundReport
+from zo_common.config.run import RunConfig
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.speech.recordings import Recordings
 
 Settings = Callable[..., RunConfig]
 

@@ -8,13 +8,13 @@ from typing import Any
 from fleet_processes import Fleet, Run
 
 from client.place import Place
-from client.worker_client import make_request
-from client.worker_pb2 import Request
-from zo_common.config import RunConfig
-from zo_common.ledger import Ledger
-from zo_common.messages import Plan, Status, decode_reply, encode_plan
+from client.worker.client import make_request
+from client.worker.worker_pb2 import Request
+from zo_common.config.run import RunConfig
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
+from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 
 def replayed(ledger: Ledger, model: Path) -> int:

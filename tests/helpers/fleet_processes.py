@@ -23,12 +23,12 @@ from typing import Any
 from children import Children, wait_until
 from wire import Wire
 
-from client.worker_client import WorkerClient, WorkerError
-from server.deploy_flower import FlowerError, flwr_json
-from server.deployment import CONNECTION, Deployment, toml_text
-from server.run_log import read_rows
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import read_ledger
+from client.worker.client import WorkerClient, WorkerError
+from server.deploy.deployment import CONNECTION, Deployment, toml_text
+from server.deploy.flower import FlowerError, flwr_json
+from server.run.log import read_rows
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
 
 START_SECONDS = 90.0
 ROUND_SECONDS = 90.0

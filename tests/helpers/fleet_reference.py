@@ -10,9 +10,9 @@ from fake_grid import FakeGrid, Memory
 from fleet_check import settings_of
 from fleet_processes import Fleet, Run
 
-from server.federation import LEDGER_NAME, Events, Federation
-from zo_common.ledger_file import read_ledger
-from zo_common.record_codec import encode_record
+from server.rounds.federation import LEDGER_NAME, Events, Federation
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.record_codec import encode_record
 
 
 def record_bytes(folder: Path) -> list[bytes]:

@@ -11,11 +11,10 @@ from typing import Any
 from fuzz_target import Target
 from secure_cohort import Cohort, terms_of, vectors_of
 
-from zo_common import privacy_log
 from zo_common.errors import CodecError, LedgerError, SecureAggregationError
-from zo_common.messages import Reply, Status
-from zo_common.privacy_log import Charge, PrivacyLog
-from zo_common.secure_messages import (
+from zo_common.privacy import charges as privacy_log
+from zo_common.privacy.charges import Charge, PrivacyLog
+from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
     Invitation,
@@ -27,8 +26,9 @@ from zo_common.secure_messages import (
     Sharers,
     Survivors,
 )
-from zo_common.secure_reply import decode_masked, encode_masked
-from zo_common.secure_state import dump_device, load_device
+from zo_common.secure_sum.state import dump_device, load_device
+from zo_common.wire.masked_reply import decode_masked, encode_masked
+from zo_common.wire.plan import Reply, Status
 
 KINDS: tuple[Any, ...] = (
     *(Invitation, Advertisement, KeyList, SealedShares, Sharers, MaskedInput),

@@ -20,46 +20,37 @@ from fuzz_private import private_targets
 from fuzz_target import Target
 from toy_engine import history, toy_engine
 
-from client.host import Host
-from client.journal import Journal, SavedState
+from client.adapt import record as adaptation_record
+from client.adapt.file import AdaptationFile, decode_file, encode_file
+from client.adapt.record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
 from client.place import Place
-from client.worker_client import make_request
-from client.worker_pb2 import Event, InfoRequest, Request
-from server.client_evaluation import EvaluationInbox
-from server.exchange import is_ok
-from server.global_model import open_header, reference_view, strangers
+from client.worker.client import make_request
+from client.worker.host import Host
+from client.worker.journal import Journal, SavedState
+from client.worker.worker_pb2 import Event, InfoRequest, Request
+from server.devices.roster import CONTENT, Introductions, _Roll
+from server.devices.standing import DEVICES_NAME, Standings
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
-from server.range_guard import first_out_of_range
-from server.roster import CONTENT, Introductions, _Roll
-from server.run_log import RoundReport, RunLog
-from server.standing import DEVICES_NAME, Standings
-from server.step_size import MeasuredStep
-from server.sync_inbox import SyncInbox
-from server.validation import RoundInbox
-from zo_common import adaptation_record
-from zo_common.adaptation_file import AdaptationFile, decode_file, encode_file
-from zo_common.adaptation_record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
-from zo_common.aggregate import ClientScalars
-from zo_common.calibration_message import (
-    CalibrationAnswer,
-    CalibrationAsk,
-    decode_answer,
-    decode_ask,
-    encode_answer,
-    encode_ask,
-)
-from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
-from zo_common.durable import seal, unseal
+from server.rounds.exchange import is_ok
+from server.rounds.inboxes import EvaluationInbox
+from server.rounds.range_guard import first_out_of_range
+from server.rounds.step_size import MeasuredStep
+from server.rounds.sync_inbox import SyncInbox
+from server.rounds.validation import RoundInbox
+from server.run.log import RoundReport, RunLog
+from server.run.model import open_header, reference_view, strangers
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.binary.durable import seal, unseal
+from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.evaluation_reply import EvaluationReply, decode_evaluation, encode_evaluation
-from zo_common.ledger import (
+from zo_common.ledger.file import LedgerFile, read_ledger
+from zo_common.ledger.ledger import (
     CHAIN_BYTES,
     MAGIC,
     PROTOCOL,
@@ -71,11 +62,20 @@ from zo_common.ledger import (
     encode_header,
     encode_ledger,
 )
-from zo_common.ledger_file import LedgerFile, read_ledger
-from zo_common.messages import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
-from zo_common.metrics import ErrorCounts, Scores
-from zo_common.record_codec import decode_record, encode_record
-from zo_common.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.record_codec import decode_record, encode_record
+from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
+from zo_common.speech.metrics import ErrorCounts, Scores
+from zo_common.wire.calibration import (
+    CalibrationAnswer,
+    CalibrationAsk,
+    decode_answer,
+    decode_ask,
+    encode_answer,
+    encode_ask,
+)
+from zo_common.wire.evaluation import EvaluationReply, decode_evaluation, encode_evaluation
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 
 GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.journal import Journal
-from zo_common.snapshot import encode_snapshot
+from client.worker.journal import Journal
+from zo_common.ledger.snapshot import encode_snapshot
 
 SALTS = 3
 ROUNDS = 12

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from server.certificates import client_context
+from server.deploy.certificates import client_context
 
 TRICKS = [
     b"/", b"/v1/fleet", b"/v1/fleet/", b"/v1/control/list-nodes", b"/v1/runtime/x", b"/docs", b"/openapi.json",

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from zo_common.contribution import Record
-from zo_common.kernel_torch import direction_signs
-from zo_common.messages import Plan, Reply, Status
-from zo_common.replay import apply_all
-from zo_common.seeds import direction_seed, fold_in, tensor_id
-from zo_common.state import LatticeState
+from zo_common.directions.seeds import direction_seed, fold_in, tensor_id
+from zo_common.lattice.kernels.plain import direction_signs
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import apply_all
+from zo_common.wire.plan import Plan, Reply, Status
 
 WIDTH = 24
 NAME = "weight"

@@ -11,12 +11,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from numpy.typing import NDArray
 
-from zo_common.node_keys import NodeSigner, PeerKeys
-from zo_common.secure_device import Noise, SecureDevice
-from zo_common.secure_messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
-from zo_common.secure_server import SecureServer
-from zo_common.secure_state import dump_device, load_device
-from zo_common.secure_terms import Terms
+from zo_common.secure_sum.device import Noise, SecureDevice
+from zo_common.secure_sum.messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
+from zo_common.secure_sum.server import SecureServer
+from zo_common.secure_sum.state import dump_device, load_device
+from zo_common.secure_sum.terms import Terms
 
 STEPS = ("share", "mask", "consent", "reveal")
 Tamper = Callable[[str, int, bytes], bytes]

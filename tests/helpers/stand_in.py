@@ -19,14 +19,14 @@ from typing import Any
 
 import grpc
 
-from client import engine as engine_module
-from client.engine import Engine
-from client.listen import bind
-from client.worker_cli import main
-from client.worker_pb2 import Event, InfoReply, InfoRequest, Request
-from client.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
-from zo_common.config import RunConfig
-from zo_common.state import Update
+from client.device import engine as engine_module
+from client.device.engine import Engine
+from client.worker.cli import main
+from client.worker.listen import bind
+from client.worker.worker_pb2 import Event, InfoReply, InfoRequest, Request
+from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from zo_common.config.run import RunConfig
+from zo_common.lattice.state import Update
 
 
 class Garbage(WorkerServicer):

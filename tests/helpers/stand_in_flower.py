@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from server import deploy_runs
-from server.deploy_cli import app
-from server.deploy_folder import init_folder
-from server.deployment import Deployment
+from server.deploy import runs as deploy_runs
+from server.deploy.cli import app
+from server.deploy.deployment import Deployment
+from server.deploy.folder import init_folder
 from zo_common.errors import ZOError
 
 # answers as flwr does, from answers.json beside it: words of a command → what to print, or a list to take in turn

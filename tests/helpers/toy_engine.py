@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from client.engine import Engine
-from client.snapshot_parts import SnapshotParts
-from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
-from zo_common.fingerprint import fingerprint
-from zo_common.seeds import client_seed
-from zo_common.state import LatticeState
+from client.device.engine import Engine
+from client.device.snapshot_parts import SnapshotParts
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
 
 
 class ToyEngine(Engine):

@@ -14,13 +14,14 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from toy_engine import ToyEngine
 
-from client import device, warm
+from client.device import requests as device
+from client.device import warm
+from client.device.private_steps import seen_reply
 from client.place import Place
-from client.private_training import seen_reply
-from zo_common.config import RunConfig
-from zo_common.evaluation_reply import EvaluationReply
-from zo_common.messages import Plan, Reply, Status
-from zo_common.metrics import Scores
+from zo_common.config.run import RunConfig
+from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Plan, Reply, Status
 
 
 class RecordingGrid(FakeGrid):

@@ -12,8 +12,9 @@ import signal
 import sys
 import time
 
-from client import desk, host, journal, worker  # noqa: F401 - imported once, for all
-from client.worker_cli import main as run_worker
+from client.worker import desk, host, journal  # noqa: F401 - imported once, for all
+from client.worker import service as worker  # noqa: F401 - imported once, for all
+from client.worker.cli import main as run_worker
 
 
 def _child(arguments: list[str], log: str) -> None:

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 import worker_fork
 
-from client.engine import Engine
+from client.device.engine import Engine
 from client.place import Place
-from client.worker_client import WorkerClient, make_request
-from client.worker_pb2 import Progress
-from zo_common.config import RunConfig
-from zo_common.contribution import Contribution, Record
+from client.worker.client import WorkerClient, make_request
+from client.worker.worker_pb2 import Progress
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.messages import Plan, Reply, decode_plan, decode_reply, encode_plan
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
 from zo_common.models.load import load_whisper
-from zo_common.seeds import client_seed
-from zo_common.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.state import LatticeState
+from zo_common.wire.plan import Plan, Reply, decode_plan, decode_reply, encode_plan
 
 PLACE = Place(7)
 

@@ -17,7 +17,7 @@ from children import wait_until
 from cryptography.hazmat.primitives.serialization import Encoding
 from fleet_processes import Fleet, free_ports
 
-from server.certificates import (
+from server.deploy.certificates import (
     load_authority,
     new_authority,
     new_device_key,

@@ -16,10 +16,10 @@ import pytest
 from fake_grid import FakeGrid, Memory
 from flwr.app import Message
 
-from server.federation import Federation
-from zo_common.config import RunConfig
-from zo_common.ledger import Ledger
-from zo_common.record_codec import encode_record
+from server.rounds.federation import Federation
+from zo_common.config.run import RunConfig
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record_codec import encode_record
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -11,8 +11,8 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.step import EstimatorConfig
-from zo_common.ledger_file import read_ledger
-from zo_common.messages import Plan, Reply, Status, encode_plan, encode_reply
+from zo_common.ledger.file import read_ledger
+from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
 DEVICES, ROUNDS, QUERIES = 2, 2, 2
 SCENARIO = """

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from zo_common.config import RunConfig
-from zo_common.ledger_file import read_ledger
-from zo_common.record_codec import encode_record
+from zo_common.config.run import RunConfig
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.record_codec import encode_record
 
 HELPERS = Path(__file__).parent.parent / "helpers"
 ROUNDS = 12
@@ -95,7 +95,7 @@ def _wait_for_rounds(config: RunConfig, wanted: int) -> None:
 def _verified(ledger: Path, threads: int) -> str:
     """What `zo-asr-ledger verify` finds in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "server.ledger_cli", "verify", str(ledger), "--threads", str(threads)],
+        [sys.executable, "-m", "server.commands.ledger", "verify", str(ledger), "--threads", str(threads)],
         capture_output=True,
         text=True,
         check=False,

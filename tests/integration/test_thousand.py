@@ -9,7 +9,7 @@ import pytest
 from crowd import write_many_rows
 from scenario_run import run_scenario_file
 
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
 
 DEVICES, ASKED, ROUNDS = 60, 20, 3
 SCENARIO = """

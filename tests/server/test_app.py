@@ -15,12 +15,12 @@ from flwr.app import Context, RecordDict
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server.app import friendly_main, make_server_app
-from server.federation import Events
-from zo_common.config import RunConfig
+from server.rounds.federation import Events
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -99,7 +99,7 @@ def test_the_curve_survives_a_resume(
 ) -> None:
     """Decoding is replaced by a fixed word: a random model writes nonsense to the last of its 448 tokens."""
     monkeypatch.setattr(
-        "client.evaluation.evaluate_texts",
+        "zo_common.speech.evaluation.evaluate_texts",
         lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
     )
     config = settings(
@@ -129,7 +129,7 @@ def test_the_curve_survives_a_resume(
 def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding is a fixed word."""
     monkeypatch.setattr(
-        "client.evaluation.evaluate_texts",
+        "zo_common.speech.evaluation.evaluate_texts",
         lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
     )
 
@@ -180,7 +180,7 @@ def test_a_last_evaluation_that_was_one_in_between_is_redone(settings: Settings,
 
 
 def _scores(texts: tuple[str, ...]) -> Any:
-    from zo_common.metrics import score
+    from zo_common.speech.metrics import score
 
     return score(list(texts), ["anna counts to"] * len(texts))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 CHOSEN_FOR_FLOWER = {"model", "data", "output"}

@@ -10,9 +10,9 @@ from fixtures import *  # noqa: F403
 from flwr.app import Context, RecordDict
 
 from server.app import make_server_app
-from server.federation import Events
+from server.rounds.federation import Events
 from simulations import demo
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 
 @pytest.fixture

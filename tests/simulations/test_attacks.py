@@ -11,7 +11,7 @@ import pytest
 from fake_grid import FakeGrid, Memory
 
 from simulations.attacks import ATTACKS, Seen, attack_of, colluding, flip_labels, flipped, free_rider, hostile_app
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 # three devices must answer, however busy the machine is

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from simulations import cli
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 
 Outcome = tuple[int, str, str]
 SETTINGS = {

@@ -13,9 +13,9 @@ from rich.console import Console
 from simulations.demo import Places, run_scenario
 from simulations.runner import available_cpus, quiet_environment, run_simulation
 from simulations.scenario import Scenario, read_scenario
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.ledger_file import read_ledger
+from zo_common.ledger.file import read_ledger
 
 Settings = Callable[..., RunConfig]
 
@@ -65,7 +65,7 @@ def test_a_scenario_without_transcripts_on_a_ctc_model(
 
 
 def test_settings_are_checked_before_speech_is_made(tmp_path: Path) -> None:
-    from simulations.corpus import CorpusConfig
+    from simulations.speech.corpus import CorpusConfig
 
     places = Places(tmp_path / "models", tmp_path / "data", tmp_path / "results")
     scenario = Scenario("small", {}, corpus=CorpusConfig())
@@ -82,8 +82,8 @@ def test_neither_devices_nor_a_corpus(settings: Settings) -> None:
 
 
 def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> None:
-    from server.run_log import RoundReport
-    from simulations.progress import RunProgress
+    from server.run.log import RoundReport
+    from simulations.reports.progress import RunProgress
 
     console = Console(file=(said := io.StringIO()), width=120)
     with RunProgress(console, 3) as progress:

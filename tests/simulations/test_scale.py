@@ -11,15 +11,15 @@ import pytest
 from crowd import write_many_rows
 from fake_grid import FakeGrid, Memory
 
-from client import warm
-from server.federation import Federation
+from client.device import warm
+from server.rounds.federation import Federation
 from simulations.cli import SCENARIOS
 from simulations.runner import _feature_cache
 from simulations.scenario import read_scenario
-from zo_common.config import RunConfig
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_whisper
-from zo_common.replay import replay, restore_state
 
 DEVICES = 50
 

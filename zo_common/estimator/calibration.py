@@ -16,12 +16,12 @@ from statistics import median
 import numpy as np
 from torch import nn
 
-from zo_common import lattice
 from zo_common.errors import ConfigError, NonFiniteLoss
 from zo_common.estimator.step import EstimatorConfig, LossFn, Weigh, zo_step
-from zo_common.parameters import unique_parameters
-from zo_common.state import LatticeState
-from zo_common.tensor_groups import SEPARATOR
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.groups import SEPARATOR
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.trained import unique_parameters
 
 PROBES = 3
 """Directions along which ε is tried, fewest of leave-one-out that tell curvature along the gradient."""

@@ -4,7 +4,7 @@ A pass gives log-probabilities at the labelled positions, not only their mean. T
 D_j = J (z_j − z̄), give the generalised Gauss-Newton matrix of a cross-entropy, which for softmax outputs is the Fisher
 matrix, between directions: ⟨D_i, D_j⟩ = Σ_pos w_pos Σ_v p_v (D_iv − D̄_i)(D_jv − D̄_j), with p the mean probabilities
 (Schraudolph 2002; Martens, "New insights and perspectives on the natural gradient method", 2020). From them, and from
-the projected gradients, follows the step that lowers a quadratic model most (`server.step_size`).
+the projected gradients, follows the step that lowers a quadratic model most (`server.rounds.step_size`).
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, NonFiniteLoss
 from zo_common.estimator.curvature import Curvature, OutputTrace, TracedLoss, curvature_of, fisher_gram
-from zo_common.seeds import direction_seed
-from zo_common.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState, Update
 
 Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 LossFn = Callable[[], torch.Tensor]

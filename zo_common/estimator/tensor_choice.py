@@ -1,6 +1,6 @@
 """The choice of trained tensors, and of the scales of their directions, from what a calibration measured.
 
-For Q directions of N devices a round, the step of `server.step_size` lowers a quadratic model of the loss by
+For Q directions of N devices a round, the step of `server.rounds.step_size` lowers a quadratic model of the loss by
 
     P = ½ Q s² / (m t + (Q + 1) R)
 
@@ -17,9 +17,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from zo_common import lattice
 from zo_common.estimator.calibration import GroupMeasure
-from zo_common.parameters import DEFAULT
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.trained import DEFAULT
 
 DEFAULT_GROUP = "encoder-first/residual-bias"
 """The group with the tensors of the default preset."""

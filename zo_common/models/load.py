@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
-from zo_common.models.silent_tail import mark_sinks
-from zo_common.quiet import quiet_transformers
+from zo_common.models.quiet import quiet_transformers
+from zo_common.models.whisper.silent_tail import mark_sinks
 
 WHISPER = "WhisperForConditionalGeneration"
 CTC_CLASSES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}

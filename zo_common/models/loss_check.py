@@ -26,9 +26,12 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from zo_common import lattice
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import LossCheckFailed, NonFiniteLoss
+from zo_common.estimator.rounding_noise import FRACTION, noise_between
 from zo_common.estimator.step import LossFn, Walker
+from zo_common.lattice import grid as lattice
+from zo_common.lattice.state import LatticeState
 from zo_common.models.loss_comparison import (
     EpsilonVerdict,
     Probe,
@@ -37,9 +40,6 @@ from zo_common.models.loss_comparison import (
     compare,
     root_mean_square,
 )
-from zo_common.rounding_noise import FRACTION, noise_between
-from zo_common.seeds import fold_in
-from zo_common.state import LatticeState
 
 TAILS = (32, 64, 128, 256)
 DIRECTIONS = 2

@@ -21,14 +21,14 @@ from benchmarks.learning.published import FzooSteps, GaussianSteps
 from benchmarks.learning.rates import FixedRate, MeasuredRate
 from benchmarks.learning.tasks import Task
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
-from server.step_size import MeasuredStep
-from server.validation import RoundInbox
-from zo_common.config import RunConfig
+from server.rounds.step_size import MeasuredStep
+from server.rounds.validation import RoundInbox
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature
-from zo_common.local_steps import LocalResult
-from zo_common.messages import Reply, Status
-from zo_common.seeds import client_seed, direction_seed
+from zo_common.estimator.local_steps import LocalResult
+from zo_common.wire.plan import Reply, Status
 
 BIAS = "encoder-residual-bias"
 BASE = Settings("x", BIAS, learning_rate=0.05, queries=4, epsilon=1e-2, batch_size=2, devices=3)

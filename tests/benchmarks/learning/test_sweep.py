@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.kept import Kept
+from benchmarks.harness.kept import Kept
 from benchmarks.learning import report, sweep
 from benchmarks.learning.learn import Budget
 from benchmarks.learning.methods import METHODS, STUDIES, Entry

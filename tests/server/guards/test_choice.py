@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from server.global_model import GlobalModel
 from server.guards.choice import guard_for
 from server.guards.collapse_guard import CollapseGuard
 from server.guards.device_guard import DeviceGuard
 from server.guards.guard import Guard
 from server.guards.held_out_guard import HeldOutGuard
-from zo_common.config import RunConfig
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 
 Settings = Callable[..., RunConfig]

@@ -10,7 +10,7 @@ from toy_engine import history, toy_engine
 
 from server.guards.closing import Candidate, averaged_rounds, kept_records, to_average
 from server.guards.logged_guard import negated
-from zo_common.contribution import Record, all_updates
+from zo_common.ledger.record import Record, all_updates
 
 
 @pytest.mark.parametrize(("count", "averaged"), [(0, 0), (1, 0), (2, 2), (6, 2), (7, 3), (9, 3), (12, 4), (100, 34)])

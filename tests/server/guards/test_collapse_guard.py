@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid
 
-from client.evaluation import Health
 from server.app import check_before_start
-from server.federation import Federation
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from server.rounds.federation import Federation
+from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, RunStopped
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import LedgerFile
-from zo_common.messages import Status
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.replay import replay, restore_state
+from zo_common.speech.evaluation import Health
+from zo_common.wire.plan import Status
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -15,17 +15,17 @@ from fake_grid import FakeGrid
 from toy_engine import toy_engine
 from toy_fleet import TOY, LossOf, held_out_losses, toy_grids
 
-from client import evaluation
-from server.federation import Federation
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from server.rounds.federation import Federation
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, RunStopped
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import LedgerFile
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
+from zo_common.ledger.record_codec import encode_record
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.record_codec import encode_record
-from zo_common.replay import replay, restore_state
-from zo_common.seeds import fold_in
+from zo_common.speech import evaluation
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

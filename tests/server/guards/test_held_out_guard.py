@@ -15,18 +15,18 @@ from fake_grid import FakeGrid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.federation import Federation
 from server.guards.held_out_guard import HeldOutGuard, rise
-from zo_common.config import RunConfig
-from zo_common.contribution import Record
+from server.rounds.federation import Federation
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
-from zo_common.ledger import Ledger
-from zo_common.ledger_file import LedgerFile
-from zo_common.messages import Status, decode_reply, encode_reply
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
+from zo_common.ledger.record_codec import encode_record
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.record_codec import encode_record
-from zo_common.replay import replay, restore_state
-from zo_common.seeds import fold_in
+from zo_common.wire.plan import Status, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]

@@ -1,0 +1,1 @@
+"""What it costs: time, memory and bytes of steps, replay, messages and secure sums."""

@@ -1,0 +1,1 @@
+"""The demo's dialect: its speech, and the demo over several seeds."""

@@ -1,0 +1,1 @@
+"""Hostile devices: what each attack does under each rule."""

@@ -1,0 +1,1 @@
+"""Numbers, tables and figures of README and docs, made from the committed rows."""

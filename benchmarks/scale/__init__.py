@@ -1,0 +1,1 @@
+"""Many devices: seconds a round, memory, and what grows with their number."""

@@ -1,0 +1,1 @@
+"""Adaptation to unlabelled recordings on one machine, without a server."""

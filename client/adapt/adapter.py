@@ -1,0 +1,391 @@
+"""Test-time adaptation of a recogniser to what it is to recognise: transcripts before and after, and a small record."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from client.adapt.audio import is_silent, split
+from client.adapt.drift_guard import DriftBounds, DriftGuard
+from client.adapt.file import AdaptationFile, replay_file
+from client.adapt.hearing import Heard, Wave, hearing_of
+from client.adapt.record import AdaptationRecord, Layout, undo
+from client.adapt.steps import Plateau, adapt
+from zo_common.directions.seeds import fold_in
+from zo_common.errors import ConfigError, WrongBaseModel
+from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.grid import Scale
+from zo_common.lattice.state import LatticeState
+from zo_common.models.compute import resolve_precision
+from zo_common.models.ctc.loss import SutaSettings
+from zo_common.models.load import Family, LoadedModel
+from zo_common.speech.audio import AudioProblem
+
+Precision = Literal["float32", "auto", "bfloat16", "float16"]
+STEP_SECONDS = 60.0  # of audio that one step looks at
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a family of models is adapted with; see `AdaptSettings`."""
+
+    trained_tensors: str
+    learning_rate: float
+    epsilon: float
+    steps: int
+
+
+# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
+DEFAULTS: dict[Family, Defaults] = {
+    "ctc": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
+    "whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
+}
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How to adapt; what is empty or None is the model family's default.
+
+    Attributes:
+        steps: at most, for each utterance.
+        num_queries, estimator, epsilon: see `zo_common.estimator.step`.
+        learning_rate: for the mean over queries.
+        trained_tensors, scale: see `zo_common.lattice.trained` and `zo_common.lattice.grid`.
+        objective: "suta" or "entropy" for CTC models, "entropy" or "self-training" for Whisper.
+        patience: steps without progress after which to stop, 0 for never.
+        layout: what the record holds, and so what is applied: "float32", "float16" or "sign".
+        seed: u64 of all directions, together with the audio: an utterance is adapted in the same way in any company.
+        language: for multilingual Whisper.
+        precision: of the objective's forward passes; transcripts are float32.
+        suta: what "suta" and "entropy" of CTC models minimise.
+        continual: None for episodes, in which each utterance starts from the base; bounds, for adaptations that pile
+            up from utterance to utterance.
+    """
+
+    steps: int | None = None
+    num_queries: int = 8
+    estimator: Estimator = "leave-one-out"
+    epsilon: float | None = None
+    learning_rate: float | None = None
+    trained_tensors: str = ""
+    scale: Scale = "rms"
+    objective: str = ""
+    patience: int = 10
+    layout: Layout = "float32"
+    seed: int = 0
+    language: str = "en"
+    precision: Precision = "float32"
+    suta: SutaSettings = field(default_factory=SutaSettings)
+    continual: DriftBounds | None = None
+
+    def __post_init__(self) -> None:
+        EstimatorConfig(self.estimator, self.num_queries, 1.0 if self.epsilon is None else self.epsilon)
+        Plateau(self.patience)
+        if self.steps is not None and not 0 <= self.steps <= 0xFFFF:
+            raise ConfigError(f"steps is {self.steps}, expected 0 … 65535")
+        rate = self.learning_rate
+        if rate is not None and not (math.isfinite(rate) and rate > 0):
+            raise ConfigError(f"learning-rate is {rate}, expected a positive number")
+        if not 0 <= self.seed < 1 << 64:
+            raise ConfigError(f"seed is {self.seed}, expected 0 … 2**64 − 1")
+        choices = (("layout", Layout), ("scale", Scale), ("precision", Precision))
+        for name, choice in choices:
+            if getattr(self, name) not in get_args(choice):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(choice))}")
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """What became of an utterance.
+
+    Attributes:
+        before: transcript under the weights that it met: the base's, in an episode.
+        after: transcript under the adapted weights.
+        record: what was applied; without steps where there was nothing to adapt to.
+        objectives: mean loss of each step.
+        made_of, reached: the state of `after`, as in `AdaptationFile`.
+        stopped_early: whether the objective stopped falling.
+        kept: False where the drift guard went back to the base; `after` is then the base's.
+        seconds: of work, for the whole group.
+        note: why there was nothing to adapt to, or why the guard went back.
+    """
+
+    before: str
+    after: str
+    record: AdaptationRecord
+    objectives: tuple[float, ...] = ()
+    made_of: tuple[int, ...] = ()
+    reached: int = 0
+    stopped_early: bool = False
+    kept: bool = True
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class _Utterance:
+    pieces: list[Wave]
+    heard: list[Heard]
+
+
+class Adapter:
+    """Adapts one model, in place and without a copy, and always knows the way back to its base.
+
+    1. An utterance is cut into pieces of at most 30 s, of which silent ones are dropped.
+    2. The pieces are transcribed, then `steps` steps lower the objective of all of them under one set of weights; of
+       more than `STEP_SECONDS` each step looks at the next part, and none stops early.
+    3. They are transcribed again, and the record is undone: the base is back, to the bit. With `continual` it stays,
+       unless the guard finds that the weights went too far or that nothing is heard any more.
+
+    Args:
+        loaded: in eval mode, on the device where it is to run; its trained tensors are snapped to their lattice.
+
+    Raises:
+        ConfigError, PatternError, EpsilonTooSmall, UnsupportedModel: the settings do not fit the model.
+    """
+
+    def __init__(self, loaded: LoadedModel, settings: AdaptSettings | None = None) -> None:
+        s = self.settings = settings or AdaptSettings()
+        default = DEFAULTS[loaded.family]
+        self.steps = default.steps if s.steps is None else s.steps
+        epsilon = default.epsilon if s.epsilon is None else s.epsilon
+        self._estimator = EstimatorConfig(s.estimator, s.num_queries, epsilon)
+        self._learning_rate = default.learning_rate if s.learning_rate is None else s.learning_rate
+        self.state = LatticeState(loaded.model, s.trained_tensors or default.trained_tensors, s.scale)
+        self.state.epsilon_units(epsilon)
+        self.base_checksum = self.state.checksum()
+        self.base_id = int(fingerprint(loaded.model)[:16], 16)
+        precision = resolve_precision(s.precision, next(loaded.model.parameters()).device)
+        self._hearing = hearing_of(
+            loaded, list(self.state.exponents), s.objective, language=s.language, suta=s.suta, precision=precision
+        )
+        self._guard = None if s.continual is None else DriftGuard(self.state, s.continual)
+        self._count = 0
+
+    @property
+    def rate(self) -> int:
+        """Sampling rate in Hz of the waves."""
+        return self._hearing.rate
+
+    @property
+    def drift(self) -> float:
+        """How far continual adaptation is from the base (`DriftGuard.drift`); 0 between episodes."""
+        return self._guard.drift() if self._guard else 0.0
+
+    def transcribe(self, wave: Wave) -> str:
+        """Transcript under the present weights.
+
+        Raises:
+            AudioProblem: shorter than one frame of the model.
+        """
+        return _text(self._hearing.listen(self._pieces(wave)))
+
+    def adapt(self, wave: Wave, on_step: Callable[[int, float], None] | None = None) -> Adaptation:
+        """Adapt to one utterance, mono float32 (n,) at `rate` Hz; see `adapt_together`."""
+        return self.adapt_together([wave], on_step)[0]
+
+    def adapt_together(
+        self, waves: Sequence[Wave], on_step: Callable[[int, float], None] | None = None
+    ) -> list[Adaptation]:
+        """Adapt to several utterances as one: one set of weights, one record, a transcript of each.
+
+        Args:
+            on_step: called with (step, loss) after each step.
+
+        Raises:
+            AudioProblem: an utterance is shorter than one frame of the model.
+            NonFiniteLoss, LatticeOverflow: a step failed.
+            ChecksumMismatch: an episode finds that something else has moved the weights.
+            On any error the weights are as before.
+        """
+        started = time.perf_counter()
+        if self._guard is None:
+            self.state.expect_checksum(self.base_checksum)
+        cut = [self._pieces(wave) for wave in waves]
+        utterances = [_Utterance(pieces, self._hearing.listen(pieces)) for pieces in cut]
+        held = tuple(r.seed for r in self._guard.records) if self._guard else ()
+        record, objectives = self._steps(utterances, self._seed(waves), on_step)
+        before = after = [_text(u.heard) for u in utterances]
+        made_of, reached, refused = held, record.end, ""
+        if record.steps:
+            made_of = (*held, record.seed)
+            after, refused = self._finish(utterances, record, objectives[-1])
+        if refused:
+            made_of, reached = (), self.base_checksum
+        common = Adaptation(
+            "",
+            "",
+            record,
+            objectives,
+            made_of,
+            reached,
+            stopped_early=0 < record.steps < self.steps,
+            kept=not refused,
+            seconds=time.perf_counter() - started,
+        )
+        return [
+            replace(common, before=old, after=new, note=refused or self._why(u, record))
+            for old, new, u in zip(before, after, utterances, strict=True)
+        ]
+
+    def _finish(
+        self, utterances: Sequence[_Utterance], record: AdaptationRecord, objective: float
+    ) -> tuple[list[str], str]:
+        """Transcribe and end the episode, or hand the record to the guard; why it was refused, or nothing."""
+        try:
+            after = self._transcripts(utterances)
+        except BaseException:
+            undo(self.state, record)
+            raise
+        if self._guard is None:
+            undo(self.state, record)
+            return after, ""
+        collapsed = any(_text(u.heard) for u in utterances) and not any(after)
+        if self._guard.accept(record, math.nan if collapsed else objective):
+            return after, ""
+        reason = "nothing was heard any more" if collapsed else "the adaptation went beyond its bounds"
+        return self._transcripts(utterances), f"{reason}: back to the base model"
+
+    def _transcripts(self, utterances: Sequence[_Utterance]) -> list[str]:
+        return [_text(self._hearing.listen(u.pieces)) for u in utterances]
+
+    def _why(self, utterance: _Utterance, record: AdaptationRecord) -> str:
+        """Why there was nothing to adapt to, or nothing."""
+        if not utterance.pieces:
+            return "no sound"
+        return "" if record.steps or not self.steps else "nothing was heard"
+
+    def check(self, wave: Wave) -> None:
+        """Raise AudioProblem for an utterance that is shorter than one frame of the model, unless it is empty."""
+        if 0 < len(wave) < self._hearing.least:
+            raise AudioProblem(
+                f"the utterance has {len(wave)} samples, expected at least {self._hearing.least} at {self.rate} Hz, "
+                "the model's receptive field: record more of it."
+            )
+
+    def _pieces(self, wave: Wave) -> list[Wave]:
+        """The pieces of an utterance in which there is sound."""
+        self.check(wave)
+        return [piece for piece in split(wave, self.rate) if not is_silent(piece)]
+
+    def _seed(self, waves: Sequence[Wave]) -> int:
+        """From the audio, so that the order does not matter; in continual adaptation no two may share directions."""
+        digest = hashlib.blake2b(digest_size=8)
+        for wave in waves:
+            digest.update(len(wave).to_bytes(8, "little") + wave.astype("<f4", copy=False).tobytes())
+        content = int.from_bytes(digest.digest(), "little")
+        self._count += 1
+        return fold_in(self.settings.seed, content, *([self._count] if self._guard else []))
+
+    def _steps(
+        self, utterances: Sequence[_Utterance], seed: int, on_step: Callable[[int, float], None] | None
+    ) -> tuple[AdaptationRecord, tuple[float, ...]]:
+        """Move the state; the record and the loss of each step."""
+        usable = [
+            (piece, heard)
+            for utterance in utterances
+            for piece, heard in zip(utterance.pieces, utterance.heard, strict=True)
+            if self._hearing.can_adapt(heard)
+        ]
+        parts = _parts(usable, STEP_SECONDS * self.rate)
+        losses: list[float] = []
+
+        def follow(step: int, loss: float) -> None:
+            losses.append(loss)
+            if on_step is not None:
+                on_step(step, loss)
+
+        s = self.settings
+        record = adapt(
+            self.state,
+            self._loss_of_step(parts),
+            seed,
+            self.steps if usable else 0,
+            self._estimator,
+            self._learning_rate,
+            patience=s.patience if len(parts) == 1 else 0,
+            layout=s.layout,
+            on_step=follow,
+        )
+        return record, tuple(losses)
+
+    def _loss_of_step(self, parts: Sequence[Sequence[tuple[Wave, Heard]]]) -> Callable[[int], LossFn]:
+        def make(part: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
+            return self._hearing.objective([piece for piece, _ in part], [heard for _, heard in part])
+
+        if len(parts) == 1:
+            whole = make(parts[0])
+            return lambda step: whole()
+        return lambda step: make(parts[step % len(parts)])()  # features of the present part alone are in memory
+
+    def reset(self) -> None:
+        """Back to the base, in continual adaptation.
+
+        Raises:
+            ChecksumMismatch: something else has moved the weights.
+        """
+        if self._guard is not None:
+            self._guard.reset()
+        self.state.expect_checksum(self.base_checksum)
+
+    def file_of(self, adaptation: Adaptation) -> AdaptationFile:
+        """What to store of an adaptation of this adapter."""
+        return AdaptationFile(
+            adaptation.record,
+            self.base_id,
+            self.state.pattern,
+            self.state.scale,
+            self.settings.language,
+            adaptation.made_of,
+            adaptation.reached,
+        )
+
+    def replay(
+        self,
+        file: AdaptationFile,
+        waves: Sequence[Wave],
+        find: Callable[[int], AdaptationRecord | None] = lambda seed: None,
+    ) -> list[str]:
+        """Transcripts under the weights of a stored adaptation, then back; see `replay_file`.
+
+        Raises:
+            WrongBaseModel: the file belongs to another model.
+            ConfigError, ChecksumMismatch: as `replay_file`; also where this adapter trains other tensors.
+        """
+        if file.base_id != self.base_id:
+            raise WrongBaseModel(
+                f"the record belongs to base model {file.base_id:016x}, this one is {self.base_id:016x}: pass the "
+                "model that was adapted"
+            )
+        records = replay_file(self.state, file, find)
+        try:
+            return [self.transcribe(wave) for wave in waves]
+        finally:
+            for record in reversed(records):
+                undo(self.state, record)
+
+
+def settings_of(file: AdaptationFile, **others: Any) -> AdaptSettings:
+    """What an adapter needs to replay a file."""
+    return AdaptSettings(
+        trained_tensors=file.trained_tensors, scale=file.scale, language=file.language or "en", **others
+    )
+
+
+def _text(heard: Sequence[Heard]) -> str:
+    return " ".join(h.text for h in heard if h.text)
+
+
+def _parts(pieces: Sequence[tuple[Wave, Heard]], samples: float) -> list[list[tuple[Wave, Heard]]]:
+    """Pieces in order, in parts of at most so many samples (or of one piece)."""
+    parts: list[list[tuple[Wave, Heard]]] = [[]]
+    for piece in pieces:
+        if parts[-1] and sum(len(p) for p, _ in parts[-1]) + len(piece[0]) > samples:
+            parts.append([])
+        parts[-1].append(piece)
+    return parts

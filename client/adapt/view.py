@@ -1,0 +1,139 @@
+"""What `zo-asr-adapt` shows: transcripts on stdout, a bar on stderr where it takes long, word error rates."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from client.adapt.adapter import Adaptation
+from zo_common.speech.metrics import Scores
+
+_PATIENCE = 2.0  # seconds without a bar
+
+
+class View:
+    """Prints results as they come; use it as a context manager.
+
+    Args:
+        total: steps of the whole work, for the bar.
+        as_json: one JSON object a line in place of text.
+    """
+
+    def __init__(self, total: int, *, as_json: bool = False, bar: Console | None = None) -> None:
+        self._json = as_json
+        self._console = bar or Console(stderr=True)
+        # results go to a stdout of their own, which may be a file: rich must not draw them into the bar's terminal
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task("", total=max(total, 1))
+        self._started = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._drawn:
+            self._bar.stop()
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a bar."""
+        return self._drawn
+
+    def at(self, done: int, word: str) -> None:
+        """Move the bar; it appears after two seconds, on a terminal alone."""
+        self._bar.update(self._task, completed=done, description=word)
+        if not self._drawn and self._console.is_terminal and time.monotonic() - self._started > _PATIENCE:
+            self._drawn = True
+            self._bar.start()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Out of the bar's way."""
+        if self._drawn:
+            self._bar.stop()
+        yield
+        sys.stdout.flush()
+        if self._drawn:
+            self._bar.start()
+
+    def failed(self, word: str) -> None:
+        """One sentence on stderr."""
+        with self._aside():
+            print(f"error: {word}", file=sys.stderr)
+
+    def adapted(self, path: Path, result: Adaptation, record: Path | None, reference: str | None) -> None:
+        """An utterance's transcripts and what it took."""
+        with self._aside():
+            if self._json:
+                print(json.dumps(_fields(path, result, record, reference), ensure_ascii=False))
+                return
+            print(path)
+            if reference is not None:
+                print(f"  spoken  {reference}")
+            print(f"  before  {result.before}")
+            print(f"  after   {result.after}")
+            print(f"  {_account(result)}" + (f", record {record}" if record else ""))
+
+    def replayed(self, path: Path, text: str) -> None:
+        """An utterance's transcript under a record."""
+        with self._aside():
+            if self._json:
+                print(json.dumps({"file": str(path), "after": text}, ensure_ascii=False))
+            else:
+                print(f"{path}\n  after   {text}")
+
+    def rates(self, before: Scores, after: Scores, without: int, normalizer: str) -> None:
+        """Word error rates, after a normaliser, of all utterances that have a reference; `without` have none."""
+        if self._json:
+            print(json.dumps({"wer_before": before.wer, "wer_after": after.wer, "utterances": before.utterances}))
+            return
+        missing = f", {without} without a reference" if without else ""
+        print(
+            f"WER {before.wer:.1%} → {after.wer:.1%}, CER {before.cer:.1%} → {after.cer:.1%} "
+            f"over {before.utterances} utterances{missing} ({normalizer})"
+        )
+
+
+def _fields(path: Path, result: Adaptation, record: Path | None, reference: str | None) -> dict[str, object]:
+    return {
+        "file": str(path),
+        "before": result.before,
+        "after": result.after,
+        "reference": reference,
+        "steps": result.record.steps,
+        "objectives": result.objectives,
+        "stopped_early": result.stopped_early,
+        "kept": result.kept,
+        "note": result.note,
+        "record": str(record) if record else None,
+        "seconds": round(result.seconds, 3),
+    }
+
+
+def _account(result: Adaptation) -> str:
+    """Steps, objective, seconds and the note, in one line."""
+    if not result.record.steps:
+        return result.note or "not adapted"
+    parts = [f"{result.record.steps} steps"]
+    if result.stopped_early:
+        parts[0] += " (the objective stopped falling)"
+    parts.append(f"objective {result.objectives[0]:.4f} → {result.objectives[-1]:.4f}")
+    parts.append(f"{result.seconds:.1f} s")
+    return ", ".join(parts + [result.note] * bool(result.note))

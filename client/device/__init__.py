@@ -1,0 +1,1 @@
+"""A device: its engine, what it answers to the server, and what it refuses."""

@@ -1,0 +1,71 @@
+"""Whether a plan's directions are those that the run's seed gives, so that no server picks them.
+
+A server that may name any direction asks for slopes along which one guessed utterance stands out. Derived seeds leave
+it the run's seed alone: of N seeds tried, the best direction's cosine with one that it would like is about
+√(2 ln N / n) for n trained weights, 0.0024 for N = 2⁴⁰ and ten million weights.
+
+The run's seed is fixed before the first round: the rounds that a device has applied must follow from it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from client.place import Place
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed, shared_seed
+from zo_common.errors import ConfigError
+from zo_common.ledger.record import Contribution, Record
+from zo_common.wire.plan import Plan
+
+MOST_TAKEN_BACK = 4096
+"""Rounds; a look at all of a run's would let a server keep a device busy."""
+
+
+def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
+    """Refuse a plan for another device, or with directions that do not follow from `run-seed`.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if plan.client_id != place.client_id:
+        raise ConfigError(f"the plan is for device {plan.client_id}, this is device {place.client_id}: ask that one")
+    expected = _seed(config, plan.server_round, place.client_id)
+    if plan.seed != expected:
+        raise ConfigError(
+            f"the plan of round {plan.server_round} has seed {plan.seed:016x}, expected {expected:016x} from run-seed "
+            f"{config.run_seed}: directions are derived, a server does not choose them"
+        )
+
+
+def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
+    """Refuse to answer where the last round that moved the weights has directions of another seed than the run's.
+
+    Each round was the last one once: a seed that changes within a run is noticed at the change.
+
+    Args:
+        applied: the ledger rounds that the weights hold, of this run by now.
+
+    Raises:
+        ConfigError: they follow from another seed.
+    """
+    last = next((record for record in reversed(applied) if record.contributions), None)
+    if last is None:
+        return
+    if not all(_follows(config, last.server_round, part) for part in last.contributions):
+        raise ConfigError(
+            f"round {last.server_round} has directions of another run-seed than {config.run_seed}: a run keeps its "
+            "seed; begin a new one from the base model"
+        )
+
+
+def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:
+    """Whether directions are those of this round, or of an earlier one that a guard's record takes back."""
+    earliest = max(0, server_round - MOST_TAKEN_BACK)
+    return any(part.seed == _seed(config, n, part.client_id) for n in range(server_round, earliest, -1))
+
+
+def _seed(config: RunConfig, server_round: int, client_id: int) -> int:
+    if config.directions == "shared":
+        return shared_seed(config.run_seed, server_round)
+    return client_seed(config.run_seed, server_round, client_id)

@@ -1,0 +1,190 @@
+"""How a device computes its loss: chosen once for a data set by `models.loss_check`, kept in memory and on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from client.adapt.hearing import joined
+from zo_common.binary.durable import write_durably
+from zo_common.config.run import Precision, RunConfig
+from zo_common.errors import ConfigError, LossCheckFailed
+from zo_common.estimator.step import LossFn
+from zo_common.lattice.state import LatticeState
+from zo_common.models.compute import resolve_precision
+from zo_common.models.loss_check import (
+    FIRST_EPSILON,
+    REFERENCE,
+    TAILS,
+    Asked,
+    LossChoice,
+    Setting,
+    check_loss,
+    utterances_for,
+)
+from zo_common.speech.family import Family
+from zo_common.speech.recordings import Recordings, spread
+from zo_common.wire.plan import Plan
+
+UNCHECKED_TAIL = 64
+_VERSION = 1  # of the check: what an older one found is not taken for its result
+
+
+def unchecked(config: RunConfig) -> LossChoice:
+    """The settings as they are; for "auto" what is right for most models, in float32.
+
+    For runs with `loss-check=false`, and under privacy: a choice made by looking at single recordings is a release of
+    them that no noise covers.
+    """
+    return LossChoice(
+        UNCHECKED_TAIL if isinstance(config.tail_tokens, str) else config.tail_tokens,
+        "float32" if config.precision == "auto" else config.precision,
+        FIRST_EPSILON if isinstance(config.epsilon, str) else config.epsilon,
+    )
+
+
+class UtteranceTrials:
+    """Losses of some of a device's utterances, each in a window of its own, as `loss_check.Trials`."""
+
+    def __init__(
+        self, family: Family, data: Recordings, trained: list[str], config: RunConfig, device: torch.device
+    ) -> None:
+        self._family, self._data, self._trained = family, data, trained
+        self._config, self._device = config, device
+        self.tails = tuple(tail for tail in TAILS if tail < family.window)
+
+    def loss(self, setting: Setting) -> LossFn:
+        """As `Trials.loss`."""
+        if setting == REFERENCE:
+            make = self._family.losses(None, replace(self._config, tail_tokens=0), "float32")
+            batch: Callable[[list[int]], Any] = self._data.whole_batch
+        else:
+            make = self._family.losses(self._trained, with_tail(self._config, setting, self._family), setting.precision)
+            batch = self._data.batch
+        return joined([make(batch([index]).to(self._device)) for index in range(len(self._data))])
+
+
+def with_tail(config: RunConfig, choice: Setting | LossChoice, family: Family) -> RunConfig:
+    """The settings with the chosen tail as a number; for the whole window, one token for each of its positions."""
+    return replace(config, tail_tokens=family.window if choice.tail_tokens is None else choice.tail_tokens)
+
+
+class LossChoices:
+    """The choices of one engine for all data sets of its process.
+
+    With a `feature-cache`, a choice also lies there, under a digest of all that it depends on: virtual devices move
+    from process to process, and the check is paid for once.
+
+    Args:
+        base: fingerprint of the base model.
+        at_base: a context in which the weights are the base model's: those to be looked at, in whichever round and on
+            whichever way, by records or a snapshot, the device came to its present ones.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        family: Family,
+        state: LatticeState,
+        device: torch.device,
+        base: str,
+        at_base: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self._config, self._family, self._state, self._device = config, family, state, device
+        self._base, self._at_base = base, at_base
+        self._known: dict[str, LossChoice | str] = {}
+
+    def of(self, plan: Plan, data: Recordings) -> tuple[LossChoice, bool]:
+        """The choice for a plan, and whether its device has not told it yet.
+
+        Raises:
+            LossCheckFailed: a fixed setting does not fit.
+            ConfigError: `feature-cache` cannot be written.
+        NonFiniteLoss, LatticeOverflow, EpsilonTooSmall: as a step would.
+        """
+        if plan.privacy is not None or not self._config.loss_check:
+            return unchecked(self._config), False
+        few = spread(data, utterances_for(plan.estimator.forwards * plan.local_steps * plan.batch_size))
+        key, new = self._key(plan, few), False
+        if key not in self._known:
+            stored = self._read(key)
+            self._known[key] = stored or self._look(key, plan, few)
+            new = stored is None or plan.server_round == 1
+        found = self._known[key]
+        if isinstance(found, str):
+            raise LossCheckFailed(found)
+        return found, new
+
+    def _look(self, key: str, plan: Plan, few: Recordings) -> LossChoice | str:
+        config = self._config
+        asked = Asked(
+            None if isinstance(config.tail_tokens, str) or not self._family.window else config.tail_tokens,
+            None if config.precision == "auto" else config.precision,
+            plan.estimator.epsilon or None,
+            resolve_precision("auto", self._device),
+        )
+        trials = UtteranceTrials(self._family, few, list(self._state.exponents), config, self._device)
+        try:
+            with self._at_base():
+                choice = check_loss(self._state, trials, asked)
+        except LossCheckFailed as error:
+            return str(error)
+        self._write(key, choice)
+        return choice
+
+    def _key(self, plan: Plan, few: Recordings) -> str:
+        """Of base model, trained tensors, settings, machine and utterances."""
+        c = self._config
+        settings = (
+            *(c.tail_tokens, c.precision, plan.estimator.epsilon, c.language, c.objective, c.temperature),
+            *(c.entropy_weight, c.min_confidence),
+        )
+        machine = (torch.__version__, self._device.type, resolve_precision("auto", self._device))
+        digest = hashlib.sha256(repr((_VERSION, self._base, self._state.exponents, settings, machine)).encode())
+        for example in few.examples:
+            digest.update(repr((tuple(example.features.shape), example.labels)).encode())
+            digest.update(example.features.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _path(self, key: str) -> Path | None:
+        return Path(self._config.feature_cache) / f"loss-{key}.json" if self._config.feature_cache else None
+
+    def _read(self, key: str) -> LossChoice | None:
+        """What another process, or an earlier run, found; None where there is nothing whole."""
+        path = self._path(key)
+        if path is None:
+            return None
+        try:
+            return _checked(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _write(self, key: str, choice: LossChoice) -> None:
+        path = self._path(key)
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, json.dumps(asdict(choice)).encode())
+        except OSError as error:
+            raise ConfigError(
+                f"the loss check's result cannot be written to {str(path.parent)!r} ({error.strerror}): name another "
+                "feature-cache"
+            ) from None
+
+
+def _checked(raw: dict[str, Any]) -> LossChoice:
+    """Raises ValueError, TypeError, KeyError for what no check has written."""
+    tail, reasons = raw["tail_tokens"], tuple(raw["reasons"])
+    if not (tail is None or (type(tail) is int and tail >= 0)) or not all(isinstance(word, str) for word in reasons):
+        raise ValueError("not a choice")
+    if raw["precision"] not in get_args(Precision) or not 0 < float(raw["epsilon"]) < 1:
+        raise ValueError("not a choice")
+    return LossChoice(tail, raw["precision"], float(raw["epsilon"]), reasons)

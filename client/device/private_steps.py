@@ -1,0 +1,135 @@
+"""Training that may be seen: Poisson samples, losses that know one utterance each, replies without a word too many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.estimator.step import LossFn
+from zo_common.privacy.discrete_gaussian import poisson_subset
+from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Reply, Status
+
+MOST_LOSS = 1e4
+"""Losses are cut off here, and stand here where they are not finite: a step must not fail over one utterance."""
+
+
+def check_demand(config: RunConfig, plan: Plan) -> None:
+    """Refuse a plan that asks for less privacy than this device's settings do.
+
+    Raises:
+        ConfigError: another level, less noise, or noise that nobody here would add.
+    """
+    privacy = plan.privacy
+    if privacy is not None and privacy.masked and not config.secure_aggregation:
+        raise ConfigError(
+            "the plan asks for noise under a mask, and nothing is masked: its reply would be seen without noise; set "
+            "secure-aggregation=true"
+        )
+    if config.privacy == "none":
+        return
+    asked = privacy.level if privacy else "none"
+    if asked != config.privacy:
+        raise ConfigError(f"this device answers with privacy={config.privacy} only, the plan asks for {asked}")
+    assert privacy is not None
+    if (privacy.level == "example" or privacy.masked) and privacy.noise_multiplier < config.noise_multiplier:
+        raise ConfigError(
+            f"this device answers with a noise-multiplier of {config.noise_multiplier:g} or more, "
+            f"the plan asks for {privacy.noise_multiplier:g}"
+        )
+    if config.noise_by == "devices" and not privacy.noise_multiplier:
+        raise ConfigError(
+            "this run's devices add the noise, the plan asks for none: ask for a share, or set noise-by=server"
+        )
+
+
+class SeparateLosses:
+    """The losses of a sample's utterances, each computed as if it were alone, (B,) float64 on the CPU; B may be 0.
+
+    In a common batch an utterance's loss depends on the longest one's window, and taking one away would move the
+    gradients of all others: then clipping each would not bound what one of them changes.
+    """
+
+    def __init__(self, losses: list[LossFn]) -> None:
+        self._losses = losses
+
+    def __call__(self) -> torch.Tensor:
+        values = [loss().detach().cpu().double().reshape(1) for loss in self._losses]
+        together = torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)
+        return together.nan_to_num(MOST_LOSS, MOST_LOSS, -MOST_LOSS).clamp(-MOST_LOSS, MOST_LOSS)
+
+
+@dataclass(frozen=True)
+class PrivateSteps:
+    """Local steps with the example-level guarantee, on a device with `size` utterances."""
+
+    mechanism: Mechanism
+    batch_size: int
+    size: int
+
+    @property
+    def expected(self) -> int:
+        """Utterances of a sample in expectation: `batch_size`, or all where there are fewer."""
+        return min(self.batch_size, self.size)
+
+    def loss(self, batch: Callable[[list[int]], Any], loss_fn: Callable[[Any], LossFn]) -> LossFn:
+        """The losses of a fresh Poisson sample: every utterance is in it with probability expected / size.
+
+        Args:
+            batch: makes a batch of utterances.
+            loss_fn: makes its loss.
+        """
+        chosen = poisson_subset(self.size, self.expected, self.size)
+        return SeparateLosses([loss_fn(batch([index])) for index in chosen])
+
+    def release(self, per_example: NDArray[np.float64]) -> NDArray[np.float32]:
+        """As `Mechanism.release_step`."""
+        return self.mechanism.release_step(per_example, self.expected)
+
+
+def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
+    """The steps of a plan for a device with `size` utterances; None where they are ordinary ones.
+
+    Raises:
+        ConfigError: the device has fewer utterances than the accountant takes it to have.
+    """
+    if plan.privacy is None:
+        return None
+    if size < plan.privacy.num_examples:
+        raise ConfigError(
+            f"this device has {size} utterances, the privacy accountant counts on {plan.privacy.num_examples}: each "
+            "would be drawn more often than is accounted for; let the device introduce itself again"
+        )
+    return PrivateSteps(plan.privacy, plan.batch_size, size) if plan.privacy.level == "example" else None
+
+
+def seen_reply(plan: Plan, reply: Reply, size: int) -> Reply:
+    """What leaves the device of a reply, once the device was in step: no loss and no word on the recordings.
+
+    For the device level the scalars are clipped and noised here, and a training that failed is answered with noise
+    alone: that it failed says something about the recordings.
+    """
+    if plan.privacy is None:
+        return reply
+    reply = replace(reply, curvature=None)  # it carries no noise
+    if plan.privacy.level == "example" or not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
+        return replace(reply, loss=0.0, message="" if reply.status is Status.OK else reply.message)
+    grads = reply.projected_grads
+    if reply.status is not Status.OK:
+        grads = np.zeros((plan.local_steps, plan.estimator.num_queries), np.float32)
+    return replace(
+        reply,
+        status=Status.OK,
+        have_round=plan.server_round - 1,
+        num_examples=size,
+        loss=0.0,
+        projected_grads=plan.privacy.release_reply(grads),
+        message="",
+    )

@@ -1,0 +1,203 @@
+"""What a device does when it is asked: the warm engine and the warm recordings behind every kind of message."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+from client.device.checks import check_history, check_seed
+from client.device.engine import Cancelled, Engine
+from client.device.privacy_account import PrivacyAccount
+from client.device.private_steps import check_demand
+from client.device.warm import warm_dataset, warm_engine
+from client.place import Place
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in
+from zo_common.errors import ConfigError, DataError, ZOError
+from zo_common.ledger.snapshot import SnapshotPart
+from zo_common.speech.recordings import Recordings, evenly
+from zo_common.speech.splits import DEVELOPMENT, guarded_split
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Plan, Reply, Status
+
+_DROP_STREAM = 1 << 41
+OnSynced = Callable[[Engine], None]
+
+
+def _ignore(engine: Engine) -> None:
+    pass
+
+
+def hello(config: RunConfig, place: Place) -> dict[str, object]:
+    """Who this device is and what it holds; for a user error, the sentence to show the operator."""
+    try:
+        engine = warm_engine(config)
+        data = _train_data(config, engine, place)
+        word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
+        return word | engine.describe()
+    except ZOError as error:
+        # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
+        stop = isinstance(error, DataError) and place.partition_id is not None
+        return {"client_id": place.client_id, "error": str(error), "stop": stop}
+
+
+def train(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_step: Callable[[int, float], None] | None = None,
+    on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
+) -> Reply:
+    """Answer one plan; a user error is a reply that says so.
+
+    Args:
+        account: what the device's owner allows; None allows everything.
+
+    Raises:
+        Cancelled: by `on_step`.
+        ConnectionError: the scenario asks this device to drop out of the round.
+    """
+    if _drops_out(config, plan):
+        raise ConnectionError("dropped out, as the scenario asks")
+    try:
+        check_demand(config, plan)
+        check_seed(config, plan, place)
+        engine = warm_engine(config)
+        data = _train_data(config, engine, place)
+        if account is not None:
+            account.check(plan, len(data))
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine))
+        if reply.status is Status.OK:
+            check_history(config, engine.applied)
+            if account is not None:
+                account.charge(plan, len(data))
+        return replace(reply, one_bit=config.aggregation == "sign-vote")
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def evaluate(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
+) -> EvaluationReply:
+    """Decode the held-out recordings at the state before `plan.server_round`; may raise what `on_progress` raises."""
+    try:
+        if account is not None:
+            account.refuse_counts()
+        engine = warm_engine(config)
+        held_out = held_out_settings(config)
+        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        return engine.evaluate(plan, data, on_progress, lambda: on_synced(engine))
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return _no_evaluation(plan, error)
+
+
+def look(
+    config: RunConfig,
+    plan: Plan,
+    place: Place,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_synced: OnSynced = _ignore,
+    account: PrivacyAccount | None = None,
+) -> EvaluationReply:
+    """Loss sum of the held-out recordings that the server's guard looks at, at the state before `plan.server_round`.
+
+    At most `guard-utterances` of them, at even distances; nothing is decoded. May raise what `on_progress` raises.
+    """
+    try:
+        if account is not None:
+            account.refuse_counts()
+        if config.privacy != "none":
+            raise ConfigError(
+                f"this device was asked for a held-out loss in a run with privacy={config.privacy!r}, expected none: "
+                "losses carry no noise; set guard-split='none'"
+            )
+        engine = warm_engine(config)
+        held_out = look_settings(config)
+        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        some = evenly(data, config.guard_utterances)
+        return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
+    except Cancelled:
+        raise
+    except ZOError as error:
+        return _no_evaluation(plan, error)
+
+
+def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+    """Apply a plan's records without training."""
+    try:
+        engine = warm_engine(config)
+        reply = engine.catch_up(plan)
+        on_synced(engine)
+        return reply
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore) -> Reply:
+    """Take one part of a snapshot; with the last one the device is at its round."""
+    base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
+    try:
+        engine = warm_engine(config)
+        status = engine.take_part(part)
+        on_synced(engine)
+        return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
+    except ZOError as error:
+        return replace(base, status=Status.ERROR, message=str(error))
+
+
+def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+    """Read the base model from disk again and forget all rounds."""
+    try:
+        engine = warm_engine(config)
+        engine.rebuild()
+        on_synced(engine)
+        return Reply(Status.OK, plan.server_round, 0, plan.client_id, plan.seed, engine.base_checksum)
+    except ZOError as error:
+        return _error(plan, error)
+
+
+def held_out_settings(config: RunConfig) -> RunConfig:
+    """Held-out speakers are others than the train split's: shares are dealt out in turn; errors need a reference."""
+    return replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
+
+
+def look_settings(config: RunConfig) -> RunConfig:
+    """As `held_out_settings`, for the split that the server's guard looks at.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if not (split := guarded_split(config)):
+        raise ConfigError(
+            f"this device has no split called {', '.join(DEVELOPMENT)} and eval-split is not set: name a split as "
+            "guard-split"
+        )
+    return held_out_settings(replace(config, eval_split=split))
+
+
+def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
+    return warm_dataset(config, engine, place.partition_id, place.num_partitions)
+
+
+def _error(plan: Plan, error: ZOError) -> Reply:
+    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
+
+
+def _no_evaluation(plan: Plan, error: ZOError) -> EvaluationReply:
+    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
+
+
+def _drops_out(config: RunConfig, plan: Plan) -> bool:
+    draw = random.Random(fold_in(config.run_seed, _DROP_STREAM, plan.server_round, plan.client_id)).random()
+    return draw < config.drop_out

@@ -1,0 +1,42 @@
+"""The parts of a snapshot on their way in: in order, repeats allowed, of bounded size."""
+
+from __future__ import annotations
+
+from zo_common.ledger.snapshot import SnapshotPart
+
+
+class SnapshotParts:
+    """Collects one snapshot at a time; the first part of another one starts anew."""
+
+    def __init__(self) -> None:
+        self._of: tuple[int, int, int] | None = None
+        self._data = bytearray()
+        self._done = 0
+
+    def add(self, part: SnapshotPart, limit: int) -> bool:
+        """Take a part; False if parts before it are missing, or all together are larger than `limit` bytes.
+
+        A part that was taken already, as a repeated message brings it, is left out.
+        """
+        of = part.server_round, part.checksum, part.parts
+        if part.part == 0 and of != self._of:
+            self._of, self._data, self._done = of, bytearray(), 0
+        if of != self._of or part.part > self._done:
+            return False
+        if part.part == self._done:
+            if len(self._data) + len(part.data) > limit:
+                self._of = None
+                return False
+            self._data += part.data
+            self._done += 1
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Whether all parts are here."""
+        return self._of is not None and self._done == self._of[2]
+
+    @property
+    def data(self) -> bytes:
+        """The parts that are here, joined."""
+        return bytes(self._data)

@@ -1,0 +1,133 @@
+"""What a process keeps warm for all virtual devices on it: one model, the table of recordings, and recent data sets."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from client.device.engine import Engine
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, DataError
+from zo_common.speech.manifest import Manifest, read_manifest
+from zo_common.speech.partition import Partitions
+from zo_common.speech.recordings import Recordings, read_speech
+
+MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`
+_engines: dict[tuple[object, ...], Engine] = {}
+_datasets: OrderedDict[tuple[object, ...], tuple[int, Recordings]] = OrderedDict()  # with bytes of features
+
+
+def engine_key(config: RunConfig) -> tuple[object, ...]:
+    """The settings that an engine is built with."""
+    return (
+        config.model,
+        config.trained_tensors,
+        config.scale,
+        config.epsilon,
+        config.tail_tokens,
+        config.clip_utterances,
+        config.device,
+        config.precision,
+        config.language,
+        config.loss_check,
+        config.objective,
+        config.temperature,
+        config.entropy_weight,
+        config.min_confidence,
+        config.torch_compile,
+    )
+
+
+def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -> tuple[object, ...]:
+    """The settings that choose and read a device's recordings."""
+    return (
+        config.model,  # its processor makes the features and the tokens
+        config.data,
+        config.train_split,
+        config.text_column,
+        config.needs_text,
+        config.language,
+        config.skip_bad,
+        config.partition_by,
+        config.run_seed,
+        partition_id,
+        num_partitions,
+    )
+
+
+def warm_engine(config: RunConfig) -> Engine:
+    """The process's engine for this model and choice of tensors; loaded at the first call."""
+    if not config.model:
+        raise ConfigError("model is not set: give a hub id or a directory, such as model=openai/whisper-tiny.en")
+    key = engine_key(config)
+    if key not in _engines:
+        _share_the_machine(config.torch_threads)
+        _engines.clear()  # one model in memory
+        _engines[key] = Engine(config)
+    return _engines[key]
+
+
+def forget_recordings() -> None:
+    """Read the tables again at the next use."""
+    _manifest.cache_clear()
+    _partitions.cache_clear()
+    _datasets.clear()
+
+
+def _share_the_machine(threads: int) -> None:
+    """Other processes serve devices beside this one: no threads that a forward pass does not use."""
+    if threads:
+        torch.set_num_threads(threads)
+    with suppress(RuntimeError):  # too late once torch has computed in parallel
+        torch.set_num_interop_threads(1)
+
+
+def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, num_partitions: int) -> Recordings:
+    """The data set of one device, from memory, else from `config.feature_cache`, else from its recordings.
+
+    Memory holds the data sets used last, `MAX_FEATURE_BYTES` of features in all, however many devices there are.
+
+    Args:
+        partition_id: which part of `config.data` belongs to this virtual device; None takes all of it.
+    """
+    if not config.data:
+        raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
+    key = data_key(config, partition_id, num_partitions)
+    if key in _datasets:
+        _datasets.move_to_end(key)
+        return _datasets[key][1]
+    cache = Path(config.feature_cache) if config.feature_cache else None
+    reader = engine.family.reader(language=config.language, cache_dir=cache)
+    dataset = read_speech(_share(config, partition_id, num_partitions), reader, skip_bad=config.skip_bad)
+    _datasets[key] = sum(example.features.nbytes for example in dataset.examples), dataset
+    held = sum(size for size, _ in _datasets.values())
+    while held > MAX_FEATURE_BYTES and len(_datasets) > 1:
+        held -= _datasets.popitem(last=False)[1][0]
+    return dataset
+
+
+def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> Manifest:
+    """The rows of one device, with the problems of the whole table."""
+    table = config.data, config.train_split, config.text_column, config.needs_text
+    manifest = _manifest(*table)
+    if partition_id is None:
+        return manifest
+    if not manifest.utterances:  # the table's own problems say more than that nothing can be shared out
+        raise DataError(manifest.problems)
+    mine = _partitions(*table, config.partition_by, config.run_seed, num_partitions).of(partition_id)
+    return replace(manifest, utterances=tuple(manifest.utterances[index] for index in mine))
+
+
+@lru_cache(maxsize=2)  # the train and the held-out split
+def _manifest(data: str, split: str, text_column: str, need_text: bool = True) -> Manifest:
+    return read_manifest(data, split=split or None, text_column=text_column, need_text=need_text)
+
+
+@lru_cache(maxsize=2)
+def _partitions(data: str, split: str, text_column: str, need_text: bool, by: str, seed: int, count: int) -> Partitions:
+    return Partitions(_manifest(data, split, text_column, need_text).utterances, count, by, seed=seed)

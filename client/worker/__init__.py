@@ -1,0 +1,1 @@
+"""The resident worker: a process that keeps a device's engine between messages."""

@@ -1,0 +1,177 @@
+"""`zo-asr-worker`: the resident worker of a device; `status` and `cancel` talk to one that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from client.worker.client import WorkerClient, read_token
+from client.worker.listen import expect_local, notify, socket_path
+from client.worker.view import Follower, show
+from zo_common.cli import run_typer
+from zo_common.errors import ConfigError
+
+DEFAULT_LISTEN = "unix:/run/zo-asr/worker.sock"
+app = typer.Typer(
+    help="Keep model, recordings and rounds of this device warm between Flower's messages.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Listen = Annotated[str, typer.Option(help="unix:/path, or a loopback address and port.", envvar="ZO_ASR_LISTEN")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with the secret that callers on a port must know.")]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the worker is to run."""
+
+    listen: str
+    token: str
+    state: Path
+    own: dict[str, Any]
+    orphan_seconds: float
+    stop_seconds: float
+    max_epsilon: float = 0.0
+    max_delta: float = 1e-6
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "",
+    data: Annotated[str, typer.Option(help="This device's recordings: a folder with metadata.csv.")] = "",
+    listen: Listen = DEFAULT_LISTEN,
+    state: Annotated[Path | None, typer.Option(help="Folder of what survives a restart.")] = None,
+    token_file: TokenFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of forward passes.")] = "auto",
+    torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
+    train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
+    text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
+    loss_check: Annotated[bool | None, typer.Option(help="Compare the loss with the full window's once.")] = None,
+    orphan_seconds: Annotated[float, typer.Option(min=0, help="How long work goes on that nobody waits for.")] = 15.0,
+    stop_seconds: Annotated[float, typer.Option(min=0, help="How long a stop waits for the step in progress.")] = 60.0,
+    max_epsilon: Annotated[float, typer.Option(min=0, help="Privacy all runs may spend; 0 sets no limit.")] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="The δ at which max-epsilon is meant.")] = 1e-6,
+) -> None:
+    """Run the worker until SIGTERM or Ctrl-C; both leave a saved state and end with status 0."""
+    if ctx.invoked_subcommand is not None:
+        return
+    if not model or not data:
+        raise ConfigError("model or data is missing: give --model and --data, or a command such as status")
+    own = {"model": model, "data": data, "device": device, "precision": precision, "torch-threads": torch_threads}
+    if loss_check is not None:
+        own["loss-check"] = loss_check
+    own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
+    token = read_token(token_file) if token_file else ""
+    run_worker(
+        Options(
+            listen, token, state or default_state_folder(), own, orphan_seconds, stop_seconds, max_epsilon, max_delta
+        )
+    )
+
+
+def default_state_folder() -> Path:
+    """systemd's `$STATE_DIRECTORY`, else a folder of the user's."""
+    given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else Path.home() / ".local" / "state" / "zo-asr"
+
+
+def log(word: str) -> None:
+    """One line on stderr with the time; nothing where it cannot be written, as on a full disk."""
+    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {word}\n"
+    with suppress(OSError):
+        os.write(2, line.encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
+
+
+def run_worker(options: Options) -> None:
+    """Load, recover, listen; return after a signal once the state is on disk."""
+    stop = threading.Event()
+    expect_local(options.listen, options.token)  # before the model is loaded
+    from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
+    from client.worker.desk import Desk
+    from client.worker.host import Host
+    from client.worker.journal import Journal
+    from client.worker.service import start_server
+
+    journal = Journal(options.state, log)
+    desk = Desk(options.orphan_seconds, log)
+    account = None
+    if options.max_epsilon:
+        account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
+        log(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
+    host = Host(options.own, journal, desk, log, account)
+    host.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    server, _, address = start_server(host, desk, options.listen, options.token)
+    log(f"listening on {address}, state in {options.state}")
+    notify("READY=1")
+    stop.wait()
+    notify("STOPPING=1")
+    log("stopping")
+    ended = desk.close(options.stop_seconds)
+    server.stop(grace=1.0).wait(3.0)
+    path = socket_path(options.listen)
+    if path is not None:
+        path.unlink(missing_ok=True)
+    if not ended:
+        log(f"the step in progress takes longer than {options.stop_seconds:g} s: round {host.have_round} is saved")
+        os._exit(0)  # its thread cannot be ended otherwise
+    host.save()
+    journal.close()
+    log(f"stopped at round {host.have_round}")
+
+
+def _ask(listen: str, token_file: Path | None, question: Callable[[WorkerClient], Any]) -> Any:
+    token = read_token(token_file) if token_file else ""
+    with WorkerClient(listen, token, timeout=10.0) as worker:
+        return question(worker)
+
+
+@app.command()
+def status(
+    listen: Listen = DEFAULT_LISTEN,
+    token_file: TokenFile = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Show progress until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """What the worker holds and does."""
+
+    def look(worker: WorkerClient) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(worker.info().status)
+        return found
+
+    if follow:
+        with Follower() as follower:
+            _ask(listen, token_file, lambda worker: follower.run(lambda: look(worker)))
+        return
+    found = _ask(listen, token_file, look)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found)
+
+
+@app.command()
+def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> None:
+    """Stop the work in progress after its step; the server is told so."""
+    word = _ask(listen, token_file, lambda worker: worker.cancel())
+    print(f"stopping the {word}" if word else "nothing to stop")
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

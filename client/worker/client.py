@@ -1,0 +1,178 @@
+"""Talk to the resident worker: on its Unix socket, or on a loopback port with a token. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from client.place import Place
+from client.worker.worker_pb2 import (
+    CancelRequest,
+    Event,
+    InfoReply,
+    InfoRequest,
+    Progress,
+    Request,
+)
+from client.worker.worker_pb2_grpc import WorkerStub
+from zo_common.errors import ConfigError, ZOError
+
+MESSAGE_BYTES = 64 << 20
+_RETRY_SECONDS = 0.3
+_OPTIONS = [
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),  # the worker is on this machine
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class WorkerError(ZOError):
+    """The worker cannot be reached, or refused what it was asked; the message says why."""
+
+
+def read_token(path: Path) -> str:
+    """The shared secret in a file.
+
+    Raises:
+        ConfigError: the file cannot be read, others may read it, or what it holds is too short to be a secret.
+    """
+    try:
+        with path.open(encoding="ascii") as file:
+            mode = os.fstat(file.fileno()).st_mode & 0o777
+            token = file.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not ASCII"
+        raise ConfigError(f"token file {path} cannot be read ({reason}): check the path and its rights") from None
+    if mode & 0o077:
+        raise ConfigError(f"token file {path} has mode {mode:04o}, expected 0600: run chmod 600 on it")
+    if len(token) < 16:
+        raise ConfigError(f"token file {path} holds {len(token)} characters, expected at least 16: write a random one")
+    return token
+
+
+def make_request(
+    payload: bytes, settings: Mapping[str, Any], place: Place, content: Request.Content = Request.PLAN
+) -> Request:
+    """What a ClientApp hands on: the server's bytes, the run config, and which device this is."""
+    return Request(
+        payload=payload,
+        content=content,
+        settings=json.dumps(dict(settings)),
+        client_id=place.client_id,
+        partition_id=place.partition_id,
+        num_partitions=place.num_partitions,
+    )
+
+
+class WorkerClient:
+    """A connection that survives the worker's restart.
+
+    Args:
+        address: `unix:/path` or `127.0.0.1:port`.
+        token: the worker's secret, needed on a port.
+        wait: seconds to go on trying while the worker cannot be reached, as during its restart.
+        timeout: seconds for one question in all.
+    """
+
+    def __init__(self, address: str, token: str = "", *, wait: float = 0.0, timeout: float = 10.0) -> None:
+        self.address = address
+        self._wait, self._timeout = wait, timeout
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        self._stub: Any = WorkerStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> WorkerClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def info(self, hello: Request | None = None) -> InfoReply:
+        """What the worker holds and does; with `hello`, also its introduction to that run's server.
+
+        Raises:
+            WorkerError: as all questions.
+        """
+        (answer,) = self._ask(lambda **how: [self._stub.Info(InfoRequest(hello=hello), **how)])
+        found: InfoReply = answer
+        return found
+
+    def sync(self, request: Request) -> bytes:
+        """Catch up; the packed reply for the server."""
+        return self._reply(lambda **how: [self._stub.Sync(request, **how)])
+
+    def train(self, request: Request, on_progress: Callable[[Progress], None] = lambda progress: None) -> bytes:
+        """Train, or attach to the same training; the packed reply, which may be that the worker is busy."""
+        return self._reply(lambda **how: self._stub.Train(request, **how), on_progress)
+
+    def evaluate(self, request: Request, on_progress: Callable[[Progress], None] = lambda progress: None) -> bytes:
+        """As `train`, for an evaluation."""
+        return self._reply(lambda **how: self._stub.Evaluate(request, **how), on_progress)
+
+    def cancel(self) -> str:
+        """Stop the work in progress; a word on what was stopped."""
+        (answer,) = self._ask(lambda **how: [self._stub.Cancel(CancelRequest(), **how)])
+        return str(answer.word)
+
+    def _reply(
+        self,
+        call: Callable[..., Iterable[Event]],
+        on_progress: Callable[[Progress], None] = lambda progress: None,
+    ) -> bytes:
+        def take(event: Event) -> None:
+            if event.WhichOneof("what") == "progress":
+                on_progress(event.progress)
+
+        events = self._ask(call, take)
+        last = events[-1] if events else Event()
+        found = {"busy": last.busy.reply, "reply": last.reply}.get(str(last.WhichOneof("what")))
+        if found is None:
+            raise WorkerError(f"the worker at {self.address} ended without an answer: look at its log")
+        return bytes(found)
+
+    def _ask(self, call: Callable[..., Iterable[Any]], on_event: Callable[[Any], None] = lambda _: None) -> list[Any]:
+        """Ask until there is an answer; the last event of a stream. A lost worker is asked again until it is back."""
+        deadline = time.monotonic() + self._timeout
+        lost: float | None = None
+        while True:
+            last: list[Any] = []
+            try:
+                for event in call(timeout=max(0.01, deadline - time.monotonic()), metadata=self._metadata):
+                    lost, last = None, [event]
+                    on_event(event)
+                return last
+            except grpc.RpcError as error:
+                now = time.monotonic()
+                lost = now if lost is None else lost
+                if error.code() != grpc.StatusCode.UNAVAILABLE or now > min(lost + self._wait, deadline):
+                    raise self._explain(error) from None
+            time.sleep(_RETRY_SECONDS)
+
+    def _explain(self, error: Any) -> WorkerError:
+        code, details = error.code(), " ".join(str(error.details()).split())
+        where = f"the worker at {self.address}"
+        if code == grpc.StatusCode.UNAVAILABLE:
+            return WorkerError(
+                f"{where} could not be reached for {self._wait:g} s ({details}): start zo-asr-worker, or correct "
+                "worker-address"
+            )
+        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+            return WorkerError(
+                f"{where} did not answer within {self._timeout:g} s: raise round-timeout or lower local-steps"
+            )
+        if code == grpc.StatusCode.UNAUTHENTICATED:
+            return WorkerError(f"{where} refused the token: give worker-token-file the file that the worker has")
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return WorkerError(f"{where} refused the message ({details}): lower message-bytes")
+        if code == grpc.StatusCode.INVALID_ARGUMENT:
+            return WorkerError(f"{where} refused the request: {details}")
+        return WorkerError(f"{where} failed ({details}): look at its log")

@@ -1,0 +1,359 @@
+"""The worker's own: its model, recordings and saved state, and what it does with each request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from client.device import requests as device
+from client.device.calibration import WITH_LIMIT, calibrate
+from client.device.engine import Engine
+from client.device.privacy_account import PrivacyAccount
+from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
+from client.place import Place
+from client.worker.desk import Desk, Work
+from client.worker.job import Job, Kind, Request
+from client.worker.journal import Journal, SavedState
+from client.worker.worker_pb2 import Request as WorkerRequest
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, ModelNotFound, ZOError
+from zo_common.ledger.snapshot import SnapshotPart, decode_part
+from zo_common.speech.manifest import read_manifest
+from zo_common.speech.stamp import stamp
+from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
+from zo_common.wire.evaluation import EvaluationReply, encode_evaluation
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
+
+_PROBLEMS_SHOWN = 10
+_MAX_HELLOS = 8
+_EX_SOFTWARE = 70
+
+
+class Host:
+    """Answers requests with one engine; everything but `hello` and `status` runs on the desk's thread.
+
+    Args:
+        own: settings of this device in kebab-case, which win over a run's: model, data, device, precision …
+        on_word: hears what the operator should know, a line each.
+        account: what the device's owner allows all runs to learn.
+    """
+
+    def __init__(
+        self,
+        own: dict[str, Any],
+        journal: Journal,
+        desk: Desk,
+        on_word: Callable[[str], None],
+        account: PrivacyAccount | None = None,
+    ) -> None:
+        # a server must not choose where a device writes
+        self._own = {"feature-cache": ""} | own
+        self._journal = journal
+        self._desk = desk
+        self._on_word, self._account = on_word, account
+        self._lock = Lock()  # whoever holds it may use the engine
+        self._engine: Engine | None = None
+        self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
+        self._stamp: object = None
+        self._state = 0, 0  # round and checksum
+        self.last: dict[str, Any] = {}
+
+    def start(self) -> None:
+        """Load the model, go back to the saved state, and look at the table of recordings.
+
+        Raises:
+            ZOError: the model or the recordings cannot be read.
+        """
+        saved = self._journal.saved()
+        config = self._settings_at_start(saved)
+        with self._lock:
+            self._engine = engine = warm_engine(config)
+            if saved is not None:
+                self._journal.recover(engine, saved)
+            self._state = engine.have_round, engine.state.checksum()
+        self._stamp = stamp(config.data)
+        self._on_word(
+            f"{config.model} on {engine.device} in {engine.precision}, {self._look_at_recordings(config)} in "
+            f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
+        )
+        answer = self._journal.answer()
+        if answer is not None:
+            self._desk.remember(*answer)
+
+    def _look_at_recordings(self, config: RunConfig) -> str:
+        """How many the table lists; its problems are told."""
+        read = partial(read_manifest, config.data, split=config.train_split or None, text_column=config.text_column)
+        found, kind = read(need_text=config.needs_text), "recordings"
+        if not found.utterances and config.needs_text and (untold := read(need_text=False)).utterances:
+            found, kind = untold, "recordings without transcripts"  # which may be all that the next run needs
+        for problem in found.problems[:_PROBLEMS_SHOWN]:
+            self._on_word(f"recordings: {problem}")
+        return f"{len(found.utterances)} {kind}"
+
+    def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
+        """Those of the last run, else the defaults: the next run's may need the engine to be built again."""
+        if saved is not None:
+            try:
+                config = RunConfig.from_mapping(saved.settings | self._own)
+                warm_engine(config)
+                return config
+            except ModelNotFound:
+                raise
+            except ZOError as error:
+                self._on_word(f"the last run's settings cannot be used ({error})")
+        return RunConfig.from_mapping(self._own)
+
+    def settings(self, text: str) -> RunConfig:
+        """The run's settings with this device's own.
+
+        Raises:
+            ConfigError: not JSON, or not settings.
+        """
+        try:
+            return RunConfig.from_mapping(json.loads(text) | self._own)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"the run config is not a JSON object of settings ({str(error)[:200]})") from None
+
+    def hello(self, config: RunConfig, place: Place) -> bytes:
+        """The introduction to a run's server; while work goes on, as it was last given for the same settings."""
+        key = engine_key(config), data_key(config, place.partition_id, place.num_partitions), place.client_id
+        job = self._desk.job
+        if self._lock.acquire(timeout=30.0 if job is None else 0.2):
+            try:
+                self._prepare(config)
+                word = device.hello(config, place)
+                if "error" not in word:
+                    self._hellos[key] = word
+                    self._hellos.move_to_end(key)
+                    while len(self._hellos) > _MAX_HELLOS:
+                        self._hellos.popitem(last=False)
+            finally:
+                self._lock.release()
+        else:
+            word = self._hellos.get(key) or {"client_id": place.client_id, "error": self._busy_word(job), "stop": False}
+        return json.dumps(word).encode()
+
+    def _busy_word(self, job: Job | None) -> str:
+        doing = f"round {job.request.server_round} of another run" if job else "another introduction"
+        return f"this device is busy with {doing}: ask it again later"
+
+    def prepare(self, kind: Kind, request: Any, place: Place) -> tuple[Request, Work]:
+        """What a request is and how to answer it.
+
+        Raises:
+            ConfigError, CodecError: the settings or the bytes cannot be used.
+        """
+        config = self.settings(request.settings)
+        content = request.content
+        if kind == "sync" and is_calibration(request.payload):
+            return self._calibration(config, decode_ask(request.payload), place, request.payload)
+        if content == request.PART:
+            part = decode_part(request.payload)
+            plan, base_id, server_round, asks = None, part.base_id, part.server_round + 1, request.payload
+        else:
+            part = None
+            plan = decode_plan(request.payload)
+            base_id, server_round = plan.base_id, plan.server_round
+            # a known state has one answer, whichever rounds were sent along
+            asks = encode_plan(replace(plan, records=())) if plan.checksum else request.payload
+        looks = content == request.LOOK
+        chosen = config
+        if kind == "evaluate":
+            chosen = (device.look_settings if looks else device.held_out_settings)(config)
+        recordings = data_key(chosen, place.partition_id, place.num_partitions)
+        most = config.guard_utterances if looks else 0
+        described = repr((kind, content, engine_key(config), recordings, most, place.client_id))
+        asked = Request(
+            kind=kind,
+            digest=hashlib.sha256(described.encode() + asks).digest(),
+            server_round=server_round,
+            run=(base_id, config.run_seed, place.client_id),
+            refuse=lambda status, word: self._refusal(kind, plan, part, status, word),
+            steps=plan.local_steps if plan and kind == "train" else 0,
+            num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
+        )
+        return asked, lambda job: self._work(job, config, plan, part, place, content)
+
+    def _calibration(
+        self, config: RunConfig, ask: CalibrationAsk, place: Place, payload: bytes
+    ) -> tuple[Request, Work]:
+        """As `prepare`, of a calibration's question."""
+
+        def refuse(status: Status, word: str) -> bytes:
+            return encode_answer(CalibrationAnswer(status, ask.seed, ask.client_id, message=word))
+
+        def work(job: Job) -> tuple[bytes, bool]:
+            started, status = time.monotonic(), "stopped"
+            with self._lock:
+                self._prepare(config)
+                try:
+                    if self._account is not None:
+                        found = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
+                    else:
+                        found = calibrate(config, ask, place, self._synced)
+                    status = found.status.name.lower() + (f": {found.message}" if found.message else "")
+                finally:
+                    self._settle()
+                    self._tell(job, status, time.monotonic() - started)
+            return encode_answer(found), False
+
+        described = repr(("calibrate", engine_key(config), place)).encode()
+        digest = hashlib.sha256(described + payload).digest()
+        return Request("sync", digest, 1, (0, config.run_seed, ask.client_id), refuse), work
+
+    def _refusal(self, kind: Kind, plan: Plan | None, part: SnapshotPart | None, status: Status, word: str) -> bytes:
+        have = self._state[0]
+        if part is not None:
+            return encode_reply(Reply(status, part.server_round, have, part.client_id, 0, 0, message=word))
+        assert plan is not None
+        rnd, client = plan.server_round, plan.client_id
+        if kind == "evaluate":
+            return encode_evaluation(EvaluationReply(status, rnd, have, client, 0, message=word))
+        return encode_reply(Reply(status, rnd, have, client, plan.seed, 0, message=word))
+
+    def _work(
+        self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, content: int
+    ) -> tuple[bytes, bool]:
+        """On the desk's thread: the packed reply, and whether it may be given again."""
+        started, status, settled = time.monotonic(), "stopped", False
+        with self._lock:
+            self._prepare(config)
+            try:
+                reply: Reply | EvaluationReply
+                if part is not None:
+                    reply = device.take_part(config, part, self._synced)
+                elif plan is not None and content == WorkerRequest.REBUILD:
+                    reply = device.rebuild(config, plan, self._synced)
+                elif plan is not None and job.request.kind == "train":
+                    reply = device.train(config, plan, place, job.on_step, self._synced, self._account)
+                elif plan is not None and job.request.kind == "evaluate":
+                    ask = device.look if content == WorkerRequest.LOOK else device.evaluate
+                    reply = ask(config, plan, place, job.on_progress, self._synced, self._account)
+                else:
+                    assert plan is not None
+                    reply = device.sync(config, plan, self._synced)
+                status = reply.status.name.lower() + (f": {reply.message}" if reply.message else "")
+                # only training moves weights after they were looked at
+                settled = reply.status is Status.OK and job.request.kind != "train"
+            finally:
+                if not settled:
+                    self._settle()
+                self._tell(job, status, time.monotonic() - started)
+            answer = encode_evaluation(reply) if isinstance(reply, EvaluationReply) else encode_reply(reply)
+            again = reply.status is Status.OK and job.request.kind != "sync"
+            if again:
+                self._journal.save_answer(job.request.digest, answer)
+            return answer, again
+
+    def _prepare(self, config: RunConfig) -> None:
+        """The engine and the recordings for these settings; a user error is told by whoever uses them."""
+        if self._engine is not None and engine_key(self._engine.config) != engine_key(config):
+            self._on_word("other settings: the model is loaded again")
+            self._engine = None  # one model in memory
+        if self._engine is None:
+            with suppress(ZOError):
+                self._engine = engine = warm_engine(config)
+                self._state = engine.have_round, engine.state.checksum()
+        now = stamp(config.data)
+        if now != self._stamp:
+            self._on_word("the table of recordings has changed: it is read again")
+            self._stamp = now
+            forget_recordings()
+
+    def _synced(self, engine: Engine) -> None:
+        """The weights are a global state: remember which, here and on disk."""
+        self._engine = engine
+        self._state = engine.have_round, engine.state.checksum()
+        self._journal.save(engine)
+
+    def _settle(self) -> None:
+        """After any work, also one that failed: memory and disk agree on a global state.
+
+        What a failure may leave is known by its checksum. Where that is off or cannot be computed, the model is loaded
+        again; where that fails too, as after an error of a GPU that stays, the process ends and a service manager
+        starts another.
+        """
+        engine = self._engine
+        if engine is None:
+            return
+        try:
+            same_round = engine.have_round == self._state[0]
+            if engine.state.checksum() == (self._state[1] if same_round else engine.known_checksum):
+                if not same_round:
+                    self._synced(engine)
+                return
+            word = "the weights are not those of a round that is known"
+        except Exception as error:
+            word = f"the weights cannot be looked at after this work ({_named(error)})"
+        self._on_word(f"{word}: the model is loaded again")
+        try:
+            engine.rebuild()
+            self._synced(engine)
+        except Exception as error:
+            self._on_word(
+                f"the model cannot be loaded again ({_named(error)}): the worker ends and must be started anew"
+            )
+            os._exit(_EX_SOFTWARE)
+
+    def _tell(self, job: Job, status: str, seconds: float) -> None:
+        r = job.request
+        self.last = {"kind": r.kind, "round": r.server_round, "status": status, "seconds": round(seconds, 3)}
+        self.last["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._on_word(f"{r.kind} round {r.server_round}: {' '.join(status.split())} after {seconds:.1f} s")
+
+    def save(self) -> None:
+        """Bring the disk to the present state, if nothing uses the engine."""
+        if self._engine is not None and self._lock.acquire(timeout=1.0):
+            try:
+                self._journal.save(self._engine)
+            finally:
+                self._lock.release()
+
+    @property
+    def have_round(self) -> int:
+        """The round whose state the weights are, local steps aside."""
+        return self._state[0]
+
+    def _reached(self) -> int:
+        """The checksum of the weights themselves; while they are in use, or cannot be looked at, the last one known."""
+        engine = self._engine
+        if engine is not None and self._lock.acquire(blocking=False):
+            try:
+                return engine.state.checksum()
+            except Exception:  # whoever uses the engine next finds out, and settles it
+                return self._state[1]
+            finally:
+                self._lock.release()
+        return self._state[1]
+
+    def status(self, *, look: bool = True) -> dict[str, Any]:
+        """What people and scripts want to know; with `look` the checksum is computed anew where nothing is going on."""
+        engine = self._engine
+        checksum = self._reached() if look else self._state[1]
+        return {
+            "model": self._own.get("model", ""),
+            "data": self._own.get("data", ""),
+            "device": str(engine.device) if engine else "",
+            "precision": str(engine.precision) if engine else "",
+            "fingerprint": engine.fingerprint if engine else "",
+            "trained_tensors": engine.config.trained_tensors if engine else "",
+            "round": self._state[0],
+            "start_round": engine.start_round if engine else 0,
+            "checksum": f"{checksum:016x}",
+            "last": self.last,
+            "state_folder": str(self._journal.folder),
+            "unsaved": self._journal.unsaved,
+        }
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

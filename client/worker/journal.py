@@ -1,0 +1,288 @@
+"""What a device keeps on disk: enough to be back at a verified global state after a crash at any moment.
+
+Of the state folder, `device.state` says what the engine was built with and after which round the ledger starts,
+`snapshot.bin` holds what the device started from if that was not the base, `ledger.zo` the rounds since, `answer.bin`
+the last answer. Whatever does not fit together is noticed at the next start, which then is from the base model.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import struct
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.device.engine import Engine
+from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
+from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import LedgerHeader, describe_tensors
+from zo_common.ledger.record import Record, all_updates
+from zo_common.ledger.replay import apply_all
+from zo_common.wire.plan import Status
+
+_STATE, _SNAPSHOT, _ANSWER = b"ZOST", b"ZOSN", b"ZOAN"
+_VERSION = 1
+_DIGEST_BYTES = 32
+_START = struct.Struct("<IQ")
+
+
+@dataclass(frozen=True)
+class SavedState:
+    """`device.state`: run settings of the engine, base model, and where the ledger starts.
+
+    Attributes:
+        after: the ledger's first round is the one after; the snapshot's round, or 0.
+        last_round: the round whose state checksum is `checksum`.
+    """
+
+    settings: dict[str, Any]
+    fingerprint: str
+    after: int
+    last_round: int
+    checksum: int
+
+
+class Journal:
+    """The state folder of one worker.
+
+    Attributes:
+        unsaved: why the present state is not on disk, empty if it is.
+
+    Raises:
+        ConfigError: another worker uses the folder, or it cannot be made.
+    """
+
+    def __init__(self, folder: Path, on_word: Callable[[str], None]) -> None:
+        self.folder = folder
+        self.unsaved = ""
+        self._on_word = on_word
+        self._ledger_path = folder / "ledger.zo"
+        self._file: LedgerFile | None = None
+        self._identity: tuple[object, ...] = ()  # of the engine whose rounds are in the file
+        self._start_on_disk = (0, 0)  # round and checksum of snapshot.bin
+        self._stated = (0, 0)  # round and checksum in device.state
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = (folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigError(f"state folder {folder} cannot be written ({error.strerror}): name another") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ConfigError(f"another worker uses state folder {folder}: stop it, or name another folder") from None
+
+    def close(self) -> None:
+        """Let another worker have the folder."""
+        self._lock.close()
+
+    def saved(self) -> SavedState | None:
+        """`device.state`; None, with a word unless there is none, where it cannot be used."""
+        try:
+            raw = json.loads(unseal((self.folder / "device.state").read_bytes(), _STATE, _VERSION))
+            return _checked(SavedState(**raw))
+        except FileNotFoundError:
+            return None
+        except (OSError, ZOError, ValueError, TypeError, RecursionError) as error:
+            self._start_anew(error)
+            return None
+
+    def recover(self, engine: Engine, saved: SavedState) -> None:
+        """From the base to the newest saved state that can be verified; a word and the base where there is none."""
+        try:
+            self._recover(engine, saved)
+        except (OSError, ZOError) as error:
+            self._file = None
+            self._start_anew(error)
+            engine.rebuild()
+
+    def _start_anew(self, error: Exception) -> None:
+        self._on_word(f"the state in {self.folder} cannot be used ({error}): starting from the base model")
+
+    def _recover(self, engine: Engine, saved: SavedState) -> None:
+        if saved.fingerprint != engine.fingerprint:
+            raise LedgerError(f"it is of base model {saved.fingerprint[:16]}, this one is {engine.fingerprint[:16]}")
+        if saved.after:
+            self._recover_start(engine, saved.after)
+        if not self._ledger_path.exists():
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a record torn by a crash is what this is for
+            file = LedgerFile.open(self._ledger_path, saved.after)
+        if _fixed(file.ledger.header) != _fixed(_header(engine)):
+            raise LedgerError("its ledger is of other tensors or another base model")
+        records = file.ledger.records
+        count, checksum = _verifiable(records, saved)
+        apply_all(engine.state, all_updates(records[:count]))
+        engine.applied = list(records[:count])
+        if count and engine.state.checksum() != checksum:
+            raise ChecksumMismatch(f"replay does not reach the checksum {checksum:016x} of round {engine.have_round}")
+        if count < len(records):
+            self._on_word(f"{len(records) - count} saved rounds after round {engine.have_round} cannot be verified")
+        self._file, self._identity = file, _identity(engine)
+        self._stated = saved.last_round, saved.checksum
+
+    def _recover_start(self, engine: Engine, after: int) -> None:
+        body = unseal((self.folder / "snapshot.bin").read_bytes(), _SNAPSHOT, _VERSION)
+        if len(body) < _START.size:
+            raise CodecError("its snapshot is too short")
+        start, checksum = _START.unpack_from(body)
+        if start != after:
+            raise LedgerError(f"its snapshot is of round {start}, its ledger starts after round {after}")
+        if engine.start_from(body[_START.size :], start, checksum) is not Status.OK:
+            raise ChecksumMismatch(f"its snapshot does not reach the checksum {checksum:016x} of round {start}")
+        engine.snapshot = None
+        self._start_on_disk = start, checksum
+
+    def save(self, engine: Engine) -> None:
+        """Bring the folder to the engine's state, which must be a global one; a word where that fails."""
+        try:
+            self._save(engine)
+        except (OSError, ZOError) as error:
+            self._file = self._reopened()
+            if not self.unsaved:
+                self._on_word(f"the state of round {engine.have_round} is not saved: {error}")
+            self.unsaved = f"round {engine.have_round}: {error}"
+        else:
+            self.unsaved = ""
+
+    def _save(self, engine: Engine) -> None:
+        identity = _identity(engine)
+        if self._file is None or self._identity != identity:
+            self._begin(engine)
+            self._identity = identity
+        file = self._file
+        assert file is not None
+        kept = _common(file.ledger.records, engine.applied)
+        file.cut(engine.start_round + kept)
+        file.extend(engine.applied[kept:])
+        if engine.applied and not engine.applied[-1].checksum:
+            self._write_state(engine, engine.have_round, engine.state.checksum())
+
+    def _begin(self, engine: Engine) -> None:
+        """Start files of another history, in an order that leaves no two that could be taken for one another.
+
+        Without its ledger, what is left is a whole snapshot or the base. A new snapshot beside the old `device.state`
+        is noticed by its round or by its checksum.
+        """
+        self._file = None
+        self._remove(self._ledger_path)
+        start = engine.start_round, engine.start_checksum
+        if engine.start_round and engine.snapshot is not None:
+            body = _START.pack(*start) + engine.snapshot
+            write_durably(self.folder / "snapshot.bin", seal(_SNAPSHOT, _VERSION, body))
+            engine.snapshot, self._start_on_disk = None, start
+        if engine.start_round and self._start_on_disk != start:
+            raise LedgerError("the snapshot that the device started from is not on disk")
+        self._write_state(engine, engine.start_round, engine.start_checksum or engine.base_checksum)
+        if not engine.start_round:
+            self._remove(self.folder / "snapshot.bin")
+            self._start_on_disk = 0, 0
+        self._file = LedgerFile.create(self._ledger_path, _header(engine), engine.start_round)
+
+    def _write_state(self, engine: Engine, last_round: int, checksum: int) -> None:
+        if self._file is not None and self._stated == (last_round, checksum):
+            return
+        state = SavedState(engine.config.to_mapping(), engine.fingerprint, engine.start_round, last_round, checksum)
+        body = json.dumps(asdict(state), sort_keys=True).encode()
+        write_durably(self.folder / "device.state", seal(_STATE, _VERSION, body))
+        self._stated = last_round, checksum
+
+    def _remove(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        sync_directory(self.folder)
+
+    def _reopened(self) -> LedgerFile | None:
+        """What a failed write left; None makes the next save write all files anew."""
+        if self._file is None:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return LedgerFile.open(self._ledger_path, self._file.ledger.after)
+        except (OSError, ZOError):
+            return None
+
+    def save_answer(self, digest: bytes, answer: bytes) -> None:
+        """Keep the last answer; a word where that fails."""
+        try:
+            write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer))
+        except OSError as error:
+            self._on_word(f"the last answer is not saved: {error}")
+
+    def answer(self) -> tuple[bytes, bytes] | None:
+        """The last answer's request digest and its bytes; None, with a word unless there is none."""
+        try:
+            body = unseal((self.folder / "answer.bin").read_bytes(), _ANSWER, _VERSION)
+        except FileNotFoundError:
+            return None
+        except (OSError, ZOError) as error:
+            self._on_word(f"the last answer in {self.folder} cannot be used ({error})")
+            return None
+        return body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
+
+
+def _checked(saved: SavedState) -> SavedState:
+    """What was read, if its fields are of their types.
+
+    Raises:
+        TypeError, ValueError: they are not, or out of range.
+    """
+    numbers = (saved.after, saved.last_round, saved.checksum)
+    if not isinstance(saved.settings, dict) or not isinstance(saved.fingerprint, str):
+        raise TypeError("its fields are of other types")
+    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
+        raise ValueError("a number in it is out of range")
+    return saved
+
+
+def _identity(engine: Engine) -> tuple[object, ...]:
+    """What must not change within the files."""
+    settings = json.dumps(engine.config.to_mapping(), sort_keys=True)
+    return settings, engine.fingerprint, engine.start_round, engine.start_checksum
+
+
+def _header(engine: Engine) -> LedgerHeader:
+    config = engine.config
+    return LedgerHeader(
+        fingerprint=engine.fingerprint,
+        base_checksum=engine.base_checksum,
+        model=config.model,
+        pattern=config.trained_tensors,
+        scale=config.scale,
+        epsilon=config.estimator_config.epsilon,
+        estimator=config.estimator,
+        run_seed=config.run_seed,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        tensors=describe_tensors(engine.state),
+    )
+
+
+def _fixed(header: LedgerHeader) -> tuple[object, ...]:
+    return header.fingerprint, header.base_checksum, header.scale, header.tensors
+
+
+def _verifiable(records: Sequence[Record], saved: SavedState) -> tuple[int, int]:
+    """How many of the records lead to a state whose checksum is known, and that checksum."""
+    for count in range(len(records), 0, -1):
+        record = records[count - 1]
+        checksum = record.checksum or (saved.checksum if record.server_round == saved.last_round else 0)
+        if checksum:
+            return count, checksum
+    return 0, 0
+
+
+def _common(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
+    """How many records both start with."""
+    count = 0
+    for a, b in zip(ours, theirs, strict=False):
+        if a is not b and a != b:
+            break
+        count += 1
+    return count

@@ -1,0 +1,153 @@
+"""The gRPC service of the resident worker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+
+from client.place import Place
+from client.worker.desk import Busy, Closing, Desk
+from client.worker.host import Host
+from client.worker.job import Job, Kind
+from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
+from client.worker.worker_pb2 import Busy as BusyEvent
+from client.worker.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, InfoRequest, Request
+from client.worker.worker_pb2 import Progress as ProgressEvent
+from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from zo_common.errors import ZOError
+from zo_common.wire.plan import Status
+
+MAX_CALLS = 32  # at once; each holds a thread while it waits
+_LOOK_SECONDS = 0.5
+
+
+class WorkerService(WorkerServicer):
+    """Requests to work on the desk, and how it goes back to the callers."""
+
+    def __init__(self, host: Host, desk: Desk) -> None:
+        self._host, self._desk = host, desk
+        self._counts: Counter[str] = Counter()
+
+    def Info(self, request: InfoRequest, context: Any) -> InfoReply:  # noqa: N802
+        """What the worker holds and does, and how the device introduces itself."""
+        hello = b""
+        if request.HasField("hello"):
+            try:
+                hello = self._host.hello(self._host.settings(request.hello.settings), _place(request.hello))
+            except ZOError as error:
+                _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
+
+    def Sync(self, request: Request, context: Any) -> Event:  # noqa: N802
+        """Catch up; the reply alone."""
+        events = list(self._answer("sync", request, context))
+        return events[-1] if events else Event()  # none: the caller has gone
+
+    def Train(self, request: Request, context: Any) -> Iterator[Event]:  # noqa: N802
+        """Progress and the reply of a training."""
+        yield from self._answer("train", request, context)
+
+    def Evaluate(self, request: Request, context: Any) -> Iterator[Event]:  # noqa: N802
+        """Progress and the reply of an evaluation."""
+        yield from self._answer("evaluate", request, context)
+
+    def Cancel(self, request: CancelRequest, context: Any) -> CancelReply:  # noqa: N802
+        """Stop the work in progress after its step."""
+        word = self._desk.cancel()
+        return CancelReply(cancelled=bool(word), word=word)
+
+    def status(self, *, look: bool = True) -> dict[str, Any]:
+        """The host's status (`look`: see there), the work in progress, and what happened so far."""
+        job = self._desk.job
+        return self._host.status(look=look) | {
+            "job": asdict(job.progress()) | {"callers": job.callers} if job else None,
+            "counts": dict(self._counts),
+            "memory_bytes": _resident_bytes(),
+            "pid": os.getpid(),
+        }
+
+    def _answer(self, kind: Kind, request: Request, context: Any) -> Iterator[Event]:
+        try:
+            asked, work = self._host.prepare(kind, request, _place(request))
+        except ZOError as error:
+            self._counts["malformed"] += 1
+            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        try:
+            job = self._desk.submit(asked, work)
+        except Closing:
+            _abort(context, grpc.StatusCode.UNAVAILABLE, "the worker is stopping")
+        if isinstance(job, Busy):
+            self._counts["busy"] += 1
+            reply = asked.refuse(Status.BUSY, job.word)
+            yield Event(busy=BusyEvent(seconds_left=job.seconds_left, reply=reply, word=job.word))
+            return
+        if not context.add_callback(lambda: self._desk.leave(job)):
+            self._desk.leave(job)
+            return
+        yield from self._follow(job, context)
+
+    def _follow(self, job: Job, context: Any) -> Iterator[Event]:
+        """Progress until the job ends or the caller goes, then how it ended."""
+        seen = 0
+        while not job.done and context.is_active():
+            found = job.wait(seen, _LOOK_SECONDS)
+            if found != seen and not job.done:
+                yield Event(progress=ProgressEvent(**asdict(job.progress())))
+            seen = found
+        if job.answer is not None:
+            self._counts["answered"] += 1
+            yield Event(reply=job.answer)
+        elif job.failure is not None:
+            self._counts[job.failure.kind] += 1
+            if job.failure.kind == "cancelled":
+                word = f"the work was stopped: {job.failure.word}"
+                yield Event(reply=job.request.refuse(Status.ERROR, word))
+            else:
+                codes = {"closing": grpc.StatusCode.UNAVAILABLE, "failed": grpc.StatusCode.INTERNAL}
+                _abort(context, codes[job.failure.kind], job.failure.word)
+
+
+def start_server(host: Host, desk: Desk, address: str, token: str) -> tuple[grpc.Server, WorkerService, str]:
+    """A running server on a Unix socket or a loopback port, and the address it has.
+
+    Raises:
+        ConfigError: see `client.worker.listen.bind`.
+    """
+    service = WorkerService(host, desk)
+    server = grpc.server(
+        ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="call"),
+        interceptors=[TokenCheck(token)] if token else [],
+        options=SERVER_OPTIONS,
+        maximum_concurrent_rpcs=MAX_CALLS,
+    )
+    add_WorkerServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    address = bind(server, address, token)
+    server.start()
+    return server, service, address
+
+
+def _place(request: Request) -> Place:
+    partition = request.partition_id if request.HasField("partition_id") else None
+    return Place(request.client_id, partition, max(1, request.num_partitions))
+
+
+def _abort(context: Any, code: grpc.StatusCode, word: str) -> NoReturn:
+    context.abort(code, word[:2000])
+    raise AssertionError("abort raises")
+
+
+def _resident_bytes() -> int:
+    """Memory of this process, 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    except (OSError, StopIteration, ValueError):
+        return 0

@@ -1,0 +1,1 @@
+"""Commands on what runs leave, and on what guarantees cost."""

@@ -1,0 +1,130 @@
+"""`zo-asr-ledger show | verify | replay | combine`: ledgers as files that people look at, check, use and join."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from zo_common.cli import run_typer
+from zo_common.errors import ConfigError
+from zo_common.lattice.state import LatticeState
+from zo_common.ledger.combine import combine
+from zo_common.ledger.file import read_ledger, write_ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.replay import replay, restore_state
+from zo_common.models.export import export_model
+from zo_common.models.load import load_model
+
+app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
+console = Console(soft_wrap=True, highlight=False)
+
+LedgerPath = Annotated[Path, typer.Argument(help="A ledger file, such as results/…/ledger.zo.")]
+Model = Annotated[str, typer.Option(help="The base model: a hub id or a directory; default: the one the ledger names.")]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice. It cannot change the result.")]
+
+
+@app.command()
+def show(ledger: LedgerPath, rounds: Annotated[bool, typer.Option(help="List every round.")] = False) -> None:
+    """What a ledger holds: base model, trained tensors, settings, rounds."""
+    found = read_ledger(ledger)
+    header = found.header
+    table = Table(title=str(ledger), title_justify="left", show_header=False)
+    updates = sum(c.coefficients.size for r in found.records for c in r.contributions)
+    for label, value in (
+        ("base model", f"{header.model}  fingerprint {header.fingerprint[:16]}…"),
+        ("trained", f"{header.pattern}: {len(header.tensors)} tensors, scale {header.scale}"),
+        ("estimator", f"{header.estimator}, epsilon {header.epsilon:g}, run seed {header.run_seed}"),
+        ("settings", ", ".join(f"{k} {v}" for k, v in header.settings.items())),
+        ("created", header.created),
+        ("rounds", f"{found.last_round}, {updates} directions, {ledger.stat().st_size} bytes"),
+        ("checksum", _last_checksum(found)),
+    ):
+        table.add_row(label, value)
+    console.print(table)
+    if rounds:
+        for record in found.records:
+            clients = ", ".join(str(c.client_id) for c in record.contributions) or "nobody"
+            console.print(f"round {record.server_round}: checksum {record.checksum:016x}, clients {clients}")
+
+
+def _last_checksum(ledger: Ledger) -> str:
+    checksum = ledger.records[-1].checksum if ledger.records else ledger.header.base_checksum
+    return f"{checksum:016x}" if checksum else "unknown until replayed"
+
+
+@app.command()
+def verify(ledger: LedgerPath, model: Model = "", threads: Threads = 0, deep: bool = True) -> None:
+    """Check the hash chain and, with the base model, that replay reaches the recorded checksum."""
+    found = read_ledger(ledger, tolerate_torn=False)
+    console.print(f"chain holds over {found.last_round} rounds")
+    if deep:
+        state = _replayed(found, model, threads)
+        console.print(f"replayed checksum {state.checksum():016x} with {threads or 'default'} threads")
+
+
+@app.command("replay")
+def replay_command(
+    ledger: LedgerPath,
+    output: Annotated[Path, typer.Argument(help="Directory to write; it must not exist or be empty.")],
+    model: Model = "",
+    threads: Threads = 0,
+    rounds: Annotated[int, typer.Option(help="Replay only the first rounds; -1 replays all.")] = -1,
+) -> None:
+    """Base model + ledger → a directory for `from_pretrained`, processor included."""
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} exists and is not empty: name a new directory")
+    found = read_ledger(ledger)
+    if rounds >= 0:
+        if rounds > found.last_round:
+            raise ConfigError(f"rounds is {rounds}, the ledger has {found.last_round}")
+        found = Ledger(found.header, found.records[:rounds])
+    loaded = load_model(model or found.header.model)
+    state = restore_state(loaded.model, found.header, threads=threads or None)
+    _replay_with_bar(state, found)
+    export_model(loaded.model, loaded.processor, output)
+    console.print(f"wrote {output}, checksum {state.checksum():016x}")
+
+
+@app.command("combine")
+def combine_command(
+    ledgers: Annotated[list[Path], typer.Argument(help="Two or more ledgers on one base model.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The combined ledger to write.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="One a ledger, in order; default 1 each. −1 takes an adaptation away.")
+    ] = None,
+) -> None:
+    """Add the adaptations of several ledgers on one base model."""
+    weights = weight or [1.0] * len(ledgers)
+    if len(weights) != len(ledgers):
+        raise ConfigError(f"{len(weights)} weights for {len(ledgers)} ledgers: give one --weight a ledger")
+    if output.exists():
+        raise ConfigError(f"{output} exists: name a new file")
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    joined = combine([read_ledger(path) for path in ledgers], weights, created)
+    write_ledger(output, joined)
+    console.print(f"wrote {output}: {joined.last_round} rounds, {output.stat().st_size} bytes")
+
+
+def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
+    loaded = load_model(model or ledger.header.model)
+    state = restore_state(loaded.model, ledger.header, threads=threads or None)
+    _replay_with_bar(state, ledger)
+    return state
+
+
+def _replay_with_bar(state: LatticeState, ledger: Ledger) -> None:
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replaying directions", total=None)
+        replay(state, ledger, lambda done, total: progress.update(task, completed=done, total=total))
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A deployment: its folder, certificates and processes, and the commands of its operator."""

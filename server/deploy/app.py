@@ -1,0 +1,30 @@
+"""The ServerApp of a deployment: a user error or a bad result becomes the run's status, an exit would be a timeout."""
+
+from __future__ import annotations
+
+import sys
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.app import make_server_app, output_of
+from server.run.verdict import raise_if_worse
+from zo_common.errors import ZOError
+
+app = ServerApp()
+
+
+class RunFailed(Exception):
+    """Ends a run; Flower shows its sentence as the run's details. Not a ZOError: the log has it already."""
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation."""
+    try:
+        make_server_app()(grid, context)
+        raise_if_worse(output_of(None, context))
+    except ZOError as error:
+        print(f"error: {error}", flush=True)
+        sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
+        raise RunFailed(str(error)) from None

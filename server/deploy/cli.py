@@ -1,0 +1,192 @@
+"""`zo-asr-server`: make a deployment folder, enroll devices, start and resume runs, see how all is going."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from server.deploy.certificates import client_context
+from server.deploy.deployment import Deployment, check_name
+from zo_common.cli import run_typer
+from zo_common.errors import ConfigError
+
+app = typer.Typer(help="Run a federation on many machines.", no_args_is_help=True, add_completion=False)
+# what devices and Flower say is shown as it is
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
+Run = Annotated[str, typer.Argument(help="A run: the NAME of runs/NAME.toml.", metavar="RUN")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting other than the file's.")]
+
+
+@app.command()
+def init(
+    folder: Folder,
+    host: Annotated[list[str], typer.Option(help="A name or address by which devices reach this server.")],
+    port: Annotated[int, typer.Option(help="The port that devices reach.")] = 9443,
+    superlink_port: Annotated[int, typer.Option(help="SuperLink's port on the loopback interface.")] = 9440,
+    device_port: Annotated[int, typer.Option(help="Device N's SuperNode listens on this + N, on its loopback.")] = 9500,
+    bind: Annotated[str, typer.Option(help="The address that the proxy listens on.")] = "0.0.0.0",
+    device: Annotated[list[str] | None, typer.Option(help="A device to make a key pair for.")] = None,
+    model: Annotated[str, typer.Option(help="The base model of runs, and of devices.")] = "openai/whisper-tiny.en",
+    data: Annotated[str, typer.Option(help="Where devices have their recordings.")] = "data",
+) -> None:
+    """Write a deployment folder: keys, certificates, Flower's settings, scripts, units."""
+    from server.deploy.folder import init_folder
+
+    deployment = Deployment(
+        root=folder.absolute(), hosts=tuple(host), port=port, superlink_port=superlink_port,
+        device_port=device_port, bind=bind, model=model, data=data,
+    )  # fmt: skip
+    init_folder(deployment, device or [])
+    console.print(f"wrote {folder}")
+    console.print(f"next: {deployment.root}/start.sh, then: zo-asr-server enroll {folder}")
+
+
+@app.command()
+def units(folder: Folder) -> None:
+    """Write scripts, units, Flower's settings and devices' files anew, after a change of deployment.toml or a move."""
+    from server.deploy.files import write_device_files, write_server_files
+
+    deployment = Deployment.open(folder)
+    write_server_files(deployment)
+    for device in deployment.devices().values():
+        if not device.revoked:
+            write_device_files(deployment, device)
+    console.print(f"wrote start.sh, systemd/, nginx.conf, flwr-home/, app/ and devices/ of {folder}")
+
+
+@app.command()
+def enroll(
+    folder: Folder,
+    node: Annotated[str, typer.Argument(help="The device's name; without one, all that are not registered yet.")] = "",
+    public_key: Annotated[Path | None, typer.Option(help="The device's own public key (OpenSSH, ECDSA).")] = None,
+) -> None:
+    """Register devices at the running SuperLink, and write what is carried to each."""
+    from server.deploy.devices import enroll as enroll_one
+
+    deployment = Deployment.open(folder)
+    waiting = [device.name for device in deployment.devices().values() if not (device.node_id or device.revoked)]
+    if public_key and not node:
+        raise ConfigError("--public-key needs the name of the device whose key it is")
+    if not node and not waiting:
+        raise ConfigError("no device waits for its registration: name a new one, or one to be looked up at SuperLink")
+    for name in [node] if node else waiting:
+        device = enroll_one(deployment, name, public_key)
+        console.print(f"{name}: client {device.client_id}, node {device.node_id}; carry {folder}/devices/{name}/ to it")
+
+
+@app.command()
+def revoke(folder: Folder, node: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
+    """Let a device in no more."""
+    from server.deploy.devices import revoke as revoke_one
+
+    revoke_one(Deployment.open(folder), node)
+    console.print(f"{node}: revoked; its past rounds stay in the ledgers")
+
+
+@app.command()
+def renew(
+    folder: Folder,
+    ca: Annotated[bool, typer.Option("--ca", help="Make a new authority too; every device needs its file.")] = False,
+) -> None:
+    """Make a new server certificate, for the hosts of deployment.toml."""
+    from server.deploy.folder import renew as renew_all
+
+    for step in renew_all(Deployment.open(folder), authority=ca):
+        console.print(f"now {step}")
+
+
+@app.command()
+def start(folder: Folder, run: Run, change: Changes = None) -> None:
+    """Start a run and show its log until it has finished."""
+    _begin(folder, run, change or [], resume=False)
+
+
+@app.command()
+def resume(folder: Folder, run: Run, change: Changes = None) -> None:
+    """Go on with a run from its ledger, and show its log until it has finished."""
+    _begin(folder, run, change or [], resume=True)
+
+
+@app.command()
+def follow(folder: Folder, run: Run) -> None:
+    """Show the log of a run that was started before."""
+    from server.deploy.runs import run_id_of
+
+    deployment = Deployment.open(folder)
+    _follow(deployment, folder, run, run_id_of(deployment, run))
+
+
+@app.command()
+def stop(folder: Folder, run: Run) -> None:
+    """Stop a run; `resume` goes on with it."""
+    from server.deploy.runs import stop as stop_run
+
+    stop_run(Deployment.open(folder), run)
+    console.print(f"{run}: stopped; go on with: zo-asr-server resume {folder} {run}")
+
+
+def _begin(folder: Path, run: str, changes: list[str], *, resume: bool) -> None:
+    from server.deploy.runs import begin
+
+    deployment = Deployment.open(folder)
+    _follow(deployment, folder, run, begin(deployment, run, changes, resume=resume))
+
+
+def _follow(deployment: Deployment, folder: Path, run: str, run_id: str) -> None:
+    from server.deploy.runs import follow as follow_log
+
+    try:
+        status, details = follow_log(deployment, run_id, lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        console.print(f"{run} goes on; see it with follow {folder} {run}, end it with stop {folder} {run}")
+        raise typer.Exit(130) from None
+    if status != "finished:completed":
+        console.print(f"{run}: {status}{f' ({details})' if details else ''}: resume goes on from the ledger")
+        raise typer.Exit(1)
+    console.print(f"{run}: finished; ledger and model are in {deployment.runs / run}")
+
+
+@app.command()
+def status(
+    folder: Folder,
+    run: Annotated[str, typer.Argument(help="A run to show rounds and devices of.", metavar="[RUN]")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """Processes, certificates, devices and, of a run, its last rounds."""
+    from server.deploy.status import collect, show
+
+    found = collect(Deployment.open(folder), check_name(run, "run") if run else "")
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, console)
+
+
+@app.command()
+def proxy(folder: Folder) -> None:
+    """Serve /v1/fleet/ of the SuperLink to devices, and nothing else of it, until SIGTERM."""
+    from server.deploy.proxy import make_app, serve, server_config
+
+    deployment = Deployment.open(folder)
+    served = make_app(f"https://{deployment.superlink_address}", client_context(deployment.authority))
+    serve(
+        server_config(
+            served,
+            bind=deployment.bind,
+            port=deployment.port,
+            certificate=deployment.certificate,
+            key=deployment.key,
+        )
+    )
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

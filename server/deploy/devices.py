@@ -1,0 +1,150 @@
+"""Devices of a deployment: key pairs, what is carried to each, registration at the SuperLink."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+
+from server.deploy.certificates import new_device_key, read_public_key, write_private
+from server.deploy.deployment import CONNECTION, Deployment, Device, check_name
+from server.deploy.files import write_device_files
+from server.deploy.flower import KEY_IN_USE, NODE_NOT_FOUND, FlowerError, flwr_json
+from zo_common.binary.durable import write_durably
+from zo_common.errors import ConfigError
+
+_DEVICES_AT_MOST = 10_000  # their ports on one machine, from device-port on, stay below 65536
+
+
+def add_device(deployment: Deployment, name: str, public_key: Path | None = None) -> Device:
+    """Give a device a number and write its folder, with a new private key where it brings no public key of its own.
+
+    A revoked device's name may be used again: it keeps its number and gets a new key, or the one it brings.
+
+    Raises:
+        ConfigError: the name is taken or cannot be used, or the key is not usable or another device's.
+    """
+    check_name(name, "device")
+    public = read_public_key(public_key) if public_key else None
+    with deployment.change_devices() as devices:
+        before = devices.get(name)
+        if before and not before.revoked:
+            raise ConfigError(f"device {name!r} is enrolled already: revoke it first, or take another name")
+        for other in devices.values():
+            if public and other.name != name and other.public_key == public.decode():
+                raise ConfigError(f"{public_key} is the key of device {other.name!r}: make one for each device")
+        number = before.client_id if before else max((d.client_id for d in devices.values()), default=-1) + 1
+        if number >= _DEVICES_AT_MOST or deployment.device_port + number > 65535:
+            raise ConfigError(f"there are {number} devices already: lower device-port, or start another deployment")
+        folder = deployment.device_folder_of(name)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "node.key").unlink(missing_ok=True)
+        if public is None:
+            private, public = new_device_key()
+            write_private(folder / "node.key", private)
+        write_durably(folder / "node.key.pub", public + b"\n")
+        devices[name] = Device(name, number, public.decode())
+        write_device_files(deployment, devices[name])
+        return devices[name]
+
+
+def register_device(deployment: Deployment, name: str) -> Device:
+    """Tell the running SuperLink a device's key, unless it has it.
+
+    Raises:
+        ConfigError: no such device, or a revoked one.
+        FlowerError: SuperLink is not running or refuses the key, or its database cannot be read.
+    """
+    with deployment.change_devices() as devices:
+        device = deployment.device(name)
+        if device.revoked:
+            raise ConfigError(f"device {name!r} is revoked: enroll it again to give it a new key")
+        if not (device.node_id and _listed(deployment, device.node_id)):
+            key = deployment.device_folder_of(name) / "node.key.pub"
+            write_durably(key, device.public_key.encode() + b"\n")
+            try:
+                answer = flwr_json(deployment, "supernode", "register", str(key), CONNECTION, "--name", name)
+                device.node_id = str(answer["node-id"])
+            except FlowerError as error:
+                if error.code != KEY_IN_USE:
+                    raise
+                device.node_id = _known_node(deployment, device)
+        devices[name] = device
+        return device
+
+
+def enroll(deployment: Deployment, name: str, public_key: Path | None = None) -> Device:
+    """Add a device if it is not there yet, and register it; may be repeated until it is registered."""
+    known = deployment.devices().get(check_name(name, "device"))
+    brings_other = public_key and known and read_public_key(public_key).decode() != known.public_key
+    if known is None or known.revoked or brings_other:
+        add_device(deployment, name, public_key)
+    return register_device(deployment, name)
+
+
+def revoke(deployment: Deployment, name: str) -> Device:
+    """Let a device in no more; its SuperNode ends at its next request. Its private key here is removed.
+
+    Raises:
+        ConfigError: no such device, or it is revoked already.
+        FlowerError: SuperLink is not running, or its database cannot be read.
+    """
+    with deployment.change_devices() as devices:
+        device = deployment.device(name)
+        if device.revoked:
+            raise ConfigError(f"device {name!r} is revoked already")
+        if not (device.node_id and _unregister(deployment, device.node_id)):
+            # registered under another id, or without having been told: SuperLink's database knows
+            node_id, active = _node_of_key(deployment, device.public_key)
+            if active:
+                _unregister(deployment, node_id)
+        device.revoked, device.node_id = True, ""
+        devices[name] = device
+        (deployment.device_folder_of(name) / "node.key").unlink(missing_ok=True)
+        return device
+
+
+def _listed(deployment: Deployment, node_id: str) -> bool:
+    nodes = flwr_json(deployment, "supernode", "list", CONNECTION).get("nodes", [])
+    return any(node["node-id"] == node_id and node["status"] != "unregistered" for node in nodes)
+
+
+def _unregister(deployment: Deployment, node_id: str) -> bool:
+    """Whether SuperLink had the node; in either case it has it no more."""
+    try:
+        flwr_json(deployment, "supernode", "unregister", node_id, CONNECTION)
+    except FlowerError as error:
+        if error.code == NODE_NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+def _known_node(deployment: Deployment, device: Device) -> str:
+    """The node of a key that SuperLink has already, as after a registration that was cut off before it was noted."""
+    node_id, active = _node_of_key(deployment, device.public_key)
+    if not active:
+        raise FlowerError(
+            f"SuperLink takes no key again once it was revoked: revoke {device.name} and enroll it with a new key",
+            KEY_IN_USE,
+        )
+    return node_id
+
+
+def _node_of_key(deployment: Deployment, public_key: str) -> tuple[str, bool]:
+    """The node that has a key, and whether it is let in; `flwr supernode list` shows no keys, the database does."""
+    if not deployment.database.exists():
+        return "", False  # SuperLink never ran
+    key = load_ssh_public_key(public_key.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        with closing(sqlite3.connect(f"file:{deployment.database}?mode=ro", uri=True, timeout=10.0)) as database:
+            row = database.execute("SELECT node_id, status FROM node WHERE public_key = ?", (key,)).fetchone()
+    except sqlite3.Error as error:
+        raise FlowerError(
+            f"{deployment.database} does not tell which node has the key ({error}): "
+            "find it with flwr supernode list and end it with flwr supernode unregister"
+        ) from None
+    # ids are unsigned, the database's integers are not
+    return (str(row[0] % 2**64), row[1] != "unregistered") if row else ("", False)

@@ -1,0 +1,252 @@
+"""Who takes part: every node introduces itself once, before its first training, whenever it comes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.messaging.foreign_text import plain, printable
+from server.rounds.exchange import CONTENT, ask, serialised_size
+from server.rounds.validation import MAX_EXAMPLES
+from server.run.log import ByteCounts
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+
+DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
+_NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
+_MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
+_FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
+_MOST_ROUNDS_APART = 32
+_BUSY = "this device is busy"  # what a worker says that serves another run; it soon is free again
+
+
+@dataclass
+class Introductions:
+    """What introductions cost and told: bytes both ways, and recordings that devices skipped as bad."""
+
+    down: ByteCounts = field(default_factory=ByteCounts)
+    up: ByteCounts = field(default_factory=ByteCounts)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One device: Flower's node id, our client id, how many utterances it has, what it said of its base, its name."""
+
+    node_id: int
+    client_id: int
+    num_examples: int
+    description: dict[str, Any]
+    name: str = ""
+
+
+def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
+    """Node ids once at least `least` are connected.
+
+    Raises:
+        ConfigError: too few after `timeout` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        nodes = sorted(grid.get_node_ids())
+        if len(nodes) >= least:
+            return nodes
+        if time.monotonic() > deadline:
+            raise ConfigError(f"{len(nodes)} devices are connected after {timeout:g} s, min-clients is {least}")
+        time.sleep(0.5)
+
+
+class _Roll:
+    """Takes the devices' answers one by one and sorts them into members and problems."""
+
+    def __init__(self, told: Introductions) -> None:
+        self.members: dict[int, Member] = {}
+        self.words: dict[int, str] = {}
+        self.stop = False
+        self._told = told
+        self._description: dict[str, Any] = {}
+        self._problems: list[str] = []
+        self._refusals: dict[str, list[str]] = {}
+
+    def take(self, answer: Message) -> None:
+        """One node's answer, whatever it is."""
+        node = answer.metadata.src_node_id
+        if answer.has_error():
+            self._problem(node, f"node {node} did not answer ({answer.error.reason})")
+            return
+        try:
+            record = answer.content.config_records[CONTENT]
+            if "error" in record:
+                self._problem(node, f"node {node}: {plain(str(record['error']))}")
+                return
+            payload = record["hello"]
+            if not isinstance(payload, bytes) or len(payload) > _MOST_HELLO_BYTES:
+                raise ValueError(f"expected at most {_MOST_HELLO_BYTES} bytes")
+            self._told.up.add(len(payload), serialised_size(answer.content))
+            word = json.loads(payload)
+            if not isinstance(word, dict):
+                raise ValueError("expected a JSON object")
+            self._read(node, word)
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            self._problem(node, f"node {node} introduced itself with malformed bytes ({str(error)[:200]})")
+
+    def _problem(self, node: int, word: str) -> None:
+        self._problems.append(word)
+        self.words[node] = word
+
+    def _read(self, node: int, word: dict[str, Any]) -> None:
+        if "error" in word:
+            self.stop = self.stop or bool(word.get("stop"))
+            what, who = printable(str(word["error"])[:20_000]), plain(str(word.get("client_id")), 20)
+            self._refusals.setdefault(what, []).append(who)
+            self.words[node] = f"device {who}: {what}"
+            return
+        client, examples, skipped = (word.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
+        if not all(type(number) is int for number in (client, examples, skipped)):
+            raise ValueError("expected whole numbers")
+        member = Member(node, client, examples, self._shared(word), plain(str(word.get("name", "")), 100))
+        if not (0 <= member.client_id < 1 << 64 and 1 <= member.num_examples <= MAX_EXAMPLES):
+            claim = f"client id {member.client_id} and {member.num_examples} examples"
+            self._problem(node, f"node {node} claims {claim}")
+            return
+        if skipped > 0:
+            self._told.skipped[str(member.client_id)] = skipped
+        self.members[node] = member
+
+    def _shared(self, word: dict[str, Any]) -> dict[str, Any]:
+        """What a device says of its base model; devices that say the same share it, however many they are."""
+        said = {key: value for key, value in word.items() if key in DESCRIPTION}
+        if said != self._description:
+            self._description = said
+        return self._description
+
+    def problems(self) -> list[str]:
+        """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
+        return self._problems + [
+            f"device{'s' if len(who) > 1 else ''} {', '.join(who)}: {what}" for what, who in self._refusals.items()
+        ]
+
+
+def _call_the_roll(
+    grid: Grid, nodes: Iterable[int], timeout: float, told: Introductions, also: Mapping[str, str]
+) -> _Roll:
+    content = ConfigRecord({"hello": b"", **also})
+    messages = [
+        Message(RecordDict({CONTENT: content}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
+    ]
+    for message in messages:
+        told.down.add(0, serialised_size(message.content))
+    roll = _Roll(told)
+    for answer in ask(grid, messages, timeout):
+        roll.take(answer)
+    return roll
+
+
+class Roster:
+    """The devices of a run, and which of them are online.
+
+    Attributes:
+        members: by node id, all that introduced themselves with what this run needs.
+        online: node ids that were connected at the last look.
+        also: what goes with every question besides (`server.rounds.calibration.told`).
+        told: bytes of introductions both ways, and recordings that devices skipped.
+    """
+
+    def __init__(self, grid: Grid, config: RunConfig, on_word: Callable[[str], None]) -> None:
+        self.members: dict[int, Member] = {}
+        self.online: set[int] = set()
+        self.told = Introductions()
+        self.also: Mapping[str, str] = {}
+        self._grid = grid
+        self._config = config
+        self._on_word = on_word
+        self._again: dict[int, tuple[int, int, str]] = {}  # node → (round to ask again, times asked, last word)
+
+    def start(self) -> None:
+        """Wait for devices and let them introduce themselves; those that cannot train are left out, with a word.
+
+        Raises:
+            ConfigError: two nodes claim one client id, a simulated device has bad recordings, or fewer than
+                `min-clients` devices can train; says why they cannot.
+        """
+        least, timeout = self._config.min_clients, self._config.round_timeout
+        nodes = wait_for_nodes(self._grid, least, timeout)
+        self.online = set(nodes)
+        roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
+        problems = roll.problems()
+        for problem in problems:
+            self._on_word(problem)
+        ids = [m.client_id for m in roll.members.values()]
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in ids if ids.count(i) > 1)
+            raise ConfigError(
+                f"two devices claim client id {twice}: set distinct client-id values in their node configs"
+            )
+        if len(roll.members) < least or roll.stop:
+            head = f"{len(roll.members)} of {len(nodes)} devices can train, min-clients is {least}:"
+            if roll.stop:
+                head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
+            raise ConfigError(
+                "\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])])
+            )
+        self.members = roll.members
+        for node in set(nodes) - set(roll.members):
+            self._ask_again_later(node, 0, roll.words.get(node, ""))
+        for client, count in self.told.skipped.items():
+            self._on_word(f"device {client} skipped {count} bad recordings")
+
+    def leave_out(self, node: int, word: str, server_round: int = 0) -> None:
+        """Take a device off the roster; it is asked again who it is some rounds later."""
+        self.members.pop(node, None)
+        if self._ask_again_later(node, server_round, word):
+            self._on_word(f"{word}; it is left out")
+
+    def _ask_again_later(self, node: int, server_round: int, word: str) -> bool:
+        """Whether the word is a new one."""
+        _, times, last = self._again.get(node, (0, 0, ""))
+        times = 0 if _BUSY in word else times
+        self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
+        return word != last
+
+    def look(self) -> None:
+        """See who is online."""
+        self.online = set(self._grid.get_node_ids())
+
+    def refresh(self, server_round: int) -> list[Member]:
+        """Look who is online; devices that are new, or were left out a while ago, introduce themselves.
+
+        Returns:
+            New members. The caller checks their base model and may `leave_out` them.
+        """
+        self.look()
+        due = [n for n in sorted(self.online - self.members.keys()) if self._again.get(n, (0,))[0] <= server_round]
+        if not due:
+            return []
+        timeout = min(_NEWCOMER_SECONDS, self._config.round_timeout)
+        roll = _call_the_roll(self._grid, due, timeout, self.told, self.also)
+        fresh = []
+        for node in due:
+            member = roll.members.get(node)
+            if member is None:
+                self.leave_out(node, roll.words.get(node, f"node {node} did not answer"), server_round)
+            elif self._takes_a_place(member, server_round):
+                self.members[node] = member
+                fresh.append(member)
+        return fresh
+
+    def _takes_a_place(self, member: Member, server_round: int) -> bool:
+        """Whether its client id is free, or that of a device which is gone: a new device with the old one's number."""
+        for node, other in list(self.members.items()):
+            if other.client_id == member.client_id:
+                if node in self.online:
+                    word = f"device {member.client_id} (node {member.node_id}) claims the client id of node {node}"
+                    self.leave_out(member.node_id, word, server_round)
+                    return False
+                del self.members[node]
+        return True

@@ -1,0 +1,60 @@
+"""Whom a round asks: devices that are online and in good standing, all of them or a seeded sample."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+
+from server.devices.roster import Member, Roster
+from server.devices.standing import Standings
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in
+
+_SAMPLING_STREAM = 1 << 42
+
+
+class Selection:
+    """Chooses among a run's devices."""
+
+    def __init__(self, config: RunConfig, roster: Roster, standings: Standings, on_word: Callable[[str], None]) -> None:
+        self._config, self._roster, self._standings, self._on_word = config, roster, standings, on_word
+
+    def _here(self) -> list[Member]:
+        roster = self._roster
+        online = [m for m in roster.members.values() if m.node_id in roster.online]
+        return [m for m in online if not self._standings.of(m.client_id).excluded]
+
+    def wait(self, server_round: int) -> None:
+        """Until `min-clients` devices are online, as after a cut network, but no longer than a round."""
+        deadline = time.monotonic() + self._config.round_timeout
+        told = False
+        while True:
+            self._roster.look()
+            here = self._here()
+            newcomers = len(self._roster.online - self._roster.members.keys())
+            if len(here) + newcomers >= self._config.min_clients or time.monotonic() > deadline:
+                return
+            if not told:
+                self._on_word(
+                    f"round {server_round}: {len(here)} devices are online, min-clients is {self._config.min_clients}: "
+                    "waiting for more"
+                )
+                told = True
+            time.sleep(0.5)
+
+    def choose(self, server_round: int) -> list[Member]:
+        """Who is asked this round: a seeded sample of those online and in good standing, if not all are wanted."""
+        config = self._config
+        members = sorted(self._here(), key=lambda m: m.client_id)
+        if server_round < config.late_round and config.late_joiners:
+            members = members[: max(1, len(members) - config.late_joiners)]
+        willing = [m for m in members if self._standings.may_be_asked(m.client_id, server_round)]
+        if len(willing) >= max(config.min_clients, config.min_replies):
+            members = willing  # else there is nobody to spare for backing off
+        wanted = math.ceil(config.clients_per_round * (1 + config.over_selection))
+        if wanted and wanted < len(members):
+            draw = random.Random(fold_in(config.run_seed, _SAMPLING_STREAM, server_round))
+            members = sorted(draw.sample(members, wanted), key=lambda m: m.client_id)
+        return members

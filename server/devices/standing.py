@@ -1,0 +1,165 @@
+"""How each device has done: who is asked again and when, who is told to rebuild, who is excluded.
+
+A server that goes on with a run reads it back from `devices.json`, so that it asks the same devices; without that file
+everyone is asked anew.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from server.devices.suspicion import Evidence
+from server.run.log import write_whole
+
+DEVICES_NAME = "devices.json"
+DRIFT = frozenset({"wrong-checksum", "client-checksum"})
+_NOT_ITS_FAULT = frozenset({"client-busy", "late", "duplicate", "catching-up", "no-majority"})
+_PATIENCE = 3  # failures in a row before rounds are skipped
+_MOST_SKIPPED = 32
+
+
+@dataclass
+class Standing:
+    """One device as the server has seen it; bytes are sums of payloads since the server started.
+
+    Attributes:
+        have_round: the last ledger round the device said it has applied.
+        last_seen_round: the last round it answered in, validly or not.
+        until_round: it is not asked before this round.
+        scalars: what its scalars, compared with the others', say of it.
+    """
+
+    client_id: int
+    node_id: int = 0
+    name: str = ""
+    have_round: int = 0
+    last_seen_round: int = 0
+    payload_up: int = 0
+    payload_down: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    failures: int = 0
+    drifts: int = 0
+    until_round: int = 0
+    excluded: bool = False
+    word: str = ""
+    scalars: Evidence = field(default_factory=Evidence)
+
+    def describe(self, server_round: int) -> dict[str, Any]:
+        """The device's entry in devices.json."""
+        entry = asdict(self)
+        backing_off = self.until_round > server_round
+        entry["refused"] = dict(self.refused)
+        entry["standing"] = "excluded" if entry.pop("excluded") else "backing-off" if backing_off else "ok"
+        return entry
+
+
+class Standings:
+    """The standing of every client that was ever a member, by client id."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, Standing] = {}
+
+    def of(self, client_id: int) -> Standing:
+        """The client's standing, a clean one if nothing is known."""
+        return self._of.setdefault(client_id, Standing(client_id))
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(self._of.values())
+
+    def may_be_asked(self, client_id: int, server_round: int) -> bool:
+        """Whether it is neither excluded nor backing off."""
+        standing = self.of(client_id)
+        return not standing.excluded and standing.until_round <= server_round
+
+    def answered(self, client_id: int, server_round: int) -> None:
+        """A valid answer: failures and drift are forgiven."""
+        standing = self.of(client_id)
+        standing.failures = standing.drifts = standing.until_round = 0
+        standing.have_round = max(server_round - 1, 0)
+        standing.last_seen_round = server_round
+        standing.word = ""
+
+    def failed(self, client_id: int, server_round: int, reason: str, detail: str) -> None:
+        """Anything but a valid answer. From the third in a row on, 1, 2, 4 … 32 rounds are skipped."""
+        standing = self.of(client_id)
+        standing.refused[reason] += 1
+        standing.word = detail
+        if reason != "no-answer":
+            standing.last_seen_round = server_round
+        if reason in _NOT_ITS_FAULT:
+            return
+        standing.failures += 1
+        if standing.failures >= _PATIENCE:
+            # the file may name any number of failures: no shift beyond what is used
+            skipped = 1 << min(standing.failures - _PATIENCE, _MOST_SKIPPED.bit_length() - 1)
+            standing.until_round = server_round + 1 + skipped
+
+    def drifted(self, client_id: int) -> bool:
+        """Its weights were not the server's. True: tell it to rebuild; False: it did rebuild, and is excluded."""
+        standing = self.of(client_id)
+        if standing.drifts:
+            standing.excluded = True
+            standing.word = "its weights were off again after a rebuild: check its base model, memory and release"
+        return not standing.excluded
+
+    def rebuilt(self, client_id: int) -> None:
+        """It says that it has built its weights anew."""
+        self.of(client_id).drifts += 1
+
+    def save(self, directory: Path, server_round: int) -> None:
+        """Write `devices.json` for people and `zo-asr-server status`."""
+        devices = [s.describe(server_round) for s in sorted(self._of.values(), key=lambda s: s.client_id)]
+        text = json.dumps({"server_round": server_round, "devices": devices}, indent=1)
+        write_whole(directory / DEVICES_NAME, text + "\n")
+
+    def load(self, directory: Path, last_round: int) -> None:
+        """Take up what an earlier server wrote, if it was of this or an earlier round; anything else is left alone."""
+        try:
+            found = json.loads((directory / DEVICES_NAME).read_text())
+            if int(found["server_round"]) > last_round:
+                return
+            known = [_standing(entry) for entry in found["devices"]]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+            return
+        self._of = {standing.client_id: standing for standing in known}
+
+    def excluded(self, client_ids: Iterable[int]) -> list[int]:
+        """Those of the given clients that are excluded."""
+        return [client for client in client_ids if self.of(client).excluded]
+
+
+def _standing(entry: dict[str, Any]) -> Standing:
+    """An entry of devices.json.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: it is not one.
+    """
+    excluded = entry.pop("standing") == "excluded"
+    scalars = Evidence(**entry.pop("scalars", {}))
+    _check(scalars)
+    refused = Counter({str(reason): int(count) for reason, count in entry.pop("refused").items()})
+    standing = Standing(**entry, refused=refused, excluded=excluded, scalars=scalars)
+    _check(standing)
+    return standing
+
+
+def _check(read: Standing | Evidence) -> None:
+    """Refuse a dataclass whose numbers and words are not such.
+
+    Raises:
+        TypeError: they are not.
+    """
+    for each in fields(read):
+        default, value = each.default, getattr(read, each.name)
+        if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
+            continue
+        expected = int if each.name == "client_id" else type(default)
+        simple = isinstance(default, int | float | str) or each.name == "client_id"
+        if simple and type(value) is not expected:
+            raise TypeError(f"{each.name} is {value!r}")

@@ -1,0 +1,197 @@
+"""Devices whose scalars have nothing to do with the others', run against them, or are somebody's copied: reported.
+
+Only with shared directions do the devices of a round measure the same K·q slopes, so that honest ones agree but for
+noise and the differences of their speech. With independent directions there is nothing to compare.
+
+1. Each round, a device's scalars are correlated with the mean of the others', every one scaled to length one, so that
+   nobody drowns the rest. Not centred: an offset added to all scalars is an attack along the sum of the directions.
+2. Fisher's z = atanh(r) of a round has variance 1 / (K·(q − 1) − 2) where the scalars have nothing to do with one
+   another (a leave-one-out step has q − 1 degrees of freedom); weighted by that and summed over the rounds it is a test
+   with power that grows with the rounds.
+3. A device is unrelated where this sum is below `UNRELATED` standard deviations although a device as related as the
+   median one would have `EXPECTED`; it is opposed below −`OPPOSED`. An honest device as related as the median one is
+   called unrelated with probability 3e-5; one whose speech differs from everybody's may be called so rightly.
+4. Scalars equal to another device's but for their size, `COPIES` rounds in a row, are nobody's own measurement: batches
+   differ. The same for those of the update that the round before recorded.
+
+A report is a word to the operator: it excludes nobody, and is taken back when the evidence is gone. What it presumes is
+an honest majority.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.ledger.record import Record
+
+if TYPE_CHECKING:
+    from server.devices.standing import Standings
+
+UNRELATED = 2.0
+EXPECTED = 6.0
+OPPOSED = 4.0
+COPIES = 3
+SAME = 0.9999  # correlation of a copy
+LEAST_TO_COPY = 6  # degrees of freedom: with fewer, chance makes two devices agree
+_ROWS = 256  # of the matrix of all pairs at a time
+NOTHING_TO_COMPARE = (
+    "with independent directions no device's scalars can be compared with the others': hostile devices are not found"
+)
+
+Vectors = NDArray[np.float64]
+
+
+@dataclass
+class Evidence:
+    """What is known of one device's scalars.
+
+    Attributes:
+        rounds: in which it could be compared.
+        information: sum of the rounds' inverse variances.
+        score: sum of the rounds' Fisher z, each times its inverse variance.
+        echoes: rounds in a row in which it sent the update of the round before.
+        report: what the operator was told; empty while there is nothing to tell.
+    """
+
+    rounds: int = 0
+    information: float = 0.0
+    score: float = 0.0
+    echoes: int = 0
+    report: str = ""
+
+    @property
+    def relation(self) -> float:
+        """Mean Fisher z over the rounds."""
+        return self.score / self.information if self.information else 0.0
+
+    @property
+    def deviations(self) -> float:
+        """How many standard deviations the score is above that of unrelated scalars."""
+        return self.score / math.sqrt(self.information) if self.information else 0.0
+
+
+class Suspicions:
+    """Looks at every round's valid scalars; evidence is kept in the devices' standings."""
+
+    def __init__(self, standings: Standings, shared: bool) -> None:
+        self._standings = standings
+        self._shared = shared
+        self._pairs: dict[tuple[int, int], int] = {}  # how many rounds in a row two devices sent the same
+
+    def look(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
+        """Take a round into account; words on devices about which there is something new to say.
+
+        Args:
+            clients: the round's valid replies.
+            last: the round before, as the ledger has it.
+        """
+        if not self._shared or len(clients) < 3:
+            return []
+        steps, queries = clients[0].projected_grads.shape
+        freedom = steps * (queries - 1)
+        if freedom < 3:
+            return []
+        ordered = sorted(clients, key=lambda c: c.client_id)
+        ids = [c.client_id for c in ordered]
+        unit = _unit(np.stack([c.projected_grads.astype(np.float64).reshape(-1) for c in ordered]))
+        self._weigh(ids, unit, freedom - 2)
+        if freedom >= LEAST_TO_COPY:
+            self._count_copies(ids, unit)
+            self._count_echoes(ids, unit, last)
+        return list(self._words(ids))
+
+    @property
+    def reported(self) -> dict[str, str]:
+        """Client id → what is held against it, of all devices of the run."""
+        return {str(s.client_id): s.scalars.report for s in self._standings if s.scalars.report}
+
+    def _weigh(self, ids: list[int], unit: Vectors, information: float) -> None:
+        others = unit.sum(axis=0) - unit
+        related = np.clip((unit * _unit(others)).sum(axis=1), -0.999999, 0.999999)
+        for client, r in zip(ids, related.tolist(), strict=True):
+            evidence = self._standings.of(client).scalars
+            evidence.rounds += 1
+            evidence.information += information
+            evidence.score += information * math.atanh(r)
+
+    def _count_copies(self, ids: list[int], unit: Vectors) -> None:
+        alike: set[tuple[int, int]] = set()
+        if not _votes(unit):
+            for start in range(0, len(ids), _ROWS):
+                rows, columns = np.nonzero(unit[start : start + _ROWS] @ unit.T > SAME)
+                alike |= {(ids[start + i], ids[j]) for i, j in zip(rows, columns, strict=True) if start + i < j}
+        here = set(ids)
+        kept = {pair: count for pair, count in self._pairs.items() if pair in alike or not here.issuperset(pair)}
+        self._pairs = kept | {pair: kept.get(pair, 0) + 1 for pair in alike}
+
+    def _count_echoes(self, ids: list[int], unit: Vectors, last: Record | None) -> None:
+        if last is None or len(last.contributions) != 1 or _votes(unit):
+            return
+        update = last.contributions[0].coefficients.astype(np.float64).reshape(1, -1)
+        if update.shape[1] != unit.shape[1]:
+            return
+        same = np.abs(unit @ _unit(update)[0]) > SAME
+        for client, echo in zip(ids, same.tolist(), strict=True):
+            evidence = self._standings.of(client).scalars
+            evidence.echoes = evidence.echoes + 1 if echo else 0
+
+    def _words(self, ids: list[int]) -> Iterator[str]:
+        known = [s.scalars.relation for s in self._standings if s.scalars.rounds]
+        typical = float(np.median(known)) if known else 0.0
+        twins = self._twins()
+        for client in ids:
+            evidence = self._standings.of(client).scalars
+            report = _report(evidence, typical, twins.get(client))
+            if report and _kind(report) != _kind(evidence.report):
+                yield f"device {client} is suspect: {report}"
+            elif evidence.report and not report:
+                yield f"device {client} is not suspect any more"
+            evidence.report = report
+
+    def _twins(self) -> dict[int, int]:
+        """Client → the lowest other id that has sent the same for `COPIES` rounds."""
+        found: dict[int, int] = {}
+        for (a, b), count in sorted(self._pairs.items()):
+            if count >= COPIES:
+                found.setdefault(a, b)
+                found.setdefault(b, a)
+        return found
+
+
+def _report(evidence: Evidence, typical: float, twin: int | None) -> str:
+    """What is held against a device; the sentence's part before the colon is the kind."""
+    found = f"{evidence.deviations:+.1f} standard deviations in {evidence.rounds} rounds"
+    if twin is not None:
+        return f"copies: its scalars are those of device {twin}, which no two batches give"
+    if evidence.echoes >= COPIES:
+        return f"copies: its scalars are the update of the round before, {evidence.echoes} rounds in a row"
+    if evidence.deviations < -OPPOSED:
+        return f"opposed: its scalars run against the others', {found}"
+    expected = typical * math.sqrt(evidence.information)
+    if expected >= EXPECTED and evidence.deviations < UNRELATED:
+        return f"unrelated: its scalars have nothing to do with the others', {found}, {expected:.1f} expected"
+    return ""
+
+
+def _kind(report: str) -> str:
+    return report.split(":", maxsplit=1)[0]
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Rows of length one; a row of zeros stays."""
+    largest = np.abs(vectors).max(axis=1, keepdims=True)
+    scaled = vectors / np.where(largest > 0, largest, 1.0)
+    length = np.sqrt(np.square(scaled).sum(axis=1, keepdims=True))
+    return np.asarray(scaled / np.where(length > 0, length, 1.0))
+
+
+def _votes(unit: Vectors) -> bool:
+    """Whether these are signs alone: of few of them, honest devices often send the same."""
+    return bool((np.abs(np.abs(unit) - np.abs(unit[:, :1])) < 1e-12).all())

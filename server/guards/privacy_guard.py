@@ -1,0 +1,202 @@
+"""The server's side of a run's privacy: how much noise, who can still be asked, and what each round is charged.
+
+What the devices' guarantee rests on stands in `zo_common.privacy.mechanism`; here it is counted. A device's account
+holds every answer it was asked for, whether one came or not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from server.devices.roster import Member
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, RunStopped
+from zo_common.ledger.file import LedgerFile, read_ledger
+from zo_common.ledger.ledger import Ledger
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog, most_spent, release_of
+from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
+from zo_common.wire.plan import Plan
+
+
+def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:
+    """The settings with the noise multiplier the run uses: the given one, the ledger's, or the least for the target.
+
+    The least is that of the device with the fewest utterances, which are drawn most often, asked in every round.
+
+    Raises:
+        ConfigError: δ is too large for so many utterances or devices, the target cannot be reached, or a run is resumed
+            with other noise.
+    """
+    settings = config.privacy_settings
+    if settings is None:
+        return config
+    if config.resume and ledger.exists():
+        kept = float(read_ledger(ledger).header.settings.get("noise-multiplier", 0.0))
+        if kept and settings.noise_multiplier in (0.0, kept):
+            return replace(config, noise_multiplier=kept)
+        return config  # `check_resumable` says what is different
+    counts = [m.num_examples for m in members]
+    settings.check_population(sum(counts) if settings.level == "example" else len(counts))
+    if settings.noise_multiplier:
+        return config
+    release, times = release_of(settings.level, 1.0, config.local_steps, config.batch_size, min(counts))
+    target = settings.target_epsilon, settings.target_delta
+    noise = noise_for(*target, times * config.num_server_rounds, release.batch, release.examples)
+    return replace(config, noise_multiplier=noise)
+
+
+class PrivacyGuard:
+    """Charges rounds to the devices' accounts, and stops the run before one of them would exceed the target.
+
+    Args:
+        config: with the noise settled.
+        ledger: the run's.
+    """
+
+    def __init__(self, config: RunConfig, settings: PrivacySettings, ledger: LedgerFile, resumed: bool) -> None:
+        self._config, self._settings, self._ledger = config, settings, ledger
+        path = Path(config.output) / LOG_NAME
+        # a run killed before its first line may have left either file alone
+        self.log = PrivacyLog.open(path) if resumed and (path.exists() or ledger.ledger.records) else _new_log(path)
+        self.log.check_against(ledger.chains, answered_rounds(ledger.ledger))
+
+    @property
+    def epsilon(self) -> float:
+        """The most any device has spent."""
+        return most_spent(self.log.spent, self._settings.target_delta)
+
+    def charge(self, server_round: int, members: list[Member]) -> list[Member]:
+        """Those who can be asked once more within the target, charged durably for the round.
+
+        Raises:
+            RunStopped: they are fewer than a round needs.
+            LedgerError: the charge cannot be written; nobody may be asked.
+        """
+        delta = self._settings.target_delta
+        after = {m.client_id: self._after(m) for m in members}
+        spent = {client: epsilon_spent(account, delta) for client, account in after.items()}
+        able = [m for m in members if spent[m.client_id] <= self._settings.target_epsilon]
+        if len(able) < min(len(members), max(1, self._config.min_replies)):
+            raise RunStopped(
+                f"the privacy budget is spent: round {server_round} would take devices from ε {self.epsilon:.3f} to "
+                f"{max(spent.values()):.3f}, target-epsilon is {self._settings.target_epsilon:g} at "
+                f"δ {delta:g}; the ledger holds the model after round {server_round - 1}"
+            )
+        if able:
+            others = most_spent(self.log.spent, delta)
+            most = max(others, *(spent[m.client_id] for m in able))
+            self.log.append(self._charge(server_round, able, most))
+        return able
+
+    def _release(self, examples: int) -> tuple[Release, int]:
+        config = self._config
+        return release_of(
+            self._settings.level, config.noise_multiplier, config.local_steps, config.batch_size, examples
+        )
+
+    def _after(self, member: Member) -> Counter[Release]:
+        release, times = self._release(member.num_examples)
+        return self.log.spent.get(member.client_id, Counter()) + Counter({release: times})
+
+    def _charge(self, server_round: int, members: Sequence[Member], epsilon: float) -> Charge:
+        devices: dict[int, list[int]] = {}
+        for member in members:
+            examples = member.num_examples if self._settings.level == "example" else 1
+            devices.setdefault(examples, []).append(member.client_id)
+        return Charge(
+            server_round=server_round,
+            ledger=self._ledger.chains[-1].hex(),
+            level=self._settings.level,
+            noise_multiplier=self._config.noise_multiplier,
+            steps=self._config.local_steps,
+            batch=self._config.batch_size,
+            devices=devices,
+            epsilon=epsilon,
+            delta=self._settings.target_delta,
+        )
+
+    def ask(self, plan: Plan, member: Member) -> Plan:
+        """The plan with what this device is to do to its scalars."""
+        config, clip_norm, noise = self._config, self._settings.clip_norm, self._config.noise_multiplier
+        if self._settings.level == "example":
+            return replace(plan, privacy=Mechanism("example", clip_norm, noise, member.num_examples))
+        masked = False
+        if self._settings.noise_by == "server":
+            noise = 0.0
+        elif config.secure_aggregation:
+            masked = True  # a device knows by itself how many shares there will be
+        else:  # a round counts from `min-replies` on: then there is noise enough in their sum
+            noise = share_of_noise(noise, config.min_replies)
+        return replace(plan, privacy=Mechanism("device", clip_norm, noise, 1, masked))
+
+    def noised(self, scalars: list[ClientScalars]) -> list[ClientScalars]:
+        """Where the server adds the noise: every reply replaced with the noisy mean of all.
+
+        A secure sum got it when it was opened.
+        """
+        settings = self._settings
+        if (
+            self._config.secure_aggregation
+            or settings.level != "device"
+            or settings.noise_by != "server"
+            or not scalars
+        ):
+            return scalars
+        mean = noised_mean([s.projected_grads for s in scalars], settings.clip_norm, self._config.noise_multiplier)
+        return [replace(s, projected_grads=mean) for s in scalars]
+
+    def describe(self) -> str:
+        """What the run promises, for the operator."""
+        s, noise = self._settings, self._config.noise_multiplier
+        who = "one utterance" if s.level == "example" else f"one device, noise by the {s.noise_by}"
+        if s.level == "device" and s.noise_by == "devices":
+            seen = "under the masks" if self._config.secure_aggregation else "each reply itself has a share of it alone"
+            who += f", {seen}"
+        return (
+            f"privacy: {s.level}-level ({who}), at most ε {s.target_epsilon:g} at δ {s.target_delta:g}; clip norm "
+            f"{s.clip_norm:g}, noise multiplier {noise:g}, spent so far ε {self.epsilon:.3f}"
+        )
+
+
+def privacy_guard(
+    config: RunConfig, ledger: LedgerFile, resumed: bool, on_word: Callable[[str], None]
+) -> PrivacyGuard | None:
+    """The guard of a run; None where it promises nothing.
+
+    Raises:
+        LedgerError, LedgerAltered: the log of what was spent is missing, or is not this ledger's.
+    """
+    settings = config.privacy_settings
+    if settings is None:
+        return None
+    guard = PrivacyGuard(config, settings, ledger, resumed)
+    on_word(guard.describe())
+    return guard
+
+
+def answered_rounds(ledger: Ledger) -> dict[int, list[int]]:
+    """Client ids of the rounds whose scalars the ledger holds; none of them where directions are shared.
+
+    A record of a guard holds scalars of earlier rounds again, times other factors: what was noised once costs nothing
+    more, and counts for the round where it stands first.
+    """
+    shared = ledger.header.settings.get("directions") == "shared"
+    found: dict[int, list[int]] = {}
+    seen: set[tuple[int, int]] = set()
+    for record in ledger.records:
+        fresh = [c for c in record.contributions if (c.seed, c.client_id) not in seen]
+        seen.update((c.seed, c.client_id) for c in fresh)
+        if fresh:
+            found[record.server_round] = [] if shared else [c.client_id for c in fresh]
+    return found
+
+
+def _new_log(path: Path) -> PrivacyLog:
+    if path.exists():
+        raise ConfigError(f"{path} exists without its ledger: name another output, or remove both files of that run")
+    return PrivacyLog.create(path)

@@ -1,0 +1,1 @@
+"""Messages with devices, and what is made of theirs."""

@@ -1,0 +1,32 @@
+"""Hooks for progress: what happens while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.run.log import RoundReport
+from server.run.model import GlobalModel
+
+if TYPE_CHECKING:
+    from server.rounds.federation import Federation
+
+
+@dataclass
+class Events:
+    """Functions that a run calls; without them it prints its messages and goes on.
+
+    Attributes:
+        on_round: after each round, once it is in the ledger.
+        on_evaluate: where an evaluation is due, with the round and the run; its result goes into the report.
+        on_word: a message to the operator.
+        on_model: once, with the server's model; None where the server has none.
+        on_stage: within long work, with a label, units done and units in all.
+    """
+
+    on_round: Callable[[RoundReport], None] = lambda report: None
+    on_evaluate: Callable[[int, Federation], dict[str, Any] | None] = lambda server_round, federation: None
+    on_word: Callable[[str], None] = print
+    on_model: Callable[[GlobalModel | None], None] = lambda held: None
+    on_stage: Callable[[str, int, int], None] = lambda label, done, total: None

@@ -1,0 +1,398 @@
+"""The round loop: plan → replies → aggregate → ledger (fsync) → weights. The ledger on disk is the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Container
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from server.devices.roster import Member, Roster
+from server.devices.selection import Selection
+from server.devices.standing import DRIFT, Standings
+from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
+from server.guards.choice import guard_for
+from server.guards.device_losses import DeviceLosses
+from server.guards.privacy_guard import privacy_guard, settle_noise
+from server.rounds.calibration import calibrate, known_tensors, told
+from server.rounds.events import Events
+from server.rounds.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
+from server.rounds.inboxes import EvaluationInbox
+from server.rounds.private_step import step_size
+from server.rounds.secure_round import secure_aggregation
+from server.rounds.sync_inbox import SyncInbox
+from server.rounds.validation import RoundInbox
+from server.run.lock import RunLock
+from server.run.log import RoundReport, RunLog
+from server.run.model import GlobalModel, reference_view, strangers
+from server.run.state import LEDGER_NAME, RunState, refuse_used_ledger
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed, shared_seed
+from zo_common.errors import RunStopped, WrongBaseModel
+from zo_common.lattice.trained import AUTO
+from zo_common.ledger.file import LedgerFile
+from zo_common.wire.plan import Plan, encode_plan
+
+__all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
+_REBUILD_SECONDS = 120.0
+_MOST_WORDS = 2  # of devices, printed in one round
+_ROUNDS_LATE = 8  # answers of older rounds are not even counted
+
+
+class Federation:
+    """One run on a Flower Grid.
+
+    1. Load the model (unless `server-model` is off) and wait for devices; each introduces itself.
+    2. Open a new ledger or resume one: replay it, go on with the next round.
+    3. Each round: greet new devices, choose, send plans, collect replies until the deadline, refuse what is not valid.
+    4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
+
+    Raises:
+        ConfigError, LedgerError, ModelNotFound …: user errors, before the first round.
+        RunStopped: too many rounds in a row without enough valid replies.
+    """
+
+    def __init__(self, config: RunConfig, grid: Grid, events: Events | None = None) -> None:
+        self.config = config
+        self.grid = grid
+        self.events = events or Events()
+        self._lock = RunLock(Path(config.output))  # before anything: a second server must not bother the devices
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
+        held = GlobalModel(config) if config.server_model else None
+        self.roster = Roster(self.grid, config, self.events.on_word)
+        self.roster.also = self._also = told(asked, config)
+        self.roster.start()
+        if config.trained_tensors == AUTO:
+            config = calibrate(config, self.grid, held, list(self.roster.members.values()), self.events.on_word)
+            held = GlobalModel(config) if config.server_model else None
+            self.roster.also = self._also = told(asked, config)
+            self.roster.start()  # devices introduce themselves again, with what is chosen
+        self._reference = reference_view(held, self.roster.members.values())
+        self._turn_strangers_away(list(self.roster.members.values()), 0)
+        self.events.on_model(held)
+        config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
+        self.config = config
+        self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage, self.losses_on_clients)
+        self.step_size = step_size(config, held, self.events.on_word)
+        self.state = RunState(config, held, self._reference, self.events.on_word)
+        self.step_size.take_up(self.ledger.ledger)
+        self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
+        self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
+        self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
+        self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header, self.events.on_word)
+        self.standings = Standings()
+        if self.resumed:
+            self.standings.load(Path(config.output), self.ledger.ledger.last_round)
+        self._selection = Selection(config, self.roster, self.standings, self.events.on_word)
+        self.suspicions = Suspicions(self.standings, config.directions == "shared")
+        if config.aggregation != "mean" and config.directions != "shared":
+            self.events.on_word(NOTHING_TO_COMPARE)
+        self._catch_up = self.state.catch_up()
+        self._late = Late()
+        self._bad_rounds = 0
+
+    @property
+    def held(self) -> GlobalModel | None:
+        """The server's model."""
+        return self.state.held
+
+    @property
+    def members(self) -> dict[int, Member]:
+        """The devices by node id."""
+        return self.roster.members
+
+    @property
+    def ledger(self) -> LedgerFile:
+        """The run's ledger on disk."""
+        return self.state.ledger
+
+    @property
+    def last_round(self) -> int:
+        """The ledger's last round."""
+        return self.state.ledger.ledger.last_round
+
+    @property
+    def checksum(self) -> int:
+        """Of the weights after the last round."""
+        return self.state.checksum
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this run goes on with a ledger that was there."""
+        return self.state.resumed
+
+    def _turn_strangers_away(self, members: list[Member], server_round: int) -> None:
+        """Leave out devices with another base model.
+
+        Raises:
+            WrongBaseModel: before the first round, if fewer than `min-clients` devices are left.
+        """
+        found = strangers(self._reference, members)
+        for node, word in found.items():
+            self.roster.leave_out(node, word, server_round)
+        if not server_round and len(self.roster.members) < self.config.min_clients:
+            raise WrongBaseModel("\n  ".join(["too few devices are left to begin:", *found.values()]))
+
+    def run(self) -> None:
+        """All rounds that are still to do."""
+        try:
+            self._run()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let another server have the run's directory."""
+        self._lock.release()
+
+    def _run(self) -> None:
+        self.guard.begin(self.state)
+        self._settle()  # a crash may have come before that
+        self.events.on_evaluate(self.last_round, self)
+        try:
+            while self.last_round < self.guard.final_round:
+                self._next_round()
+        except RunStopped:
+            self.guard.stop()
+            self._settle()
+            if self.config.evaluate_on == "server":
+                self.events.on_evaluate(self.last_round, self)
+            raise
+        if self.config.final_sync:
+            self._tell_all()
+
+    def _next_round(self) -> None:
+        server_round = self.last_round + 1
+        report = self.run_round(server_round)
+        self._write_down(server_round, partial(self.log.append, report))
+        if self._settle():
+            self._bad_rounds = -1  # as where a guard refuses the round itself
+        if self._due(server_round):
+            report.evaluation = self.events.on_evaluate(self.last_round, self)
+        self.events.on_round(report)
+        self._stop_if_stuck(report)
+        self.guard.stop_if_stuck()
+
+    def _settle(self) -> bool:
+        """Let the guard add records of its own; whether they took rounds back."""
+        done = []
+        while (report := self.guard.settle()) is not None:
+            self._write_down(report.server_round, partial(self.log.append, report))
+            done.append(report.closing)
+        return "good" in done
+
+    def _tell_all(self) -> None:
+        """Bring every device that is online to the last round, as the plan of a next one would."""
+        last = self.ledger.ledger.last_round
+        self.roster.refresh(last)
+        here = [m for m in self.members.values() if m.node_id in self.roster.online]
+        plans = {m.node_id: self._plan(last + 1, m, 0.0) for m in here if not self.standings.of(m.client_id).excluded}
+        inbox = SyncInbox(plans)
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late, also=self._also)
+        exchange.run(plans, inbox, first_plans(plans))
+        for detail in inbox.details:
+            self.events.on_word(f"after round {last}: {detail}")
+        for client in inbox.reached:
+            self.standings.of(client).have_round = last
+        self._write_down(last, lambda: self.standings.save(Path(self.config.output), last))
+        self.events.on_word(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
+
+    def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
+        """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
+        try:
+            write()
+        except OSError as error:
+            self.events.on_word(
+                f"round {server_round}: {error.filename or 'its line'} is not written: {error.strerror}"
+            )
+
+    def _stop_if_stuck(self, report: RoundReport) -> None:
+        self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
+        if self._bad_rounds >= self.config.max_bad_rounds:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report.refused.items()) or "nobody was asked"
+            raise RunStopped(
+                f"{self._bad_rounds} rounds in a row had fewer than {self.config.min_replies} valid replies "
+                f"(last: {reasons}): the run stops; mend the devices and resume it"
+            )
+
+    def _due(self, server_round: int) -> bool:
+        every = self.config.evaluate_every
+        return self.last_round >= self.guard.final_round or bool(every and server_round % every == 0)
+
+    def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
+        """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
+        found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
+        return found.told(server_round, self.events.on_word)
+
+    def losses_on_clients(self) -> DeviceLosses:
+        """Losses of the held-out speech of the devices that are online, at the ledger's last state."""
+        self.roster.look()
+        return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
+
+    def _ask_held_out(self, server_round: int, kind: str, nodes: Container[int]) -> EvaluationInbox:
+        asked = [m for n, m in self.members.items() if n in nodes and not self.standings.of(m.client_id).excluded]
+        plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late, also=self._also)
+        inbox = EvaluationInbox(plans, exchange.down, exchange.up)
+        exchange.run(plans, inbox, first_plans(plans))
+        return inbox
+
+    def run_round(self, server_round: int) -> RoundReport:
+        """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
+        start = time.monotonic()
+        self._late.forget_before(server_round - _ROUNDS_LATE)
+        self._selection.wait(server_round)
+        self._turn_strangers_away(self.roster.refresh(server_round), server_round)
+        chosen = self._selection.choose(server_round)
+        if self.privacy is not None:
+            chosen = self.privacy.charge(server_round, chosen)
+        votes = self.config.aggregation == "sign-vote"
+        factor, trained = self.guard.step_factor, server_round - self.guard.closings
+        own, curved = self.step_size.planned(trained) * factor, self.config.measures_curvature
+        plans = {m.node_id: replace(self._plan(server_round, m, own), curvature=curved) for m in chosen}
+        secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
+        inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar, votes=votes)
+        asked = secure.plans if secure else plans
+        self._catch_up.begin_round(self.ledger.ledger.records)
+        attached = secure.attached if secure else None
+        also, timeout = self._also, self.config.round_timeout
+        exchange = Exchange(self.grid, timeout, self._catch_up, late=self._late, attached=attached, also=also)
+        over = self.config.clients_per_round if self.config.over_selection else 0
+        exchange.run(asked, inbox, first_plans(asked), enough=over)
+        if self.held is None:
+            inbox.agree_on_checksum()
+        summed = secure.finish(exchange) if secure else 0
+        drifted = self._take_note(server_round, plans, inbox, exchange)
+        report = self._close_round(server_round, inbox)
+        report.answered = summed if secure and report.answered else report.answered
+        self._rebuild(server_round, drifted)
+        self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
+        report.asked = len(plans)
+        report.down, report.up = exchange.down, exchange.up
+        report.seconds = time.monotonic() - start
+        return report
+
+    def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
+        """Aggregate what is valid, move the weights, append to the ledger."""
+        if len(inbox.replies) < self.config.min_replies and inbox.replies:
+            word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
+            inbox.refuse("too-few", f"{word}: the round stays empty")
+            inbox.replies.clear()
+        for detail in inbox.details:
+            self.events.on_word(f"round {server_round}: refused: {detail}")
+        for word in inbox.words[:_MOST_WORDS]:
+            self.events.on_word(f"round {server_round}: {word}")
+        if (more := len(inbox.words) - _MOST_WORDS) > 0:
+            self.events.on_word(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
+        # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
+        shown = self._shown()
+        scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
+        if self._secure is None:  # of a cohort only the sum is known
+            records = self.ledger.ledger.records
+            for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
+                self.events.on_word(f"round {server_round}: {word}")
+        if self.privacy is not None:
+            scalars = self.privacy.noised(scalars)
+        trained = server_round - self.guard.closings
+        rate = self.step_size.used(server_round, inbox, trained) * self.guard.step_factor
+        counted = len(inbox.details)
+        before = self.state.quanta()
+        contributions = self.state.aggregate_in_range(scalars, rate, inbox)
+        for detail in inbox.details[counted:]:
+            self.events.on_word(f"round {server_round}: refused: {detail}")
+        share = self.state.zero_share(server_round, before)
+        contributions, word = self.guard.review(server_round, contributions)
+        if word:
+            inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
+            self._bad_rounds = -1  # what the devices could not answer is taken back: this round is the first of none
+            self.events.on_word(f"round {server_round}: {word}")
+        self.state.commit(server_round, contributions)
+        losses = [reply.loss for reply in inbox.replies.values()]
+        return RoundReport(
+            server_round=server_round,
+            learning_rate=rate,
+            asked=0,
+            answered=len(scalars),
+            loss=sum(losses) / len(losses) if losses and self.privacy is None else None,
+            epsilon_spent=self.privacy.epsilon if self.privacy is not None else None,
+            checksum=f"{self.checksum:016x}" if self.checksum else "",
+            refused=inbox.refused,
+            suspected=self.suspicions.reported,
+            told=inbox.told,
+            zero_quanta_share=share,
+            ledger_bytes=self.ledger.path.stat().st_size,
+        )
+
+    def _shown(self) -> dict[int, int]:
+        return {m.client_id: m.num_examples for m in self.members.values()}
+
+    def _take_note(self, server_round: int, plans: dict[int, Plan], inbox: RoundInbox, exchange: Exchange) -> list[int]:
+        """Enter the round into the devices' standings; returns the nodes whose weights are off."""
+        drifted = []
+        for node, plan in plans.items():
+            self._catch_up.begin_again(plan.client_id)
+            standing = self.standings.of(plan.client_id)
+            standing.node_id, standing.name = node, self.members[node].name
+            down, up = exchange.by_node.get(node, [0, 0])
+            standing.payload_down += down
+            standing.payload_up += up
+            if node in inbox.replies:
+                self.standings.answered(plan.client_id, server_round)
+            elif node in inbox.failed:
+                reason, detail = inbox.failed[node]
+                self.standings.failed(plan.client_id, server_round, reason, detail)
+                if reason in DRIFT:
+                    drifted.append(node)
+        return drifted
+
+    def _rebuild(self, server_round: int, nodes: list[int]) -> None:
+        """Tell devices whose weights are off to start from their base again; exclude those that were told before."""
+        messages = []
+        for node in nodes:
+            member = self.members[node]
+            if not self.standings.drifted(member.client_id):
+                word = self.standings.of(member.client_id).word
+                self.events.on_word(f"round {server_round}: device {member.client_id} is excluded: {word}")
+                continue
+            self.events.on_word(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
+            plan = replace(self._plan(server_round + 1, member, 0.0), records=())
+            content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **self._also})})
+            messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))
+        for answer in ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout)):
+            node = answer.metadata.src_node_id
+            if node in self.members and is_ok(answer) == 0:
+                self.standings.rebuilt(self.members[node].client_id)
+
+    def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
+        config = self.config
+        ledger = self.ledger.ledger
+        if config.directions == "shared":
+            seed = shared_seed(config.run_seed, server_round)
+        else:
+            seed = client_seed(config.run_seed, server_round, member.client_id)
+        plan = Plan(
+            server_round=server_round,
+            seed=seed,
+            client_id=member.client_id,
+            base_id=ledger.header.base_id,
+            checksum=self.checksum,
+            local_steps=config.local_steps,
+            batch_size=config.batch_size,
+            learning_rate=learning_rate,
+            estimator=config.estimator_config,
+            records=ledger.records[-1:],
+        )
+        return plan if self.privacy is None else self.privacy.ask(plan, member)

@@ -1,0 +1,100 @@
+"""Held-out evaluation where the recordings are: devices decode their own held-out speech and send counts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from server.guards.device_losses import DeviceLosses
+from server.messaging.foreign_text import plain
+from server.run.log import ByteCounts
+from zo_common.errors import CodecError
+from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import EvaluationReply, decode_evaluation
+from zo_common.wire.plan import Plan, Status
+
+
+class EvaluationInbox:
+    """Collects one evaluation a device; anything that does not fit its plan is refused and counted.
+
+    Args:
+        down: bytes of the exchange that it is filled by, and `up` those that come back.
+    """
+
+    def __init__(self, plans: dict[int, Plan], down: ByteCounts | None = None, up: ByteCounts | None = None) -> None:
+        self._plans = plans
+        self._down, self._up = down or ByteCounts(), up or ByteCounts()
+        self.refused: Counter[str] = Counter()
+        self.details: list[str] = []
+        self.replies: dict[int, EvaluationReply] = {}
+        self.broken: dict[int, EvaluationReply] = {}  # whose loss is not finite
+        self.behind: dict[int, int] = {}
+
+    @property
+    def accepted(self) -> int:
+        """How many replies count."""
+        return len(self.replies)
+
+    def put(self, node_id: int, data: bytes) -> None:
+        """Take one node's bytes."""
+        plan = self._plans.get(node_id)
+        try:
+            reply = decode_evaluation(data)
+        except CodecError as error:
+            self.refuse("malformed", str(error))
+            return
+        if plan is None or (reply.client_id, reply.server_round) != (plan.client_id, plan.server_round):
+            self.refuse("not-asked", f"node {node_id} answered as client {reply.client_id}, round {reply.server_round}")
+        elif node_id in self.replies or node_id in self.broken:
+            self.refuse("duplicate", f"client {plan.client_id} answered twice")
+        elif reply.status is Status.BEHIND:
+            self.behind[node_id] = reply.have_round
+        elif reply.status not in (Status.OK, Status.NON_FINITE):
+            self.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {plain(reply.message)}")
+        elif plan.checksum and reply.checksum != plan.checksum:
+            self.refuse("wrong-checksum", f"client {plan.client_id} evaluated at {reply.checksum:016x}")
+        elif reply.status is Status.NON_FINITE:
+            self.broken[node_id] = reply
+            self.refuse("client-non_finite", f"client {plan.client_id}: {plain(reply.message)}")
+        else:
+            self.replies[node_id] = reply
+
+    def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
+        """Count a refusal."""
+        self.refused[reason] += 1
+        self.details.append(detail)
+
+    def losses(self) -> DeviceLosses:
+        """What the devices at one state found, that of most of them: a server may not know its checksum."""
+        votes = Counter(reply.checksum for reply in (*self.replies.values(), *self.broken.values()))
+        state, _ = votes.most_common(1)[0] if votes else (0, 0)
+        sums = {
+            r.client_id: (r.loss_sum, r.scores.utterances)
+            for r in self.replies.values()
+            if r.checksum == state and r.scores.utterances
+        }
+        broken = frozenset(r.client_id for r in self.broken.values() if r.checksum == state)
+        return DeviceLosses(sums, broken, tuple(self.details), self._down.payload, self._up.payload)
+
+    def told(self, server_round: int, on_word: Callable[[str], None]) -> dict[str, Any] | None:
+        """The summary of an evaluation, with its bytes, and the words of what was refused; None without a reply."""
+        for detail in self.details:
+            on_word(f"evaluation after round {server_round}: refused: {detail}")
+        if not self.replies:
+            on_word(f"evaluation after round {server_round}: no device answered, nothing is recorded")
+            return None
+        return self.summary() | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
+
+    def summary(self) -> dict[str, Any]:
+        """Rates of the summed counts, as `zo_common.speech.evaluation` gives them, and how many answered."""
+        scores = sum((reply.scores for reply in self.replies.values()), Scores())
+        loss = sum(reply.loss_sum for reply in self.replies.values()) / max(scores.utterances, 1)
+        return {
+            "loss": loss,
+            "wer": scores.wer,
+            "cer": scores.cer,
+            "raw_wer": scores.raw_wer,
+            "utterances": scores.utterances,
+            "devices": len(self.replies),
+        }

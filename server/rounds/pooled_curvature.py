@@ -1,0 +1,227 @@
+"""Numbers of several devices and rounds on the curvature of the loss, as one."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from pathlib import Path
+from statistics import fmean, median
+
+import numpy as np
+
+from server.run.log import read_rows
+from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.secure_sum.terms import MOST_DEVICES
+
+HISTORY, LONG_HISTORY = 5, 20
+FEWEST_TRUSTED = 2
+MOST_INFLUENCE = 2.0
+_SHARES = ("along_signal", "along_noise", "noise_share")
+_MOST_WEIGHT = 10.0  # of a device's mean square, over the median's
+_MOST_APART = 100.0  # devices' curvatures of one direction, and the median's
+_LEAST_POWER, _HALVINGS = -512.0, 24  # of two: how little of a device's own numbers may be left
+_MOST = 1e200  # of a number, far beyond what float32 scalars can give
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Means over devices or rounds.
+
+    Attributes:
+        per_direction, along_signal, along_noise, noise_share: as in `RelativeCurvature`.
+        along_error: standard error of `along_signal`; of one device in one round nothing is known of it, and it counts
+            as large as the number itself.
+    """
+
+    per_direction: float
+    along_signal: float
+    along_noise: float
+    noise_share: float
+    along_error: float
+
+    @property
+    def cautious(self) -> RelativeCurvature:
+        """With curvature along the gradient one standard error larger: too short a step costs less than too long."""
+        along = self.along_signal + self.along_error
+        return RelativeCurvature(self.per_direction, along, self.along_noise, self.noise_share)
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A line of `<output>/steps.jsonl`.
+
+    Attributes:
+        learning_rate: the one used, float32.
+        per_direction, along_signal, along_noise, noise_share, along_error: the round's `Pooled`.
+        devices: valid replies.
+        room: the rate with which the round's mean update would be as large as the lattice allows.
+    """
+
+    server_round: int
+    learning_rate: float
+    per_direction: float
+    along_signal: float
+    along_noise: float
+    noise_share: float
+    along_error: float
+    devices: int
+    room: float
+
+    @property
+    def pooled(self) -> Pooled:
+        """The round's numbers."""
+        return Pooled(self.per_direction, self.along_signal, self.along_noise, self.noise_share, self.along_error)
+
+
+def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
+    """Means over devices, of which there is at least one; what is relative to m is weighted by it.
+
+    The mean of quotients would be biased: m, of a device's few scalars, is half or twice its expectation.
+    """
+    total = math.fsum(each.square for each in found)
+    weights = [each.square / total * len(found) for each in found]
+    signal = [w * each.along_signal for w, each in zip(weights, found, strict=True)]
+    error = float(np.std(signal, ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else abs(signal[0])
+    return Pooled(
+        fmean(each.per_direction for each in found),
+        fmean(signal),
+        fmean(w * each.along_noise for w, each in zip(weights, found, strict=True)),
+        fmean(w * each.noise_share for w, each in zip(weights, found, strict=True)),
+        error,
+    )
+
+
+def averaged(rounds: Sequence[Pooled]) -> Pooled:
+    """The numbers of a round from those of all rounds so far, the last one being this.
+
+    Curvature along the gradient is the least certain number of a round, and all noise where the gradient is small; but
+    what share it is of the curvature of one direction, times the signal, changes slowly. That share is taken from the
+    last `LONG_HISTORY` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are
+    means over the last `HISTORY` rounds. The error is that of the rounds' own errors, or by how much they differ from
+    the quotient if that is less: where there is one device, its rounds are all that tells the error.
+    """
+    t, _, noise, share, _ = (fmean(column) for column in zip(*map(astuple, rounds[-HISTORY:]), strict=True))
+    long = rounds[-LONG_HISTORY:]
+    expected = [(1 - each.noise_share) * each.per_direction for each in long]
+    total = math.fsum(expected)
+    quotient = math.fsum(each.along_signal for each in long) / total
+    error = math.sqrt(math.fsum(each.along_error**2 for each in long)) / total
+    if len(long) > 2:
+        apart = [each.along_signal - quotient * scale for each, scale in zip(long, expected, strict=True)]
+        error = min(error, math.sqrt(math.fsum(e**2 for e in apart) * len(long) / (len(long) - 1)) / total)
+    scale = (1 - share) * t
+    return Pooled(t, quotient * scale, noise, share, error * scale)
+
+
+def trusted(
+    found: Sequence[RelativeCurvature], rate_of: Callable[[Sequence[RelativeCurvature]], float]
+) -> tuple[list[RelativeCurvature], int]:
+    """The devices' numbers, and how many of them are not what was sent: none moves the step beyond a factor of two.
+
+    The numbers of a device that does, whatever they are, are brought towards the mean of the others' until it moves the
+    step by that factor; the device that moves it most comes first. Of two devices nobody can tell which one lies.
+    """
+    kept, changed = list(found), set[int]()
+    if len(kept) > FEWEST_TRUSTED:
+        usual, square = median(each.per_direction for each in found), median(each.square for each in found)
+        kept = [_possible(each, usual, square) for each in found]
+    while len(kept) > FEWEST_TRUSTED:
+        others = {i: rate_of([*kept[:i], *kept[i + 1 :]]) for i in _outermost(kept) - changed}
+        rate = rate_of(kept)
+        influence = {i: abs(math.log(rate / other)) for i, other in others.items()}
+        worst = max(influence, key=lambda i: influence[i], default=0)
+        if not influence or influence[worst] <= math.log(MOST_INFLUENCE):
+            break
+        kept[worst] = _brought_near(kept, worst, rate_of, others[worst])
+        changed.add(worst)
+    return kept, len(changed)
+
+
+def _outermost(found: Sequence[RelativeCurvature]) -> set[int]:
+    """Who is farthest out in any number: of means, nobody else can be the one that moves them most."""
+    columns = [
+        [each.per_direction for each in found],
+        [each.square for each in found],
+        *([each.square * getattr(each, name) for each in found] for name in _SHARES),
+    ]
+    orders = (np.argsort(np.array(column), kind="stable") for column in columns)
+    return {int(i) for order in orders for i in (*order[:2], *order[-2:])}
+
+
+def _possible(found: RelativeCurvature, usual: float, square: float) -> RelativeCurvature:
+    """Numbers that a matrix of about that trace could have: along any direction it is curved by no more than that."""
+    t = min(max(found.per_direction, usual / _MOST_APART), usual * _MOST_APART)
+    signal, noise = (min(max(number, -t), t) for number in (found.along_signal, found.along_noise))
+    return RelativeCurvature(t, signal, noise, found.noise_share, min(found.square, _MOST_WEIGHT * square))
+
+
+def _brought_near(
+    found: Sequence[RelativeCurvature],
+    at: int,
+    rate_of: Callable[[Sequence[RelativeCurvature]], float],
+    without: float,
+) -> RelativeCurvature:
+    """Numbers of a device as near to its own as a factor of `MOST_INFLUENCE` from the rate without it allows."""
+    rest = [*found[:at], *found[at + 1 :]]
+    mean, own = pooled(rest), found[at]
+    square = fmean(each.square for each in rest)
+    centre = RelativeCurvature(mean.per_direction, mean.along_signal, mean.along_noise, mean.noise_share, square)
+
+    def blend(share: float) -> RelativeCurvature:
+        pairs = zip(astuple(centre), astuple(own), strict=True)
+        return RelativeCurvature(*(a + share * (b - a) for a, b in pairs))
+
+    low, high = _LEAST_POWER, 0.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        inside = abs(math.log(rate_of([*rest, blend(2.0**middle)]) / without)) <= math.log(MOST_INFLUENCE)
+        low, high = (middle, high) if inside else (low, middle)
+    return blend(2.0**low)
+
+
+def without_extremes(
+    found: Sequence[RelativeCurvature], count: int, rate_of: Callable[[Sequence[RelativeCurvature]], float]
+) -> list[RelativeCurvature]:
+    """The devices but for the `count` that alone call for the shortest and the longest steps, each counting the same.
+
+    For robust rules, which reckon with `count` devices that may have agreed on what they send.
+    """
+    ordered = sorted(found, key=lambda each: rate_of([each]))
+    middle = ordered[count : len(ordered) - count] or ordered[len(ordered) // 2 :][:1]
+    return [replace(each, square=1.0) for each in middle]
+
+
+def encode_rows(rows: Sequence[StepRow]) -> bytes:
+    """JSON lines."""
+    return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
+
+
+def rows_of(path: Path, last_round: int) -> list[StepRow]:
+    """The lines of rounds that are in the ledger: a crash may have come between a line and its round's record.
+
+    Raises:
+        ConfigError: a line is none of a measured step.
+    """
+    try:
+        rows = [StepRow(**row) for row in read_rows(path)]
+        if not all(
+            type(row.server_round) is type(row.devices) is int
+            and 0 < row.devices <= MOST_DEVICES
+            and row.learning_rate > 0
+            and row.room > 0
+            and row.per_direction > 0
+            and 0 <= row.noise_share < 1
+            and row.along_error >= 0
+            and all(abs(number) < _MOST for number in astuple(row))
+            for row in rows
+        ):
+            raise ValueError("numbers out of range")
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{path} holds a line that is not a measured step: move the file away, and the run goes on without the "
+            "rates of earlier rounds"
+        ) from None
+    return [row for row in rows if row.server_round <= last_round]

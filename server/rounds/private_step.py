@@ -1,0 +1,135 @@
+"""The measured step of a run with differential privacy: devices tell no curvature, the server has speech of its own.
+
+Curvature carries no noise, and would tell of recordings what the scalars' noise hides. The server measures it on the
+transcribed speech of `guard-split`, at its own model, with the round's directions, clips as devices do, and knows the
+noise they add. Nothing of a device enters, so that it costs no privacy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.device.loss_choice import unchecked, with_tail
+from server.guards.choice import NO_GUARD
+from server.rounds.step_size import FixedStep, Measured, MeasuredStep, StepSize
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import fold_in, shared_seed
+from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
+from zo_common.speech.recordings import read_speech
+
+_SPEECH_STREAM = 1 << 44  # far from any step number
+_LEAST_CLIP = 1e-12
+
+
+class ServerMeasuredStep(MeasuredStep):
+    """As `MeasuredStep`, of q forward passes of the server's a round.
+
+    Args:
+        config: with the noise settled.
+
+    Raises:
+        ConfigError: the server has no model, or no speech.
+        DataError: the split cannot be read.
+    """
+
+    def __init__(self, config: RunConfig, held: GlobalModel | None, on_word: Callable[[str], None]) -> None:
+        if held is None or config.guard_split in ("", NO_GUARD):
+            raise ConfigError(
+                "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
+                "its model: set guard-split and leave server-model on, or set learning-rate to a number"
+            )
+        super().__init__(config, on_word)
+        self._held_model = held
+        self._data = read_speech(
+            config.data,
+            held.family.reader(language=config.language),
+            split=config.guard_split,
+            text_column=config.text_column,
+            skip_bad=config.skip_bad,
+        )
+        choice = unchecked(config)  # as devices do under privacy
+        settings = with_tail(config, choice, held.family)
+        self._losses = held.family.losses(held.state.exponents, settings, choice.precision)
+        self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
+
+    def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
+        """What devices would tell at the server's weights, with the noise that they or the server add."""
+        if not replies.accepted:
+            return []
+        config, seed = self._config, shared_seed(self._config.run_seed, server_round)
+        chosen = self._data.draw(config.batch_size, np.random.default_rng(fold_in(seed, _SPEECH_STREAM)))
+        loss = self._losses(self._data.batch(chosen))
+        weigh = self._clip_example if config.privacy == "example" else self._clip_median
+        try:
+            step = self._measured_step(loss, seed, weigh)
+        except (NonFiniteLoss, LatticeOverflow) as error:  # as a device that cannot answer; the guard looks next
+            self._on_word(f"round {server_round}: the step is not measured: {error}")
+            return []
+        found = self._as_devices_send(step, replies.accepted)
+        return [] if found is None else [found]
+
+    def _measured_step(
+        self, loss: LossFn, seed: int, weigh: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> StepResult:
+        state, estimator = self._held_model.state, self._estimator
+        return zo_step(state, loss, seed, 0, estimator, 0.0, weigh=weigh, curvature=True)
+
+    def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
+        """Clipped and noised: noise that is independent of direction adds to m alone, and lowers the signal's share.
+
+        A reply that is shortened to a share f has s, m and R at f², and lowers the loss at f: α is 1/f as large, as it
+        would be of t and R at f.
+        """
+        assert step.curvature is not None
+        config = self._config
+        square = float(np.square(step.projected_grads.astype(np.float64)).mean())
+        batch = step.examples / config.batch_size  # devices have whole batches, the server perhaps less speech
+        curvature = replace(
+            step.curvature, noise=step.curvature.noise * batch, along_noise=step.curvature.along_noise * batch
+        )
+        found = curvature.relative(square)
+        if found is None:
+            return None
+        shortened, added = 1.0, (config.noise_multiplier * config.clip_norm) ** 2
+        if config.privacy == "example":
+            added /= config.batch_size**2
+        else:
+            length = math.sqrt(square * config.num_queries * config.local_steps)
+            shortened = max(_LEAST_CLIP, min(1.0, config.clip_norm / length))
+            plain_shares = config.noise_by == "devices" and not config.secure_aggregation
+            added /= (config.min_replies if plain_shares else devices) * shortened**2
+        kept = square / (square + added)
+        return RelativeCurvature(
+            found.per_direction * shortened,
+            found.along_signal * kept * shortened,
+            found.along_noise * kept * shortened,
+            1 - (1 - found.noise_share) * kept,
+        )
+
+    def _clip_example(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:
+        norms = np.sqrt(np.square(per_example).sum(axis=0))
+        return np.asarray(self._config.clip_norm / np.maximum(norms, self._config.clip_norm))
+
+    def _clip_median(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:
+        return clip_factors(per_example, self._config.clip_utterances)
+
+
+def step_size(config: RunConfig, held: GlobalModel | None, on_word: Callable[[str], None]) -> StepSize:
+    """What `learning-rate` asks for.
+
+    Raises:
+        ConfigError, DataError: it cannot be measured.
+    """
+    if config.learning_rate != "auto":
+        return FixedStep(config)
+    if config.privacy == "none":
+        return MeasuredStep(config, on_word)
+    return ServerMeasuredStep(config, held, on_word)

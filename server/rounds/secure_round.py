@@ -1,0 +1,248 @@
+"""Secure aggregation over Flower: the steps around a round's training, and an inbox for replies that say nothing alone.
+
+query.secure  invitation → keys         query.secure  survivors → consents
+query.secure  key list → sealed shares  query.secure  boxes → shares of masks → the sum
+train         plan, sharers → masked vectors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from server.messaging.foreign_text import plain
+from server.rounds.exchange import (
+    CONTENT,
+    SECONDS_LEFT,
+    SECURE,
+    Exchange,
+    ask,
+    device_error,
+    payload_of,
+    serialised_size,
+)
+from server.rounds.validation import Refused, RoundInbox, check_fields, check_reply
+from server.run.log import ByteCounts
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
+from zo_common.errors import CodecError, SecureAggregationError
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.ledger.ledger import LedgerHeader
+from zo_common.privacy.discrete_gaussian import discrete_gaussians
+from zo_common.secure_sum.server import SecureServer
+from zo_common.secure_sum.terms import Terms
+from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
+from zo_common.wire.plan import Plan, Reply, Status
+
+_STEP_SECONDS = 120.0  # of a step without training; a device that needs longer has dropped out
+_TTL_SLACK = 900.0
+Take = Callable[[int, bytes], None]
+
+
+def run_id_of(header: LedgerHeader) -> bytes:
+    """16 bytes that name a run."""
+    text = f"{header.fingerprint} {header.run_seed} {header.created}"
+    return hashlib.blake2b(text.encode(), digest_size=16, person=b"zo-asr/run/v1").digest()
+
+
+class SecureInbox(RoundInbox):
+    """Takes replies whose scalars are masked; once the sum is known, the cohort is one client with its mean."""
+
+    def __init__(self, plans: dict[int, Plan], max_scalar: float, server: SecureServer) -> None:
+        super().__init__(plans, max_scalar)
+        self._server = server
+        self.masked: dict[int, NDArray[np.uint64]] = {}
+        self._mean: ClientScalars | None = None
+        self._curvature: RelativeCurvature | None = None
+
+    def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
+        """The reply's head, or Refused: as for plain replies, and "unmasked"."""
+        if not is_masked(data):
+            reply = check_reply(data, plan, self._max_scalar)
+            if reply.status is Status.OK:
+                raise Refused("unmasked", "reply shows its scalars: update the device")
+            return reply
+        try:
+            reply, masked = decode_masked(data)
+            check_fields(reply, plan)
+            if reply.status is not Status.OK:
+                raise Refused("malformed", "reply is masked and not OK")
+            self.masked[node_id] = self._server.check_masked(plan.client_id, masked)
+        except (CodecError, SecureAggregationError) as error:
+            raise Refused("malformed", str(error)) from None
+        return reply
+
+    def settle(self, mean: ClientScalars, loss: float, curvature: RelativeCurvature | None = None) -> None:
+        """The sum is known."""
+        self._mean, self._curvature = mean, curvature
+        self.replies = {node: replace(reply, loss=loss) for node, reply in self.replies.items()}
+
+    def scalars(self) -> list[ClientScalars]:
+        """The cohort's mean as one client's, float64; nothing while, or where, the sum is not known."""
+        return [self._mean] if self._mean is not None and self.replies else []
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        """The cohort's mean as one device's."""
+        return [self._curvature] if self._curvature is not None and self.replies else []
+
+
+@dataclass
+class SecureAggregation:
+    """Secure sums of a run, one a round."""
+
+    config: RunConfig
+    grid: Grid
+    run_id: bytes
+    on_word: Callable[[str], None]
+    told: bool = False
+
+    def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
+        """Exchange keys and shares; the round's `plans` are those of the devices that did.
+
+        Args:
+            weights: numbers of examples by client id.
+        """
+        config = self.config
+        weighted = config.weighting == "examples"
+        terms = Terms(
+            self.run_id,
+            server_round,
+            vector_length(config.local_steps, config.num_queries, curvature=config.measures_curvature),
+            config.secure_threshold,
+            config.secure_neighbours,
+            weighted,
+        )
+        counted = {plan.client_id: weights[plan.client_id] if weighted else 1 for plan in plans.values()}
+        secure = SecureRound(self, SecureServer(terms), plans, counted)
+        secure.prepare()
+        return secure
+
+
+class SecureRound:
+    """One round's secure sum.
+
+    Attributes:
+        plans: of the devices that are to train, by node.
+        attached: what goes with each plan.
+        inbox: for their replies.
+    """
+
+    def __init__(
+        self, run: SecureAggregation, server: SecureServer, plans: dict[int, Plan], weights: Mapping[int, int]
+    ) -> None:
+        self._run, self._server, self._weights = run, server, weights
+        self._all = plans
+        self._nodes = {plan.client_id: node for node, plan in plans.items()}
+        self.plans = dict(plans)
+        self.attached: dict[int, bytes] = {}
+        self.inbox = SecureInbox(plans, run.config.max_scalar, server)
+        self._down, self._up = ByteCounts(), ByteCounts()
+        self._by_node: dict[int, list[int]] = {}
+
+    def prepare(self) -> None:
+        """Keys, then shares; without enough of either nobody is asked to train."""
+        server = self._server
+        try:
+            self._step(dict.fromkeys(self._nodes, server.invitation()), server.add_advertisement)
+            self._tell(server.signed(), len(self._nodes))
+            self._step(server.close_advertising(), server.add_shares)
+            sharers = server.close_sharing(self._weights)
+        except SecureAggregationError as error:
+            self.inbox.refuse("too-few", f"secure sum: {error}")
+            sharers = {}
+        self.attached = {self._nodes[client]: data for client, data in sharers.items()}
+        self.plans = {node: plan for node, plan in self._all.items() if node in self.attached}
+
+    def _tell(self, signed: int, asked: int) -> None:
+        if not self._run.told:
+            self._run.told = True
+            trust = (
+                "" if signed == asked else "; those that did not, and have no peer-keys, trust this server with keys"
+            )
+            self._run.on_word(f"secure aggregation: {signed} of {asked} devices signed their keys{trust}")
+
+    def finish(self, exchange: Exchange) -> int:
+        """Have the survivors open the sum; their number, 0 where it stays closed. `exchange` gets the steps' bytes."""
+        inbox, server = self.inbox, self._server
+        masked = {self._all[node].client_id: inbox.masked[node] for node in inbox.replies}
+        try:
+            if self.attached:
+                self._step(server.close_masking(masked), server.add_consent)
+                self._step(server.close_consent(), server.add_revealed)
+                self._settle(server.total(), masked)
+        except SecureAggregationError as error:
+            inbox.refuse("too-few", f"secure sum: {error}")
+        if not inbox.scalars():
+            inbox.replies.clear()
+        exchange.down.add(self._down.payload, self._down.serialised)
+        exchange.up.add(self._up.payload, self._up.serialised)
+        for node, (down, up) in self._by_node.items():
+            found = exchange.by_node.setdefault(node, [0, 0])
+            found[0] += down
+            found[1] += up
+        return len(inbox.replies)
+
+    def _settle(self, total: NDArray[np.int64], masked: Mapping[int, NDArray[np.uint64]]) -> None:
+        config, plan = self._run.config, next(iter(self.plans.values()))
+        weight = sum(self._weights[client] for client in masked)
+        shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
+        mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
+        curvature = mean_curvature_of(total, len(masked)) if plan.curvature else None
+        self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss, curvature)
+
+    def _noised(self, total: NDArray[np.int64], plan: Plan) -> NDArray[np.int64]:
+        """The sum with the server's noise, where the server adds it; the loss is 0 and stays so."""
+        config = self._run.config
+        if config.privacy != "device" or config.noise_by != "server" or plan.privacy is None:
+            return total
+        sigma = replace(plan.privacy, noise_multiplier=config.noise_multiplier).sigma_units
+        return total + np.array([*discrete_gaussians(len(total) - 1, sigma), 0], np.int64)
+
+    def _step(self, outgoing: Mapping[int, bytes], take: Take) -> None:
+        """One question to some devices, by client id; who fails it is left out of what comes next."""
+        timeout = min(_STEP_SECONDS, self._run.config.round_timeout)
+        messages = [self._message(self._nodes[client], data, timeout) for client, data in outgoing.items()]
+        silent = {self._nodes[client]: client for client in outgoing}
+        started = time.monotonic()
+        for answer in ask(self._run.grid, messages, timeout):
+            node = answer.metadata.src_node_id
+            if (client := silent.pop(node, None)) is None:
+                continue
+            if answer.has_error():
+                self.inbox.refuse("no-answer", f"client {client}: {plain(str(answer.error.reason))}", node)
+                continue
+            data = payload_of(answer)
+            self._count(self._up, 1, node, len(data), answer.content)
+            try:
+                if word := device_error(answer):
+                    raise SecureAggregationError(word)
+                take(client, data)
+            except (CodecError, SecureAggregationError) as error:
+                self.inbox.refuse("secure-sum", f"client {client}: {error}", node)
+        for node, client in silent.items():
+            waited = f"{time.monotonic() - started:.0f} s"
+            self.inbox.refuse("no-answer", f"client {client} did not take a step of the secure sum in {waited}", node)
+
+    def _message(self, node: int, data: bytes, timeout: float) -> Message:
+        content = RecordDict({CONTENT: ConfigRecord({"secure": data, SECONDS_LEFT: max(1, round(timeout))})})
+        self._count(self._down, 0, node, len(data), content)
+        group = str(self._all[node].server_round)
+        return Message(content, dst_node_id=node, message_type=SECURE, ttl=timeout + _TTL_SLACK, group_id=group)
+
+    def _count(self, kind: ByteCounts, direction: int, node: int, payload: int, content: RecordDict) -> None:
+        kind.add(payload, serialised_size(content))
+        self._by_node.setdefault(node, [0, 0])[direction] += payload
+
+
+def secure_aggregation(
+    config: RunConfig, grid: Grid, header: LedgerHeader, on_word: Callable[[str], None]
+) -> SecureAggregation | None:
+    """What `secure-aggregation` asks for."""
+    return SecureAggregation(config, grid, run_id_of(header), on_word) if config.secure_aggregation else None

@@ -1,0 +1,241 @@
+"""The size of a round's step: a number with its schedule, or measured by the devices that take it.
+
+For Q directions in a round, projected gradients ĝ_j with mean square m, of which v is noise of utterances, curvature t
+of one direction and R = gᵀFg along the gradient (`estimator.curvature`), the step w ← w − α Σ_j ĝ_j z_j lowers a
+quadratic model by α Q s − ½ α² Q (m t + (Q + 1) R) in expectation, with s = m − v, and so most for
+
+    α = s / (m t + (Q + 1) R)
+
+With leave-one-out scalars m is q/(q − 1) times what it would be: s = (m − v)(q − 1)/q, and for Q + 1 stands
+Q + q/(q − 1). The noise of utterances is independent between devices: N of them have R = R_signal + R_noise / N and,
+with shared directions, along which their mean is taken, m − v + v/N for m. As the learning rate is that of a mean over
+the q directions of a local step, and of the devices, it is α Q / K for K local steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Protocol
+
+import numpy as np
+
+from server.rounds.pooled_curvature import (
+    HISTORY,
+    Pooled,
+    StepRow,
+    averaged,
+    encode_rows,
+    pooled,
+    rows_of,
+    trusted,
+    without_extremes,
+)
+from server.rounds.range_guard import MAX_STEP_UNITS, finest_units
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.aggregation.robust import faults
+from zo_common.binary.durable import write_durably
+from zo_common.config.run import RunConfig
+from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.ledger.ledger import Ledger
+
+LOG_NAME = "steps.jsonl"
+MOST_CHANGE = 2.0
+_RATES = 1e-30, 1e6
+
+
+class Measured(Protocol):
+    """A round's valid replies: `server.rounds.validation.RoundInbox`."""
+
+    @property
+    def accepted(self) -> int: ...
+
+    def curvatures(self) -> list[RelativeCurvature]: ...
+
+    def scalars(self) -> list[ClientScalars]: ...
+
+
+class StepSize(Protocol):
+    """How large a run's steps are."""
+
+    def take_up(self, ledger: Ledger) -> None:
+        """Go on after the last round of a run's ledger; there is none in that of a new run."""
+
+    def planned(self, trained: int) -> float:
+        """The learning rate of a device's own local steps, float32, as its plan carries it.
+
+        Args:
+            trained: rounds of training up to this one; a ledger may have rounds of another kind besides.
+        """
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """The learning rate of the round, float32, once its replies are in; 0 where there are none."""
+
+
+class FixedStep:
+    """A number and its schedule."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def take_up(self, ledger: Ledger) -> None:
+        """As `StepSize.take_up`: there is nothing to know."""
+
+    def planned(self, trained: int) -> float:
+        """As `StepSize.planned`; for a vote's steps, which are of signs, a device's own would be far too large."""
+        return 0.0 if self._config.aggregation == "sign-vote" else self._rate(trained)
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """As `StepSize.used`, whatever the replies."""
+        return self._rate(trained)
+
+    def _rate(self, trained: int) -> float:
+        return float(np.float32(self._config.learning_rate_at(trained)))
+
+
+class MeasuredStep:
+    """The step that the measured curvature calls for, held within a factor of two of the rounds before.
+
+    1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device's move the step beyond a factor of
+       two.
+    2. They are averaged with those of the last rounds: a round's few scalars tell the signal's share, and curvature
+       along the gradient, within a factor of two or three only.
+    3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
+       room for, as it may be where the loss hardly depends on the trained tensors.
+    4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
+       resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
+
+    Local steps beyond the first start from a device's own, whose rate goes with the plan and so follows from the rounds
+    before: the one for a round of one local step. The server takes the same, so that its update is the mean of the
+    devices'. In the first round it is 0, and all local steps measure at the same weights.
+    """
+
+    def __init__(self, config: RunConfig, on_word: Callable[[str], None]) -> None:
+        self._config, self._on_word = config, on_word
+        self._path = Path(config.output) / LOG_NAME
+        self._rows: list[StepRow] = []
+        self._units = 0.0
+
+    def take_up(self, ledger: Ledger) -> None:
+        """As `StepSize.take_up`; a `steps.jsonl` of another run is written over.
+
+        Raises:
+            ConfigError: the lines of the run cannot be used.
+        """
+        last = ledger.last_round
+        self._rows = rows_of(self._path, last) if last and self._path.exists() else []
+        self._units = finest_units(ledger.header)
+
+    def planned(self, trained: int) -> float:
+        """As `StepSize.planned`."""
+        if self._config.local_steps == 1 or not self._rows:  # the only local step is undone, whatever its size
+            return 0.0
+        last = self._rows[-1]
+        rate = self._near(self._rate(self._averaged([]), last.devices, local_steps=1))
+        return _float32(min(rate, last.room / math.sqrt(last.devices)))  # a device's own update is not averaged
+
+    def used(self, server_round: int, replies: Measured, trained: int) -> float:
+        """As `StepSize.used`."""
+        found, devices = self.measure(server_round, replies), replies.accepted
+        if not found or not devices:
+            last = self._rows[-1].learning_rate if devices and self._rows else 0.0
+            return self.planned(trained) if devices and self.planned(trained) else last
+        steps = self._config.local_steps
+
+        def rate_of(some: Sequence[RelativeCurvature]) -> float:
+            return self._rate(pooled(some).cautious, devices, steps)
+
+        if self._config.aggregation != "mean":
+            found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
+        kept, held = trusted(found, rate_of)
+        if held:
+            self._on_word(
+                f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
+                "two, and is held to that"
+            )
+        now = pooled(kept)
+        room = min(self._room(replies), _RATES[1])
+        rate = self.planned(trained)  # where devices have used one, the server does
+        if not rate:
+            rate = _float32(self._held(server_round, self._rate(self._averaged([now]), devices, steps), room))
+        self._write(StepRow(server_round, rate, **asdict(now), devices=devices, room=room))
+        return rate
+
+    def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
+        """What the step is measured by."""
+        return replies.curvatures()
+
+    def _averaged(self, now: list[Pooled]) -> RelativeCurvature:
+        return averaged([*(row.pooled for row in self._rows), *now]).cautious
+
+    def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
+        """The learning rate of a round of so many devices and local steps with these numbers."""
+        config = self._config
+        shared, one_out = config.directions == "shared", config.estimator == "leave-one-out"
+        apart = config.num_queries * (1 if shared else devices)
+        coefficient = best_coefficient(
+            found,
+            directions=local_steps * apart,
+            devices=1 if config.aggregation == "krum" else devices,  # of one device's scalars the noise is not averaged
+            shared=shared,
+            left_out=config.num_queries if one_out else 0,
+        )
+        return coefficient * apart
+
+    def _near(self, rate: float) -> float:
+        """Within a factor of `MOST_CHANGE` of the last rounds' rates."""
+        recent = [row.learning_rate for row in self._rows[-HISTORY:]]
+        return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
+
+    def _held(self, server_round: int, rate: float, room: float) -> float:
+        held, why = self._near(rate), f"within a factor of {MOST_CHANGE:g} of the rounds before"
+        if held > room:
+            held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
+        if held != rate:
+            self._on_word(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
+        return held
+
+    def _room(self, replies: Measured) -> float:
+        """The rate with which weights move by `MAX_STEP_UNITS`, going by the device whose scalars are of median size.
+
+        Of N devices, each of weight 1/N, the squares of K·q coefficients rate · g / (N q) add up; with shared
+        directions those of the mean, which are no larger than one device's.
+        """
+        squares = [float(np.square(c.projected_grads.astype(np.float64)).mean()) for c in replies.scalars()]
+        config = self._config
+        apart = 1 if config.directions == "shared" else len(squares)
+        moved = math.sqrt(median(squares) * config.local_steps / (config.num_queries * apart)) if squares else 0.0
+        return MAX_STEP_UNITS / (moved * self._units) if moved * self._units > 0 else math.inf
+
+    def _write(self, row: StepRow) -> None:
+        self._rows.append(row)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(self._path, encode_rows(self._rows))
+        except OSError as error:  # a resumed run then measures without this round
+            self._on_word(f"round {row.server_round}: {self._path} is not written: {error.strerror}")
+
+
+def best_coefficient(
+    found: RelativeCurvature, *, directions: int, devices: int, shared: bool = False, left_out: int = 0
+) -> float:
+    """α of this module, from the numbers of one device.
+
+    Args:
+        directions: Q, distinct directions of the round.
+        devices: N, whose noise is averaged.
+        shared: whether they measure along the same directions.
+        left_out: q of leave-one-out scalars; 0 for other estimators.
+    """
+    correction = (left_out - 1) / left_out if left_out else 1.0
+    signal = 1.0 - found.noise_share
+    square = signal + found.noise_share / devices if shared else 1.0
+    along = max(0.0, found.along_signal + found.along_noise / devices)
+    return correction * signal / (square * found.per_direction + (directions + 1 / correction) * along)
+
+
+def _float32(rate: float) -> float:
+    return float(np.float32(min(max(rate, _RATES[0]), _RATES[1])))

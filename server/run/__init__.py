@@ -1,0 +1,1 @@
+"""A run: its state and files, and the model it moves."""

@@ -1,0 +1,141 @@
+"""The state of a run: ledger on disk, weights in memory, and their checksum. Rounds change all three or none."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from server.rounds.catch_up import CatchUp
+from server.rounds.range_guard import first_out_of_range, largest, out_of_range
+from server.rounds.validation import RoundInbox
+from server.run.model import GlobalModel, View, check_resumable, open_header
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.replay import apply_all, replay
+
+LEDGER_NAME = "ledger.zo"
+
+
+def refuse_used_ledger(config: RunConfig) -> None:
+    """Refuse to start a new run on the ledger of another."""
+    path = Path(config.output) / LEDGER_NAME
+    if path.exists() and not config.resume:
+        raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
+
+
+class RunState:
+    """A new run's, or that of a run that is resumed: then all rounds of its ledger are replayed and checked.
+
+    Attributes:
+        held: the server's model; None for a server without one.
+        checksum: of the weights after the last round; 0 where the server cannot know it.
+
+    Raises:
+        ConfigError, LedgerError, WrongBaseModel: a ledger that cannot be continued with these settings.
+    """
+
+    def __init__(
+        self, config: RunConfig, held: GlobalModel | None, reference: View, on_word: Callable[[str], None]
+    ) -> None:
+        self.held = held
+        self.resumed = False
+        self._config = config
+        self._on_word = on_word
+        self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME, reference)
+        self.checksum = self._state_checksum()
+
+    def _open_ledger(self, path: Path, reference: View) -> LedgerFile:
+        header = open_header(self._config, reference)
+        refuse_used_ledger(self._config)
+        if not path.exists():
+            if self._config.resume:
+                self._on_word(f"there is no ledger at {path}: a new run starts")
+            return LedgerFile.create(path, header)
+        self.resumed = True
+        with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
+            warnings.simplefilter("always")
+            opened = LedgerFile.open(path)
+        for warning in caught:
+            self._on_word(f"warning: {warning.message}")
+        check_resumable(opened.ledger.header, self._config, header)
+        if self.held is not None:
+            replay(self.held.state, opened.ledger)
+        self._on_word(f"resumed {path} after round {opened.ledger.last_round}")
+        return opened
+
+    def _state_checksum(self) -> int:
+        if self.held is not None:
+            return self.held.state.checksum()
+        return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
+
+    def catch_up(self) -> CatchUp:
+        """What devices that are behind fetch; one for the whole run."""
+        weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
+        make = self.held.snapshot if self.held is not None else None
+        return CatchUp(self._config.message_bytes, weights, make, self._on_word)
+
+    def aggregate_in_range(
+        self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox
+    ) -> tuple[Contribution, ...]:
+        """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
+        config, header = self._config, self.ledger.ledger.header
+        # noise in shares, or of a mean, is enough from so many devices on
+        shares = config.privacy == "device" and not config.secure_aggregation  # of a cohort there is one sum
+        least = config.min_replies if shares else 1
+        aggregator = config.aggregator
+        scalars[:] = [aggregator.heard(client) for client in scalars]
+        while len(scalars) >= least:
+            worst = None
+            if not aggregator.bounds_size:
+                worst = first_out_of_range(scalars, rate, config.weighting, header)
+            if worst is None:
+                try:
+                    contributions = aggregator.aggregate(scalars, rate)
+                    if aggregator.bounds_size and out_of_range(contributions, header):
+                        raise LatticeOverflow("the round's update would leave the lattice")
+                    if self.held is not None:
+                        apply_all(self.held.state, [u for c in contributions for u in c.updates()])
+                    return contributions
+                except TooFewReplies as error:
+                    inbox.refuse("too-few", str(error))
+                    scalars.clear()
+                    return ()
+                except LatticeOverflow:
+                    worst = largest(scalars)
+            scalars.remove(worst)
+            inbox.refuse("out-of-range", f"client {worst.client_id}'s scalars would leave the lattice")
+        return ()
+
+    def quanta(self) -> tuple[int, int]:
+        """Quanta applied so far and how many of them were zero."""
+        return (self.held.state.quanta, self.held.state.zero_quanta) if self.held is not None else (0, 0)
+
+    def zero_share(self, server_round: int, before: tuple[int, int]) -> float:
+        """Share of this round's quanta that were zero; a word above 1 %."""
+        if self.held is None:
+            return 0.0
+        state = self.held.state
+        moved = state.quanta - before[0]
+        share = (state.zero_quanta - before[1]) / moved if moved else 0.0
+        if share > 0.01:
+            self._on_word(
+                f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
+                "ask fewer clients a round, or merge local steps"
+            )
+        return share
+
+    def commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
+        """Record the round and the checksum its weights have; if that fails, the weights go back."""
+        before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
+        try:
+            self.ledger.append(Record(server_round, self.checksum, contributions))
+        except LedgerError:
+            if self.held is not None:  # what is not on disk did not happen
+                apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
+            self.checksum = before_commit
+            raise

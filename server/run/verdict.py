@@ -1,0 +1,80 @@
+"""Whether a run came to anything: what is worse after it than before, in one sentence."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from server.rounds.federation import Federation
+from zo_common.errors import RunStopped
+from zo_common.ledger.ledger import Ledger
+
+EVALUATION = "evaluation.json"
+
+
+def verdict_on(
+    federation: Federation, before: dict[str, Any] | None, after: dict[str, Any] | None, stopped: str = ""
+) -> str:
+    """What is wrong with a run's result, in one sentence; empty if nothing is.
+
+    Args:
+        before: the evaluation of the base model, as `Evaluation.summary` gives it; None where there was none.
+        after: that of the exported model.
+        stopped: why the run stopped before its last round.
+    """
+    ledger = federation.ledger.ledger
+    if stopped:
+        return stopped
+    held = federation.held is not None
+    left = "the base model is exported unchanged" if held else "the ledger leads to the base model"
+    answered = any(row["answered"] for row in federation.log.rows)
+    if not answered and not any(record.contributions for record in ledger.records):
+        return f"no round had a valid reply, {left}: the log says why replies were refused"
+    same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger)
+    if ledger.records and same:
+        guard = federation.guard.summary()
+        if guard is not None and (guard["taken_back"] or guard["closing"]["chosen"] == "best"):
+            return (
+                f"no round made the model better on the guard's speech, {left}: lower the learning rate, or train on "
+                "more speech"
+            )
+        return (
+            f"no round changed the model, {left}: rounds.jsonl has each round's learning rate, look whether all are 0"
+        )
+    return worse(before, after)
+
+
+def moved(ledger: Ledger) -> bool:
+    """Whether updates of a ledger are left once those that undo each other are taken out; needs no model."""
+    left: Counter[tuple[int, int, int, float]] = Counter()
+    for record in ledger.records:
+        for contribution in record.contributions:
+            for (step, query), value in np.ndenumerate(contribution.coefficients):
+                left[contribution.seed, step, query, abs(float(value))] += int(np.sign(value))
+    return any(left.values())
+
+
+def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
+    """A sentence if loss, or word error rate where both were decoded, rose or is not a number any more."""
+    if not before or not after:
+        return ""
+    faults = []
+    if "wer" in before and "wer" in after and not after["wer"] <= before["wer"]:
+        faults.append(f"WER {before['wer']:.1%} → {after['wer']:.1%}")
+    if not after["loss"] <= before["loss"]:
+        faults.append(f"loss {before['loss']:.3f} → {after['loss']:.3f}")
+    return f"the result is worse than its start: {', '.join(faults)}" if faults else ""
+
+
+def raise_if_worse(output: Path) -> None:
+    """End a command whose run left a verdict in `evaluation.json`.
+
+    Raises:
+        RunStopped: with the verdict.
+    """
+    if word := json.loads((output / EVALUATION).read_text())["verdict"]:
+        raise RunStopped(word)

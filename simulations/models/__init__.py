@@ -1,0 +1,1 @@
+"""Models for simulations: imported from packages, or trained here."""

@@ -1,0 +1,70 @@
+"""Live progress of a run: a bar with round, loss, bytes sent and time left."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from server.rounds.federation import Events
+from server.run.log import RoundReport
+
+
+class RunProgress:
+    """A rich progress display that a federation's events drive; use it as a context manager."""
+
+    def __init__(self, console: Console, num_rounds: int) -> None:
+        self._console = console
+        self._num_rounds = num_rounds
+        self._sent = 0
+        self._task: TaskID | None = None
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[word]}"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,  # a log file gets a line a round instead
+        )
+
+    def __enter__(self) -> RunProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def events(self) -> Events:
+        """Hooks for `Federation`."""
+        return Events(on_round=self._round, on_word=self.say, on_stage=self.track)
+
+    def say(self, word: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(word, highlight=False, markup=False)
+
+    def track(self, label: str, done: int, total: int) -> None:
+        """A bar for a stage that is not rounds (decoding, synthesis)."""
+        found = next((t for t in self._progress.tasks if t.description == label), None)
+        key = self._progress.add_task(label, total=total, word="") if found is None else found.id
+        if found is not None and found.finished:  # the stage comes again, as a guard's look does
+            self._progress.reset(key, total=total)
+        self._progress.update(key, completed=done, total=total)
+
+    def _round(self, report: RoundReport) -> None:
+        self._sent += report.up.payload
+        if self._task is None:
+            self._task = self._progress.add_task("rounds", total=self._num_rounds, word="", completed=0)
+        loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
+        word = f"{loss}, {self._sent} B up"
+        if report.evaluation:
+            word += f", held-out loss {report.evaluation['loss']:.3f}"
+        self._progress.update(self._task, completed=report.server_round, word=word)
+        if not self._console.is_terminal:
+            self.say(f"round {report.server_round}/{self._num_rounds}: {word}, {report.seconds:.1f} s")

@@ -1,0 +1,139 @@
+"""The end of a run: the table people look at and `result.json`, every number read from what the run left on disk."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from server.rounds.federation import LEDGER_NAME
+from server.run.log import INTRODUCTIONS, read_rows
+from simulations.reports.machine import hardware, versions
+from zo_common.config.run import RunConfig
+from zo_common.ledger.file import read_ledger
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of a device over the whole run, and what FedAvg would send on the same model."""
+
+    up: int
+    down: int
+    serialised_up: int
+    serialised_down: int
+    fedavg_each_way: int
+
+
+def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
+    """Mean bytes a device, introductions and rounds; FedAvg sends all float32 weights down and up each round."""
+    rows = read_rows(output / "rounds.jsonl")
+    introductions = output / INTRODUCTIONS
+    counted = rows + (read_rows(introductions) if introductions.exists() else [])
+    total = {
+        (way, kind): sum(row[way][kind] for row in counted)
+        for way in ("up", "down")
+        for kind in ("payload", "serialised")
+    }
+    return Traffic(
+        up=round(total["up", "payload"] / devices),
+        down=round(total["down", "payload"] / devices),
+        serialised_up=round(total["up", "serialised"] / devices),
+        serialised_down=round(total["down", "serialised"] / devices),
+        fedavg_each_way=4 * model_parameters * sum(not row.get("closing") for row in rows),
+    )
+
+
+def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
+    """The state checksum (hex) that another process reaches from base model and ledger, with its own thread count."""
+    command = [
+        sys.executable, "-m", "server.commands.ledger", "verify", str(output / LEDGER_NAME), "--model", model,
+        "--threads", str(threads),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    for line in done.stdout.splitlines():
+        if line.startswith("replayed checksum"):
+            return line.split()[2]
+    return f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+
+
+def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[str, Any], command: str) -> None:
+    """`result.json`: what was run, where, and what came out."""
+    ledger = read_ledger(output / LEDGER_NAME)
+    result = {
+        "command": command,
+        "config": config.to_mapping(),
+        "devices": devices,
+        "fingerprint": ledger.header.fingerprint,
+        "trained_weights": sum(_size(t.shape) for t in ledger.header.tensors),
+        "versions": versions(),
+        "hardware": hardware(),
+        "chosen": chosen(read_rows(output / "rounds.jsonl")),
+        **numbers,
+    }
+    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the run chose by itself: the learning rate of each round, and what each device first said of its loss."""
+    told: dict[str, str] = {}
+    for row in rows:
+        for client, word in row.get("told", {}).items():
+            told.setdefault(client, word)
+    rates = [row["learning_rate"] for row in rows if not row.get("closing")]
+    return {"learning_rates": rates, "devices": dict(sorted(told.items()))}
+
+
+def _size(shape: tuple[int, ...]) -> int:
+    size = 1
+    for dimension in shape:
+        size *= dimension
+    return size
+
+
+def human_bytes(count: float) -> str:
+    """A count of bytes to three digits: `1.23 kB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.3g} {unit}" if count < 1000 else f"{count:.4g} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def summary_table(numbers: dict[str, Any], title: str) -> Table:
+    """The closing table of a run; where it has a verdict, that is part of the title.
+
+    Args:
+        numbers: as `write_result` stores them.
+    """
+    if verdict := numbers.get("verdict"):
+        title = f"{title}: {verdict}"
+    table = Table(title=title, title_justify="left")
+    for column in ("held out", "before", "after", "change"):
+        table.add_column(column, justify="left" if column == "held out" else "right", no_wrap=True)
+    before, after = numbers["before"], numbers["after"]
+    if before and after:
+        for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
+            if key not in before or key not in after:  # only the loss was measured
+                continue
+            change = after[key] / before[key] - 1 if before[key] else 0.0
+            table.add_row(label, f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
+        table.add_row(
+            f"loss (nats a {numbers.get('loss_unit', 'token')})", f"{before['loss']:.3f}", f"{after['loss']:.3f}", ""
+        )
+    sent = numbers["traffic"]
+    fedavg = human_bytes(sent["fedavg_each_way"])
+    table.add_section()
+    table.add_row("payload of a device", "up", "down", "")
+    table.add_row("  ours", human_bytes(sent["up"]), human_bytes(sent["down"]), "")
+    table.add_row("  FedAvg on this model", fedavg, fedavg, "")
+    table.add_section()
+    table.add_row("ledger = adapted model", "", human_bytes(numbers["ledger_bytes"]), "")
+    agreement = {True: "agree", False: "DIFFER", None: "no model on the server"}[numbers["checksums_agree"]]
+    table.add_row("checksum, live / replayed", agreement, numbers["checksum"] or numbers["replayed_checksum"], "")
+    table.add_row("minutes", "", f"{numbers['minutes']:.1f}", "")
+    return table

@@ -1,0 +1,1 @@
+"""Speech for simulations: synthesised, varied, or from packages of prompts."""

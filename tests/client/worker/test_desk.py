@@ -1,0 +1,373 @@
+"""One piece of work at a time: repeats attach, later rounds supersede, others hear that it is busy."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from client.device.engine import Cancelled
+from client.worker.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
+from client.worker.job import Job, Request
+from zo_common.wire.plan import Status
+
+SECONDS = 20.0
+ORPHAN_SECONDS = 1.0  # long beside what a test does meanwhile
+
+
+def _request(
+    server_round: int = 7, kind: Any = "train", run: tuple[int, int, int] = (1, 2, 3), **changes: Any
+) -> Request:
+    digest = f"{kind} {server_round} {run}".encode()
+    refuse: Callable[[Status, str], bytes] = lambda status, word: f"{status.name}: {word}".encode()  # noqa: E731
+    return replace(Request(kind, digest, server_round, run, refuse, steps=4, num_queries=8), **changes)
+
+
+class Steps:
+    """Work whose steps the test takes: `step()` lets one happen and returns when it has."""
+
+    def __init__(self, answer: bytes = b"answer", again: bool = True, steps: int = 4) -> None:
+        self.answer, self.again, self.steps = answer, again, steps
+        self.runs = 0
+        self._go = threading.Semaphore(0)
+        self._done = threading.Semaphore(0)
+        self.begun = threading.Event()
+
+    def __call__(self, job: Job) -> tuple[bytes, bool]:
+        self.runs += 1
+        self.begun.set()
+        for step in range(self.steps):
+            assert self._go.acquire(timeout=SECONDS)
+            try:
+                job.on_step(step, 1.0 / (step + 1))
+            finally:
+                self._done.release()
+        return self.answer, self.again
+
+    def step(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._go.release()
+            assert self._done.acquire(timeout=SECONDS)
+
+
+@pytest.fixture
+def words() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def desk(words: list[str]) -> Iterator[Desk]:
+    made = Desk(ORPHAN_SECONDS, words.append)
+    yield made
+    made.close(0.0)
+
+
+def _submit(desk: Desk, request: Request, work: Work) -> Job:
+    job = desk.submit(request, work)
+    assert isinstance(job, Job)
+    return job
+
+
+def _ended(job: Job) -> Job:
+    seen = -1
+    for _ in range(100):
+        if job.done:
+            return job
+        seen = job.wait(seen, SECONDS / 100)
+    raise AssertionError("the job did not end")
+
+
+def test_work_is_answered_and_its_progress_is_told(desk: Desk) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    work.step(3)
+
+    progress = job.progress()
+    assert (progress.kind, progress.server_round, progress.step, progress.steps) == ("train", 7, 3, 4)
+    assert progress.loss == pytest.approx(1 / 3)
+    assert progress.queries_per_second > 0 and progress.seconds_left >= 0
+    work.step()
+    assert _ended(job).answer == b"answer"
+    assert desk.job is None
+
+
+def test_other_work_is_busy_with_the_seconds_left(desk: Desk) -> None:
+    work = Steps()
+    _submit(desk, _request(), work)
+    assert work.begun.wait(SECONDS)
+    unknown = desk.submit(_request(7, "evaluate"), Steps())
+    work.step()
+    known = desk.submit(_request(9, run=(1, 2, 4)), Steps())
+
+    assert isinstance(unknown, Busy) and isinstance(known, Busy)
+    assert (unknown.word, unknown.seconds_left < 0) == ("busy with training of round 7", True)
+    assert known.word.startswith("busy with training of round 7 for ") and known.word.endswith(" s more")
+    assert known.seconds_left >= 0
+
+
+def test_the_same_request_attaches_and_both_get_one_answer(desk: Desk) -> None:
+    work = Steps()
+    first = _submit(desk, _request(), work)
+    work.step(2)
+    second = _submit(desk, _request(), work)
+    work.step(2)
+
+    assert second is first and first.callers == 2
+    assert _ended(second).answer == b"answer"
+    assert work.runs == 1
+
+
+def test_a_repeat_after_the_end_is_answered_without_work(desk: Desk) -> None:
+    work = Steps(steps=0)
+    _ended(_submit(desk, _request(), work))
+
+    again = _submit(desk, _request(), Steps())
+
+    assert (again.done, again.answer, work.runs) == (True, b"answer", 1)
+
+
+def test_an_answer_that_is_not_of_finished_work_is_not_given_again(desk: Desk) -> None:
+    work = Steps(b"behind", again=False, steps=0)
+    for _ in range(2):
+        assert _ended(_submit(desk, _request(), work)).answer == b"behind"
+
+    assert work.runs == 2
+
+
+def test_only_the_last_answers_are_kept(desk: Desk) -> None:
+    for server_round in range(MAX_ANSWERS + 1):
+        desk.remember(_request(server_round).digest, b"%d" % server_round)
+
+    kept = _submit(desk, _request(MAX_ANSWERS), Steps())
+    assert kept.answer == b"%d" % MAX_ANSWERS
+    work = Steps(steps=0)
+    _ended(_submit(desk, _request(0), work))
+    assert work.runs == 1
+
+
+def test_a_later_round_of_the_same_run_stops_the_older_after_its_step(desk: Desk, words: list[str]) -> None:
+    old, new = Steps(), Steps(b"new", steps=0)
+    first = _submit(desk, _request(7), old)
+    old.step()
+    second = _submit(desk, _request(8), new)
+    assert new.runs == 0  # not before the step has ended
+    old.step()
+
+    assert _ended(second).answer == b"new"
+    assert _ended(first).failure is not None and first.failure.kind == "cancelled"
+    assert "round 8 superseded it" in first.failure.word
+    assert words == ["training of round 7 is stopped after its step: round 8 superseded it"]
+
+
+def test_work_whose_last_step_has_ended_is_not_thrown_away(desk: Desk) -> None:
+    old = Steps(steps=1)
+    first = _submit(desk, _request(7, steps=1), old)
+    assert old.begun.wait(SECONDS)
+    second = _submit(desk, _request(8), Steps(b"new", steps=0))
+    old.step()
+
+    assert _ended(first).answer == b"answer"
+    assert _ended(second).answer == b"new"
+
+
+@pytest.mark.parametrize(
+    ("running", "asked", "supersedes"),
+    [
+        ((7, "train"), (8, "evaluate"), True),
+        ((8, "evaluate"), (8, "train"), True),
+        ((8, "train"), (8, "evaluate"), False),
+        ((7, "train"), (8, "sync"), True),
+        ((7, "train"), (7, "sync"), False),
+        ((7, "train"), (6, "train"), False),
+    ],
+)
+def test_what_supersedes_what(running: tuple[int, str], asked: tuple[int, str], supersedes: bool) -> None:
+    assert _request(*asked).supersedes(_request(*running)) is supersedes
+
+
+@pytest.mark.parametrize("run", [(9, 2, 3), (1, 9, 3), (1, 2, 9)])
+def test_another_base_run_or_device_supersedes_nothing(run: tuple[int, int, int]) -> None:
+    assert not _request(8, run=run).supersedes(_request(7))
+
+
+def test_of_several_later_rounds_the_last_is_next(desk: Desk) -> None:
+    old, new = Steps(), Steps(b"10", steps=0)
+    _submit(desk, _request(7), old)
+    assert old.begun.wait(SECONDS)
+    work = Steps()
+    skipped = _submit(desk, _request(8), work)
+    newest = _submit(desk, _request(10), new)
+    behind = desk.submit(_request(9), Steps())
+    old.step()
+
+    assert isinstance(behind, Busy)
+    assert _ended(newest).answer == b"10"
+    assert _ended(skipped).failure is not None and work.runs == 0
+
+
+def test_cancel_stops_after_the_step_and_says_what(desk: Desk) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    work.step()
+
+    assert desk.cancel() == "training of round 7"
+    work.step()
+    assert _ended(job).failure is not None and "operator" in job.failure.word
+    assert desk.cancel() == ""
+
+
+def test_what_is_asked_while_work_is_stopping_is_next_even_the_same(desk: Desk) -> None:
+    work = Steps()
+    first = _submit(desk, _request(), work)
+    work.step()
+    desk.cancel()
+    second = _submit(desk, _request(), Steps(b"second", steps=0))
+    work.step()
+
+    assert second is not first
+    assert _ended(first).answer is None
+    assert _ended(second).answer == b"second"
+
+
+def test_work_that_nobody_waits_for_is_stopped(desk: Desk, words: list[str]) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    work.step()
+    desk.leave(job)
+    for _ in range(int(SECONDS / 0.05)):
+        if job.stop is not None:
+            break
+        threading.Event().wait(0.05)
+    assert job.stop is not None
+    work.step()
+
+    assert _ended(job).failure is not None and "nobody has waited" in job.failure.word
+    assert "nobody has waited" in words[0]
+
+
+def test_who_comes_back_in_time_keeps_it_going(desk: Desk) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    desk.leave(job)
+    assert _submit(desk, _request(), work) is job
+    threading.Event().wait(1.5 * ORPHAN_SECONDS)
+    work.step(4)
+
+    assert _ended(job).answer == b"answer"
+
+
+def test_work_with_another_caller_left_goes_on(desk: Desk) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    _submit(desk, _request(), work)
+    desk.leave(job)
+    threading.Event().wait(1.5 * ORPHAN_SECONDS)
+
+    assert job.stop is None
+    work.step(4)
+    assert _ended(job).answer == b"answer"
+
+
+def test_a_job_that_waits_its_turn_and_is_left_never_starts(desk: Desk) -> None:
+    old, new = Steps(), Steps()
+    _submit(desk, _request(7), old)
+    assert old.begun.wait(SECONDS)
+    waiting = _submit(desk, _request(8), new)
+    desk.leave(waiting)
+
+    assert _ended(waiting).failure is not None
+    old.step()
+    assert new.runs == 0
+
+
+def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(desk: Desk, words: list[str]) -> None:
+    def fail(job: Job) -> tuple[bytes, bool]:
+        raise RuntimeError("out of memory\nand more")
+
+    job = _ended(_submit(desk, _request(7), fail))
+
+    assert job.failure is not None and (job.failure.kind, job.failure.word) == ("failed", "RuntimeError: out of memory")
+    assert "Traceback" in words[0]
+    assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("no"), MemoryError(), SystemExit(3)])
+def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> None:
+    def full(word: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fail(job: Job) -> tuple[bytes, bool]:
+        raise raised
+
+    desk = Desk(SECONDS, full)
+    failed = _ended(_submit(desk, _request(7), fail))
+    old = Steps()
+    stopped = _submit(desk, _request(8), old)
+    assert old.begun.wait(SECONDS)
+    later = _submit(desk, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
+    old.step()
+
+    assert failed.failure is not None and failed.failure.word.startswith(type(raised).__name__)
+    assert _ended(stopped).failure is not None
+    assert (_ended(later).answer, desk.job) == (b"later", None)
+    assert desk.close(SECONDS)
+
+
+def test_an_error_that_cannot_even_be_told_ends_the_job(desk: Desk) -> None:
+    class Unspeakable(Exception):
+        def __str__(self) -> str:
+            raise MemoryError
+
+    def fail(job: Job) -> tuple[bytes, bool]:
+        raise Unspeakable
+
+    job = _ended(_submit(desk, _request(7), fail))
+
+    assert job.failure is not None and job.failure.kind == "failed"
+    assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
+
+
+def test_closing_stops_after_the_step_and_takes_nothing_new(desk: Desk) -> None:
+    work = Steps()
+    job = _submit(desk, _request(), work)
+    work.step()
+    closer = threading.Thread(target=lambda: ended.append(desk.close(SECONDS)))
+    ended: list[bool] = []
+    closer.start()
+    while job.stop is None:
+        threading.Event().wait(0.01)
+    with pytest.raises(Closing):
+        desk.submit(_request(8), Steps())
+    work.step()
+    closer.join(SECONDS)
+
+    assert ended == [True]
+    assert job.failure is not None and job.failure.kind == "closing"
+
+
+def test_a_step_that_takes_too_long_does_not_hold_the_close(desk: Desk) -> None:
+    work = Steps()
+    _submit(desk, _request(), work)
+    assert work.begun.wait(SECONDS)
+
+    assert desk.close(0.05) is False
+
+
+def test_cancelled_work_raises_where_it_is_told(desk: Desk) -> None:
+    seen: list[str] = []
+
+    def work(job: Job) -> tuple[bytes, bool]:
+        desk.cancel()
+        try:
+            job.on_progress(1, 2)
+        except Cancelled as error:
+            seen.append(str(error))
+            raise
+        return b"", False
+
+    job = _ended(_submit(desk, _request(kind="evaluate"), work))
+    assert seen == ["the operator of the device cancelled it"]
+    assert job.answer is None

@@ -1,0 +1,174 @@
+"""Enrolling and revoking devices, before a stand-in for Flower's command line."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
+from stand_in_flower import Call, Flower, call, deployment, flower
+
+from server.deploy.certificates import new_device_key
+from server.deploy.deployment import Deployment
+from server.deploy.flower import FlowerError
+from zo_common.errors import ConfigError
+
+__all__ = ["call", "deployment", "flower"]  # fixtures
+
+
+def test_enroll_registers_those_who_wait(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": True, "node-id": 2**63 + 5}})
+
+    assert "node 9223372036854775813" in call("enroll")
+
+    assert deployment.device("anna").node_id == "9223372036854775813"
+    key = deployment.device_folder_of("anna") / "node.key.pub"
+    asked = ["supernode", "register", str(key), "deployment", "--name", "anna", "--format", "json"]
+    assert flower.asked == [asked]
+    with pytest.raises(ConfigError, match="no device waits"):
+        call("enroll")
+
+
+def test_a_device_that_could_not_be_registered_still_waits(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": False, "error-message": "Error: Connection to SuperLink failed"}})
+
+    with pytest.raises(FlowerError, match=r"start it with start\.sh"):
+        call("enroll", "ben")
+
+    assert deployment.device("ben").node_id == ""
+    flower.answer({"supernode register": {"success": True, "node-id": 7}})
+    call("enroll", "ben")
+    assert deployment.device("ben").node_id == "7"
+
+
+def test_a_revoked_device_has_no_key_here(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode": {"success": True, "node-id": 7}})
+    call("enroll")
+
+    call("revoke", "anna")
+
+    assert flower.asked[-1] == ["supernode", "unregister", "7", "deployment", "--format", "json"]
+    assert deployment.device("anna").revoked
+    assert not (deployment.device_folder_of("anna") / "node.key").exists()
+    with pytest.raises(ConfigError, match="revoked already"):
+        call("revoke", "anna")
+
+
+def _refusal(code: int) -> dict[str, Any]:
+    return {"success": False, "error-message": f"[code: {code}] SuperLink's word."}
+
+
+KEY_IN_USE, NODE_NOT_FOUND = _refusal(23), _refusal(24)
+
+
+def _superlink_knows(deployment: Deployment, node_id: int, status: str = "registered") -> None:
+    """SuperLink's database with anna's key; node ids are signed there."""
+    key = load_ssh_public_key(deployment.device("anna").public_key.encode())
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    deployment.database.parent.mkdir(exist_ok=True)
+    with closing(sqlite3.connect(deployment.database)) as database, database:
+        database.execute("CREATE TABLE IF NOT EXISTS node (node_id BIGINT, status VARCHAR, public_key BLOB)")
+        database.execute("DELETE FROM node")
+        database.execute("INSERT INTO node VALUES (?, ?, ?)", (node_id, status, pem))
+
+
+def test_a_registration_that_was_cut_off_is_found_again(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": KEY_IN_USE})
+    _superlink_knows(deployment, 5 - 2**63)
+
+    call("enroll", "anna")
+
+    assert deployment.device("anna").node_id == str(2**63 + 5)
+
+
+def test_a_key_that_superlink_has_revoked_is_told(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": KEY_IN_USE})
+    _superlink_knows(deployment, 7, "unregistered")
+
+    with pytest.raises(FlowerError, match="enroll it with a new key"):
+        call("enroll", "anna")
+
+    assert deployment.device("anna").node_id == ""
+
+
+def test_revoke_ends_a_registration_that_was_cut_off(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode unregister": {"success": True}})
+    _superlink_knows(deployment, -1)
+
+    call("revoke", "anna")
+
+    assert flower.asked == [["supernode", "unregister", str(2**64 - 1), "deployment", "--format", "json"]]
+    assert deployment.device("anna").revoked
+
+
+def test_revoke_says_nothing_it_does_not_know(deployment: Deployment, call: Call) -> None:
+    deployment.database.write_bytes(b"no database" * 100)
+
+    with pytest.raises(FlowerError, match="flwr supernode unregister"):
+        call("revoke", "anna")
+
+    assert not deployment.device("anna").revoked
+    assert (deployment.device_folder_of("anna") / "node.key").exists()
+
+
+def test_revoke_takes_a_node_that_is_gone_for_revoked(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": True, "node-id": 7}, "supernode unregister": NODE_NOT_FOUND})
+    call("enroll")
+
+    call("revoke", "anna")
+
+    assert deployment.device("anna").revoked
+
+
+def test_revoke_that_superlink_does_not_hear_is_none(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode register": {"success": True, "node-id": 7}, "supernode unregister": _refusal(1)})
+    call("enroll")
+
+    with pytest.raises(FlowerError):
+        call("revoke", "anna")
+
+    assert not deployment.device("anna").revoked
+
+
+@pytest.mark.parametrize(
+    ("nodes", "node_id"),
+    [([("7", "offline")], "7"), ([], "8"), ([("9", "online")], "8"), ([("7", "unregistered")], "8")],
+)
+def test_enroll_asks_superlink_for_a_device_that_was_registered(
+    deployment: Deployment, flower: Flower, call: Call, nodes: list[tuple[str, str]], node_id: str
+) -> None:
+    flower.answer({"supernode register": {"success": True, "node-id": 7}})
+    call("enroll", "anna")
+    listed = [{"node-id": number, "status": status} for number, status in nodes]
+    flower.answer(
+        {"supernode register": {"success": True, "node-id": 8}, "supernode list": {"success": True, "nodes": listed}}
+    )
+
+    call("enroll", "anna")
+
+    assert deployment.device("anna").node_id == node_id
+
+
+def test_a_device_with_its_own_key_may_be_enrolled_again(
+    deployment: Deployment, flower: Flower, call: Call, tmp_path: Path
+) -> None:
+    key = tmp_path / "its.pub"
+    key.write_bytes(new_device_key()[1] + b" it@there\n")
+    flower.answer({"supernode register": _refusal(1)})
+    with pytest.raises(FlowerError):
+        call("enroll", "cleo", "--public-key", str(key))
+    flower.answer({"supernode register": {"success": True, "node-id": 7}, "supernode unregister": {"success": True}})
+
+    call("enroll", "cleo", "--public-key", str(key))
+    first = deployment.device("cleo")
+    call("revoke", "cleo")
+    call("enroll", "cleo", "--public-key", str(key))
+
+    assert deployment.device("cleo") == first
+    assert (first.client_id, first.node_id) == (1, "7")
+    (tmp_path / "other.pub").write_bytes(new_device_key()[1])
+    with pytest.raises(ConfigError, match="enrolled already"):
+        call("enroll", "cleo", "--public-key", str(tmp_path / "other.pub"))

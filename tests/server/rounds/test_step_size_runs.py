@@ -1,0 +1,245 @@
+"""The measured step in whole federations: resumed, attacked, private."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_grid import FakeGrid
+
+from server.rounds.federation import Federation
+from server.rounds.private_step import ServerMeasuredStep
+from server.rounds.step_size import LOG_NAME
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.estimator.curvature import Curvature, RelativeCurvature
+from zo_common.ledger.record import Record
+from zo_common.wire.plan import decode_reply, encode_reply
+
+Settings = Callable[..., RunConfig]
+Federate = Callable[..., Federation]
+MEASURED = {"learning_rate": "auto", "num_queries": 4, "local_steps": 1, "num_server_rounds": 4}
+
+
+@dataclass
+class _Replies:
+    """Numbers of valid replies."""
+
+    found: list[RelativeCurvature]
+
+    @property
+    def accepted(self) -> int:
+        return len(self.found)
+
+    def curvatures(self) -> list[RelativeCurvature]:
+        return self.found
+
+    def scalars(self) -> list[ClientScalars]:
+        return [ClientScalars(number, 1, 5, np.full((1, 4), 2.0)) for number in range(self.accepted)]
+
+
+def _numbers(t: float = 200.0, signal: float = 8.0, noise: float = 1.0, share: float = 0.25) -> RelativeCurvature:
+    return RelativeCurvature(t, signal, noise, share)
+
+
+def _rows(config: RunConfig) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(config.output) / LOG_NAME).read_text().splitlines()]
+
+
+class TestFederation:
+    def test_a_run_measures_its_steps(
+        self, settings: Settings, federate: Federate, observed: Any, ledger_of: Any
+    ) -> None:
+        config = settings(**MEASURED)
+
+        federate(config)
+
+        rows = _rows(config)
+        assert [row["server_round"] for row in rows] == [1, 2, 3, 4]
+        assert [row["learning_rate"] for row in rows] == [report.learning_rate for report in observed.reports]
+        assert all(row["devices"] == 3 and 0 <= row["noise_share"] <= 0.95 for row in rows)
+        assert ledger_of(config).header.settings["learning-rate"] == "auto"
+        assert all(c.coefficients.any() for record in ledger_of(config).records for c in record.contributions)
+
+    def test_a_ctc_model_measures_its_steps(self, ctc_settings: Settings, federate: Federate, observed: Any) -> None:
+        config = ctc_settings(**MEASURED | {"num_server_rounds": 2})
+
+        federate(config)
+
+        assert [report.answered for report in observed.reports] == [3, 3]
+        assert all(row["per_direction"] > 0 for row in _rows(config))
+
+    def test_a_resumed_run_ends_with_the_same_bits(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], ledger_of: Any, tmp_path: Path
+    ) -> None:
+        changes = MEASURED | {"local_steps": 2, "num_queries": 3}
+        whole = settings(**changes, output=str(tmp_path / "whole"))
+        federate(whole)
+
+        class Killed(BaseException):
+            pass
+
+        killed = settings(**changes)
+        grid = grid_of(killed)
+        federation = Federation(killed, grid)
+        commit = federation.state.commit
+
+        def dies(server_round: int, contributions: Any) -> None:
+            if server_round == 3:  # the step's line is written, the round is not
+                raise Killed
+            commit(server_round, contributions)
+
+        federation.state.commit = dies  # type: ignore[method-assign]
+        with pytest.raises(Killed):
+            federation.run()
+        assert [row["server_round"] for row in _rows(killed)] == [1, 2, 3]
+        federate(replace(killed, resume=True))
+
+        def bits(config: RunConfig) -> list[Record]:
+            return list(ledger_of(config).records)
+
+        assert bits(killed) == bits(whole)
+        assert _rows(killed) == _rows(whole)
+
+    @pytest.mark.parametrize(
+        "lie",
+        [
+            {"per_direction": 1e-30, "along_signal": -1e30},
+            {"per_direction": 1e30},
+            {"along_signal": 1e38, "noise": 1e38},
+        ],
+    )
+    def test_a_device_that_reports_wild_curvature_moves_no_step_beyond_two(
+        self,
+        settings: Settings,
+        federate: Federate,
+        grid_of: Callable[..., FakeGrid],
+        tmp_path: Path,
+        lie: dict[str, float],
+    ) -> None:
+        config = settings(**MEASURED | {"num_queries": 8, "batch_size": 3})
+        federate(config)
+        attacked = replace(config, output=str(tmp_path / "attacked"))
+        grid = grid_of(attacked)
+
+        def wild(server_round: int, payload: bytes) -> bytes:
+            reply = decode_reply(payload)
+            if reply.curvature is None:
+                return payload
+            return encode_reply(replace(reply, curvature=replace(reply.curvature, **lie)))
+
+        grid[1].after = wild
+        federate(attacked, grid)
+
+        assert [row["devices"] for row in _rows(attacked)] == [3] * 4
+        first = _rows(config)[0]["learning_rate"], _rows(attacked)[0]["learning_rate"]
+        assert 0.5 <= first[1] / first[0] <= 2
+
+    @pytest.mark.parametrize("field", ["per_direction", "along_signal", "noise"])
+    def test_a_curvature_that_is_no_number_is_refused(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any, field: str
+    ) -> None:
+        config = settings(**MEASURED | {"num_server_rounds": 1})
+        grid = grid_of(config)
+
+        def broken(server_round: int, payload: bytes) -> bytes:
+            reply = decode_reply(payload)
+            if reply.curvature is None:
+                return payload
+            return encode_reply(replace(reply, curvature=replace(reply.curvature, **{field: math.nan})))
+
+        grid[0].after = broken
+        federate(config, grid)
+
+        assert observed.reports[0].refused == {"bad-curvature": 1}
+        assert _rows(config)[0]["devices"] == 2
+
+    def test_devices_without_a_curvature_and_with_one_unasked_are_refused(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any
+    ) -> None:
+        def change(curvature: Curvature | None) -> Callable[[int, bytes], bytes]:
+            def after(server_round: int, payload: bytes) -> bytes:
+                reply = decode_reply(payload)
+                return encode_reply(replace(reply, curvature=curvature)) if reply.projected_grads.size else payload
+
+            return after
+
+        asked = settings(**MEASURED | {"num_server_rounds": 1})
+        grid = grid_of(asked)
+        grid[2].after = change(None)
+        federate(asked, grid)
+        unasked = settings(num_server_rounds=1, output=asked.output + "-fixed")
+        grid = grid_of(unasked)
+        grid[2].after = change(Curvature(1.0, 1.0, 1.0, 1.0))
+        federate(unasked, grid)
+
+        assert [report.refused for report in observed.reports] == [{"bad-curvature": 1}] * 2
+
+
+class TestPrivacy:
+    PRIVATE = MEASURED | {"privacy": "example", "target_delta": 1e-3, "clip_norm": 5.0, "num_server_rounds": 2}
+
+    def test_the_server_measures_on_its_own_speech(
+        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], observed: Any
+    ) -> None:
+        config = settings(**self.PRIVATE, guard_split="test")
+        grid, seen = grid_of(config), []
+
+        def note(server_round: int, payload: bytes) -> bytes:
+            seen.append(decode_reply(payload).curvature)
+            return payload
+
+        for partition in range(3):
+            grid[partition].after = note
+        federation = federate(config, grid)
+
+        assert isinstance(federation.step_size, ServerMeasuredStep)
+        assert seen
+        assert set(seen) == {None}
+        rows = _rows(config)
+        assert [row["server_round"] for row in rows] == [1, 2]
+        # noise of this size leaves little signal, which no floor may hide
+        assert all(0.95 < row["noise_share"] < 1 for row in rows)
+        assert federation.held is not None
+        assert federation.checksum == federation.held.state.checksum()
+
+    @pytest.mark.parametrize("changes", [{}, {"guard_split": "test", "server_model": False}])
+    def test_without_speech_or_model_the_run_does_not_begin(
+        self, settings: Settings, federate: Federate, changes: dict[str, Any]
+    ) -> None:
+        config = settings(**self.PRIVATE | {"guard_split": ""} | changes)
+
+        with pytest.raises(ConfigError, match="guard"):
+            federate(config)
+
+        assert not (Path(config.output) / "ledger.zo").exists()
+
+    def test_more_noise_and_a_smaller_clip_norm_are_accounted_for(self, settings: Settings, federate: Federate) -> None:
+        device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
+        common = self.PRIVATE | device | {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15}
+        config = settings(**common | {"clip_norm": 1e6, "noise_multiplier": 1e-6})
+        held = federate(config).held
+
+        def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
+            changed = replace(config, **changes)
+            step = ServerMeasuredStep(changed, held, print)
+            (found,) = step.measure(1, _Replies([_numbers()] * 3))
+            return step._rate(found, 3, config.local_steps), found
+
+        plain, numbers = rate()
+        noisy, more = rate(noise_multiplier=1e-3)
+        shorter, _ = rate(clip_norm=1e-6, noise_multiplier=1e-6)
+
+        assert noisy < plain
+        assert more.per_direction == numbers.per_direction
+        assert (1 - more.noise_share) / (1 - numbers.noise_share) == pytest.approx(
+            more.along_signal / numbers.along_signal
+        )
+        assert shorter > 100 * plain  # its scalars are that much smaller, and so is what they are multiplied with

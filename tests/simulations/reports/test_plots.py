@@ -1,0 +1,30 @@
+"""The curve of a run as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.reports.plots import plot_curve
+
+START = {"payload": {"up": 0, "down": 0}, "loss": 3.0, "wer": 0.5, "utterances": 9}
+END = {"payload": {"up": 800, "down": 900}, "loss": 2.0, "wer": 0.4, "utterances": 9}
+LOSS_ONLY = {"payload": {"up": 400, "down": 500}, "loss": 2.5}
+SUBSET = {**LOSS_ONLY, "wer": 0.3, "utterances": 4}
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [[START, END], [START, LOSS_ONLY, END], [START, SUBSET, END], [LOSS_ONLY], [START]],
+    ids=["ends", "loss between", "subset between", "no decoding", "one point"],
+)
+def test_a_png_is_written(tmp_path: Path, curve: list[dict[str, Any]]) -> None:
+    path = plot_curve(curve, tmp_path / "curve.png", "a title", devices=2)
+
+    data = path.read_bytes()
+    assert data.startswith(b"\x89PNG\r\n\x1a\n")
+    width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
+    assert width > 800 > height > 300
+    assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]

@@ -1,0 +1,119 @@
+"""Base models load ready for the lattice, or fail in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, Wav2Vec2Config
+
+from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.lattice.fingerprint import fingerprint
+from zo_common.lattice.state import LatticeState, Update
+from zo_common.models.load import load_whisper
+
+
+@pytest.fixture
+def copied(tiny_whisper_dir: Path, tmp_path: Path) -> Path:
+    """A saved model that a test may damage."""
+    return Path(shutil.copytree(tiny_whisper_dir, tmp_path / "model"))
+
+
+def test_a_saved_model_is_frozen_float32_and_in_eval_mode(tiny_whisper_dir: Path) -> None:
+    model, processor = load_whisper(str(tiny_whisper_dir))
+
+    assert not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not any(p.requires_grad for p in model.parameters())
+    assert processor.tokenizer.convert_tokens_to_ids("<|endoftext|>") == model.config.eos_token_id
+    assert processor.feature_extractor.feature_size == model.config.num_mel_bins
+
+
+def test_loading_twice_gives_one_fingerprint(tiny_whisper_dir: Path) -> None:
+    first, second = (load_whisper(str(tiny_whisper_dir))[0] for _ in range(2))
+    expected = fingerprint(first)
+
+    LatticeState(second, "encoder-ffn", threads=1)
+    assert fingerprint(second) == expected
+    LatticeState(second, "encoder-ffn", threads=1).apply([Update(1, 1e-3)])
+    assert fingerprint(second) != expected
+
+
+def test_half_precision_checkpoints_are_widened(copied: Path) -> None:
+    model, _ = load_whisper(str(copied))
+    expected = {name: p.half().float() for name, p in model.named_parameters()}
+    model.half().save_pretrained(copied)
+    assert json.loads((copied / "config.json").read_text())["dtype"] == "float16"
+
+    again, _ = load_whisper(str(copied))
+
+    assert all(torch.equal(p, expected[name]) for name, p in again.named_parameters())
+    assert {p.dtype for p in again.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("source", ["openai/whisper-of-nobody", "no-such-model", "/no/such/directory", "a b c"])
+def test_neither_a_directory_nor_a_reachable_id(source: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        load_whisper(source)
+
+    message = str(caught.value)
+    assert message.startswith(f"model {source!r} is neither a local directory nor a hub id that can be reached: ")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("config", [BertConfig(), Wav2Vec2Config()], ids=["bert", "wav2vec2"])
+def test_other_architectures_are_refused_before_their_weights_are_read(
+    tmp_path: Path, config: BertConfig | Wav2Vec2Config
+) -> None:
+    config.save_pretrained(tmp_path)
+
+    with pytest.raises(UnsupportedModel, match=f"a '{config.model_type}' model, supported are: WhisperForConditional"):
+        load_whisper(str(tmp_path))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "no config": lambda d: (d / "config.json").unlink(),
+    "broken config": lambda d: (d / "config.json").write_text("{"),
+    "unknown type": lambda d: (d / "config.json").write_text('{"model_type": "unheard-of"}'),
+    "no weights": lambda d: (d / "model.safetensors").unlink(),
+    "no processor": lambda d: (d / "processor_config.json").unlink(),
+    "broken tokenizer": lambda d: (d / "tokenizer.json").write_text("{"),
+    "nothing": lambda d: [p.unlink() for p in d.iterdir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=list(DAMAGE))
+def test_an_incomplete_directory_is_one_sentence(copied: Path, damage: Callable[[Path], object]) -> None:
+    damage(copied)
+
+    with pytest.raises(ModelNotFound) as caught:
+        load_whisper(str(copied))
+
+    message = str(caught.value)
+    assert message.startswith(f"directory {str(copied)!r} is not a complete saved model (")
+    assert message.endswith("): save model and processor with save_pretrained")
+    assert "\n" not in message
+
+
+def _more_layers(directory: Path) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"encoder_layers": config["encoder_layers"] + 1}))
+
+
+QUIET_DAMAGE: dict[str, Callable[[Path], object]] = {
+    "truncated weights": lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:999]),
+    "missing tensors": _more_layers,
+    "no tokenizer": lambda d: (d / "tokenizer.json").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", QUIET_DAMAGE.values(), ids=list(QUIET_DAMAGE))
+def test_a_damaged_directory_is_one_sentence(copied: Path, damage: Callable[[Path], object]) -> None:
+    damage(copied)
+
+    with pytest.raises(ModelNotFound, match="is not a complete saved model"):
+        load_whisper(str(copied))

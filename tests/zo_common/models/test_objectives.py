@@ -1,0 +1,363 @@
+"""The losses, against hand-computed values and against `transformers`' own forward passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
+
+from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.models.objectives import (
+    IGNORE,
+    WhisperBatch,
+    confident_labels,
+    token_cross_entropy,
+    token_entropy,
+    whisper_labels,
+    whisper_losses,
+)
+from zo_common.models.whisper.forward import EDGE_POSITIONS, embed_window, run_layers
+
+Models = Callable[..., nn.Module]
+PROMPT, END = [3, 4], 2
+FULL = 40  # encoder positions of the tiny random model: 80 mel frames
+SILENCE = -0.7
+
+
+@pytest.fixture(scope="module")
+def tiny() -> nn.Module:
+    """A Whisper of two layers, random weights far from their initialisation."""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=60,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_mel_bins=8,
+        max_source_positions=FULL,
+        max_target_positions=24,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=END,
+        decoder_start_token_id=3,
+    )
+    model = WhisperForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def _batch(frames: int, texts: list[list[int]], mels: int = 8, seed: int = 1) -> WhisperBatch:
+    features = torch.randn(len(texts), mels, frames, generator=torch.Generator().manual_seed(seed))
+    return WhisperBatch(features, *whisper_labels(PROMPT, texts, END))
+
+
+def _speech_then_silence(speech: int, frames: int) -> torch.Tensor:
+    features = torch.full((2, 8, frames), SILENCE)
+    features[:, :, :speech] = torch.randn(2, 8, speech, generator=torch.Generator().manual_seed(2))
+    return features
+
+
+class TestTokenCrossEntropy:
+    def test_hand_computed_values_with_padding(self) -> None:
+        logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]], [[0.2, 0.3, 0.5], [1.0, 1.0, 1.0]]]))
+        labels = torch.tensor([[0, 2], [1, IGNORE]])
+
+        losses = token_cross_entropy(logits, labels)
+
+        expected = [-(math.log(0.5) + math.log(0.8)) / 2, -math.log(0.3)]
+        assert losses.tolist() == pytest.approx(expected, rel=1e-6)
+        assert losses.dtype == torch.float32
+
+    def test_an_example_without_labels_has_loss_zero(self) -> None:
+        losses = token_cross_entropy(torch.randn(2, 3, 5), torch.tensor([[IGNORE] * 3, [1, 2, 3]]))
+
+        assert losses[0] == 0.0
+        assert losses[1] > 0.0
+
+    def test_padding_logits_do_not_matter(self) -> None:
+        logits, labels = torch.randn(1, 4, 5), torch.tensor([[1, IGNORE, 2, IGNORE]])
+        altered = logits.clone()
+        altered[:, [1, 3]] = 1e4
+
+        assert torch.equal(token_cross_entropy(altered, labels), token_cross_entropy(logits, labels))
+
+    def test_half_precision_logits_are_summed_in_float32(self) -> None:
+        logits, labels = torch.randn(2, 3, 5).half(), torch.randint(0, 5, (2, 3))
+
+        losses = token_cross_entropy(logits, labels)
+
+        assert losses.dtype == torch.float32
+        torch.testing.assert_close(losses, token_cross_entropy(logits.float(), labels))
+
+
+class TestTokenEntropy:
+    def test_hand_computed_values_with_padding(self) -> None:
+        logits = torch.log(torch.tensor([[[0.5, 0.5, 0.0], [0.5, 0.25, 0.25]], [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]]))
+        mask = torch.tensor([[True, True], [True, False]])
+
+        entropies = token_entropy(logits, mask)
+
+        assert entropies.tolist() == pytest.approx([1.25 * math.log(2), 0.0])
+        assert token_entropy(logits, ~mask)[0] == 0.0
+
+    def test_a_flat_distribution_has_the_entropy_of_its_size_at_any_temperature(self) -> None:
+        logits, mask = torch.zeros(1, 2, 50), torch.ones(1, 2, dtype=torch.bool)
+
+        for temperature in (0.5, 1.0, 2.5):
+            assert float(token_entropy(logits, mask, temperature)) == pytest.approx(math.log(50))
+
+    def test_the_gradient_is_that_of_the_plain_formula(self) -> None:
+        logits, mask = torch.randn(2, 3, 5, requires_grad=True), torch.tensor([[True, False, True], [True, True, True]])
+        log_probs = logits.log_softmax(dim=2)
+        plain = [-(log_probs[row].exp() * log_probs[row]).sum(dim=1)[mask[row]].mean() for row in range(2)]
+
+        gradients = [torch.autograd.grad(v, logits)[0] for v in (token_entropy(logits, mask).sum(), sum(plain))]
+
+        torch.testing.assert_close(*gradients)
+
+
+class TestConfidentLabels:
+    LABELS = torch.tensor([[IGNORE, 5, 6, 7], [IGNORE, 5, 6, IGNORE]])
+    LOG_PROBS = torch.log(torch.tensor([[0.0, 0.9, 0.4, 0.6], [1.0, 0.5, 0.125, 1.0]]))
+
+    def test_without_floors_every_label_stays(self) -> None:
+        assert torch.equal(confident_labels(self.LOG_PROBS, self.LABELS), self.LABELS)
+
+    def test_unlikely_tokens_are_dropped(self) -> None:
+        found = confident_labels(self.LOG_PROBS, self.LABELS, min_token=0.5)
+
+        assert found.tolist() == [[IGNORE, 5, IGNORE, 7], [IGNORE, 5, IGNORE, IGNORE]]
+
+    @pytest.mark.parametrize(("floor", "kept"), [(0.24, [True, True]), (0.26, [True, False]), (0.7, [False, False])])
+    def test_unlikely_utterances_are_dropped(self, floor: float, kept: list[bool]) -> None:
+        # geometric means: (0.9·0.4·0.6)^(1/3) = 0.6, (0.5·0.125)^(1/2) = 0.25
+        found = confident_labels(self.LOG_PROBS, self.LABELS, min_utterance=floor)
+
+        assert [torch.equal(row, labels) for row, labels in zip(found, self.LABELS, strict=True)] == kept
+        assert [bool((row == IGNORE).all()) for row in found] == [not k for k in kept]
+
+    def test_self_training_on_what_is_left(self) -> None:
+        logits = torch.randn(1, 4, 9)
+        labels = torch.tensor([[IGNORE, 5, 6, 7]])
+        log_probs = logits.log_softmax(dim=2).gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0]
+        floor = float(log_probs[0, 1:].exp().median())
+
+        loss = token_cross_entropy(logits, confident_labels(log_probs, labels, floor))
+
+        kept = sorted(log_probs[0, 1:].tolist())[1:]
+        assert float(loss) == pytest.approx(-sum(kept) / 2)
+
+
+def test_whisper_labels_of_an_example() -> None:
+    inputs, labels = whisper_labels([50, 51], [[7, 8, 9], [5], []], end=99)
+
+    assert inputs.tolist() == [[50, 51, 7, 8, 9], [50, 51, 5, 99, 99], [50, 51, 99, 99, 99]]
+    assert labels.tolist() == [
+        [IGNORE, 7, 8, 9, 99],
+        [IGNORE, 5, 99, IGNORE, IGNORE],
+        [IGNORE, 99, IGNORE, IGNORE, IGNORE],
+    ]
+
+
+class TestWhisperLosses:
+    @torch.inference_mode()
+    def test_equal_transformers_at_the_full_window(self, tiny: nn.Module) -> None:
+        batch = _batch(2 * FULL, [[10, 11, 12, 13], [20], [30, 31]])
+        logits = tiny(input_features=batch.features, decoder_input_ids=batch.decoder_input_ids).logits
+
+        losses = whisper_losses(tiny, batch)
+
+        torch.testing.assert_close(losses, token_cross_entropy(logits, batch.labels), rtol=1e-5, atol=1e-6)
+        mean = F.cross_entropy(logits[0, 1:6], torch.tensor([10, 11, 12, 13, END]))
+        assert float(losses[0]) == pytest.approx(float(mean), rel=1e-5)
+
+    @torch.inference_mode()
+    def test_equal_transformers_on_whisper_itself(self, whisper_dir: Path) -> None:
+        model = WhisperForConditionalGeneration.from_pretrained(whisper_dir, dtype=torch.float32).eval()
+        processor = WhisperProcessor.from_pretrained(whisper_dir)
+        seconds = torch.arange(16000) / 16000
+        noise = 0.1 * torch.randn(24000, generator=torch.Generator().manual_seed(3))
+        sounds = [torch.sin(440 * math.tau * seconds).numpy(), noise.numpy()]
+        features = processor.feature_extractor(sounds, sampling_rate=16000, return_tensors="pt").input_features
+        assert features.shape == (2, 80, 3000)
+        texts = [processor.tokenizer.encode(t, add_special_tokens=False) for t in (" Hello there.", " A tone")]
+        prompt = processor.tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
+        batch = WhisperBatch(features, *whisper_labels(prompt, texts, processor.tokenizer.eos_token_id))
+
+        losses = whisper_losses(model, batch)
+        logits = model(input_features=features, decoder_input_ids=batch.decoder_input_ids).logits
+
+        torch.testing.assert_close(losses, token_cross_entropy(logits, batch.labels), rtol=1e-4, atol=1e-4)
+        # four seconds stand for the whole window: exactly with a token a position, closely with 64 tail tokens
+        trimmed = WhisperBatch(features[:, :, :400], batch.decoder_input_ids, batch.labels)
+        errors = {t: (whisper_losses(model, trimmed, t) - losses).abs() for t in (0, 64, 1400)}
+        assert torch.all(errors[1400] < 1e-3)
+        assert torch.all(errors[64] < 0.5 * errors[0])
+
+    @torch.inference_mode()
+    def test_padding_partners_do_not_matter(self, tiny: nn.Module) -> None:
+        texts = [[10], [20, 21, 22, 23, 24, 25], [30, 31]]
+        together = _batch(40, texts)
+
+        losses = whisper_losses(tiny, together, tail_tokens=4)
+
+        for row, text in enumerate(texts):
+            alone = WhisperBatch(together.features[row : row + 1], *whisper_labels(PROMPT, [text], END))
+            assert float(whisper_losses(tiny, alone, tail_tokens=4)[0]) == pytest.approx(float(losses[row]), abs=1e-5)
+
+    @torch.inference_mode()
+    def test_order_of_the_batch_does_not_matter(self, tiny: nn.Module) -> None:
+        batch = _batch(40, [[10], [20, 21, 22], [30, 31]])
+        order = torch.tensor([2, 0, 1])
+        permuted = WhisperBatch(batch.features[order], batch.decoder_input_ids[order], batch.labels[order])
+
+        torch.testing.assert_close(whisper_losses(tiny, permuted), whisper_losses(tiny, batch)[order])
+
+    @torch.inference_mode()
+    def test_an_example_without_labels_has_loss_zero(self, tiny: nn.Module) -> None:
+        batch = _batch(40, [[10, 11], [20, 21]])
+        batch.labels[0] = IGNORE
+
+        losses = whisper_losses(tiny, batch)
+
+        assert losses[0] == 0.0
+        assert losses[1] > 0.0
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [27, 28, 1000])
+    def test_one_token_a_tail_position_is_the_full_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        features = _speech_then_silence(18, 2 * FULL)
+        texts = [[10, 11, 12], [20]]
+        full = WhisperBatch(features, *whisper_labels(PROMPT, texts, END))
+        trimmed = WhisperBatch(features[:, :, :28], full.decoder_input_ids, full.labels)
+
+        losses = whisper_losses(tiny, trimmed, tail_tokens)
+
+        torch.testing.assert_close(losses, whisper_losses(tiny, full), rtol=0, atol=1e-5)
+        assert (losses - whisper_losses(tiny, trimmed, 0)).abs().max() > 0.05
+
+
+class TestEmbedWindow:
+    @torch.inference_mode()
+    @pytest.mark.parametrize("frames", [12, 28, 30, 78])
+    @pytest.mark.parametrize("extra", [0, 1000])
+    def test_enough_tail_tokens_give_the_full_window(self, tiny: nn.Module, frames: int, extra: int) -> None:
+        features = _speech_then_silence(frames - 8, 2 * FULL)
+        tail = FULL - (frames // 2 - EDGE_POSITIONS) - 1  # the last position has a token of its own
+
+        found = embed_window(tiny.model.encoder, features[:, :, :frames], tail + extra)
+        expected = embed_window(tiny.model.encoder, features, 0)
+
+        assert found.merge is not None
+        assert torch.equal(found.merge.picked, torch.arange(FULL))
+        assert torch.equal(found.merge.bias, torch.zeros(1, 1, 1, FULL))
+        torch.testing.assert_close(found.hidden, expected.hidden, rtol=0, atol=1e-6)
+        assert expected.merge is expected.bias is None
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [1, 2, 3, 7, 27])
+    def test_the_bias_counts_every_position_of_the_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        encoder = tiny.model.encoder
+
+        found = run_layers(encoder, embed_window(encoder, _speech_then_silence(20, 28), tail_tokens), 0, 1)
+
+        assert found.bias is not None
+        counts = found.bias.exp().round().reshape(-1)
+        assert found.hidden.shape[1] == 12 + tail_tokens + 1 == len(counts)
+        assert counts.sum() == FULL
+        assert torch.all(counts[:12] == 1)
+        assert counts[12:-1].max() - counts[12:-1].min() <= 1
+        assert counts[-1] == 1
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [1, 5, 27])
+    def test_the_first_layer_attends_to_the_whole_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        features, encoder = _speech_then_silence(20, 2 * FULL), tiny.model.encoder
+
+        start = embed_window(encoder, features[:, :, :28], tail_tokens)
+        found = run_layers(encoder, start, 0, 1)
+
+        assert start.merge is not None
+        expected = run_layers(encoder, embed_window(encoder, features, 0), 0, 1).hidden[:, start.merge.picked]
+        torch.testing.assert_close(found.hidden, expected, rtol=0, atol=1e-5)
+
+    @torch.inference_mode()
+    def test_sinks_keep_a_token_of_their_own_and_the_rest_is_grouped(
+        self, tiny: nn.Module, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sinks = (3, 20, 21, 33, FULL - 1)  # the first is speech, the last a token of its own anyway
+        monkeypatch.setattr(tiny.model.encoder, "silent_sinks", sinks, raising=False)
+
+        merge = embed_window(tiny.model.encoder, _speech_then_silence(20, 28), 4).merge
+
+        assert merge is not None
+        counts = dict(zip(merge.picked.tolist(), merge.bias.exp().round().flatten().tolist(), strict=True))
+        assert list(counts) == sorted(counts)
+        assert len(counts) == 12 + 3 + 4 + 1
+        assert all(counts[at] == 1 for at in (*range(12), 20, 21, 33, FULL - 1))
+        assert sum(counts.values()) == FULL
+
+    @torch.inference_mode()
+    @pytest.mark.parametrize("tail_tokens", [1, 5, 27])
+    def test_the_last_token_is_the_last_position_of_the_window(self, tiny: nn.Module, tail_tokens: int) -> None:
+        features = _speech_then_silence(20, 2 * FULL)
+
+        found = embed_window(tiny.model.encoder, features[:, :, :28], tail_tokens)
+
+        window = embed_window(tiny.model.encoder, features, 0)
+        torch.testing.assert_close(found.hidden[:, -1], window.hidden[:, -1], rtol=0, atol=1e-6)
+        # it sees the padding, unlike the silence before it
+        positions = tiny.model.encoder.embed_positions.weight
+        silence = window.hidden[:, -2] - positions[-2]
+        assert (found.hidden[:, -1] - positions[-1] - silence).abs().max() > 0.05
+
+    @torch.inference_mode()
+    def test_no_tail_tokens_cut_the_window_off(self, tiny: nn.Module) -> None:
+        found = embed_window(tiny.model.encoder, _speech_then_silence(20, 28), 0)
+
+        assert found.hidden.shape[1] == 14
+        assert found.bias is None
+
+    @torch.inference_mode()
+    def test_merged_tokens_approach_the_full_window_as_they_grow(self, tiny: nn.Module) -> None:
+        features = _speech_then_silence(18, 2 * FULL)
+        full = WhisperBatch(features, *whisper_labels(PROMPT, [[10, 11, 12], [20]], END))
+        trimmed = WhisperBatch(features[:, :, :28], full.decoder_input_ids, full.labels)
+        exact = whisper_losses(tiny, full)
+
+        errors = [float((whisper_losses(tiny, trimmed, t) - exact).abs().max()) for t in (0, 4, 8, 14, 20, 27)]
+
+        assert errors == sorted(errors, reverse=True)
+        assert errors[0] > 2 * errors[1]
+        assert errors[0] > 8 * errors[2]
+        assert errors[-1] < 1e-5
+
+
+def test_any_module_and_loss_trains_with_forward_passes_alone(small_model: Models) -> None:
+    model = small_model(hidden=16)
+    inputs = torch.randn(32, 3, generator=torch.Generator().manual_seed(4))
+    targets = torch.stack([inputs.sum(dim=1), inputs[:, 0] * inputs[:, 1]], dim=1)
+    state = LatticeState(model, "all", "rms", threads=1)
+    config = EstimatorConfig(num_queries=8, epsilon=1e-2)
+
+    def losses() -> torch.Tensor:
+        return (model(inputs) - targets).square().mean(dim=1)
+
+    before = float(losses().detach().mean())
+    for step in range(150):
+        zo_step(state, losses, 12, step, config, 0.05)
+
+    assert float(losses().detach().mean()) < 0.5 * before

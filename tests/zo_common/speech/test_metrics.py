@@ -1,0 +1,162 @@
+"""Word and character error rates against tables small enough to count by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zo_common.speech.metrics import ErrorCounts, Scores, count_characters, count_words, score, whisper_normalizer
+
+words = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=5).map(" ".join)
+pairs = st.lists(st.tuples(words, words), max_size=6)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "counts"),
+    [  # substitutions, deletions, insertions, reference words
+        ("the cat sat", "the cat sat", (0, 0, 0, 3)),
+        ("the cat sat", "the hat sat", (1, 0, 0, 3)),
+        ("the cat sat", "the sat", (0, 1, 0, 3)),
+        ("the cat sat", "the big cat sat", (0, 0, 1, 3)),
+        ("one two three four", "one too three four five", (1, 0, 1, 4)),
+        ("a b c", "", (0, 3, 0, 3)),
+        ("", "a b c", (0, 0, 3, 0)),
+        ("", "", (0, 0, 0, 0)),
+        ("  ", " \n", (0, 0, 0, 0)),
+        (" the  cat ", "the cat", (0, 0, 0, 2)),
+        ("Cat", "cat", (1, 0, 0, 1)),
+    ],
+)
+def test_words_by_hand(reference: str, hypothesis: str, counts: tuple[int, int, int, int]) -> None:
+    assert count_words([reference], [hypothesis]) == ErrorCounts(*counts)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "counts"),
+    [
+        ("cat", "cat", (0, 0, 0, 3)),
+        ("cat", "cut", (1, 0, 0, 3)),
+        ("cat", "ct", (0, 1, 0, 3)),
+        ("cat", "cart", (0, 0, 1, 3)),
+        ("a b", "ab", (0, 1, 0, 3)),
+        ("über", "uber", (1, 0, 0, 4)),
+        ("", "cat", (0, 0, 3, 0)),
+        ("cat", "", (0, 3, 0, 3)),
+        ("", "", (0, 0, 0, 0)),
+    ],
+)
+def test_characters_by_hand(reference: str, hypothesis: str, counts: tuple[int, int, int, int]) -> None:
+    assert count_characters([reference], [hypothesis]) == ErrorCounts(*counts)
+
+
+def test_counts_of_many_utterances_are_pooled_not_averaged() -> None:
+    counts = count_words(["a b c d", "x", ""], ["a b c d", "y", "noise"])
+
+    assert counts == ErrorCounts(substitutions=1, deletions=0, insertions=1, length=5)
+    assert counts.errors == 2
+    assert counts.rate == pytest.approx(2 / 5)
+
+
+@given(pairs, st.integers(0, 6))
+def test_counts_of_a_union_are_the_sum_of_its_parts(texts: list[tuple[str, str]], cut: int) -> None:
+    for count in (count_words, count_characters):
+        whole = count([r for r, _ in texts], [h for _, h in texts])
+        parts = [count([r for r, _ in part], [h for _, h in part]) for part in (texts[:cut], texts[cut:])]
+
+        assert parts[0] + parts[1] == whole
+        assert whole.errors == sum(count([r], [h]).errors for r, h in texts)
+
+
+@given(pairs)
+def test_scores_add_up_too(texts: list[tuple[str, str]]) -> None:
+    total = sum((score([r], [h]) for r, h in texts), Scores())
+
+    assert total == score([r for r, _ in texts], [h for _, h in texts])
+    assert total.utterances == len(texts)
+
+
+@given(pairs)
+def test_a_perfect_transcript_has_no_errors(texts: list[tuple[str, str]]) -> None:
+    references = [r for r, _ in texts]
+
+    assert score(references, references).wer == 0.0
+    assert count_words(references, references) == ErrorCounts(length=sum(len(r.split()) for r in references))
+    assert count_characters(references, references).errors == 0
+
+
+def test_rates_at_the_borders() -> None:
+    assert ErrorCounts().rate == 0.0
+    assert ErrorCounts(insertions=3).rate == 1.0
+    assert ErrorCounts(substitutions=1, insertions=3, length=2).rate == 2.0
+    assert count_words([], []) == ErrorCounts()
+
+
+def test_references_and_hypotheses_must_pair_up() -> None:
+    for function in (count_words, count_characters, score):
+        with pytest.raises(ValueError, match="zip"):
+            function(["a", "b"], ["a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Mr. Smith's colour", "mister smith is color"),
+        ("I'm going to the centre, uh, at noon!", "i am going to the center at noon"),
+        ("It cost twenty-five pounds [laughter]", "it cost £25"),
+        ("We won't, you can't.", "we will not you can not"),
+        ("?!", ""),
+        ("", ""),
+    ],
+)
+def test_the_normaliser_is_that_of_whisper(text: str, expected: str) -> None:
+    assert whisper_normalizer()(text) == expected
+    assert whisper_normalizer()(expected) == expected
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("de", "Schöne Grüße, Herr Müller!", "schöne grüße herr müller"),
+        ("fr", "C'était l'été (rires) à Paris.", "c était l été à paris"),
+        ("ru", "Мой зелёный ёжик.", "мой зелёный ёжик"),
+        ("hi", "मैं हिन्दी बोलता हूँ।", "मैं हिन्दी बोलता हूँ"),
+        ("ar", "مَرْحَبًا، كيف حالك؟", "مَرْحَبًا كيف حالك"),
+        ("th", "สวัสดีครับ", "สวัสดีครับ"),
+        ("zh", "今天天气很好。", "今天天气很好"),
+        ("german", "Zwölf Äpfel", "zwölf äpfel"),
+        ("en-GB", "Mr. Smith's colour", "mister smith is color"),
+    ],
+)
+def test_letters_of_other_languages_are_kept(language: str, text: str, expected: str) -> None:
+    assert whisper_normalizer(language)(text).strip() == expected
+
+
+def test_a_wrong_letter_is_an_error_in_its_own_language() -> None:
+    assert score(["मैं हूँ"], ["मा ह"], language="hi").wer == 1.0
+    assert score(["été"], ["ete"], language="fr").wer == 1.0
+    assert score(["今天天气很好啊我们走吧"], ["今天天气很好啊我们走了"], language="zh").cer == pytest.approx(1 / 11)
+
+
+def test_scores_are_normalised_and_raw() -> None:
+    found = score(["Mr. Smith's colour."], ["mister smith is color"])
+
+    assert (found.wer, found.cer) == (0.0, 0.0)
+    assert found.raw_words == ErrorCounts(substitutions=3, insertions=1, length=3)
+    assert found.raw_wer == pytest.approx(4 / 3)
+    assert (found.words.length, found.characters.length) == (4, 21)
+
+
+def test_what_normalises_to_nothing_counts_as_nothing() -> None:
+    found = score(["uh", "[music]", "yes"], ["", "", "yes"])
+
+    assert found.words == ErrorCounts(length=1)
+    assert found.raw_words == ErrorCounts(deletions=2, length=3)
+    assert found.utterances == 3
+
+
+def test_another_normaliser_can_be_used() -> None:
+    found = score(["Grüße"], ["GRÜSSE"], normalize=str.casefold)
+
+    assert found.wer == 0.0
+    assert found.raw_wer == 1.0

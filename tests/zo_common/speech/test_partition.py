@@ -1,0 +1,99 @@
+"""Natural and generated partitions: disjoint, complete, deterministic, never empty."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from zo_common.errors import ConfigError
+from zo_common.speech.manifest import Utterance
+from zo_common.speech.partition import Partitions, partition
+
+UTTERANCES = [
+    Utterance(
+        f"metadata.csv:{index + 2}", Path("a.wav"), "text", {"speaker": f"s{index // 8}", "accent": "xy"[index % 2]}
+    )
+    for index in range(48)
+]
+GENERATED = ("iid", "dirichlet:speaker:0.5", "shard:speaker")
+
+
+def all_of(by: str, count: int, seed: int = 0) -> list[list[int]]:
+    return [partition(UTTERANCES, index, count, by, seed=seed) for index in range(count)]
+
+
+def test_natural() -> None:
+    assert all_of("speaker", 6) == [list(range(start, start + 8)) for start in range(0, 48, 8)]
+    assert all_of("accent", 2) == [list(range(0, 48, 2)), list(range(1, 48, 2))]
+    shuffled = [UTTERANCES[index] for index in (40, 0, 41, 8)]
+    assert partition(shuffled, 2, 3, "speaker") == [0, 2]
+
+
+@pytest.mark.parametrize("by", GENERATED)
+def test_generated(by: str) -> None:
+    pytest.importorskip("flwr_datasets")
+    parts = all_of(by, 4)
+    assert sorted(index for part in parts for index in part) == list(range(48))
+    assert all(part == sorted(part) and part for part in parts)
+    assert parts == all_of(by, 4)
+    assert parts != all_of(by, 4, seed=1)
+
+
+@pytest.mark.parametrize("by", [*GENERATED, "speaker", "round-robin"])
+def test_shares_are_worked_out_once_for_all(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("flwr_datasets")
+    expected = all_of(by, 6)
+    shares = Partitions(UTTERANCES, 6, by)
+    first = shares.of(3)
+    monkeypatch.setattr("zo_common.speech.partition._values", None)
+    monkeypatch.setattr("zo_common.speech.partition._flwr_datasets", None)
+
+    assert [shares.of(index) for index in range(6)] == expected
+    assert first == expected[3]
+
+
+def test_schemes_differ_as_they_should() -> None:
+    pytest.importorskip("flwr_datasets")
+    speakers = [[{UTTERANCES[i].columns["speaker"] for i in part} for part in all_of(by, 4)] for by in GENERATED]
+    assert all(len(part) > 3 for part in speakers[0])
+    assert all(len(part) <= 4 for part in speakers[2])
+    assert len({len(part) for part in all_of("dirichlet:speaker:0.5", 4)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("by", "partition_id", "count", "message"),
+    [
+        ("speaker", 0, 4, r"num-partitions is 4, but the data has 6 values of speaker \(s0, .*set num-partitions=6"),
+        ("dialect", 0, 4, r"Column 'dialect' not found, the data has accent, speaker: .*dirichlet:<column>:<alpha>"),
+        ("dirichlet:dialect:1", 0, 4, "Column 'dialect' not found"),
+        ("dirichlet:speaker", 0, 4, "Cannot partition by 'dirichlet:speaker': expected dirichlet:<column>:<alpha>"),
+        ("dirichlet:speaker:-1", 0, 4, "with alpha above 0"),
+        ("dirichlet:speaker:nan", 0, 4, "with alpha above 0"),
+        ("dirichlet:speaker:0.0001", 0, 30, "Cannot share 48 utterances by .* among 30 clients .* raise"),
+        ("shard", 0, 4, "expected shard:<column>"),
+        ("shard:speaker", 0, 30, "without an empty one: lower num-partitions"),
+        ("iid", 4, 4, "partition-id is 4 with num-partitions 4"),
+        ("iid", 0, 0, "partition-id is 0 with num-partitions 0"),
+        ("iid", 0, 49, "49 partitions of 48 utterances leave some empty: lower num-partitions"),
+        ("iid:3", 0, 4, "Column 'iid:3' not found"),
+    ],
+)
+def test_errors(by: str, partition_id: int, count: int, message: str) -> None:
+    pytest.importorskip("flwr_datasets")
+    with pytest.raises(ConfigError, match=message):
+        partition(UTTERANCES, partition_id, count, by)
+
+
+def test_missing_value() -> None:
+    some = [*UTTERANCES, Utterance("metadata.csv:50", Path("a.wav"), "text", {"speaker": ""})]
+    with pytest.raises(ConfigError, match=r"1 of 49 utterances have no speaker \(the first is metadata.csv:50\)"):
+        partition(some, 0, 6, "speaker")
+
+
+def test_flwr_datasets_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "flwr_datasets", None)
+    with pytest.raises(ConfigError, match=r"pip install 'federated-zo-asr\[demo\]'"):
+        partition(UTTERANCES, 0, 4, "iid")
+    assert partition(UTTERANCES, 0, 6, "speaker") == list(range(8))

@@ -1,0 +1,1 @@
+"""Aggregation of the devices' scalars: the mean, and rules that bound an attacker."""

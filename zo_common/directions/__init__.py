@@ -1,0 +1,1 @@
+"""Random streams: how seeds follow from one another, and the vectors they stand for."""

@@ -1,0 +1,1 @@
+"""Kernels that move weights along directions, equal to the bit."""

@@ -1,0 +1,192 @@
+"""The choice of trained tensors: by name pattern, with presets for the speech models people adapt.
+
+A part of a pattern may end in `@SCALE` or `@SCALE^WIDER`, as calibration writes it: directions act on its tensors
+2**SCALE times as strongly as elsewhere, and their range is 2**WIDER times as wide (with a grid as much coarser).
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Callable, Collection, Mapping
+
+import torch
+from torch import nn
+
+from zo_common.directions.seeds import tensor_id
+from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
+from zo_common.lattice.groups import SEPARATOR, shapes_of, tensor_groups
+
+_NORMS = ("*layer_norm.*", "*layernorm.*", "*LayerNorm.*", "*.ln*.*", "ln*.*", "*norm.weight", "*norm.bias")
+_BIASES = ("*.bias", "bias")
+_ENCODER_LAYER = re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)\.")
+_LEAST_LAYERS = 3
+AUTO = "auto"
+DEFAULT = "encoder-residual-bias"
+MOST_SCALE, MOST_WIDER = 20, 8
+_ADJUSTED = re.compile(r"(?P<what>[^@]+)@(?P<scale>[+-]?\d{1,2})(?:\^(?P<wider>\d{1,2}))?")
+
+Patterns = tuple[str, ...]
+
+
+def _encoder_layers(names: Collection[str]) -> int:
+    """The number of transformer layers of a model's encoder, from its parameters' names; 0 where there are none."""
+    found = [int(match[1]) for name in names if (match := _ENCODER_LAYER.match(name))]
+    return max(found) + 1 if found else 0
+
+
+def _encoder_residual_bias(names: Collection[str]) -> Patterns:
+    """Biases of what the first half of the encoder's layers, and at least three, add to the residual stream."""
+    layers = range(max(_LEAST_LAYERS, _encoder_layers(names) // 2))
+    written = ("fc2", "self_attn.out_proj", "feed_forward.output_dense", "attention.out_proj")
+    return tuple(f"*encoder.layers.{layer}.{module}.bias" for layer in layers for module in written)
+
+
+# shell-style patterns on parameter names, "!" excludes, or what makes them of a model's names; as in transformers
+PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
+    "all": ("*",),
+    # a few thousand weights that reach every later layer: the most progress per forward pass
+    "encoder-residual-bias": _encoder_residual_bias,
+    "encoder": ("*encoder.*", "!*embed_positions*"),
+    # where a dialect is learned: the first convolution and the feed-forward weights of the first two layers
+    "encoder-early": (
+        "*encoder.conv1.*",
+        "*encoder.layers.[01].fc1.*",
+        "*encoder.layers.[01].fc2.*",
+        "*feature_extractor.conv_layers.0.conv.*",
+        "*encoder.layers.[01].feed_forward.*",
+    ),
+    "encoder-ffn": ("*encoder.layers.*.fc1.*", "*encoder.layers.*.fc2.*", "*encoder.layers.*.feed_forward.*"),
+    "encoder-attention": ("*encoder.layers.*attn.*", "*encoder.layers.*.attention.*"),
+    "encoder-conv": ("*encoder.conv*", "*feature_extractor.conv_layers.*"),
+    "decoder": ("*decoder.*", "!*embed_*"),
+    "decoder-ffn": ("*decoder.layers.*.fc1.*", "*decoder.layers.*.fc2.*"),
+    "bias": _BIASES,
+    # what test-time adaptation moves in CTC models: norms alone, with the whole acoustic front end as in SUTA and
+    # ZO-ASR (4.63 M of Wav2Vec2-base's 94 M), or with the other offsets
+    "norms": _NORMS,
+    "norm": _NORMS,  # its name in the files of earlier runs
+    "norms+features": (*_NORMS, "*feature_extractor.*", "*feature_projection.*"),
+    "norms+biases": (*_NORMS, *_BIASES),
+    # the same for Whisper: what the whole encoder's output is scaled and shifted by
+    "encoder-norm": ("*encoder.layer_norm.*",),
+}
+
+
+def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters in name order; tied ones once, under the alphabetically first of their names."""
+    seen: set[tuple[int, ...]] = set()
+    result: dict[str, nn.Parameter] = {}
+    for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
+        place = (parameter.data_ptr(), *parameter.shape) if parameter.data_ptr() else (id(parameter),)
+        if place not in seen:
+            seen.add(place)
+            result[name] = parameter
+    return result
+
+
+def expand(pattern: str, names: Collection[str] = ()) -> Patterns:
+    """Comma-separated patterns with presets and groups among them replaced by theirs: `encoder-ffn,!*bias`.
+
+    Args:
+        names: of the model's parameters, which some presets depend on; with their tensors, groups are known too.
+            "auto" stands for the default preset until a calibration has chosen.
+
+    Raises:
+        PatternError: what follows an `@` is no scale.
+    """
+    return tuple(name for part in _parts(pattern) for name in _expanded(_adjustment(part)[0], names))
+
+
+def adjustments(model: nn.Module, pattern: str) -> dict[str, tuple[int, int]]:
+    """Name → (exponent that its scale is raised by, exponent that its range is), of tensors for which they are not 0.
+
+    Where several parts of the pattern have a tensor, the last one counts.
+
+    Raises:
+        PatternError: what follows an `@` is no scale, or is out of range.
+    """
+    if "@" not in pattern:
+        return {}
+    parameters = unique_parameters(model)
+    found: dict[str, tuple[int, int]] = {}
+    for part in _parts(pattern):
+        what, scale, wider = _adjustment(part)
+        if scale or wider:
+            patterns = _expanded(what, parameters)
+            found |= {n: (scale, wider) for n in parameters if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+    return found
+
+
+def _parts(pattern: str) -> list[str]:
+    return [part.strip() for part in pattern.split(",") if part.strip()]
+
+
+def _adjustment(part: str) -> tuple[str, int, int]:
+    """A part of a pattern without its suffix, and the exponents of scale and range."""
+    if "@" not in part[1:]:
+        return part, 0, 0
+    match = _ADJUSTED.fullmatch(part)
+    scale, wider = (int(match["scale"]), int(match["wider"] or 0)) if match else (0, 0)
+    if match is None or abs(scale) > MOST_SCALE or wider > MOST_WIDER:
+        raise PatternError(
+            f"trained-tensors has {part[:100]!r}, expected a pattern and @SCALE or @SCALE^WIDER with whole exponents "
+            f"−{MOST_SCALE} … {MOST_SCALE} and 0 … {MOST_WIDER}, such as encoder-first/norm@-2"
+        )
+    return match["what"], scale, wider
+
+
+def _expanded(part: str, names: Collection[str]) -> Patterns:
+    if SEPARATOR in part and isinstance(names, Mapping):
+        return tensor_groups(shapes_of(names)).get(part, (part,))
+    preset = PRESETS.get(DEFAULT if part == AUTO else part, (part,))
+    return preset(names) if callable(preset) else preset
+
+
+def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(p.startswith("!") and fnmatch.fnmatchcase(name, p[1:]) for p in patterns)
+
+
+def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
+    """The trained tensors in name order.
+
+    Args:
+        pattern: a preset's name (`PRESETS`), a group's (`tensor_groups`), or comma-separated shell patterns on
+            parameter names; `!pattern` excludes.
+
+    Raises:
+        PatternError: nothing matches, or what follows an `@` is no scale.
+        TensorIdCollision: two names share a tensor id.
+        UnsupportedModel: a matched tensor is not floating point.
+    """
+    available = unique_parameters(model)
+    patterns = expand(pattern, available)
+    chosen = {
+        name: parameter
+        for name, parameter in available.items()
+        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and not _excluded(name, patterns)
+    }
+    if not chosen:
+        near = difflib.get_close_matches(pattern, [*PRESETS, *available], n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}, or " if near else "use "
+        raise PatternError(
+            f"trained-tensors pattern {pattern!r} matches none of the model's {len(available)} tensors: {hint}"
+            f"one of the presets {', '.join(PRESETS)}?"
+        )
+    check_ids(chosen)
+    for name, parameter in chosen.items():
+        if not parameter.dtype.is_floating_point:
+            raise UnsupportedModel(f"trained tensor {name!r} has dtype {parameter.dtype}, expected a floating one")
+    return chosen
+
+
+def check_ids(names: dict[str, torch.nn.Parameter] | list[str]) -> None:
+    """Refuse two names with one tensor id: they would share their directions."""
+    seen: dict[int, str] = {}
+    for name in names:
+        other = seen.setdefault(tensor_id(name), name)
+        if other != name:
+            raise TensorIdCollision(
+                f"tensors {other!r} and {name!r} share tensor id {tensor_id(name)}: exclude one from the pattern"
+            )

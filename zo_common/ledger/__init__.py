@@ -1,0 +1,1 @@
+"""The ledger of a run: its records and file, and the ways back to the weights."""

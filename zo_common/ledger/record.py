@@ -1,0 +1,79 @@
+"""What one client adds to the model in one round: a seed and K·q coefficients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.directions.seeds import direction_seed
+from zo_common.lattice.state import Update
+
+
+@dataclass(frozen=True, eq=False)
+class Contribution:
+    """K·q replayable updates of one seed.
+
+    Attributes:
+        seed: u64; direction (step, query) is `direction_seed(seed, step, query)`.
+        client_id: whose it is (0 where the round shares its directions).
+        coefficients: float32, shape (K, q).
+    """
+
+    seed: int
+    client_id: int
+    coefficients: NDArray[np.float32]
+
+    def updates(self) -> list[Update]:
+        """The K·q updates, in step then query order (any order gives the same weights)."""
+        return [
+            Update(direction_seed(self.seed, k, j), coefficient)
+            for k, row in enumerate(self.coefficients.tolist())
+            for j, coefficient in enumerate(row)
+        ]
+
+    def scaled(self, factor: float) -> Contribution:
+        """Coefficients times `factor`, rounded once to float32."""
+        return Contribution(
+            self.seed, self.client_id, (self.coefficients.astype(np.float64) * factor).astype(np.float32)
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Contribution):
+            return NotImplemented
+        mine, theirs = self.coefficients, other.coefficients
+        # bit for bit, as what is encoded: −0.0 is not 0.0, and a NaN is itself
+        same = mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()
+        return same and (self.seed, self.client_id) == (other.seed, other.client_id)
+
+    def __hash__(self) -> int:
+        return hash((self.seed, self.client_id))
+
+
+@dataclass(frozen=True)
+class Record:
+    """One round of the ledger.
+
+    Attributes:
+        server_round: from 1, each one more than the last.
+        checksum: state checksum after the round; 0 where the server holds no model and cannot know it.
+        contributions: what the round's clients added.
+    """
+
+    server_round: int
+    checksum: int
+    contributions: tuple[Contribution, ...]
+
+    def __hash__(self) -> int:
+        return hash((self.server_round, self.checksum))  # not over a thousand contributions
+
+    def updates(self) -> list[Update]:
+        """All updates of the round."""
+        return all_updates([self])
+
+
+def all_updates(records: Iterable[Record]) -> list[Update]:
+    """The updates of several rounds, for one fused replay."""
+    return [u for record in records for c in record.contributions for u in c.updates()]

@@ -1,0 +1,1 @@
+"""CTC models: their forward passes, their losses and their transcripts."""

@@ -1,0 +1,58 @@
+"""Greedy decoding of CTC models: the likeliest class of every frame, repeats joined, blanks dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zo_common.models.ctc.forward import ctc_logits, prepare_waves
+from zo_common.speech.metrics import Scores, score
+
+
+@torch.inference_mode()
+def transcribe_waves(
+    model: Any,
+    processor: Any,
+    waves: Sequence[NDArray[np.float32]],
+    *,
+    batch_size: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Transcripts of mono waveforms at the processor's sampling rate, without a language model.
+
+    Args:
+        batch_size: models with a group norm hear padding, so one at a time is what they are compared on.
+        on_progress: called with (utterances done, utterances in all).
+
+    Raises:
+        DataError: an utterance is too short for a single frame.
+    """
+    device = next(model.parameters()).device
+    texts: list[str] = []
+    for start in range(0, len(waves), batch_size):
+        values, lengths = prepare_waves(processor.feature_extractor, waves[start : start + batch_size])
+        logits, frames = ctc_logits(model, values.to(device), lengths.to(device))
+        classes = logits.argmax(dim=2).cpu()
+        texts += [processor.tokenizer.decode(row[:n]) for row, n in zip(classes, frames.tolist(), strict=True)]
+        if on_progress is not None:
+            on_progress(len(texts), len(waves))
+    return [text.strip() for text in texts]
+
+
+def evaluate_waves(
+    model: Any,
+    processor: Any,
+    waves: Sequence[NDArray[np.float32]],
+    references: Sequence[str],
+    *,
+    batch_size: int = 1,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Scores, list[str]]:
+    """Error counts and transcripts of waveforms against references."""
+    hypotheses = transcribe_waves(model, processor, waves, batch_size=batch_size, on_progress=on_progress)
+    return score(references, hypotheses, language=language), hypotheses

@@ -1,0 +1,1 @@
+"""Whisper: its forward passes, its losses and its transcripts."""

@@ -1,0 +1,59 @@
+"""The part of Whisper's encoder that no trained tensor touches: computed once a batch, not once a forward pass.
+
+Where only decoder tensors are trained, that is the whole encoder, most of a forward pass: its states are computed once
+for every utterance and reused by all passes of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+
+from zo_common.models.whisper.forward import EncoderStates, embed_window, run_layers
+
+_ENCODER = "model.encoder."
+
+
+class FrozenPrefix:
+    """How far the encoder is the same under every perturbation, and the two halves of an encoder pass.
+
+    The encoder is seen as stages: 0 embeds the window (convolutions, positions), 1 … L are its layers, L+1 is the
+    final norm. Stages before the first one that holds a trained tensor are frozen; none, if a name is not Whisper's.
+
+    Args:
+        model: a `WhisperForConditionalGeneration`.
+        trained: names of the trained tensors; None for any: then nothing is frozen.
+    """
+
+    def __init__(self, model: Any, trained: Collection[str] | None) -> None:
+        self._encoder = model.model.encoder
+        self._layers = len(self._encoder.layers)
+        if trained is None:
+            self.stages = 0
+            return
+        touched = [self._stage(name) for name in trained if name.startswith(_ENCODER)]
+        known = all(name.startswith(("model.", "proj_out.")) for name in trained)
+        self.stages = min(touched, default=self._layers + 2) if known else 0
+
+    def _stage(self, name: str) -> int:
+        part = name.removeprefix(_ENCODER)
+        if part.startswith("layers."):
+            return 1 + int(part.split(".")[1])
+        return self._layers + 1 if part.startswith("layer_norm.") else 0
+
+    def start(self, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
+        """The output of all frozen stages, of which there is at least one, for log-mel features (B, n_mels, T)."""
+        assert self.stages > 0
+        states = run_layers(self._encoder, embed_window(self._encoder, features, tail_tokens), 0, self.stages - 1)
+        return self._norm(states) if self.stages > self._layers + 1 else states
+
+    def finish(self, start: EncoderStates) -> EncoderStates:
+        """The encoder states under the present weights, from what `start` gave."""
+        if self.stages > self._layers + 1:
+            return start
+        return self._norm(run_layers(self._encoder, start, self.stages - 1, self._layers))
+
+    def _norm(self, states: EncoderStates) -> EncoderStates:
+        return EncoderStates(self._encoder.layer_norm(states.hidden), states.bias)

@@ -1,0 +1,56 @@
+"""The loss that a step perturbs: one Whisper batch under the current weights, at the precision asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zo_common.estimator.curvature import OutputTrace
+from zo_common.models.compute import autocast
+from zo_common.models.objectives import WhisperBatch, decoder_losses
+from zo_common.models.whisper.forward import EncoderStates, encode
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+
+
+class WhisperLoss:
+    """Per-example losses of one batch, as `estimator.LossFn`; equal, bit for bit, to `objectives.whisper_losses`.
+
+    1. At the first call, the encoder stages that no trained tensor touches are computed and kept.
+    2. Every call runs the rest of the encoder and the decoder under the weights of that moment.
+
+    An object must not outlive a change of a tensor that is not trained. It keeps one encoder state a batch.
+
+    Attributes:
+        trace: where it is set, every call tells it the logits at the labelled positions.
+
+    Args:
+        prefix: made from the model and the names of the trained tensors.
+        precision: "float32", "bfloat16" or "float16", for matrix products; losses are float32.
+    """
+
+    def __init__(
+        self, model: Any, batch: WhisperBatch, prefix: FrozenPrefix, tail_tokens: int = 64, precision: str = "float32"
+    ) -> None:
+        self.trace: OutputTrace | None = None
+        self._model = model
+        self._decoder_input_ids, self._labels = batch.decoder_input_ids, batch.labels
+        self._prefix = prefix
+        self._tail_tokens = tail_tokens
+        self._precision = precision
+        self._features: torch.Tensor | None = batch.features
+        self._start: EncoderStates | None = None
+
+    def __call__(self) -> torch.Tensor:
+        """Losses (B,), float32, in nats a token."""
+        with autocast(self._precision, self._labels.device):
+            return decoder_losses(self._model, self._decoder_input_ids, self._labels, self._encode(), self.trace)
+
+    def _encode(self) -> EncoderStates:
+        if self._start is None:
+            assert self._features is not None
+            if self._prefix.stages == 0:
+                return encode(self._model, self._features, self._tail_tokens)
+            self._start = self._prefix.start(self._features, self._tail_tokens)
+            self._features = None  # what was made of them takes their place in memory
+        return self._prefix.finish(self._start)

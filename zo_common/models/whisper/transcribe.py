@@ -1,0 +1,101 @@
+"""Greedy decoding on Whisper's 30 s window: what a word error rate is measured on."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from zo_common.speech.metrics import Scores, score
+
+MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
+MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
+NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def transcribe(
+    model: Any,
+    processor: Any,
+    features: Sequence[torch.Tensor],
+    *,
+    language: str = "en",
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Transcripts of full log-mel windows, each (n_mels, 3000), by greedy search without timestamps.
+
+    A transcript that repeats itself (`MAX_COMPRESSION_RATIO`) is decoded again, as OpenAI's Whisper does: there by
+    sampling at a higher temperature, here by the same greedy search in which no `NO_REPEAT_NGRAM_SIZE` tokens in a row
+    may come twice, so that the same weights always give the same transcript. One endless loop would otherwise count for
+    more words than all other recordings together.
+
+    Args:
+        on_progress: called with (utterances done, utterances in all).
+    """
+    texts: list[str] = []
+    for tokens in _generate(model, features, language, batch_size):
+        found = processor.batch_decode(tokens, skip_special_tokens=True)
+        loops = [row for row, text in enumerate(found) if compression_ratio(text) > MAX_COMPRESSION_RATIO]
+        if loops:
+            again = [features[len(texts) + row] for row in loops]
+            for row, text in zip(loops, _without_loops(model, processor, again, language), strict=True):
+                found[row] = text
+        texts += found
+        if on_progress is not None:
+            on_progress(len(texts), len(features))
+    return [text.strip() for text in texts]
+
+
+def greedy_tokens(
+    model: Any, processor: Any, features: Sequence[torch.Tensor], *, language: str = "en", batch_size: int = 16
+) -> list[list[int]]:
+    """The text tokens, as they were chosen, of the transcripts that `transcribe` gives: hypotheses to train on."""
+    special = set(processor.tokenizer.all_special_ids)
+    first_special = int(processor.tokenizer.eos_token_id)  # all tokens from end of text on are control tokens
+    return [
+        [token for token in row.tolist() if token < first_special and token not in special]
+        for tokens in _generate(model, features, language, batch_size)
+        for row in tokens
+    ]
+
+
+def _without_loops(model: Any, processor: Any, features: Sequence[torch.Tensor], language: str) -> list[str]:
+    """Transcripts in which no few tokens in a row come twice."""
+    (tokens,) = _generate(model, features, language, len(features), no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
+    found: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
+    return found
+
+
+@torch.inference_mode()
+def _generate(
+    model: Any, features: Sequence[torch.Tensor], language: str, batch_size: int, **others: Any
+) -> Iterator[torch.Tensor]:
+    """Greedy tokens of each batch, (B, length)."""
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **others}
+    if model.generation_config.is_multilingual:
+        options |= {"language": language, "task": "transcribe"}
+    for start in range(0, len(features), batch_size):
+        window = torch.stack(list(features[start : start + batch_size]))
+        yield model.generate(window.to(next(model.parameters()).device), **options)
+
+
+def evaluate_texts(
+    model: Any,
+    processor: Any,
+    features: Sequence[torch.Tensor],
+    references: Sequence[str],
+    *,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Scores, list[str]]:
+    """Error counts and transcripts of full windows against references."""
+    hypotheses = transcribe(model, processor, features, language=language, on_progress=on_progress)
+    return score(references, hypotheses, language=language), hypotheses

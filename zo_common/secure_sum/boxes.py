@@ -1,0 +1,48 @@
+"""Shares on their way from one device to another through the server, which must not read or alter them."""
+
+from __future__ import annotations
+
+import struct
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+
+from zo_common.errors import SecureAggregationError
+from zo_common.secure_sum.masks import agree, derive
+from zo_common.secure_sum.shamir import SHARE_BYTES
+
+BOX_BYTES = 2 * SHARE_BYTES + 16
+_NONCE = bytes(12)  # a key seals one box: it is of this session, this sender and this receiver
+
+
+def seal(
+    private: bytes, public: bytes, session: bytes, sender: int, receiver: int, shares: tuple[bytes, bytes]
+) -> bytes:
+    """The sender's shares for one receiver, of its mask key and its self mask: 82 bytes (ChaCha20-Poly1305)."""
+    key = derive(agree(private, public), session, b"share box", sender, receiver)
+    return ChaCha20Poly1305(key).encrypt(_NONCE, b"".join(shares), _context(session, sender, receiver))
+
+
+def unseal(
+    private: bytes, public: bytes, session: bytes, sender: int, receiver: int, box: bytes
+) -> tuple[bytes, bytes]:
+    """Inverse of `seal`, at the receiver.
+
+    Raises:
+        SecureAggregationError: not what the sender sealed for this receiver in this session.
+    """
+    key = derive(agree(private, public), session, b"share box", sender, receiver)
+    try:
+        data = ChaCha20Poly1305(key).decrypt(_NONCE, box, _context(session, sender, receiver))
+    except InvalidTag:
+        data = b""
+    if len(data) != 2 * SHARE_BYTES:
+        raise SecureAggregationError(
+            f"the shares that device {sender} sent to device {receiver} were altered on the way, or are of another "
+            "round: nothing is unmasked; find out what lies between the devices"
+        )
+    return data[:SHARE_BYTES], data[SHARE_BYTES:]
+
+
+def _context(session: bytes, sender: int, receiver: int) -> bytes:
+    return session + struct.pack("<QQ", sender, receiver)

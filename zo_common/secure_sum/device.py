@@ -1,0 +1,291 @@
+"""One device's part in a secure sum: five steps, each once, in order; whoever asks otherwise is refused.
+
+    advertise → share → mask → consent → reveal
+
+Bonawitz et al., CCS 2017, figure 4, with the consistency check ("consent") for servers that lie about who dropped out.
+The set of survivors is told once and then holds, so that no device ever reveals shares of both the mask key and the
+self mask of another: that is why no single vector can be unmasked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.errors import CodecError, SecureAggregationError
+from zo_common.secure_sum.boxes import seal, unseal
+from zo_common.secure_sum.graph import Graph
+from zo_common.secure_sum.masks import agree, new_private, pair_mask, public_of, self_mask
+from zo_common.secure_sum.messages import (
+    Advertisement,
+    Consent,
+    KeyList,
+    MaskedInput,
+    RevealedShares,
+    RevealRequest,
+    SealedShares,
+    Sharers,
+    Survivors,
+    agreement,
+)
+from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
+from zo_common.secure_sum.quantiser import MOST_SUM
+from zo_common.secure_sum.shamir import SECRET_BYTES, split
+from zo_common.secure_sum.terms import Terms
+
+Noise = Callable[[NDArray[np.int64]], NDArray[np.int64]]
+LEAST_COHORT = 3  # of two devices, each would know the other's scalars from the sum
+
+
+class Phase(IntEnum):
+    """The last step a device has taken; ENDED also after a refusal."""
+
+    JOINED = 0
+    ADVERTISED = 1
+    SHARED = 2
+    MASKED = 3
+    CONSENTED = 4
+    ENDED = 5
+
+
+def commitment(seed: bytes) -> bytes:
+    """By which a server knows that it put a self mask's seed together rightly: BLAKE2b-256."""
+    return hashlib.blake2b(seed, digest_size=32, person=b"zo-asr/selfmask").digest()
+
+
+class SecureDevice:
+    """A device in one secure sum, with keys made for it alone.
+
+    Args:
+        terms: what the server proposes.
+        client_id: this device.
+        signer: its node key; None where it has none.
+        peers: the other devices' public node keys; None: the server is trusted not to swap keys.
+        least: the smallest cohort that the device takes part in.
+        last_round: the last round of this run that the device took part in; this one must be later.
+
+    Raises:
+        SecureAggregationError: the round is over or under way already.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        client_id: int,
+        signer: NodeSigner | None = None,
+        peers: PeerKeys | None = None,
+        *,
+        least: int = LEAST_COHORT,
+        last_round: int = 0,
+    ) -> None:
+        if terms.server_round <= last_round:
+            raise SecureAggregationError(
+                f"round {terms.server_round} was proposed after round {last_round}: a device sums once a round, so "
+                "that no two sums differ by one device; go on with the next round"
+            )
+        if peers is not None and signer is None:
+            raise SecureAggregationError("peer-keys is set without node-key: others could not verify this device")
+        self.terms, self.client_id, self.phase = terms, client_id, Phase.JOINED
+        self._signer, self._peers, self._least = signer, peers, max(least, LEAST_COHORT)
+        self._box_key, self._mask_key = new_private(), new_private()
+        self._seed = secrets.token_bytes(SECRET_BYTES)
+        self._own = (b"", b"")
+        self._keys: dict[int, Advertisement] = {}
+        self._graph = Graph(terms, ())
+        self._sharers = self._survivors = b""
+        self._total = 0
+
+    def _begin(self, before: Phase, after: Phase, session: bytes) -> None:
+        """A step is taken once, whether it succeeds or not: a second try with other data would be an oracle."""
+        found, self.phase = self.phase, Phase.ENDED
+        if found is not before:
+            self._refuse(f"step {after.name} was asked for in phase {found.name}, expected {before.name}")
+        if session != self.terms.session:
+            self._refuse("a message is of another session, such as an earlier round")
+
+    def _refuse(self, word: str) -> NoReturn:
+        self.phase = Phase.ENDED
+        raise SecureAggregationError(
+            f"device {self.client_id} leaves the secure sum of round {self.terms.server_round}: {word}; it takes part "
+            "in the next round"
+        )
+
+    def _members(self, bitmap: bytes, what: str) -> frozenset[int]:
+        try:
+            return self._graph.members(bitmap)
+        except CodecError as error:
+            self._refuse(f"{what}: {error}")
+
+    def advertise(self) -> Advertisement:
+        """Step 1: two fresh public keys, signed by the node key if there is one."""
+        self._begin(Phase.JOINED, Phase.ADVERTISED, self.terms.session)
+        box, mask = public_of(self._box_key), public_of(self._mask_key)
+        bare = Advertisement(self.terms.session, self.client_id, box, mask)
+        self.phase = Phase.ADVERTISED
+        if self._signer is None:
+            return bare
+        return Advertisement(bare.session, bare.client_id, box, mask, self._signer.sign(bare.signed()))
+
+    def share(self, keys: KeyList) -> SealedShares:
+        """Step 2: shares of the mask key and of the self mask's seed, sealed for each neighbour.
+
+        Raises:
+            SecureAggregationError: too few devices, this device not in the list or with other keys, a key that comes
+                twice, other neighbours than the graph's, or a key that its device's node key did not sign.
+        """
+        self._begin(Phase.ADVERTISED, Phase.SHARED, keys.session)
+        self._check(keys)
+        self._graph, self._keys = Graph(self.terms, keys.cohort), {key.client_id: key for key in keys.keys}
+        closed = self._graph.closed(self.client_id)
+        needed = self.terms.needed(len(closed))
+        points = [self._graph.point(other) for other in closed]
+        of_key, of_seed = (split(secret, needed, points) for secret in (self._mask_key, self._seed))
+        pairs = {c: (of_key[p], of_seed[p]) for c, p in zip(closed, points, strict=True)}
+        self._own = pairs.pop(self.client_id)
+        boxes = {
+            other: seal(self._box_key, self._keys[other].box_key, keys.session, self.client_id, other, pair)
+            for other, pair in pairs.items()
+        }
+        self.phase = Phase.SHARED
+        return SealedShares(keys.session, self.client_id, commitment(self._seed), boxes)
+
+    def _check(self, keys: KeyList) -> None:
+        mine = public_of(self._box_key), public_of(self._mask_key)
+        if len(keys.cohort) < self._least:
+            self._refuse(f"the cohort has {len(keys.cohort)} devices, expected at least {self._least}")
+        if self.client_id not in keys.cohort:
+            self._refuse("the key list leaves this device out")
+        closed = Graph(self.terms, keys.cohort).closed(self.client_id)
+        if tuple(key.client_id for key in keys.keys) != closed:
+            self._refuse("the key list holds keys of other devices than its neighbours and itself")
+        known = [public for key in keys.keys for public in (key.box_key, key.mask_key)]
+        if len(set(known)) != len(known):
+            self._refuse("one key comes twice in the key list")
+        for key in keys.keys:
+            if key.client_id == self.client_id:
+                if (key.box_key, key.mask_key) != mine:
+                    self._refuse("the key list shows other keys for this device than it sent: they were swapped")
+            elif self._peers is not None:
+                if key.client_id not in self._peers:
+                    self._refuse(f"device {key.client_id} is not in peer-keys: copy the deployment's file again")
+                if not self._peers.holds(key.client_id, key.signed(), key.signature):
+                    self._refuse(
+                        f"the keys of device {key.client_id} are not signed by its node key: they were swapped"
+                    )
+
+    @property
+    def least_survivors(self) -> int:
+        """With fewer survivors this device does not help to open the sum: so many shares of noise it has at least."""
+        return self.terms.needed(len(self._graph.cohort))
+
+    def mask(self, sharers: Sharers, values: NDArray[np.int64], noise: Noise | None = None) -> MaskedInput:
+        """Step 3: the vector plus the self mask plus the pairwise masks, modulo 2**64.
+
+        Args:
+            values: int64, shape (terms.length,), already times the device's weight.
+            noise: adds whole-numbered noise before masking, as for device-level differential privacy: the sum then
+                carries the sum of all survivors' noise (shape kept).
+
+        Raises:
+            SecureAggregationError: too few devices sent shares, or a number so large that the sum could overflow.
+        """
+        self._begin(Phase.SHARED, Phase.MASKED, sharers.session)
+        active = self._members(sharers.bitmap, "the list of sharers")
+        self._check_present(active, "sent shares")
+        if values.dtype != np.int64 or values.shape != (self.terms.length,):
+            self._refuse(f"its vector is {values.dtype}{values.shape}, the terms say int64({self.terms.length},)")
+        if noise is not None:
+            values = noise(values)
+        self._check_size(values, sharers)
+        session, length = self.terms.session, self.terms.length
+        masked = values.view(np.uint64) + self_mask(self._seed, session, self.client_id, length)
+        for other in self._graph.neighbours(self.client_id):
+            if other in active:
+                secret = agree(self._mask_key, self._keys[other].mask_key)
+                masked += pair_mask(secret, session, self.client_id, other, length)
+        self._sharers, self._total, self.phase = sharers.bitmap, sharers.total, Phase.MASKED
+        return MaskedInput(session, self.client_id, masked)
+
+    def _check_size(self, values: NDArray[np.int64], sharers: Sharers) -> None:
+        if values.dtype != np.int64 or values.shape != (self.terms.length,):
+            self._refuse("the noise changed type or shape of its vector")
+        if not 1 <= sharers.weight <= sharers.total // 2:
+            # a sum that is nearly all one device's tells what that device's vector is
+            word = f"its weight is {sharers.weight} of {sharers.total} in all, expected at most half; set "
+            self._refuse(word + "weighting=uniform")
+        most = MOST_SUM * sharers.weight // sharers.total
+        if not (-most <= int(values.min()) and int(values.max()) <= most):
+            self._refuse(f"its vector exceeds {most}, its part of 2**63: the sum could overflow; use a coarser grid")
+
+    def _check_present(self, members: frozenset[int], what: str) -> None:
+        """Enough of the cohort and of the own neighbourhood, oneself included."""
+        closed = self._graph.closed(self.client_id)
+        near = sum(other in members for other in closed)
+        if self.client_id not in members:
+            self._refuse(f"it is not listed among those that {what}")
+        for found, devices in ((len(members), len(self._graph.cohort)), (near, len(closed))):
+            if found < self.terms.needed(devices):
+                self._refuse(f"{found} of {devices} devices {what}, expected at least {self.terms.needed(devices)}")
+
+    def consent(self, survivors: Survivors) -> Consent:
+        """Step 4: sign whose vectors are in the sum; from here on the device knows no other set.
+
+        Raises:
+            SecureAggregationError: fewer survivors than the threshold, or one that had sent no shares.
+        """
+        self._begin(Phase.MASKED, Phase.CONSENTED, survivors.session)
+        alive = self._members(survivors.bitmap, "the list of survivors")
+        if not alive <= self._members(self._sharers, "the list of sharers"):
+            self._refuse("a survivor had sent no shares")
+        self._check_present(alive, "survived")
+        self._survivors, self.phase = survivors.bitmap, Phase.CONSENTED
+        signature = self._signer.sign(self._agreed()) if self._signer else b""
+        return Consent(survivors.session, self.client_id, signature)
+
+    def _agreed(self) -> bytes:
+        """What all must have been told alike before anyone reveals shares."""
+        return agreement(self.terms.session, self._graph.digest, self._sharers, self._survivors, self._total)
+
+    def reveal(self, request: RevealRequest) -> RevealedShares:
+        """Step 5: of each survivor the share of its self mask, of each that dropped out the share of its mask key.
+
+        Raises:
+            SecureAggregationError: too few neighbours signed the same survivors (with peer keys), boxes missing,
+                of strangers, or altered.
+        """
+        self._begin(Phase.CONSENTED, Phase.ENDED, request.session)
+        sharers, alive = self._members(self._sharers, "sharers"), self._members(self._survivors, "survivors")
+        self._check_consents(request, alive)
+        senders = {other for other in self._graph.neighbours(self.client_id) if other in sharers}
+        if set(request.boxes) != senders:
+            self._refuse(f"boxes of {len(request.boxes)} devices came, expected those of {len(senders)} neighbours")
+        shares = {self.client_id: self._own[1]}
+        for sender, box in request.boxes.items():
+            key = self._keys[sender].box_key
+            try:
+                pair = unseal(self._box_key, key, request.session, sender, self.client_id, box)
+            except SecureAggregationError as error:
+                self._refuse(str(error))
+            shares[sender] = pair[1] if sender in alive else pair[0]
+        return RevealedShares(request.session, self.client_id, shares)
+
+    def _check_consents(self, request: RevealRequest, alive: frozenset[int]) -> None:
+        if self._peers is None:
+            return
+        signed = self._agreed()
+        closed = self._graph.closed(self.client_id)
+        held = 1  # its own
+        for other in closed:
+            if other != self.client_id and other in alive and other in request.signatures:
+                if not self._peers.holds(other, signed, request.signatures[other]):
+                    self._refuse(f"device {other} did not sign the same survivors: the server tells them differently")
+                held += 1
+        if held < self.terms.needed(len(closed)):
+            needed = self.terms.needed(len(closed))
+            self._refuse(f"{held} neighbours signed the same survivors, expected at least {needed}")

@@ -1,0 +1,210 @@
+"""The server's part in a secure sum: it carries keys and sealed shares, adds masked vectors, and removes the masks.
+
+    advertisements → key lists → sealed shares → sharers → masked vectors → survivors → consents → shares → sum
+
+It learns the sum of the survivors' vectors, exactly, and of no single one (Bonawitz et al., CCS 2017, figure 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.errors import SecureAggregationError
+from zo_common.secure_sum.device import LEAST_COHORT, commitment
+from zo_common.secure_sum.graph import Graph, cohort_of
+from zo_common.secure_sum.masks import agree, pair_mask, public_of, self_mask
+from zo_common.secure_sum.messages import (
+    Advertisement,
+    Consent,
+    Invitation,
+    KeyList,
+    MaskedInput,
+    RevealedShares,
+    RevealRequest,
+    SealedShares,
+    Sharers,
+    Survivors,
+)
+from zo_common.secure_sum.shamir import combine
+from zo_common.secure_sum.terms import MOST_DEVICES, Terms
+
+
+class SecureServer:
+    """One secure sum. `add_…` takes one device's bytes, `close_…` ends a step and gives what goes to the devices.
+
+    Every `add_…` raises CodecError or SecureAggregationError for bytes that do not fit the device's turn: leave that
+    device out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
+    """
+
+    def __init__(self, terms: Terms) -> None:
+        self.terms = terms
+        self._keys: dict[int, Advertisement] = {}
+        self._sealed: dict[int, SealedShares] = {}
+        self._graph = Graph(terms, ())
+        self._sharers = b""
+        self._survivors: frozenset[int] = frozenset()
+        self._dropped: frozenset[int] = frozenset()
+        self._masked: dict[int, NDArray[np.uint64]] = {}
+        self._consents: dict[int, bytes] = {}
+        self._shares: dict[int, dict[int, bytes]] = {}
+        self._revealed: set[int] = set()
+
+    def invitation(self) -> bytes:
+        """What goes to every device that may take part."""
+        return Invitation(self.terms).encode()
+
+    def _belongs(self, session: bytes, claimed: int, client_id: int, expected: Collection[int] | None) -> None:
+        if session != self.terms.session:
+            raise SecureAggregationError("an answer is of another session, such as an earlier round: it is left out")
+        if claimed != client_id:
+            raise SecureAggregationError(
+                f"device {client_id} answered as device {claimed}: give each its own client-id"
+            )
+        if expected is not None and client_id not in expected:
+            raise SecureAggregationError(f"device {client_id} was not asked, or had not taken the step before")
+
+    def _enough(self, found: Collection[int], what: str) -> None:
+        devices = len(self._graph.cohort)
+        if len(found) < self.terms.needed(devices):
+            raise SecureAggregationError(
+                f"{len(found)} of {devices} devices {what}, {self.terms.needed(devices)} are needed: nothing is "
+                "unmasked; lower secure-threshold if so many drop out every round"
+            )
+
+    def add_advertisement(self, client_id: int, data: bytes) -> None:
+        """Step 1."""
+        found = Advertisement.decode(data)
+        self._belongs(found.session, found.client_id, client_id, None)
+        if client_id in self._keys:
+            raise SecureAggregationError(f"device {client_id} advertised twice: the first keys stay")
+        self._keys[client_id] = found
+
+    def signed(self) -> int:
+        """How many advertisements carry a signature; devices verify it, not the server."""
+        return sum(bool(key.signature) for key in self._keys.values())
+
+    def close_advertising(self) -> dict[int, bytes]:
+        """Key lists by client id, each with the device's own keys and its neighbours'."""
+        if not LEAST_COHORT <= len(self._keys) <= MOST_DEVICES:
+            raise SecureAggregationError(
+                f"{len(self._keys)} devices advertised keys, expected {LEAST_COHORT} … {MOST_DEVICES}: raise "
+                "min-clients"
+            )
+        self._graph = Graph(self.terms, cohort_of(self._keys))
+        lists: dict[int, bytes] = {}
+        whole = b""
+        for client in self._graph.cohort:
+            closed = self._graph.closed(client)
+            if closed is self._graph.cohort and whole:  # all with all: one list for everyone
+                lists[client] = whole
+                continue
+            keys = tuple(self._keys[other] for other in closed)
+            lists[client] = whole = KeyList(self.terms.session, self._graph.cohort, keys).encode()
+        return lists
+
+    def add_shares(self, client_id: int, data: bytes) -> None:
+        """Step 2."""
+        found = SealedShares.decode(data)
+        self._belongs(found.session, found.client_id, client_id, self._graph.cohort)
+        if client_id in self._sealed:
+            raise SecureAggregationError(f"device {client_id} sent shares twice: the first stay")
+        if tuple(found.boxes) != self._graph.neighbours(client_id):
+            raise SecureAggregationError(f"device {client_id} sent shares for others than its neighbours")
+        self._sealed[client_id] = found
+
+    def close_sharing(self, weights: Mapping[int, int]) -> dict[int, bytes]:
+        """Lists of sharers by client id, with each device's weight; they go with the plans.
+
+        Args:
+            weights: positive whole numbers for at least all sharers.
+        """
+        self._enough(self._sealed, "sent shares")
+        self._sharers = self._graph.bitmap(self._sealed)
+        total = sum(weights[client] for client in self._sealed)
+        return {
+            client: Sharers(self.terms.session, self._sharers, weights[client], total).encode()
+            for client in sorted(self._sealed)
+        }
+
+    def check_masked(self, client_id: int, data: bytes) -> NDArray[np.uint64]:
+        """A device's masked vector, not counted yet: uint64, shape (terms.length,)."""
+        found = MaskedInput.decode(data)
+        self._belongs(found.session, found.client_id, client_id, self._sealed)
+        if len(found.values) != self.terms.length:
+            raise SecureAggregationError(
+                f"device {client_id} sent {len(found.values)} numbers, the terms say {self.terms.length}: update it"
+            )
+        return found.values
+
+    def close_masking(self, masked: Mapping[int, NDArray[np.uint64]]) -> dict[int, bytes]:
+        """Step 3: those whose checked vectors are given survive, everyone else has dropped out; who survived, by id."""
+        self._enough(masked, "sent masked vectors")
+        self._masked = dict(masked)
+        self._survivors = frozenset(masked)
+        self._dropped = frozenset(self._sealed) - self._survivors
+        data = Survivors(self.terms.session, self._graph.bitmap(self._survivors)).encode()
+        return dict.fromkeys(sorted(self._survivors), data)
+
+    def add_consent(self, client_id: int, data: bytes) -> None:
+        """Step 4."""
+        found = Consent.decode(data)
+        self._belongs(found.session, found.client_id, client_id, self._survivors)
+        self._consents[client_id] = found.signature
+
+    def close_consent(self) -> dict[int, bytes]:
+        """Requests to reveal by client id, to those that consented: neighbours' signatures and the boxes for each."""
+        self._enough(self._consents, "consented")
+        requests = {}
+        for client in sorted(self._consents):
+            near = self._graph.neighbours(client)
+            signatures = {other: self._consents[other] for other in near if self._consents.get(other)}
+            boxes = {other: self._sealed[other].boxes[client] for other in near if other in self._sealed}
+            requests[client] = RevealRequest(self.terms.session, signatures, boxes).encode()
+        return requests
+
+    def add_revealed(self, client_id: int, data: bytes) -> None:
+        """Step 5."""
+        found = RevealedShares.decode(data)
+        self._belongs(found.session, found.client_id, client_id, self._consents)
+        expected = {other for other in self._graph.closed(client_id) if other in self._sealed}
+        if set(found.shares) != expected or client_id in self._revealed:
+            raise SecureAggregationError(f"device {client_id} revealed other shares than it was asked for, or twice")
+        self._revealed.add(client_id)
+        for owner, share in found.shares.items():
+            self._shares.setdefault(owner, {})[self._graph.point(client_id)] = share
+
+    def total(self) -> NDArray[np.int64]:
+        """The exact sum of the survivors' vectors, int64, shape (terms.length,).
+
+        Raises:
+            SecureAggregationError: too few shares of some device, or shares that were altered; nothing is returned.
+        """
+        session, length = self.terms.session, self.terms.length
+        total = np.zeros(length, np.uint64)
+        for client, values in self._masked.items():
+            total += values
+            seed = self._secret(client)
+            if commitment(seed) != self._sealed[client].commitment:
+                raise SecureAggregationError(f"the self mask of device {client} does not open: a share was altered")
+            total -= self_mask(seed, session, client, length)
+        for client in sorted(self._dropped):
+            self._remove_pairs(client, total)
+        return total.view(np.int64)
+
+    def _remove_pairs(self, dropped: int, total: NDArray[np.uint64]) -> None:
+        """Take out, in place, what survivors added for a device that dropped out after sharing."""
+        alive = [other for other in self._graph.neighbours(dropped) if other in self._survivors]
+        if not alive:
+            return
+        private = self._secret(dropped)
+        if public_of(private) != self._keys[dropped].mask_key:
+            raise SecureAggregationError(f"the mask key of device {dropped} does not open: a share was altered")
+        for other in alive:
+            secret = agree(private, self._keys[other].mask_key)
+            total -= pair_mask(secret, self.terms.session, other, dropped, self.terms.length)
+
+    def _secret(self, owner: int) -> bytes:
+        return combine(self._shares.get(owner, {}), self.terms.needed(len(self._graph.closed(owner))))

@@ -1,0 +1,97 @@
+"""What a cohort agrees on before it aggregates securely: run, round, length of the vectors, threshold, neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+from zo_common.binary.packing import Reader
+from zo_common.errors import CodecError, ConfigError
+
+PERSON = b"zo-asr/secagg/v1"
+LAYOUT = "16sIIdH?"
+SESSION_BYTES = 16
+MOST_DEVICES = 1 << 16
+MOST_LENGTH = 1 << 22
+
+
+def check_policy(threshold: float, neighbours: int) -> None:
+    """Whether the settings can protect anyone.
+
+    Raises:
+        ConfigError: a threshold of no more than half would let a server unmask one device in two ways at once.
+    """
+    if not (math.isfinite(threshold) and 0.5 <= threshold < 1):
+        raise ConfigError(
+            f"secure-threshold is {threshold}, expected 0.5 … 1, the share of devices that must stay (2/3 where the "
+            "server may lie)"
+        )
+    if not (neighbours == 0 or (4 <= neighbours < MOST_DEVICES and neighbours % 2 == 0)):
+        raise ConfigError(
+            f"secure-neighbours is {neighbours}, expected 0 (every device masks with every other) or an even number "
+            f"from 4 to {MOST_DEVICES - 2}"
+        )
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Terms of one secure sum; keys, masks and signatures hold for exactly these.
+
+    Attributes:
+        run_id: 16 bytes that name the run.
+        server_round: the round.
+        length: numbers in each device's vector.
+        threshold: share of the devices more than which must stay to the end, 0.5 … 1.
+        neighbours: with how many others each device masks; 0 for all (Bonawitz et al. 2017), else the regular graph of
+            Bell et al. 2020.
+        weighted: each device's vector counts as often as it has examples; else once. All of a cohort know the same, or
+            a server could give one device so large a weight that the sum shows its vector.
+
+    Raises:
+        ConfigError: see `check_policy`.
+    """
+
+    run_id: bytes
+    server_round: int
+    length: int
+    threshold: float = 2 / 3
+    neighbours: int = 0
+    weighted: bool = False
+
+    def __post_init__(self) -> None:
+        check_policy(self.threshold, self.neighbours)
+        if len(self.run_id) != 16 or self.server_round < 1 or not 1 <= self.length <= MOST_LENGTH:
+            raise ConfigError(
+                f"terms for round {self.server_round} with vectors of {self.length} numbers cannot be used: expected "
+                f"rounds from 1 and 1 … {MOST_LENGTH} numbers; lower num-queries or local-steps"
+            )
+
+    @cached_property
+    def session(self) -> bytes:
+        """16 bytes that stand for all of the terms."""
+        return hashlib.blake2b(self.encode(), digest_size=SESSION_BYTES, person=PERSON).digest()
+
+    def needed(self, devices: int) -> int:
+        """How many of so many devices must stay: more than the threshold's share, never more than there are."""
+        return min(devices, math.floor(self.threshold * devices) + 1)
+
+    def encode(self) -> bytes:
+        """35 bytes."""
+        return struct.pack(
+            "<" + LAYOUT, self.run_id, self.server_round, self.length, self.threshold, self.neighbours, self.weighted
+        )
+
+    @classmethod
+    def take(cls, reader: Reader) -> Terms:
+        """Terms off the front of untrusted bytes.
+
+        Raises:
+            CodecError: a field out of range.
+        """
+        try:
+            return cls(*reader.take(LAYOUT))
+        except ConfigError as error:
+            raise CodecError(f"secure aggregation's terms: {error}") from None

@@ -1,0 +1,1 @@
+"""Speech with and without transcripts: reading, sharing out, batches and evaluation."""

@@ -1,0 +1,179 @@
+"""Held-out evaluation, by a device or a server with speech of its own: loss, and WER decoded by greedy search."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from zo_common.models.ctc.forward import ctc_logits
+from zo_common.models.ctc.loss import CTCBatch, CTCLoss
+from zo_common.models.ctc.objectives import frame_entropy, frame_mask
+from zo_common.models.ctc.transcribe import evaluate_waves
+from zo_common.models.objectives import whisper_losses
+from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
+from zo_common.models.whisper.transcribe import evaluate_texts
+from zo_common.speech.ctc import CTCDataset
+from zo_common.speech.metrics import Scores
+from zo_common.speech.recordings import Recordings
+from zo_common.wire.evaluation import EvaluationReply
+from zo_common.wire.plan import Status
+
+_TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss over utterances (nats a token or character), error counts, and the transcripts."""
+
+    loss: float
+    scores: Scores
+    hypotheses: tuple[str, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain numbers for logs."""
+        return {
+            "loss": self.loss,
+            "wer": self.scores.wer,
+            "cer": self.scores.cer,
+            "raw_wer": self.scores.raw_wer,
+            "utterances": self.scores.utterances,
+        }
+
+
+@dataclass(frozen=True)
+class Health:
+    """What a collapse shows in, on speech with references.
+
+    Attributes:
+        loss: supervised, nats a token or a character.
+        wer: word error rate.
+        uncertainty: mean entropy in nats, of the frames (CTC) or of the references' tokens (Whisper): what objectives
+            without a text lower.
+        diversity: entropy of the words heard ÷ that of the words said, at most 1; 0 where all is heard as one word.
+    """
+
+    loss: float
+    wer: float
+    uncertainty: float
+    diversity: float
+
+
+@torch.inference_mode()
+def held_out_loss(model: nn.Module, data: Recordings, batch_size: int = 16) -> float:
+    """Mean per-utterance loss in float32, in nats a token or a character."""
+    return _mean_of_batches(_losses, model, data, batch_size)
+
+
+@torch.inference_mode()
+def utterance_losses(
+    model: nn.Module,
+    data: Recordings,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float64]:
+    """The loss of each utterance, (N,) in the order of `data`, as `held_out_loss` takes their mean.
+
+    Args:
+        on_progress: called with the utterances done and their total, after each batch; what it raises ends it.
+    """
+    losses = np.empty(len(data))
+    done = 0
+    for chosen, found in zip(
+        data.length_sorted_batches(batch_size), _batches(_losses, model, data, batch_size), strict=True
+    ):
+        losses[chosen] = found
+        done += len(chosen)
+        if on_progress is not None:
+            on_progress(done, len(data))
+    return losses
+
+
+def loss_reply(
+    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
+) -> EvaluationReply:
+    """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
+    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
+    if not math.isfinite(total):
+        return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
+    return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))
+
+
+@torch.inference_mode()
+def health(
+    model: nn.Module,
+    processor: Any,
+    data: Recordings,
+    *,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Health:
+    """How well a model is; see `Health`."""
+    found = evaluate(model, processor, data, language=language, on_progress=on_progress)
+    uncertainty = _mean_of_batches(_entropies, model, data, 16)
+    said = _word_entropy(data.texts)
+    diversity = min(1.0, _word_entropy(found.hypotheses) / said) if said else 1.0
+    return Health(found.loss, found.scores.wer, uncertainty, diversity)
+
+
+Measure = Callable[[nn.Module, Any], torch.Tensor]
+
+
+def _mean_of_batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> float:
+    return float(np.mean(np.concatenate(list(_batches(measure, model, data, batch_size)))))
+
+
+def _batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> Iterator[NDArray[np.float64]]:
+    """What is measured of each example, in batches of similar length."""
+    device = next(model.parameters()).device
+    for chosen in data.length_sorted_batches(batch_size):
+        yield measure(model, data.batch(chosen).to(device)).double().numpy(force=True)
+
+
+def _losses(model: nn.Module, batch: Any) -> torch.Tensor:
+    return CTCLoss(model, batch)() if isinstance(batch, CTCBatch) else whisper_losses(model, batch, _TAIL)
+
+
+def _entropies(model: nn.Module, batch: Any) -> torch.Tensor:
+    """Mean entropy of each example's frames or tokens, (B,)."""
+    if isinstance(batch, CTCBatch):
+        logits, frames = ctc_logits(model, batch.values, batch.lengths)
+        return frame_entropy(logits, frame_mask(frames, logits.shape[1]))
+    return HypothesisLoss(model, batch, FrozenPrefix(model, ()), _TAIL, objective="entropy")()
+
+
+def _word_entropy(texts: Sequence[str]) -> float:
+    """Entropy in nats of the words of some texts, by how often each occurs."""
+    counts = Counter(word for text in texts for word in text.lower().split())
+    total = counts.total()
+    return -sum(n / total * math.log(n / total) for n in counts.values())
+
+
+def evaluate(
+    model: nn.Module,
+    processor: Any,
+    data: Recordings,
+    *,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Loss and word error rates of a data set."""
+    if isinstance(data, CTCDataset):
+        waves = [example.wave for example in data.examples]
+        scores, hypotheses = evaluate_waves(
+            model, processor, waves, data.texts, language=language, on_progress=on_progress
+        )
+    else:
+        windows = [example.window() for example in data.examples]
+        scores, hypotheses = evaluate_texts(
+            model, processor, windows, data.texts, language=language, on_progress=on_progress
+        )
+    return Evaluation(held_out_loss(model, data), scores, tuple(hypotheses))

@@ -1,0 +1,159 @@
+"""Which utterances belong to which client of a simulation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+from zo_common.errors import ConfigError
+from zo_common.speech.manifest import Utterance
+
+SHARDS_PER_PARTITION = 2
+
+
+def partition(
+    utterances: Sequence[Utterance], partition_id: int, num_partitions: int, by: str, *, seed: int = 0
+) -> list[int]:
+    """Ascending indices of the utterances of one client; see `Partitions`."""
+    return Partitions(utterances, num_partitions, by, seed=seed).of(partition_id)
+
+
+class Partitions:
+    """Shares of all clients in a table, worked out once; the same arguments always give the same ones.
+
+    `by` is a column ("speaker": client i has the i-th value in sorted order), "round-robin", "iid",
+    "dirichlet:<column>:<alpha>"
+    or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that
+    equal shards leave over belong to nobody).
+    """
+
+    def __init__(self, utterances: Sequence[Utterance], num_partitions: int, by: str, *, seed: int = 0) -> None:
+        self._utterances = utterances
+        self._count = num_partitions
+        self._by = by
+        self._seed = seed
+
+    def of(self, partition_id: int) -> list[int]:
+        """Ascending indices of the utterances of one client.
+
+        Raises ConfigError for unknown columns, numbers that do not fit, and a client without utterances.
+        """
+        if self._by == "round-robin" and 0 <= partition_id < min(self._count, len(self._utterances)):
+            return list(range(partition_id, len(self._utterances), self._count))
+        if not 0 <= partition_id < self._count:
+            raise ConfigError(
+                f"partition-id is {partition_id} with num-partitions {self._count}: "
+                "give num-partitions a positive number, and partition-id one from 0 to below it."
+            )
+        if self._count > len(self._utterances):
+            raise ConfigError(
+                f"{self._count} partitions of {len(self._utterances)} utterances leave some empty: "
+                "lower num-partitions."
+            )
+        return self._shares(partition_id)
+
+    @cached_property
+    def _shares(self) -> Callable[[int], list[int]]:
+        scheme, _, argument = self._by.partition(":")
+        if self._by != "iid" and scheme not in ("dirichlet", "shard"):
+            return _natural(self._utterances, self._count, self._by).__getitem__
+        task = f"{len(self._utterances)} utterances by '{self._by}' among {self._count} clients"
+        return partial(_load, self._partitioner(scheme, argument), task)
+
+    def _partitioner(self, scheme: str, argument: str) -> Any:
+        count, seed = self._count, self._seed
+        values = [""] * len(self._utterances)
+        alpha = 1.0
+        if scheme != "iid":
+            column, alpha = _arguments(scheme, argument)
+            values = _values(self._utterances, column)
+        partitioners, rows = _flwr_datasets(scheme, values)
+        partitioner: Any
+        if scheme == "iid":
+            # The partitioner cuts consecutive blocks, which in a table sorted by speaker are speakers.
+            rows, partitioner = rows.shuffle(seed=seed), partitioners.IidPartitioner(count)
+        elif scheme == "dirichlet":
+            partitioner = partitioners.DirichletPartitioner(
+                count, "value", alpha, min_partition_size=1, shuffle=False, seed=seed
+            )
+        else:
+            partitioner = partitioners.ShardPartitioner(
+                count, "value", num_shards_per_partition=SHARDS_PER_PARTITION, shuffle=False, seed=seed
+            )
+        partitioner.dataset = rows
+        return partitioner
+
+
+def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
+    known = sorted({name for utterance in utterances for name in utterance.columns})
+    if column not in known:
+        raise ConfigError(
+            f"Column '{column}' not found, the data has {', '.join(known) or 'no other columns'}: partition by one of "
+            "these, or by iid, dirichlet:<column>:<alpha> or shard:<column>."
+        )
+    values = [utterance.columns.get(column, "") for utterance in utterances]
+    if "" in values:
+        raise ConfigError(
+            f"{values.count('')} of {len(values)} utterances have no {column} (the first is "
+            f"{utterances[values.index('')].where}): fill the column in, or partition by another."
+        )
+    return values
+
+
+def _natural(utterances: Sequence[Utterance], num_partitions: int, column: str) -> list[list[int]]:
+    shares: dict[str, list[int]] = {}
+    for index, value in enumerate(_values(utterances, column)):
+        shares.setdefault(value, []).append(index)
+    distinct = sorted(shares)
+    if len(distinct) != num_partitions:
+        raise ConfigError(
+            f"num-partitions is {num_partitions}, but the data has {len(distinct)} values of {column} "
+            f"({', '.join(distinct[:8])}{', ...' if len(distinct) > 8 else ''}): set num-partitions={len(distinct)}."
+        )
+    return [shares[value] for value in distinct]
+
+
+def _arguments(scheme: str, argument: str) -> tuple[str, float]:
+    """Column and, for "dirichlet", alpha."""
+    if scheme == "shard":
+        column, alpha, expected = argument, 1.0, "shard:<column>, such as shard:speaker"
+    else:
+        column, _, text = argument.rpartition(":")
+        expected = "dirichlet:<column>:<alpha> with alpha above 0, such as dirichlet:accent:0.5"
+        try:
+            alpha = float(text)
+        except ValueError:
+            alpha = math.nan
+    if not column or not 0 < alpha < math.inf:
+        raise ConfigError(f"Cannot partition by '{scheme}:{argument}': expected {expected}.")
+    return column, alpha
+
+
+def _flwr_datasets(scheme: str, values: Sequence[str]) -> tuple[Any, Any]:
+    """The module of partitioners, and rows with the columns `index` and `value`."""
+    try:
+        from datasets import Dataset
+        from flwr_datasets import partitioner
+    except ImportError:
+        raise ConfigError(
+            f"Partitioning by {scheme} needs flwr-datasets, which is not installed: "
+            "run pip install 'federated-zo-asr[demo]'."
+        ) from None
+    return partitioner, Dataset.from_dict({"index": list(range(len(values))), "value": list(values)})
+
+
+def _load(partitioner: Any, task: str, partition_id: int) -> list[int]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one for each further draw of the Dirichlet fractions
+            chosen = sorted(int(index) for index in partitioner.load_partition(partition_id)["index"])
+    except (ValueError, ZeroDivisionError):
+        chosen = []
+    if not chosen:
+        raise ConfigError(
+            f"Cannot share {task} without an empty one: lower num-partitions, or raise dirichlet's alpha."
+        )
+    return chosen

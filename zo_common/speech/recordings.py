@@ -1,0 +1,159 @@
+"""Speech, whatever the kind of model: checked examples, batches of similar length, all problems together."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from zo_common.errors import ConfigError, DataError
+from zo_common.speech.manifest import Manifest, Utterance, read_manifest
+
+BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One utterance as its model hears it.
+
+    Attributes:
+        features: float32 (channels, length): what a batch is made of.
+        seconds: of speech.
+        text: the reference, stripped; empty where nobody wrote it down.
+        labels: the reference in the model's tokens or characters.
+        where: the row it is from.
+    """
+
+    features: torch.Tensor = field(repr=False)
+    seconds: float
+    text: str
+    labels: tuple[int, ...]
+    where: str
+
+
+class Recordings(ABC):
+    """Checked examples of one device; what a batch of them is, the kinds of models say."""
+
+    examples: tuple[Any, ...]
+    skipped: tuple[str, ...]
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int]) -> Any:
+        """The model's inputs for some of the examples."""
+
+    def whole_batch(self, indices: Sequence[int]) -> Any:
+        """As `batch`, in the model's full window where it has one."""
+        return self.batch(indices)
+
+    def some(self, chosen: slice) -> Recordings:
+        """A data set of some of the examples."""
+        changed: Any = self
+        part: Recordings = replace(changed, examples=self.examples[chosen])
+        return part
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio in all examples."""
+        return float(sum(example.seconds for example in self.examples))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Reference texts, stripped."""
+        return tuple(example.text for example in self.examples)
+
+    def length_sorted_batches(self, size: int) -> list[list[int]]:
+        """Indices of all examples in groups of `size`, longest first, so that little of a batch is padding."""
+        if size < 1:
+            raise ConfigError(f"The batch size is {size}, expected a positive number, such as 16.")
+        order = self._longest_first
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def draw(self, size: int, generator: np.random.Generator) -> list[int]:
+        """A random batch without replacement, of utterances of similar length: little of it is padding.
+
+        1. Sorted by length, the examples are cut into buckets of at least `BUCKET_BATCHES` batches.
+        2. A bucket is drawn in proportion to its size, then the batch from it, so all examples are equally likely.
+        """
+        count = max(1, len(self) // (BUCKET_BATCHES * size))
+        bucket: Sequence[int] = range(len(self))
+        if count > 1:
+            place = int(generator.integers(len(self))) * count // len(self)
+            bounds = [-(-len(self) * b // count) for b in (place, place + 1)]
+            bucket = sorted(self._longest_first[bounds[0] : bounds[1]])
+        return sorted(bucket[int(i)] for i in generator.permutation(len(bucket))[:size])
+
+    @cached_property
+    def _longest_first(self) -> list[int]:
+        return sorted(range(len(self)), key=lambda index: (-self.examples[index].features.shape[1], index))
+
+
+class Reader(Protocol):
+    """How a kind of model reads recordings."""
+
+    def example(self, utterance: Utterance) -> Example | list[str]:
+        """The example, or all that is wrong with it."""
+
+    def recordings(self, examples: tuple[Any, ...], skipped: tuple[str, ...]) -> Recordings:
+        """Examples of this reader as a data set."""
+
+
+def read_speech(
+    source: str | Manifest,
+    reader: Reader,
+    *,
+    split: str | None = None,
+    text_column: str = "transcription",
+    skip_bad: bool = False,
+    keep: Callable[[Utterance], bool] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Recordings:
+    """Read, decode and check every utterance that `keep` accepts.
+
+    `progress` is called with the utterances done and their total.
+
+    Raises:
+        DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
+        ConfigError: the reader cannot work with its settings.
+    """
+    manifest = read_manifest(source, split=split, text_column=text_column) if isinstance(source, str) else source
+    wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
+    examples: list[Example] = []
+    problems = list(manifest.problems)
+    for done, utterance in enumerate(wanted, 1):
+        example = reader.example(utterance)
+        if isinstance(example, list):
+            problems.extend(f"{utterance.where}: {fault}" for fault in example)
+        else:
+            examples.append(example)
+        if progress is not None:
+            progress(done, len(wanted))
+    if problems and not skip_bad:
+        raise DataError(problems)
+    if not examples:
+        chosen = f"{len(wanted)} of {len(manifest.utterances)} readable rows were chosen"
+        raise DataError([*problems, f"No utterance is left to train on ({chosen}): correct the data or the choice."])
+    return reader.recordings(tuple(examples), tuple(problems))
+
+
+def evenly(data: Recordings, most: int) -> Recordings:
+    """`most` examples at even distances, as the guard takes them; all where there are no more, or `most` is 0."""
+    count = len(data)
+    if not most or count <= most:
+        return data
+    chosen: Any = data
+    kept: Recordings = replace(chosen, examples=tuple(data.examples[i * count // most] for i in range(most)))
+    return kept
+
+
+def spread(data: Recordings, count: int) -> Recordings:
+    """At most `count` examples at even distances: tables are often sorted by speaker."""
+    step = max(1, -(-len(data) // count))
+    return data.some(slice(None, None, step))

@@ -1,0 +1,54 @@
+"""Which splits a source of recordings has, without reading any of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from zo_common.config.run import RunConfig
+from zo_common.speech.manifest import TABLES
+
+DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
+
+
+def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
+    """Names of the splits of a folder as `read_manifest` takes it; empty where there is none, or it has no splits.
+
+    Args:
+        source: an empty one has none.
+        ask_hub: ask the Hugging Face hub, or what is kept of it here, about a source that is not a folder.
+    """
+    if not source:
+        return ()  # else the current directory
+    folder = Path(source).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file():
+            names = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
+            return tuple(str(name) for name in names)
+        if folder.is_dir():
+            tables = [(child, child / name) for child in folder.iterdir() for name in TABLES]
+            return tuple(sorted({child.name for child, table in tables if table.is_file()}))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        return ()  # whoever reads the source says what is wrong with it
+    return _hub_splits(source) if ask_hub and not folder.exists() else ()
+
+
+def guarded_split(config: RunConfig) -> str:
+    """The split of a device's own `data` that its server's guard looks at; empty where it has none.
+
+    `guard-split`, else the first split of the folder called dev, validation or valid that is neither the train nor the
+    reported split, else `eval-split`. A hub is not asked for what splits there are.
+    """
+    if config.guard_split:
+        return config.guard_split
+    there, used = splits_of(config.data), (config.train_split, config.eval_split)
+    return next((name for name in DEVELOPMENT if name in there and name not in used), config.eval_split)
+
+
+def _hub_splits(source: str) -> tuple[str, ...]:
+    import datasets
+
+    try:
+        return tuple(datasets.get_dataset_split_names(source))
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError):
+        return ()
