@@ -1,0 +1,82 @@
+"""The `zo-asr` command: groups of commands, each imported when it is asked for.
+
+The command lines of server, devices and simulations are programs of their own (`GROUPS`); here they stand under one
+name, with one tab completion. Nothing of a group is imported to list the others, so a device needs none of the server's
+packages for its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from zo_common.cli import run_typer
+
+GROUPS: dict[str, tuple[str, str]] = {
+    "sim": ("simulations.cli", "Simulate federations of speech devices, and make models and recordings for them."),
+    "adapt": ("client.adapt.cli", "Adapt a recogniser to a recording by itself, without its text."),
+    "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),
+    "server": ("server.deploy.cli", "Run a federation on many machines."),
+    "worker": ("client.worker.cli", "Keep a device's model and recordings ready between messages."),
+    "privacy": ("server.commands.privacy", "Plan and check differential privacy."),
+}
+"""Name → module with a Typer `app`, and what `zo-asr --help` says of it."""
+
+
+class _Groups(TyperGroup):
+    """Commands that are imported when they are run, or completed."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(GROUPS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """What stands for a group in lists and suggestions."""
+        return TyperCommand(cmd_name, help=GROUPS[cmd_name][1]) if cmd_name in GROUPS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return (name, _loaded(name), rest) if name in GROUPS else (name, command, rest)
+
+
+def _loaded(name: str) -> Any:
+    command = typer.main.get_command(importlib.import_module(GROUPS[name][0]).app)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=_Groups,
+    help="Adapt speech recognisers where the recordings are, with forward passes alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _root() -> None:
+    """Adapt speech recognisers where the recordings are, with forward passes alone."""
+
+
+main = run_typer(app)
+
+
+def _alias(group: str) -> Callable[[], None]:
+    """The entry point of a group under its name of earlier releases, which says so to a person."""
+
+    def run() -> None:
+        if sys.stderr.isatty():
+            old = Path(sys.argv[0]).name
+            print(f"{old} is now 'zo-asr {group}', the next release has the old name no more", file=sys.stderr)
+        importlib.import_module(GROUPS[group][0]).main()
+
+    return run
+
+
+sim, adapt, ledger = _alias("sim"), _alias("adapt"), _alias("ledger")
+server, worker, privacy = _alias("server"), _alias("worker"), _alias("privacy")
