@@ -42,7 +42,7 @@ def read_scenario(path: Path) -> Scenario:
         ConfigError: not readable, not TOML, or a table or key that does not exist, with the nearest valid name.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"scenario {path} cannot be read ({error.strerror}): check the path") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,14 +78,25 @@ def told_in_a_sentence(name: str) -> Iterator[None]:
 
 def local_audio(folder: Path, name: object) -> Path | str:
     """Path of the recording that a table in `folder` names, or as a string what is wrong with the name."""
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name.strip():
         return "got no file_name, expected the path of a recording: fill it in or delete the row."
-    # Lexical: links inside the folder may lead to where the recordings are stored.
-    if Path(name).is_absolute() or Path(os.path.normpath(name)).parts[:1] == (os.pardir,):
-        return f"got file_name '{name}', expected a path inside the folder of the table: move the recording there."
-    if not os.path.isfile(folder / name):  # noqa: PTH113 - false, not an error, for a name that no file can have
-        return f"got file_name '{name}', expected a file that exists: correct the name or delete the row."
-    return folder / name
+    for spelled in _spellings(name):
+        # Lexical: links inside the folder may lead to where the recordings are stored.
+        if Path(spelled).is_absolute() or Path(os.path.normpath(spelled)).parts[:1] == (os.pardir,):
+            return f"got file_name '{name}', expected a path inside the folder of the table: move the recording there."
+        if os.path.isfile(folder / spelled):  # noqa: PTH113 - false, not an error, for a name that no file can have
+            return folder / spelled
+    return f"got file_name '{name}', expected a file that exists: correct the name or delete the row."
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """A name as it is written, then as other programs and systems write the same one.
+
+    That is with spaces around it, with Windows' separators, and with letters and their accents put together or apart.
+    """
+    bare = name.strip()
+    for plain in dict.fromkeys((name, bare, bare.replace("\\", "/"))):
+        yield from dict.fromkeys((plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain)))
 
 
 def stored_audio(value: Mapping[str, Any] | None) -> Path | bytes | str:

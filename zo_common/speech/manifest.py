@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 
 from zo_common.errors import DataError
 from zo_common.speech.audio import local_audio, stored_audio
+from zo_common.speech.table import Row, csv_rows
 
 _FILE = "file_name"
 TABLES = ("metadata.csv", "metadata.jsonl")
@@ -22,7 +21,6 @@ _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_te
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 _Source = Path | bytes | Callable[[], bytes]
-_Row = tuple[int, dict[str, Any] | str]  # line of the table, and its fields or what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _read_table(path: Path, text_column: str, need_text: bool) -> Manifest:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return Manifest((), (f"{table}:{line}: got bytes that are not UTF-8, expected text: save the table as UTF-8.",))
-    columns, rows = _csv_rows(text) if path.suffix == ".csv" else _json_rows(text)
+    columns, rows = csv_rows(text) if path.suffix == ".csv" else _json_rows(text)
     faults = _column_problems(table, columns, text_column, need_text) if columns else []
     found = _Collector(text_column, faults.copy(), need_text)
     for line, row in rows:
@@ -157,35 +155,10 @@ def _read_table(path: Path, text_column: str, need_text: bool) -> Manifest:
     return found.manifest(table, len(rows))
 
 
-def _csv_rows(text: str) -> tuple[list[str], list[_Row]]:
-    """Header and rows; a row counts as on the line where it starts, as a quoted text may span lines."""
-    header: list[str] = []
-    rows: list[_Row] = []
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    following = 1
-    try:
-        for fields in reader:
-            line, following = following, reader.line_num + 1
-            if not fields:
-                continue
-            if not header:
-                header = [name.strip() for name in fields]
-            elif len(fields) == len(header):
-                rows.append((line, dict(zip(header, fields, strict=True))))
-            else:
-                expected = f"{len(header)} ({', '.join(header)})"
-                remedy = "put double quotes around a text that contains a comma"
-                rows.append((line, f"got {len(fields)} fields, expected {expected}: {remedy}."))
-    except csv.Error as error:
-        fault = f"got a row that is not CSV ({error}), expected closed double quotes"
-        rows.append((following, f"{fault}: correct it, the rows from here on were not read."))
-    return header, rows
-
-
-def _json_rows(text: str) -> tuple[list[str], list[_Row]]:
+def _json_rows(text: str) -> tuple[list[str], list[Row]]:
     """All keys that occur, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
     columns: dict[str, None] = {}
-    rows: list[_Row] = []
+    rows: list[Row] = []
     for line, content in enumerate(text.split("\n"), 1):
         if not content.strip():
             continue
@@ -205,8 +178,6 @@ def _json_rows(text: str) -> tuple[list[str], list[_Row]]:
 
 def _column_problems(table: str, columns: Sequence[str], text_column: str, need_text: bool) -> list[str]:
     problems, listed = [], ", ".join(columns)
-    if len(columns) == 1 and (";" in listed or "\t" in listed):
-        return [f"{table}:1: got columns separated by {';' if ';' in listed else 'tab'}, expected commas: save it so."]
     if _FILE not in columns:
         problems.append(f"column '{_FILE}' not found in {table}, it has {listed}: rename the column of audio paths.")
     if need_text and text_column not in columns:

@@ -80,8 +80,6 @@ def test_all_faulty_rows_are_listed(table: Table) -> None:
         (4, "got an empty transcript"),
         (5, "got file_name '../a.wav', expected a path inside the folder"),
         (6, "got file_name '/etc/a.wav', expected a path inside the folder"),
-        (7, "got no file_name"),
-        (7, "got an empty transcript"),
         (8, "got 3 fields, expected 2 (file_name, transcription): put double quotes"),
         (10, "got file_name 'nnn"),
         (11, "got file_name 'train', expected a file that exists"),
@@ -141,13 +139,12 @@ def test_wrong_columns(table: Table, header: str, problems: list[str]) -> None:
 
 
 def test_tables_that_cannot_be_split_into_rows(table: Table) -> None:
-    (problem,) = read(table("file_name;transcription\na.wav;one\n")).problems
-    assert problem == "train/metadata.csv:1: got columns separated by ;, expected commas: save it so."
     (problem,) = read(table(b"file_name,transcription\na.wav,caf\xe9\n")).problems
     assert problem.startswith("train/metadata.csv:2: got bytes that are not UTF-8")
     manifest = read(table('file_name,transcription\na.wav,one\na.wav,"open\nb.wav,two\n'))
-    assert len(manifest.utterances) == 1
-    assert manifest.problems[0].startswith("train/metadata.csv:3: got a row that is not CSV")
+    assert [u.text for u in manifest.utterances] == ["one", "two"]
+    (problem,) = manifest.problems
+    assert problem.startswith("train/metadata.csv:3: got a row that is not CSV (a quote that is not closed)")
     for empty in ("", "file_name,transcription\n"):
         assert read(table(empty)).problems[0].startswith("train/metadata.csv: got no rows")
 

@@ -1,0 +1,90 @@
+"""CSV tables as people's programs write them: comma, semicolon or tab, empty rows and columns."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from typing import Any
+
+Row = tuple[int, dict[str, Any] | str]
+"""Line of the table where a row starts, and its fields or what is wrong with it."""
+
+DELIMITERS = ",;\t"
+_NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_MOST_LINES = 50  # of a quoted text; a quote that is not closed would otherwise swallow the table
+
+
+def csv_rows(text: str) -> tuple[list[str], list[Row]]:
+    r"""Header and rows of a table (RFC 4180), in which only \n and \r\n end a line.
+
+    The delimiter is the one of `DELIMITERS` that the header has most of. Rows without a value are none, as a
+    spreadsheet leaves them below its data, and so are columns without a name and a value. Where quotes are wrong, the
+    line is at fault alone: the next one is read as a new row.
+    """
+    lines = _physical(text)
+    header: list[str] = []
+    rows: list[Row] = []
+    delimiter, at = ",", 0
+    while at < len(lines):
+        if not header and lines[at].strip():
+            delimiter = max(DELIMITERS, key=lines[at].count)
+        fields, used, fault = _record(lines, at, delimiter, len(header))
+        line, at = at + 1, at + used
+        if fault:
+            rows.append((line, fault))
+        elif not any(value.strip() for value in fields):
+            continue
+        elif not header:
+            header = [name.strip() for name in fields]
+        else:
+            rows.append((line, _named(header, fields, delimiter)))
+    while header and not header[-1]:
+        header.pop()
+    return header, rows
+
+
+def _physical(text: str) -> list[str]:
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def _record(lines: Sequence[str], at: int, delimiter: str, expected: int) -> tuple[list[str], int, str]:
+    """Fields of the row that starts on a line, how many lines it takes, and what is wrong with it."""
+    fault = "a quote that is not closed"
+    for count in range(1, min(_MOST_LINES, len(lines) - at) + 1):
+        content = "\n".join(lines[at : at + count])
+        if count > 1 and content.count('"') % 2:
+            continue
+        try:
+            (fields,) = list(csv.reader([content], delimiter=delimiter, strict=True)) or [[]]
+        except csv.Error as error:
+            if "unexpected end of data" in str(error):
+                continue
+            fault = str(error)
+            break
+        if count > 1 and expected and len(_trimmed(fields, expected)) != expected:
+            break  # it ran into other rows
+        return fields, count, ""
+    return (
+        [],
+        1,
+        (
+            f"got a row that is not CSV ({fault}), expected the text in quotes and a quote within it "
+            'doubled (""): correct the row.'
+        ),
+    )
+
+
+def _trimmed(fields: list[str], expected: int) -> list[str]:
+    """Without empty fields beyond the header's."""
+    extra = fields[expected:]
+    return fields[:expected] if not any(value.strip() for value in extra) else fields
+
+
+def _named(header: Sequence[str], fields: list[str], delimiter: str) -> dict[str, Any] | str:
+    fields = _trimmed(fields, len(header))
+    if len(fields) != len(header):
+        expected = f"{len(header)} ({', '.join(name for name in header if name)})"
+        remedy = f"put double quotes around a text that contains a {_NAMES[delimiter]}"
+        return f"got {len(fields)} fields, expected {expected}: {remedy}."
+    return {name: value for name, value in zip(header, fields, strict=True) if name}
