@@ -18,10 +18,11 @@ test: $(STAMP)  ## all tests
 fuzz: $(STAMP)  ## a million damaged inputs to every reader of untrusted bytes
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 
-lint: $(STAMP)  ## style, types, and that the README shows the committed numbers
+lint: $(STAMP)  ## style, types, layers, and that the README shows the committed numbers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.pages.readme --check
 
 BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost scale.simulation

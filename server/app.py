@@ -9,15 +9,16 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from client.device.engine import choose_device
 from server.guards.choice import guard_for
+from server.rounds.events import EvaluatedRun
 from server.rounds.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
 from server.rounds.private_step import step_size
+from server.rounds.verdict import EVALUATION, raise_if_worse, verdict_on
 from server.run.log import RoundReport, read_rows, write_rows
 from server.run.model import GlobalModel
-from server.run.verdict import EVALUATION, raise_if_worse, verdict_on
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, RunStopped, ZOError
+from zo_common.models.compute import choose_device
 from zo_common.models.export import export_model
 from zo_common.speech.evaluation import evaluate, held_out_loss
 from zo_common.speech.recordings import Recordings, read_speech, spread
@@ -42,7 +43,7 @@ class HeldOut:
         if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
             self._load(held)
 
-    def __call__(self, server_round: int, federation: Federation) -> dict[str, Any] | None:
+    def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
         """Evaluate at a round, unless a run that is resumed did so already."""
         held = federation.held
         on_clients = self.config.evaluate_on == "clients"

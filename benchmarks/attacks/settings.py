@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from simulations.models.pretrain_ctc import PRETRAINED
 from zo_common.config.run import RunConfig
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 
 
 @dataclass(frozen=True)

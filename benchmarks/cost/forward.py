@@ -20,15 +20,16 @@ from simulations.models.whisper_import import bundled_whisper
 from simulations.scenario import read_scenario
 from simulations.speech.corpus import write_corpus
 from zo_common.estimator.rounding_noise import measure_noise
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
 from zo_common.models.compiled import compile_layers
 from zo_common.models.compute import resolve_precision
 from zo_common.models.load import load_whisper
-from zo_common.models.objectives import WhisperBatch
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch
 from zo_common.speech.whisper import SpeechDataset, load_dataset
 
 BATCH = 8

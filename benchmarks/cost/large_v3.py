@@ -15,8 +15,10 @@ import torch
 from benchmarks.harness import workload
 from benchmarks.harness.rows import Action, interleaved, quotient, row, spread, store, timed
 from zo_common.directions.seeds import fold_in
-from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 COEFFICIENT = 3e-7
 

@@ -38,7 +38,8 @@ def make_action(method: str, model: Any, batch: Any, tensors: str, precision: st
 
     from benchmarks.harness import workload
     from benchmarks.harness.plain import plain_step
-    from zo_common.estimator.step import EstimatorConfig, zo_step
+    from zo_common.estimator.settings import EstimatorConfig
+    from zo_common.estimator.step import zo_step
     from zo_common.lattice.state import LatticeState
     from zo_common.lattice.trained import select
 

@@ -15,8 +15,9 @@ from benchmarks.harness import workload
 from benchmarks.harness.plain import perturb
 from benchmarks.harness.rows import interleaved, quotient, row, store
 from zo_common.directions.seeds import fold_in
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
+from zo_common.lattice.update import Update
 
 AT_LEAST = {1: 8.0, 64: 20.0}
 COEFFICIENT = 3e-6  # of the size that training gives; far above one unit of the grid

@@ -21,10 +21,10 @@ from torch import nn
 
 from benchmarks.cost.kernel import WHISPER_TINY_ELEMENTS
 from benchmarks.harness.rows import row, store
-from server.rounds.validation import RoundInbox
+from server.messaging.validation import RoundInbox
 from zo_common.aggregation.mean import aggregate
 from zo_common.directions.seeds import client_seed
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors

@@ -18,7 +18,8 @@ import torch
 from benchmarks.harness import workload
 from benchmarks.harness.plain import plain_step
 from benchmarks.harness.rows import Action, interleaved, quotient, row, spread, store
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
 from zo_common.models.compute import resolve_precision

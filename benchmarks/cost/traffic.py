@@ -22,7 +22,7 @@ from benchmarks.harness import workload
 from benchmarks.harness.rows import amount, row, store
 from server.devices.roster import CONTENT, serialised_size
 from zo_common.directions.seeds import fold_in
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.trained import unique_parameters
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply

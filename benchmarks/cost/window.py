@@ -20,7 +20,7 @@ from simulations.models.whisper_import import bundled_whisper
 from simulations.speech.corpus import CorpusConfig, write_corpus
 from zo_common.lattice.trained import select
 from zo_common.models.load import load_whisper
-from zo_common.models.objectives import whisper_losses
+from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.speech.whisper import SpeechDataset, load_dataset
 
 BATCH = 8

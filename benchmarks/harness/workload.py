@@ -12,9 +12,9 @@ from torch import nn
 
 from zo_common.lattice.trained import select
 from zo_common.models.compute import autocast
-from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 
 MODELS = Path(__file__).parent.parent.parent / "models"
 SPEECH_FRAMES = 500  # five seconds

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 
 from benchmarks.learning.tasks import Task
-from client.device.loss_choice import UtteranceTrials, with_tail
+from client.device.loss_choice import UtteranceTrials
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import MOST_UTTERANCES, Asked, check_loss
-from zo_common.models.objectives import whisper_losses
+from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.speech.evaluation import evaluate, held_out_loss
 from zo_common.speech.family import LossOf, family_of
+from zo_common.speech.loss_settings import with_tail
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.partition import Partitions
 from zo_common.speech.recordings import Reader, Recordings, read_speech, spread

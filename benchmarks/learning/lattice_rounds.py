@@ -14,7 +14,8 @@ from benchmarks.learning.rates import Rate
 from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
-from zo_common.estimator.step import EstimatorConfig, LossFn
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zo_common.estimator.step import Estimator
+from zo_common.estimator.settings import Estimator
 from zo_common.lattice.grid import Scale
 
 

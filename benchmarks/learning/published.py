@@ -16,9 +16,11 @@ from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.method import Cost, Settings
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import NonFiniteLoss
-from zo_common.estimator.step import EstimatorConfig, LossFn, Walker, measure
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn, Walker, measure
+from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
+from zo_common.lattice.update import Update
 from zo_common.ledger.replay import apply_all
 
 

@@ -1,6 +1,6 @@
 """Flower's own floor: an app that exchanges messages as ours does, of the same sizes, and computes nothing.
 
-It polls exactly as our server does (`server.rounds.exchange.pause`), so this is Flower's floor with our polling.
+It polls exactly as our server does (`server.messaging.exchange.pause`), so this is Flower's floor with our polling.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from server.devices.roster import CONTENT, wait_for_nodes
-from server.rounds.exchange import pause
+from server.messaging.exchange import pause
 from simulations.runner import actors_for, simulate
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 
@@ -79,7 +79,7 @@ def _server(sizes: Sizes, rounds: int, seconds: list[float]) -> ServerApp:
 
 
 def _exchange(grid: Grid, nodes: Iterable[int], size: int) -> None:
-    """Push and pull as `server.rounds.exchange.Exchange` does."""
+    """Push and pull as `server.messaging.exchange.Exchange` does."""
     messages = [Message(_content("plan", size), dst_node_id=node, message_type=MessageType.TRAIN) for node in nodes]
     pending = {str(name) for name in grid.push_messages(messages)}
     deadline = time.monotonic() + TIMEOUT

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness.rows import RESULTS, amount
 from benchmarks.harness.workload import SILENT_FRAMES, SPEECH_FRAMES, TAIL_TOKENS, random_whisper
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.grid import UNIT_BITS
 from zo_common.lattice.trained import select
 from zo_common.ledger.record import Contribution, Record

@@ -17,7 +17,8 @@ from client.adapt.record import AdaptationRecord, Layout, undo
 from client.adapt.steps import Plateau, adapt
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, WrongBaseModel
-from zo_common.estimator.step import Estimator, EstimatorConfig, LossFn
+from zo_common.estimator.settings import Estimator, EstimatorConfig
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState

@@ -179,7 +179,7 @@ def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> 
     import torch
 
     from client.adapt.adapter import Adapter
-    from client.device.engine import choose_device
+    from zo_common.models.compute import choose_device
     from zo_common.models.load import load_model
     from zo_common.models.quiet import quiet_transformers
 

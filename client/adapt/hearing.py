@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.errors import ConfigError
-from zo_common.estimator.step import LossFn
+from zo_common.estimator.step import LossFn, joined
 from zo_common.models.ctc.forward import receptive_field, uses_attention_mask
 from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, SutaSettings, ctc_batch
 from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.load import LoadedModel
-from zo_common.models.objectives import WhisperBatch, whisper_labels
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss, Objective
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels
 from zo_common.models.whisper.transcribe import greedy_tokens
 from zo_common.speech.whisper import prompt_ids
 
@@ -167,13 +167,6 @@ class WhisperHearing:
         extractor = self._processor.feature_extractor
         features = extractor(piece, sampling_rate=self.rate, return_tensors="np").input_features[0]
         return torch.from_numpy(np.asarray(features, np.float32))
-
-
-def joined(losses: Sequence[LossFn]) -> LossFn:
-    """One loss of several batches, one forward pass after another: the examples of all."""
-    if len(losses) == 1:
-        return losses[0]
-    return lambda: torch.cat([loss() for loss in losses])
 
 
 def _groups(pieces: Sequence[Wave], rate: int, padded: bool) -> list[list[Wave]]:

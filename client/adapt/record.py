@@ -20,7 +20,8 @@ from zo_common.binary.packing import Reader
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
 from zo_common.estimator.step import step_updates
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger.replay import apply_all
 
 Layout = Literal["float32", "float16", "sign"]

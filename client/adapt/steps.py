@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from client.adapt.record import AdaptationRecord, Layout, quantise, undo
 from zo_common.errors import ConfigError
-from zo_common.estimator.step import EstimatorConfig, LossFn, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn, zo_step
 from zo_common.lattice.state import LatticeState
 
 

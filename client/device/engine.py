@@ -6,6 +6,7 @@ half-applied and never locally trained.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,14 +14,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
+from torch import nn
 
-from client.device.loss_choice import LossChoices, unchecked, with_tail
+from client.device.loss_choice import LossChoices
 from client.device.private_steps import private_steps, seen_reply
 from client.device.snapshot_parts import SnapshotParts
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
-from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss, ZOError
+from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.fingerprint import fingerprint
@@ -29,10 +30,13 @@ from zo_common.ledger.ledger import describe_tensors
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
 from zo_common.ledger.snapshot import SnapshotPart, apply_snapshot, largest_snapshot
+from zo_common.models.compute import choose_device
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import LossChoice
-from zo_common.speech.evaluation import evaluate, loss_reply
+from zo_common.speech.evaluation import evaluate, utterance_losses
 from zo_common.speech.family import LossOf, family_of
+from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.metrics import Scores
 from zo_common.speech.recordings import Recordings
 from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Plan, Reply, Status
@@ -381,20 +385,11 @@ class Engine:
         return self._losses(batch.to(self.device))
 
 
-def choose_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes CUDA if there is one, else the CPU.
-
-    Raises:
-        ConfigError: torch does not know the name, or cannot use such a device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device {name!r} cannot be used ({reason}): use auto, cpu, cuda, cuda:1, mps or xpu"
-        ) from None
-    return device
+def loss_reply(
+    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
+) -> EvaluationReply:
+    """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
+    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
+    if not math.isfinite(total):
+        return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
+    return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))

@@ -12,15 +12,13 @@ from typing import Any, get_args
 
 import torch
 
-from client.adapt.hearing import joined
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import Precision, RunConfig
 from zo_common.errors import ConfigError, LossCheckFailed
-from zo_common.estimator.step import LossFn
+from zo_common.estimator.step import LossFn, joined
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.loss_check import (
-    FIRST_EPSILON,
     REFERENCE,
     TAILS,
     Asked,
@@ -30,24 +28,11 @@ from zo_common.models.loss_check import (
     utterances_for,
 )
 from zo_common.speech.family import Family
+from zo_common.speech.loss_settings import unchecked, with_tail
 from zo_common.speech.recordings import Recordings, spread
 from zo_common.wire.plan import Plan
 
-UNCHECKED_TAIL = 64
 _VERSION = 1  # of the check: what an older one found is not taken for its result
-
-
-def unchecked(config: RunConfig) -> LossChoice:
-    """The settings as they are; for "auto" what is right for most models, in float32.
-
-    For runs with `loss-check=false`, and under privacy: a choice made by looking at single recordings is a release of
-    them that no noise covers.
-    """
-    return LossChoice(
-        UNCHECKED_TAIL if isinstance(config.tail_tokens, str) else config.tail_tokens,
-        "float32" if config.precision == "auto" else config.precision,
-        FIRST_EPSILON if isinstance(config.epsilon, str) else config.epsilon,
-    )
 
 
 class UtteranceTrials:
@@ -69,11 +54,6 @@ class UtteranceTrials:
             make = self._family.losses(self._trained, with_tail(self._config, setting, self._family), setting.precision)
             batch = self._data.batch
         return joined([make(batch([index]).to(self._device)) for index in range(len(self._data))])
-
-
-def with_tail(config: RunConfig, choice: Setting | LossChoice, family: Family) -> RunConfig:
-    """The settings with the chosen tail as a number; for the whole window, one token for each of its positions."""
-    return replace(config, tail_tokens=family.window if choice.tail_tokens is None else choice.tail_tokens)
 
 
 class LossChoices:

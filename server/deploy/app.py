@@ -8,7 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.app import make_server_app, output_of
-from server.run.verdict import raise_if_worse
+from server.rounds.verdict import raise_if_worse
 from zo_common.errors import ZOError
 
 app = ServerApp()

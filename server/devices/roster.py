@@ -11,10 +11,10 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.messaging.byte_counts import ByteCounts
+from server.messaging.exchange import CONTENT, ask, serialised_size
 from server.messaging.foreign_text import plain, printable
-from server.rounds.exchange import CONTENT, ask, serialised_size
-from server.rounds.validation import MAX_EXAMPLES
-from server.run.log import ByteCounts
+from server.messaging.validation import MAX_EXAMPLES
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from server.devices.suspicion import Evidence
+from server.devices.evidence import Evidence
 from server.run.log import write_whole
 
 DEVICES_NAME = "devices.json"

@@ -22,17 +22,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from server.devices.evidence import Evidence
+from server.devices.standing import Standings
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.ledger.record import Record
-
-if TYPE_CHECKING:
-    from server.devices.standing import Standings
 
 UNRELATED = 2.0
 EXPECTED = 6.0
@@ -46,35 +43,6 @@ NOTHING_TO_COMPARE = (
 )
 
 Vectors = NDArray[np.float64]
-
-
-@dataclass
-class Evidence:
-    """What is known of one device's scalars.
-
-    Attributes:
-        rounds: in which it could be compared.
-        information: sum of the rounds' inverse variances.
-        score: sum of the rounds' Fisher z, each times its inverse variance.
-        echoes: rounds in a row in which it sent the update of the round before.
-        report: what the operator was told; empty while there is nothing to tell.
-    """
-
-    rounds: int = 0
-    information: float = 0.0
-    score: float = 0.0
-    echoes: int = 0
-    report: str = ""
-
-    @property
-    def relation(self) -> float:
-        """Mean Fisher z over the rounds."""
-        return self.score / self.information if self.information else 0.0
-
-    @property
-    def deviations(self) -> float:
-        """How many standard deviations the score is above that of unrelated scalars."""
-        return self.score / math.sqrt(self.information) if self.information else 0.0
 
 
 class Suspicions:

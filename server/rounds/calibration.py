@@ -16,14 +16,14 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from client.device.calibration import measure_share
 from server.devices.roster import Member
 from server.guards.choice import NO_GUARD
+from server.messaging.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.messaging.foreign_text import plain
-from server.rounds.exchange import CALIBRATE, CONTENT, ask, device_error, payload_of
 from server.run.model import GlobalModel
 from server.run.state import refuse_used_ledger
 from zo_common.binary.durable import write_durably
+from zo_common.calibration import measure_share
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError

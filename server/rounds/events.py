@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from server.run.log import RoundReport
+from server.guards.guard import Guard
+from server.run.log import RoundReport, RunLog
 from server.run.model import GlobalModel
 
-if TYPE_CHECKING:
-    from server.rounds.federation import Federation
+
+class EvaluatedRun(Protocol):
+    """What an evaluation sees of a run: `server.rounds.federation.Federation`."""
+
+    @property
+    def held(self) -> GlobalModel | None: ...
+
+    @property
+    def resumed(self) -> bool: ...
+
+    @property
+    def guard(self) -> Guard: ...
+
+    @property
+    def log(self) -> RunLog: ...
+
+    @property
+    def events(self) -> Events: ...
+
+    def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None: ...
 
 
 @dataclass
@@ -26,7 +45,7 @@ class Events:
     """
 
     on_round: Callable[[RoundReport], None] = lambda report: None
-    on_evaluate: Callable[[int, Federation], dict[str, Any] | None] = lambda server_round, federation: None
+    on_evaluate: Callable[[int, EvaluatedRun], dict[str, Any] | None] = lambda server_round, run: None
     on_word: Callable[[str], None] = print
     on_model: Callable[[GlobalModel | None], None] = lambda held: None
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.devices.base_models import reference_view, strangers
 from server.devices.roster import Member, Roster
 from server.devices.selection import Selection
 from server.devices.standing import DRIFT, Standings
@@ -19,17 +20,17 @@ from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.guards.choice import guard_for
 from server.guards.device_losses import DeviceLosses
 from server.guards.privacy_guard import privacy_guard, settle_noise
+from server.messaging.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
+from server.messaging.validation import RoundInbox
 from server.rounds.calibration import calibrate, known_tensors, told
 from server.rounds.events import Events
-from server.rounds.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.rounds.inboxes import EvaluationInbox
 from server.rounds.private_step import step_size
 from server.rounds.secure_round import secure_aggregation
 from server.rounds.sync_inbox import SyncInbox
-from server.rounds.validation import RoundInbox
 from server.run.lock import RunLock
 from server.run.log import RoundReport, RunLog
-from server.run.model import GlobalModel, reference_view, strangers
+from server.run.model import GlobalModel
 from server.run.state import LEDGER_NAME, RunState, refuse_used_ledger
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from server.guards.device_losses import DeviceLosses
+from server.messaging.byte_counts import ByteCounts
 from server.messaging.foreign_text import plain
-from server.run.log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.speech.metrics import Scores
 from zo_common.wire.evaluation import EvaluationReply, decode_evaluation

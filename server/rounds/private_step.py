@@ -14,7 +14,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.device.loss_choice import unchecked, with_tail
 from server.guards.choice import NO_GUARD
 from server.rounds.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from server.run.model import GlobalModel
@@ -23,6 +22,7 @@ from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
+from zo_common.speech.loss_settings import unchecked, with_tail
 from zo_common.speech.recordings import read_speech
 
 _SPEECH_STREAM = 1 << 44  # far from any step number

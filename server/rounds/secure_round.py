@@ -17,8 +17,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.messaging.foreign_text import plain
-from server.rounds.exchange import (
+from server.messaging.byte_counts import ByteCounts
+from server.messaging.exchange import (
     CONTENT,
     SECONDS_LEFT,
     SECURE,
@@ -28,8 +28,8 @@ from server.rounds.exchange import (
     payload_of,
     serialised_size,
 )
-from server.rounds.validation import Refused, RoundInbox, check_fields, check_reply
-from server.run.log import ByteCounts
+from server.messaging.foreign_text import plain
+from server.messaging.validation import Refused, RoundInbox, check_fields, check_reply
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError

@@ -34,7 +34,7 @@ from server.rounds.pooled_curvature import (
     trusted,
     without_extremes,
 )
-from server.rounds.range_guard import MAX_STEP_UNITS, finest_units
+from server.run.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import faults
 from zo_common.binary.durable import write_durably
@@ -48,7 +48,7 @@ _RATES = 1e-30, 1e6
 
 
 class Measured(Protocol):
-    """A round's valid replies: `server.rounds.validation.RoundInbox`."""
+    """A round's valid replies: `server.messaging.validation.RoundInbox`."""
 
     @property
     def accepted(self) -> int: ...

@@ -9,20 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.messaging.byte_counts import ByteCounts
+
 INTRODUCTIONS = "introductions.jsonl"
-
-
-@dataclass
-class ByteCounts:
-    """Bytes of one direction: our packed payload, and Flower's serialised message content around it."""
-
-    payload: int = 0
-    serialised: int = 0
-
-    def add(self, payload: int, serialised: int) -> None:
-        """Count one message."""
-        self.payload += payload
-        self.serialised += serialised
 
 
 @dataclass

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
-from server.devices.roster import Member
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger.ledger import LedgerHeader, TensorEntry, check_base, describe_tensors, tensor_entry
+from zo_common.ledger.ledger import LedgerHeader, TensorEntry, describe_tensors
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
 from zo_common.speech.family import family_of
@@ -56,40 +53,6 @@ class GlobalModel:
         if base.checksum() != self.base_checksum:
             raise WrongBaseModel(f"{self._config.model} is not the base model any more that this run began with")
         return encode_snapshot(base, self.state)
-
-
-def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
-    """What a device must hold: the server's base model or, without one, what most devices say of theirs."""
-    if held is not None:
-        return held.fingerprint, held.base_checksum, held.tensors
-    views = [view for view in _views(members).values() if view is not None]
-    if not views:
-        raise ConfigError("no device described its base model: update the older side")
-    return Counter(views).most_common(1)[0][0]
-
-
-def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
-    """Node ids of devices that hold something else than `reference`, with a word for the operator."""
-    found = {}
-    members = list(members)
-    views = _views(members)
-    for member in members:
-        view = views[member.node_id]
-        if view is None:
-            found[member.node_id] = f"device {member.client_id} described its base model with malformed fields"
-        elif view != reference:
-            found[member.node_id] = (
-                f"device {member.client_id} holds another base model or other trained tensors "
-                f"({view[0][:16]}…, expected {reference[0][:16]}…): give it the same model"
-            )
-    return found
-
-
-def _views(members: Iterable[Member]) -> dict[int, View | None]:
-    members = list(members)
-    # devices that say the same share one description (see the roster): a thousand of them are read once
-    different = {id(m.description): _view(m.description) for m in members}
-    return {m.node_id: different[id(m.description)] for m in members}
 
 
 def open_header(config: RunConfig, reference: View) -> LedgerHeader:
@@ -135,17 +98,6 @@ def _privacy_then_and_now(header: LedgerHeader, config: RunConfig) -> list[tuple
         return []
     now = config.to_mapping()
     return [("privacy", then, config.privacy), *((k, header.settings.get(k), now[k]) for k in PRIVACY_KEYS[1:])]
-
-
-def _view(description: dict[str, Any]) -> View | None:
-    try:
-        tensors = tuple(tensor_entry(name, shape, grid, scale) for name, shape, grid, scale in description["tensors"])
-        if not tensors:
-            return None
-        check_base(description["fingerprint"], description["base_checksum"])
-        return description["fingerprint"], description["base_checksum"], tensors
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-        return None
 
 
 def check_resumable(header: LedgerHeader, config: RunConfig, found: LedgerHeader) -> None:

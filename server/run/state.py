@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from server.rounds.catch_up import CatchUp
-from server.rounds.range_guard import first_out_of_range, largest, out_of_range
-from server.rounds.validation import RoundInbox
+from server.messaging.catch_up import CatchUp
+from server.messaging.validation import RoundInbox
 from server.run.model import GlobalModel, View, check_resumable, open_header
+from server.run.range_guard import first_out_of_range, largest, out_of_range
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies

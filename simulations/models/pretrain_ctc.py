@@ -38,10 +38,10 @@ from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, blank_of, ctc_batch
 from zo_common.models.ctc.objectives import ctc_losses
 from zo_common.models.ctc.text import ctc_labels
-from zo_common.models.ctc.transcribe import evaluate_waves
 from zo_common.models.load import load_model
 from zo_common.models.objectives import IGNORE
 from zo_common.speech.audio import decode
+from zo_common.speech.evaluation import evaluate_waves
 from zo_common.speech.family import family_of
 from zo_common.speech.manifest import Utterance, read_manifest
 from zo_common.speech.recordings import read_speech

@@ -28,27 +28,28 @@ from client.worker.client import make_request
 from client.worker.host import Host
 from client.worker.journal import Journal, SavedState
 from client.worker.worker_pb2 import Event, InfoRequest, Request
+from server.devices.base_models import reference_view, strangers
 from server.devices.roster import CONTENT, Introductions, _Roll
 from server.devices.standing import DEVICES_NAME, Standings
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
-from server.rounds.exchange import is_ok
+from server.messaging.exchange import is_ok
+from server.messaging.validation import RoundInbox
 from server.rounds.inboxes import EvaluationInbox
-from server.rounds.range_guard import first_out_of_range
 from server.rounds.step_size import MeasuredStep
 from server.rounds.sync_inbox import SyncInbox
-from server.rounds.validation import RoundInbox
 from server.run.log import RoundReport, RunLog
-from server.run.model import open_header, reference_view, strangers
+from server.run.model import open_header
+from server.run.range_guard import first_out_of_range
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
 from zo_common.estimator.calibration import GroupMeasure
 from zo_common.estimator.curvature import Curvature
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import (
     CHAIN_BYTES,

@@ -26,7 +26,7 @@ from client.worker.listen import bind
 from client.worker.worker_pb2 import Event, InfoReply, InfoRequest, Request
 from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
 from zo_common.config.run import RunConfig
-from zo_common.lattice.state import Update
+from zo_common.lattice.update import Update
 
 
 class Garbage(WorkerServicer):

@@ -23,7 +23,7 @@ from client.worker.client import WorkerClient, make_request
 from client.worker.worker_pb2 import Progress
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot

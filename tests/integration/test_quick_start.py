@@ -10,7 +10,7 @@ from scenario_run import run_scenario_file
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from zo_common.estimator.curvature import Curvature
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.file import read_ledger
 from zo_common.wire.plan import Plan, Reply, Status, encode_plan, encode_reply
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import direction_seed
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 
 EPSILON = 2.0**-9  # a whole number of grid units, so both sides evaluate the loss at the same points

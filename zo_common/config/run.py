@@ -10,14 +10,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zo_common.aggregation.mean import Weighting
 from zo_common.aggregation.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
+from zo_common.directions.seeds import Directions
 from zo_common.errors import ConfigError
-from zo_common.estimator.step import Estimator, EstimatorConfig
+from zo_common.estimator.settings import Estimator, EstimatorConfig
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.trained import AUTO, DEFAULT
 from zo_common.privacy.mechanism import NoiseBy, Privacy, PrivacySettings, check_run
 from zo_common.secure_sum.terms import check_policy
 
-Directions = Literal["independent", "shared"]
 Schedule = Literal["auto", "constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]

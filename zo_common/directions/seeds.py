@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from typing import Literal
 
+Directions = Literal["independent", "shared"]  # of the devices of a round
 MASK64 = (1 << 64) - 1
 _PERSON = b"zo-asr/seed/v1"
 

@@ -17,7 +17,8 @@ import numpy as np
 from torch import nn
 
 from zo_common.errors import ConfigError, NonFiniteLoss
-from zo_common.estimator.step import EstimatorConfig, LossFn, Weigh, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn, Weigh, zo_step
 from zo_common.lattice import grid as lattice
 from zo_common.lattice.groups import SEPARATOR
 from zo_common.lattice.state import LatticeState

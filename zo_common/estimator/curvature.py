@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zo_common.errors import NonFiniteLoss
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_CLASSES = 128
 MOST_PASSES = 64
@@ -70,6 +72,8 @@ class OutputTrace:
         positions, classes = logits.shape
         most = max(1, MOST_VALUES // (self._expected * min(classes, MOST_CLASSES)))
         if positions > most:
+            import torch  # not above: a process that only passes curvatures on has none
+
             self._chosen = torch.arange(most, device=logits.device) * positions // most
             logits, rows = logits[self._chosen], rows[self._chosen]
             weights = weights[self._chosen] * (positions / most)

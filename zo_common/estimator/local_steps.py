@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from zo_common.directions.seeds import direction_seed
 from zo_common.estimator.curvature import Curvature, mean_curvature
-from zo_common.estimator.step import EstimatorConfig, LossFn, Release, Weigh, step_updates, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn, Release, Weigh, step_updates, zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution
 from zo_common.ledger.replay import apply_all

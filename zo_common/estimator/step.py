@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,41 +16,14 @@ from numpy.typing import NDArray
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError, NonFiniteLoss
 from zo_common.estimator.curvature import Curvature, OutputTrace, TracedLoss, curvature_of, fisher_gram
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
-Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 LossFn = Callable[[], torch.Tensor]
 Quantise = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 Release = Callable[[NDArray[np.float64]], NDArray[np.float32]]
 Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class EstimatorConfig:
-    """How projected gradients are measured: kind, number of directions a step, perturbation size.
-
-    An ε of 0 leaves the size to whoever measures; a step needs a number.
-    """
-
-    estimator: Estimator = "two-sided"
-    num_queries: int = 8
-    epsilon: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if self.estimator not in get_args(Estimator):
-            raise ConfigError(f"estimator is {self.estimator!r}, expected one of {', '.join(get_args(Estimator))}")
-        least = 2 if self.estimator == "leave-one-out" else 1
-        if not least <= self.num_queries <= 65535:
-            raise ConfigError(f"num-queries is {self.num_queries}, {self.estimator} needs {least} … 65535")
-        if not (self.epsilon >= 0 and np.isfinite(self.epsilon)):
-            raise ConfigError(f"epsilon is {self.epsilon}, expected a positive number such as 1e-3, or 0 for any")
-
-    @property
-    def forwards(self) -> int:
-        """Forward passes a step."""
-        return {"two-sided": 2 * self.num_queries, "one-sided": self.num_queries + 1}.get(
-            self.estimator, self.num_queries
-        )
 
 
 @dataclass(frozen=True)
@@ -248,3 +220,10 @@ def zo_step(
         walker.move(None)
         raise
     return result
+
+
+def joined(losses: Sequence[LossFn]) -> LossFn:
+    """One loss of several batches, one forward pass after another: the examples of all."""
+    if len(losses) == 1:
+        return losses[0]
+    return lambda: torch.cat([loss() for loss in losses])

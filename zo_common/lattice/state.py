@@ -9,7 +9,6 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,19 +22,12 @@ from zo_common.lattice.kernels.base import LatticeTensor
 from zo_common.lattice.kernels.choice import choose_kernel
 from zo_common.lattice.kernels.plain import TorchKernel, peak_after
 from zo_common.lattice.trained import adjustments, select
+from zo_common.lattice.update import Update
 
 _PERSON = b"zo-asr/state/v1"
 # a quantum beyond this cannot end inside the legal range from inside it
 _MAX_QUANTUM = 2 * lattice.MAX_UNITS
 _PIECE = 1 << 20  # elements that `grid_units` and `move` hold at a time
-
-
-@dataclass(frozen=True)
-class Update:
-    """One replayed direction: `w_t += 2**k_t · quantum(coefficient, t) · z_t(seed)`; coefficient is a float32."""
-
-    seed: int
-    coefficient: float
 
 
 def _version(parameter: torch.Tensor) -> int:

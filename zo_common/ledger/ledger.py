@@ -21,7 +21,8 @@ from typing import Any, get_args
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTruncated, ProtocolMismatch
 from zo_common.lattice.grid import Scale
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.record_codec import decode_record, described_size, encode_record
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.directions.seeds import direction_seed
-from zo_common.lattice.state import Update
+from zo_common.lattice.update import Update
 
 
 @dataclass(frozen=True, eq=False)

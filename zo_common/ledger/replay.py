@@ -8,7 +8,8 @@ from torch import nn
 
 from zo_common.errors import ChecksumMismatch, LatticeOverflow, WrongBaseModel
 from zo_common.lattice.fingerprint import fingerprint
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger.ledger import Ledger, LedgerHeader
 from zo_common.ledger.record import all_updates
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from zo_common.errors import ConfigError
+
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,3 +37,22 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
         return nullcontext()
     # weights change between two forwards of one context, so casts must not be cached
     return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of that name; "auto" takes CUDA if there is one, else the CPU.
+
+    Raises:
+        ConfigError: torch does not know the name, or cannot use such a device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device {name!r} cannot be used ({reason}): use auto, cpu, cuda, cuda:1, mps or xpu"
+        ) from None
+    return device

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,14 @@ from torch import nn
 from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, CTCLoss
 from zo_common.models.ctc.objectives import frame_entropy, frame_mask
-from zo_common.models.ctc.transcribe import evaluate_waves
-from zo_common.models.objectives import whisper_losses
+from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
-from zo_common.models.whisper.transcribe import evaluate_texts
+from zo_common.models.whisper.objectives import whisper_losses
+from zo_common.models.whisper.transcribe import transcribe
 from zo_common.speech.ctc import CTCDataset
-from zo_common.speech.metrics import Scores
+from zo_common.speech.metrics import Scores, score
 from zo_common.speech.recordings import Recordings
-from zo_common.wire.evaluation import EvaluationReply
-from zo_common.wire.plan import Status
 
 _TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
 
@@ -95,16 +93,6 @@ def utterance_losses(
         if on_progress is not None:
             on_progress(done, len(data))
     return losses
-
-
-def loss_reply(
-    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
-) -> EvaluationReply:
-    """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
-    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
-    if not math.isfinite(total):
-        return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
-    return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))
 
 
 @torch.inference_mode()
@@ -177,3 +165,32 @@ def evaluate(
             model, processor, windows, data.texts, language=language, on_progress=on_progress
         )
     return Evaluation(held_out_loss(model, data), scores, tuple(hypotheses))
+
+
+def evaluate_texts(
+    model: Any,
+    processor: Any,
+    features: Sequence[torch.Tensor],
+    references: Sequence[str],
+    *,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Scores, list[str]]:
+    """Error counts and transcripts of full windows against references."""
+    hypotheses = transcribe(model, processor, features, language=language, on_progress=on_progress)
+    return score(references, hypotheses, language=language), hypotheses
+
+
+def evaluate_waves(
+    model: Any,
+    processor: Any,
+    waves: Sequence[NDArray[np.float32]],
+    references: Sequence[str],
+    *,
+    batch_size: int = 1,
+    language: str = "en",
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[Scores, list[str]]:
+    """Error counts and transcripts of waveforms against references."""
+    hypotheses = transcribe_waves(model, processor, waves, batch_size=batch_size, on_progress=on_progress)
+    return score(references, hypotheses, language=language), hypotheses

@@ -14,10 +14,10 @@ from zo_common.estimator.step import LossFn
 from zo_common.models.compiled import compile_layers
 from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings
 from zo_common.models.load import LoadedModel
-from zo_common.models.objectives import WhisperBatch, whisper_labels
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels
 from zo_common.models.whisper.transcribe import greedy_tokens
 from zo_common.speech.ctc import CTCReader
 from zo_common.speech.recordings import Reader

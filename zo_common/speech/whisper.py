@@ -21,7 +21,7 @@ from transformers import GenerationConfig, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from zo_common.errors import ConfigError
-from zo_common.models.objectives import WhisperBatch, whisper_labels
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels
 from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, decode
 from zo_common.speech.manifest import Manifest, Utterance
 from zo_common.speech.recordings import Example, Recordings, read_speech

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zo_common.binary.packing import Reader, pack_signs, pack_text
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.curvature import Curvature
-from zo_common.estimator.step import Estimator, EstimatorConfig
+from zo_common.estimator.settings import Estimator, EstimatorConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import decode_record, encode_record
 from zo_common.privacy.mechanism import LEVELS, Mechanism

@@ -9,7 +9,8 @@ from torch import nn
 from benchmarks.harness.plain import perturb, plain_step, projected_grad
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import direction_seed
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 
 SHAPES = [(5, 3), (7,)]

@@ -21,8 +21,8 @@ from benchmarks.learning.published import FzooSteps, GaussianSteps
 from benchmarks.learning.rates import FixedRate, MeasuredRate
 from benchmarks.learning.tasks import Task
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
+from server.messaging.validation import RoundInbox
 from server.rounds.step_size import MeasuredStep
-from server.rounds.validation import RoundInbox
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, direction_seed
 from zo_common.errors import ConfigError

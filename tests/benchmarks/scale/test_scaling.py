@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.scale import scaling
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan, encode_plan
 

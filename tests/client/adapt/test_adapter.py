@@ -19,7 +19,7 @@ from client.adapt.file import decode_file, encode_file
 from client.adapt.hearing import CTCHearing
 from client.adapt.record import Layout
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss, WrongBaseModel, ZOError
-from zo_common.lattice.state import Update
+from zo_common.lattice.update import Update
 from zo_common.models.load import LoadedModel, load_model
 from zo_common.speech.audio import AudioProblem
 

@@ -15,8 +15,9 @@ from client.adapt.drift_guard import DriftBounds, DriftGuard
 from client.adapt.record import AdaptationRecord, replay_adaptation, undo
 from client.adapt.steps import adapt
 from zo_common.errors import ChecksumMismatch, ConfigError
-from zo_common.estimator.step import EstimatorConfig
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

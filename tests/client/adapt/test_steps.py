@@ -22,7 +22,8 @@ from client.adapt.record import (
 from client.adapt.steps import Plateau, adapt
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss
 from zo_common.estimator.local_steps import run_local_steps
-from zo_common.estimator.step import EstimatorConfig, LossFn
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.models.ctc.loss import AdaptationLoss, ctc_batch
 

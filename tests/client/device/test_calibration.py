@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from client.device.calibration import calibrate, share_of
+from client.device.calibration import calibrate
 from client.device.warm import warm_engine
 from client.place import Place
+from zo_common.calibration import share_of
 from zo_common.config.run import RunConfig
 from zo_common.wire.calibration import CalibrationAsk
 from zo_common.wire.plan import Status

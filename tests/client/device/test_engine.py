@@ -11,14 +11,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from client.device.engine import Engine, choose_device
+from client.device.engine import Engine
 from zo_common.directions.seeds import direction_seed
-from zo_common.errors import ConfigError, ModelNotFound
-from zo_common.estimator.step import EstimatorConfig
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.errors import ModelNotFound
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger.record import Contribution, Record
 from zo_common.models.load import load_whisper
-from zo_common.models.objectives import WhisperBatch, whisper_losses
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_losses
 from zo_common.speech.whisper import SpeechDataset
 from zo_common.wire.plan import Plan, Status
 
@@ -292,16 +293,3 @@ def _break_loss(
         return losses
 
     monkeypatch.setattr(engine, "loss_fn", loss_fn)
-
-
-@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta:x"])
-def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
-    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: use auto, cpu"):
-        choose_device(device)
-
-
-def test_the_device_is_cuda_or_the_cpu_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert choose_device("cpu") == torch.device("cpu")
-    for available, kind in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        assert choose_device("auto").type == kind

@@ -10,7 +10,7 @@ from toy_engine import ToyEngine, history, toy_engine
 
 from client.device.engine import Cancelled, Engine
 from zo_common.errors import CodecError, ModelNotFound
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import SnapshotPart, encode_snapshot, split_snapshot
 from zo_common.speech.whisper import SpeechDataset

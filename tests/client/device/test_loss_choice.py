@@ -15,18 +15,20 @@ from tiny import write_tiny_whisper
 
 from client.device import loss_choice
 from client.device.engine import Engine
-from client.device.loss_choice import LossChoices, unchecked
+from client.device.loss_choice import LossChoices
 from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
-from zo_common.estimator.step import EstimatorConfig, LossFn
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.loss_check import FIRST_EPSILON, LossChoice
-from zo_common.models.objectives import whisper_losses
 from zo_common.models.whisper.forward import embed_window
+from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.models.whisper.silent_tail import mark_sinks, sinks_of
 from zo_common.privacy.mechanism import Mechanism
+from zo_common.speech.loss_settings import unchecked
 from zo_common.speech.manifest import Manifest, Utterance
 from zo_common.speech.whisper import SpeechDataset, load_dataset
 from zo_common.wire.plan import Plan, Status

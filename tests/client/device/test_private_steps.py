@@ -15,7 +15,7 @@ from client.device.engine import Engine
 from client.device.private_steps import MOST_LOSS, PrivateSteps, SeparateLosses, check_demand, private_steps, seen_reply
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.speech.whisper import SpeechDataset
 from zo_common.wire.plan import Plan, Reply, Status

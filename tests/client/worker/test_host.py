@@ -24,7 +24,7 @@ from client.worker.host import Host
 from client.worker.job import Job
 from client.worker.journal import Journal
 from zo_common.directions.seeds import client_seed
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Record
 from zo_common.wire.calibration import (

@@ -14,7 +14,7 @@ from torch import nn
 
 from zo_common.aggregation.mean import ClientScalars, aggregate, client_weights
 from zo_common.estimator.local_steps import local_contribution, run_local_steps
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 
 Models = Callable[..., nn.Module]

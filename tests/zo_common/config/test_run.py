@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zo_common.config.run import CHOICES, RunConfig, kebab
 from zo_common.errors import ConfigError
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 
 configs = st.builds(
     RunConfig,

@@ -22,7 +22,8 @@ from zo_common.estimator.curvature import (
     fisher_gram,
     mean_curvature,
 )
-from zo_common.estimator.step import EstimatorConfig, clip_factors, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import clip_factors, zo_step
 from zo_common.lattice.state import LatticeState
 
 WEIGHTS, OUTPUTS, BATCH = 300, 40, 8

@@ -11,7 +11,8 @@ from torch import nn
 
 from zo_common.errors import NonFiniteLoss
 from zo_common.estimator.local_steps import local_contribution, run_local_steps
-from zo_common.estimator.step import EstimatorConfig, LossFn
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger import replay
 

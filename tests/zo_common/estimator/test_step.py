@@ -14,8 +14,10 @@ from torch.func import functional_call, jvp
 from zo_common.directions.philox import direction
 from zo_common.directions.seeds import direction_seed
 from zo_common.errors import ConfigError
-from zo_common.estimator.step import EstimatorConfig, StepResult, Walker, measure, step_updates, zo_step
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import StepResult, Walker, measure, step_updates, zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from zo_common.errors import EpsilonTooSmall, LatticeOverflow, NonFiniteLoss
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 
 Models = Callable[..., nn.Module]

@@ -11,7 +11,8 @@ from torch import nn
 
 from zo_common.errors import LatticeOverflow
 from zo_common.lattice.grid import MAX_UNITS
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger import replay as replay_module
 from zo_common.ledger.replay import apply_all
 

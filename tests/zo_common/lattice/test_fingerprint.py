@@ -15,7 +15,8 @@ from torch import nn
 from zo_common.lattice import fingerprint as fingerprint_module
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.grid import grid_exponent, snap
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 

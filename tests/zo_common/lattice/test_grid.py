@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zo_common.lattice import grid as lattice
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 MODES = ["unit", "rms"]
 float32s = st.floats(-(2.0**60), 2.0**60, width=32)

@@ -18,7 +18,8 @@ from torch import nn
 from zo_common.directions.philox import direction
 from zo_common.errors import ChecksumMismatch
 from zo_common.lattice.grid import MAX_UNITS
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from zo_common.errors import LatticeOverflow, UnsupportedModel
-from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

@@ -15,9 +15,11 @@ from torch import nn
 from zo_common.directions.philox import direction
 from zo_common.errors import LatticeOverflow
 from zo_common.estimator.local_steps import run_local_steps
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.grid import MAX_UNITS
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]

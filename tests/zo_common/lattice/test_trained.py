@@ -13,8 +13,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, WhisperConfig, WhisperF
 
 from zo_common.errors import PatternError, TensorIdCollision, UnsupportedModel
 from zo_common.lattice import trained as parameters
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import PRESETS, check_ids, expand, select, unique_parameters
+from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from zo_common.directions.seeds import direction_seed
-from zo_common.lattice.state import Update
+from zo_common.lattice.update import Update
 from zo_common.ledger.record import Contribution, Record, all_updates
 from zo_common.ledger.record_codec import encode_record
 

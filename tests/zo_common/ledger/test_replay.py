@@ -17,7 +17,7 @@ from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ChecksumMismatch, WrongBaseModel
 from zo_common.estimator.local_steps import run_local_steps
-from zo_common.estimator.step import EstimatorConfig
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger import replay as replay_module

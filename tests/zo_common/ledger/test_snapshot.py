@@ -16,7 +16,8 @@ from torch import nn
 
 from zo_common.errors import CodecError, LatticeOverflow, UnsupportedModel
 from zo_common.lattice import state as state_module
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger import snapshot as snapshot_module
 from zo_common.ledger.snapshot import apply_snapshot, encode_snapshot, largest_snapshot
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zo_common.errors import CodecError, ConfigError
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.ledger import snapshot as snapshot_module
 from zo_common.ledger.snapshot import (
     SnapshotPart,

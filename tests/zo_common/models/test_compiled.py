@@ -10,7 +10,7 @@ from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
 from zo_common.models import compiled
 from zo_common.models.compiled import compile_layers
-from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_losses
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 
 SIZES = {
     "vocab_size": 60,

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from zo_common.lattice.state import LatticeState, Update
-from zo_common.models.compute import autocast, resolve_precision
+from zo_common.errors import ConfigError
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
+from zo_common.models.compute import autocast, choose_device, resolve_precision
 
 Models = Callable[..., nn.Module]
 CPU = torch.device("cpu")
@@ -92,3 +94,16 @@ def test_weights_moved_within_a_context_are_seen(small_model: Models, precision:
 
     assert not torch.equal(before, moved)
     assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta:x"])
+def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: use auto, cpu"):
+        choose_device(device)
+
+
+def test_the_device_is_cuda_or_the_cpu_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert choose_device("auto").type == kind

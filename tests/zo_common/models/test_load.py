@@ -13,7 +13,8 @@ from transformers import BertConfig, Wav2Vec2Config
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.lattice.fingerprint import fingerprint
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.models.load import load_whisper
 
 

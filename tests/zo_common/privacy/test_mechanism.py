@@ -18,7 +18,8 @@ from torch import nn
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.local_steps import run_local_steps
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
 from zo_common.wire.plan import Plan, decode_plan, encode_plan

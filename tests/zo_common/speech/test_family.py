@@ -23,7 +23,7 @@ from client.worker.journal import Journal
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
-from zo_common.lattice.state import Update
+from zo_common.lattice.update import Update
 from zo_common.ledger.record import Contribution, Record
 from zo_common.models.ctc.loss import AdaptationLoss, CTCLoss, SutaSettings
 from zo_common.models.objectives import IGNORE

@@ -16,7 +16,8 @@ import torch
 from transformers import GenerationConfig, WhisperFeatureExtractor, WhisperProcessor
 
 from zo_common.errors import ConfigError, DataError
-from zo_common.models.objectives import IGNORE, whisper_losses
+from zo_common.models.objectives import IGNORE
+from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.speech import whisper as module
 from zo_common.speech.audio import decode
 from zo_common.speech.manifest import Manifest, Utterance, read_manifest

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 from zo_common.errors import CodecError
 from zo_common.estimator.curvature import Curvature
-from zo_common.estimator.step import Estimator, EstimatorConfig
+from zo_common.estimator.settings import Estimator, EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.privacy.mechanism import Mechanism

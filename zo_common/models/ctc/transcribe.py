@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves
-from zo_common.speech.metrics import Scores, score
 
 
 @torch.inference_mode()
@@ -41,18 +40,3 @@ def transcribe_waves(
         if on_progress is not None:
             on_progress(len(texts), len(waves))
     return [text.strip() for text in texts]
-
-
-def evaluate_waves(
-    model: Any,
-    processor: Any,
-    waves: Sequence[NDArray[np.float32]],
-    references: Sequence[str],
-    *,
-    batch_size: int = 1,
-    language: str = "en",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Scores, list[str]]:
-    """Error counts and transcripts of waveforms against references."""
-    hypotheses = transcribe_waves(model, processor, waves, batch_size=batch_size, on_progress=on_progress)
-    return score(references, hypotheses, language=language), hypotheses

@@ -9,10 +9,11 @@ import torch
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import OutputTrace
 from zo_common.models.compute import autocast
-from zo_common.models.objectives import IGNORE, WhisperBatch, confident_labels, entropy, masked_mean
+from zo_common.models.objectives import IGNORE, confident_labels, entropy, masked_mean
 from zo_common.models.whisper.forward import decode
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch
 
 Objective = Literal["self-training", "entropy"]
 

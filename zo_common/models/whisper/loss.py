@@ -8,9 +8,9 @@ import torch
 
 from zo_common.estimator.curvature import OutputTrace
 from zo_common.models.compute import autocast
-from zo_common.models.objectives import WhisperBatch, decoder_losses
 from zo_common.models.whisper.forward import EncoderStates, encode
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
+from zo_common.models.whisper.objectives import WhisperBatch, decoder_losses
 
 
 class WhisperLoss:

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 
-from zo_common.speech.metrics import Scores, score
-
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
 MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
 NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
@@ -85,17 +83,3 @@ def _generate(
     for start in range(0, len(features), batch_size):
         window = torch.stack(list(features[start : start + batch_size]))
         yield model.generate(window.to(next(model.parameters()).device), **options)
-
-
-def evaluate_texts(
-    model: Any,
-    processor: Any,
-    features: Sequence[torch.Tensor],
-    references: Sequence[str],
-    *,
-    language: str = "en",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Scores, list[str]]:
-    """Error counts and transcripts of full windows against references."""
-    hypotheses = transcribe(model, processor, features, language=language, on_progress=on_progress)
-    return score(references, hypotheses, language=language), hypotheses

@@ -29,7 +29,8 @@ from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 from zo_common.lattice.kernels.cpu import NumbaKernel
 from zo_common.lattice.kernels.cuda import CHUNK_BLOCKS, CHUNK_ELEMENTS, TritonKernel
 from zo_common.lattice.kernels.plain import TorchKernel
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 NATIVE = torch.cuda.is_available() and not INTERPRETED

@@ -12,8 +12,10 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from zo_common.errors import ConfigError, DataError
 from zo_common.estimator.curvature import OutputTrace
-from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.models.ctc.forward import ctc_logits, frame_lengths
 from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss, SutaSettings, ctc_batch
 from zo_common.models.ctc.objectives import confidence_weights, frame_mask, non_blank_mask, suta_losses

@@ -10,12 +10,13 @@ import torch
 from torch import nn
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from zo_common.estimator.step import EstimatorConfig, zo_step
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
-from zo_common.models.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 
 LAYERS = 3
 

@@ -10,23 +10,23 @@ import torch
 
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import MOST_CLASSES, OutputTrace
-from zo_common.estimator.step import EstimatorConfig, zo_step
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.estimator.step import zo_step
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 from zo_common.models.load import load_model
 from zo_common.models.objectives import (
     IGNORE,
-    WhisperBatch,
     confident_labels,
     entropy,
     masked_mean,
     token_cross_entropy,
     token_entropy,
-    whisper_labels,
-    whisper_losses,
 )
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
 from zo_common.models.whisper.loss import WhisperLoss
+from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.models.whisper.transcribe import greedy_tokens, transcribe
 
 

@@ -11,13 +11,8 @@ import torch
 from simulations.speech.corpus import CorpusConfig, in_room
 from simulations.speech.espeak import Speaker, synthesize
 from zo_common.models.load import load_whisper
-from zo_common.models.whisper.transcribe import (
-    MAX_COMPRESSION_RATIO,
-    MAX_NEW_TOKENS,
-    compression_ratio,
-    evaluate_texts,
-    transcribe,
-)
+from zo_common.models.whisper.transcribe import MAX_COMPRESSION_RATIO, MAX_NEW_TOKENS, compression_ratio, transcribe
+from zo_common.speech.evaluation import evaluate_texts
 
 TEXTS = ["The weather in London is very nice today.", "Please open the window and close the door."]
 
@@ -79,18 +74,6 @@ def test_batches_change_nothing_and_are_reported(whisper: tuple[Any, Any], featu
 
     assert apart == together
     assert seen == [(1, 2), (2, 2)]
-
-
-def test_nothing_to_transcribe(whisper: tuple[Any, Any]) -> None:
-    scores, texts = evaluate_texts(*whisper, [], [])
-
-    assert texts == []
-    assert (scores.utterances, scores.wer) == (0, 0.0)
-
-
-def test_references_must_pair_up_with_recordings(whisper: tuple[Any, Any], features: list[torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        evaluate_texts(*whisper, features[:1], TEXTS)
 
 
 @pytest.mark.parametrize("language", ["en", "de"])

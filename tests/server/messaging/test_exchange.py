@@ -9,8 +9,8 @@ import pytest
 from fake_grid import FakeGrid
 from flwr.app import Message
 
-from server.rounds import exchange
-from server.rounds.exchange import pause
+from server.messaging import exchange
+from server.messaging.exchange import pause
 from zo_common.config.run import RunConfig
 
 Settings = Callable[..., RunConfig]

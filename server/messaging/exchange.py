@@ -10,9 +10,9 @@ from typing import Protocol
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.messaging.byte_counts import ByteCounts
+from server.messaging.catch_up import CatchUp, Outgoing
 from server.messaging.foreign_text import plain
-from server.rounds.catch_up import CatchUp, Outgoing
-from server.run.log import ByteCounts
 from zo_common.errors import CodecError
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
@@ -45,7 +45,7 @@ def pause(took: float) -> float:
 
 
 class Inbox(Protocol):
-    """Where replies go: `server.rounds.validation.RoundInbox` or `server.rounds.inboxes.EvaluationInbox`."""
+    """Where replies go: `server.messaging.validation.RoundInbox` or `server.rounds.inboxes.EvaluationInbox`."""
 
     behind: dict[int, int]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.rounds.range_guard import MAX_DIRECTION_UNITS, first_out_of_range
+from server.run.range_guard import MAX_DIRECTION_UNITS, first_out_of_range
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry

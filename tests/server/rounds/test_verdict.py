@@ -18,7 +18,7 @@ from toy_engine import history
 from server.app import friendly_main
 from server.deploy import app as deploy_app
 from server.guards.logged_guard import negated
-from server.run.verdict import moved, worse
+from server.rounds.verdict import moved, worse
 from zo_common.config.run import RunConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.file import read_ledger

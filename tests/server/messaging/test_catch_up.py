@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.rounds.catch_up import CatchUp
-from zo_common.estimator.step import EstimatorConfig
+from server.messaging.catch_up import CatchUp
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.snapshot import decode_part

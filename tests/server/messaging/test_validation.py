@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.rounds.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
-from zo_common.estimator.step import EstimatorConfig
+from server.messaging.validation import MAX_EXAMPLES, Refused, RoundInbox, check_reply
+from zo_common.estimator.settings import EstimatorConfig
 from zo_common.wire.plan import Plan, Reply, Status, encode_reply
 
 MAX_SCALAR = 100.0

@@ -1,0 +1,80 @@
+"""The supervised loss of a Whisper batch and what it is computed from; per example, the mean comes last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from zo_common.estimator.curvature import OutputTrace
+from zo_common.models.objectives import IGNORE
+from zo_common.models.whisper.forward import EncoderStates, decode, encode
+
+
+@dataclass(frozen=True)
+class WhisperBatch:
+    """Inputs of the Whisper cross-entropy.
+
+    Attributes:
+        features: log-mel (B, n_mels, T), T even, trimmed to the batch.
+        decoder_input_ids: (B, L): prompt (start of transcript …, no timestamps), text; padded with end of text.
+        labels: (B, L): what each position must predict; −100 on the prompt and on padding.
+    """
+
+    features: torch.Tensor
+    decoder_input_ids: torch.Tensor
+    labels: torch.Tensor
+
+    def to(self, device: torch.device) -> WhisperBatch:
+        """The same batch on a device."""
+        return WhisperBatch(self.features.to(device), self.decoder_input_ids.to(device), self.labels.to(device))
+
+
+def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
+    """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `embed_window`."""
+    states = encode(model, batch.features, tail_tokens)
+    return decoder_losses(model, batch.decoder_input_ids, batch.labels, states)
+
+
+def decoder_losses(
+    model: Any,
+    decoder_input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    states: EncoderStates,
+    trace: OutputTrace | None = None,
+) -> torch.Tensor:
+    """Per-example cross-entropy (B,), float32, of audio that is encoded already; token tensors as in `WhisperBatch`.
+
+    `trace` is told the labelled positions' logits.
+    """
+    hidden = decode(model, decoder_input_ids, states)
+    # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
+    counted = labels != IGNORE
+    rows = counted.nonzero()[:, 0]
+    logits = model.proj_out(hidden[counted]).float()
+    losses = F.cross_entropy(logits, labels[counted], reduction="none")
+    counts = counted.sum(dim=1).clamp(min=1)
+    if trace is not None:  # a label's loss is what its logit lacks of the normaliser: the vocabulary is summed once
+        normaliser = losses + logits.gather(1, labels[counted][:, None])[:, 0]
+        trace.record(logits, normaliser, rows, 1 / (counts[rows] * len(labels)))
+    sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses)
+    return sums / counts
+
+
+def whisper_labels(prompt: list[int], texts: list[list[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoder inputs and labels of tokenised texts.
+
+    `prompt` is the forced start (`<|startoftranscript|>` … `<|notimestamps|>`), `end` is `<|endoftext|>`.
+    Position i predicts token i+1, so the last prompt token predicts the first text token and the last text token
+    predicts `end`.
+    """
+    length = len(prompt) + max(len(t) for t in texts)
+    inputs = torch.full((len(texts), length), end, dtype=torch.int64)
+    labels = torch.full((len(texts), length), IGNORE, dtype=torch.int64)
+    for row, text in enumerate(texts):
+        tokens = [*prompt, *text]
+        inputs[row, : len(tokens)] = torch.tensor(tokens)
+        labels[row, len(prompt) - 1 : len(tokens)] = torch.tensor([*text, end])
+    return inputs, labels
