@@ -25,6 +25,8 @@ from client.worker.client import MESSAGE_BYTES, WorkerClient, WorkerError, make_
 from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
 from client.worker.worker_pb2 import Busy, Event, InfoReply, InfoRequest, Progress, Request
 from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
+from zo_common.secure_sum.messages import Invitation
+from zo_common.secure_sum.terms import Terms
 
 
 class Scripted(WorkerServicer):
@@ -259,18 +261,26 @@ class TestAdapter:
         assert "token file /nowhere cannot be read" in missing["error"]
 
     def test_nothing_heavy_is_imported(self, serve: Callable[..., Any], address: str) -> None:
+        """Not for any kind of message, and not for the device's side of secure aggregation."""
         serve(address)
+        invitation = Invitation(Terms(bytes(16), 1, 8)).encode()
         code = f"""
 import sys
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
 from client.app import app
-for kind, record in (("query", {{"hello": b""}}), ("train", {{"plan": b""}}), ("query.sync", {{"part": b"x"}})):
+plan = {{"plan": b"x"}}
+for kind, record in (
+    ("query", {{"hello": b""}}), ("train", plan), ("evaluate", plan), ("evaluate.look", plan), ("query.sync", plan),
+    ("query.sync", {{"part": b"x"}}), ("query.rebuild", plan), ("query.calibrate", {{"calibration": b"x"}}),
+    ("query.secure", {{"secure": bytes.fromhex("{invitation.hex()}")}}),
+):
     message = Message(RecordDict({{"zo": ConfigRecord(record)}}), dst_node_id=5, message_type=kind)
     answer = app(message, Context(1, 5, {{"worker-address": "{address}"}}, RecordDict(), {{}}))
     assert "error" not in answer.content.config_records["zo"], answer.content
 heavy = {{"torch", "transformers", "numba", "datasets", "numpy.testing"}} & set(sys.modules)
+assert "client.secure_sum" in sys.modules
 sys.exit(f"imported {{heavy}}" if heavy else 0)
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
