@@ -16,7 +16,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Helpers that several folders of tests share are modules there.
+# `benchmarks` is no installed package, and helpers that several folders of tests share are modules there.
+sys.path.append(str(Path(__file__).parent.parent))
 sys.path.append(str(Path(__file__).parent / "helpers"))
 
 MODELS = Path(__file__).parent.parent / "models"

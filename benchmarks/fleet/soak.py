@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.fleet.agreement import check_agreement, contributors
 from benchmarks.fleet.real_fleet import real_fleet
 from benchmarks.harness.rows import RESULTS, store
 
@@ -173,8 +174,6 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="at most")
     arguments = parser.parse_args()
     with real_fleet() as fleet:
-        from fleet_check import check_agreement, contributors  # type: ignore[import-not-found]
-
         start = time.monotonic()
         run = fleet.start(
             "soak", num_server_rounds=arguments.rounds, min_clients=1, round_timeout=30.0, learning_rate=0.005

@@ -28,6 +28,7 @@ from benchmarks.harness.rows import row, store
 from benchmarks.scale.floor import Sizes, run_floor
 from client.device.warm import warm_dataset, warm_engine
 from server.run.log import read_rows
+from simulations.models.tiny import write_tiny_whisper
 from simulations.models.whisper_import import bundled_whisper
 from simulations.runner import actors_for, run_simulation
 from zo_common.config.run import RunConfig
@@ -40,9 +41,6 @@ CLIPS = 16  # distinct recordings; a table of any length names them in turn
 
 def tiny_model(folder: Path) -> Path:
     """The random Whisper of the tests: two layers of width 32, and Whisper's tokenizer and features."""
-    sys.path.append(str(Path(__file__).parent.parent.parent / "tests" / "helpers"))
-    from tiny import write_tiny_whisper
-
     return Path(write_tiny_whisper(bundled_whisper(Path("models")), folder / "tiny"))
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 from fake_grid import FakeGrid, Memory
-from tiny import write_mini_corpus, write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
 from client.device.engine import Engine
 from client.device.warm import warm_dataset
 from server.rounds.federation import LEDGER_NAME, Events, Federation
 from server.run.log import RoundReport
+from simulations.models.tiny import write_mini_corpus, write_tiny_whisper
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger

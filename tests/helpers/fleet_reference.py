@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from fake_grid import FakeGrid, Memory
-from fleet_check import settings_of
-from fleet_processes import Fleet, Run
 
+from benchmarks.fleet.agreement import settings_of
+from benchmarks.fleet.processes import Fleet, Run
 from server.rounds.federation import LEDGER_NAME, Events, Federation
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.record_codec import encode_record

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from children import wait_until
-from fleet_check import check_agreement, contributors
-from fleet_processes import Fleet, Run
 from fleet_reference import record_bytes, undisturbed
+
+from benchmarks.fleet.agreement import check_agreement, contributors
+from benchmarks.fleet.children import wait_until
+from benchmarks.fleet.processes import Fleet, Run
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from fleet_check import replayed
-from fleet_processes import Fleet
+
+from benchmarks.fleet.agreement import replayed
+from benchmarks.fleet.processes import Fleet
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(420)]
 

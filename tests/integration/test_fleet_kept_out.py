@@ -13,10 +13,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from children import wait_until
 from cryptography.hazmat.primitives.serialization import Encoding
-from fleet_processes import Fleet, free_ports
 
+from benchmarks.fleet.children import wait_until
+from benchmarks.fleet.processes import Fleet, free_ports
 from server.deploy.certificates import (
     load_authority,
     new_authority,

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleet_check import check_agreement, contributors
-from fleet_processes import SPEAKERS, Fleet
 from namespaces import NotPermitted, bridged
+
+from benchmarks.fleet.agreement import check_agreement, contributors
+from benchmarks.fleet.processes import SPEAKERS, Fleet
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(300)]
 

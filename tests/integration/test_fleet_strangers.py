@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
-from children import wait_until
-from fleet_check import check_agreement, contributors
-from fleet_processes import Fleet, Run
+
+from benchmarks.fleet.agreement import check_agreement, contributors
+from benchmarks.fleet.children import wait_until
+from benchmarks.fleet.processes import Fleet, Run
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -17,6 +19,13 @@ ROUNDS, JOINED = 7, 3
 # behind: Flower's clock on anna's device is 100 s late; ahead: on finn's, 60 s early
 SOUND = ("anna", "ben", "gina")
 BEHIND, AHEAD = -100.0, 60.0
+HELPERS = Path(__file__).parent.parent / "helpers"
+STAND_IN = (sys.executable, str(HELPERS / "stand_in.py"))
+
+
+def wrong_clock(seconds: float) -> dict[str, str]:
+    """Variables with which Flower in a process reads the time wrong, more is later."""
+    return {"PYTHONPATH": str(HELPERS / "clock"), "ZO_ASR_TEST_CLOCK": str(seconds)} if seconds else {}
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +38,11 @@ def run(
         fleet.start_worker("anna")
         fleet.start_worker("ben")
         fleet.start_worker("cleo", model=other_whisper)
-        fleet.start_worker("dora", kind="garbage")
-        fleet.start_worker("emil", kind="drifting")
+        fleet.start_worker("dora", stand_in=[*STAND_IN, "garbage"])
+        fleet.start_worker("emil", stand_in=[*STAND_IN, "drifting"])
         fleet.start_worker("finn")
         for name in late[:-1]:
-            fleet.start_supernode(name, clock={"anna": BEHIND, "finn": AHEAD}.get(name, 0.0))
+            fleet.start_supernode(name, wrong_clock({"anna": BEHIND, "finn": AHEAD}.get(name, 0.0)))
         fleet.wait_for_devices(late[:5])
         wait_until("finn tries again", lambda: fleet.children["supernode-finn"].starts > 2, 60)
         fleet.children.stop("supernode-finn")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleet_check import check_agreement, contributors
-from fleet_processes import SPEAKERS, Fleet, Run
+
+from benchmarks.fleet.agreement import check_agreement, contributors
+from benchmarks.fleet.processes import SPEAKERS, Fleet, Run
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(420)]
 

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from wire import Wire
+
+from benchmarks.fleet.forwarder import Wire
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import write_mini_corpus
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.hostile.rounds import Setting, SpeechCrowd, round_plan
 from benchmarks.hostile.rounds import run as hostile_run
 from benchmarks.privacy.rounds import run
+from simulations.models.tiny import write_mini_corpus
 from zo_common.config.run import RunConfig
 from zo_common.privacy.mechanism import Mechanism
 

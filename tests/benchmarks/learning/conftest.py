@@ -6,11 +6,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import write_mini_corpus, write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.tasks import Task
+from simulations.models.tiny import write_mini_corpus, write_tiny_whisper
 
 
 def _with_dev(corpus: Path) -> str:

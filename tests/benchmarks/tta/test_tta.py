@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import write_tiny_whisper
 from tiny_ctc import write_tiny_ctc
 
 from benchmarks.harness.rows import spread
@@ -21,6 +20,7 @@ from benchmarks.tta.table import Work, digest, summary
 from client.adapt.adapter import DEFAULTS, AdaptSettings
 from client.adapt.drift_guard import DriftBounds
 from simulations.models.pretrain_ctc import TEST_SPEAKERS, Recipe
+from simulations.models.tiny import write_tiny_whisper
 from simulations.speech.sentences import sentence_key, split_sentences
 from zo_common.lattice.state import LatticeState
 from zo_common.models.load import LoadedModel, load_model

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from tiny import write_tiny_whisper
 
 from client.device import loss_choice
 from client.device.engine import Engine
 from client.device.loss_choice import LossChoices
+from simulations.models.tiny import write_tiny_whisper
 from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
 from zo_common.estimator.settings import EstimatorConfig

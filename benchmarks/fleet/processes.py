@@ -9,10 +9,9 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,9 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from children import Children, wait_until
-from wire import Wire
-
+from benchmarks.fleet.children import Children, wait_until
+from benchmarks.fleet.forwarder import Wire
 from client.worker.client import WorkerClient, WorkerError
 from server.deploy.deployment import CONNECTION, Deployment, toml_text
 from server.deploy.flower import FlowerError, flwr_json
@@ -33,7 +31,6 @@ from zo_common.ledger.ledger import Ledger
 START_SECONDS = 90.0
 ROUND_SECONDS = 90.0
 COMMAND_SECONDS = 90.0
-HELPERS = Path(__file__).parent
 SPEAKERS = ("anna", "ben", "cleo")
 QUICK = {
     "trained-tensors": "encoder-early",  # of so many weights that a ledger is smaller than a snapshot
@@ -295,8 +292,8 @@ class Fleet:
         self.start_worker(name)
         self.start_supernode(name)
 
-    def start_worker(self, name: str, model: Path | None = None, kind: str = "") -> None:
-        """The resident worker with its recordings, or a stand-in of `stand_in.py`."""
+    def start_worker(self, name: str, model: Path | None = None, stand_in: Sequence[str] = ()) -> None:
+        """The resident worker with its recordings, or the command of a stand-in with the same arguments."""
         command = self.deployment.worker_command(
             name,
             socket=self.socket_of(name),
@@ -304,25 +301,24 @@ class Fleet:
             model=str(model or self.model),
             data=str(self.recordings_of(name)),
         )
-        if kind:
-            command[:1] = [sys.executable, str(HELPERS / "stand_in.py"), kind]
+        if stand_in:
+            command[:1] = stand_in
         command = [*self.before.get(name, []), *command, "--torch-threads", "1"]
         self.children.start(f"worker-{name}", command, self.environment, pause=1.0)
 
-    def start_supernode(self, name: str, clock: float = 0.0) -> None:
+    def start_supernode(self, name: str, environment: Mapping[str, str] | None = None) -> None:
         """The device's line to the server; begun again every 5 s, as it is refused until it was seen offline.
 
         Args:
-            clock: seconds by which Flower on the device reads the time wrong, more is later.
+            environment: variables that only this device's SuperNode has.
         """
         if name not in self.wires:
             self.wires[name] = Wire((self.host, self.deployment.port), self.host)
         command = self.deployment.supernode_command(
             name, socket=self.socket_of(name), superlink=self.wires[name].address
         )
-        wrong = {"PYTHONPATH": str(HELPERS / "clock"), "ZO_ASR_TEST_CLOCK": str(clock)} if clock else {}
         command = [*self.before.get(name, []), *command]
-        self.children.start(f"supernode-{name}", command, self.environment | wrong, pause=5.0)
+        self.children.start(f"supernode-{name}", command, self.environment | dict(environment or {}), pause=5.0)
 
     def worker(self, name: str, timeout: float = 60.0) -> WorkerClient:
         """A connection to a device's worker."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fleet_processes import Fleet, Run
-
+from benchmarks.fleet.processes import Fleet, Run
 from client.place import Place
 from client.worker.client import make_request
 from client.worker.worker_pb2 import Request

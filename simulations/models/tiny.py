@@ -9,6 +9,8 @@ import numpy as np
 import soundfile as sf
 import torch
 
+from zo_common.models.quiet import quiet_transformers
+
 RATE = 16000
 SPEAKERS = {"train": ("anna", "ben", "cleo"), "test": ("dora",)}
 ROWS = 3  # for each speaker
@@ -17,9 +19,8 @@ ROWS = 3  # for each speaker
 def write_tiny_whisper(source: Path, target: Path, seed: int = 0) -> Path:
     """A random Whisper of width 32 with the tokenizer, vocabulary and feature extractor of `source`."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    quiet_transformers(warnings=False)
     settings = WhisperConfig.from_pretrained(source).to_dict() | {
         "d_model": 32,
         "encoder_layers": 2,
