@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from client.adapt.audio import is_silent, split
+from client.adapt.audio import split
 from client.adapt.drift_guard import DriftBounds, DriftGuard
 from client.adapt.file import AdaptationFile, replay_file
 from client.adapt.hearing import Heard, Wave, hearing_of
@@ -25,7 +25,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.ctc.loss import SutaSettings
 from zo_common.models.load import Family, LoadedModel
-from zo_common.speech.audio import AudioProblem
+from zo_common.speech.audio import AudioProblem, is_silent
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at

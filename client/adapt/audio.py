@@ -10,15 +10,13 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, told_in_a_sentence
+from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, refuse_cut_short, told_in_a_sentence
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
-SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
 _LOUDEST = 1e6  # whole numbers of 16 bits that were stored as floats are below; what is above is damaged
 PIECE_SECONDS = 25.0
 SLACK_SECONDS = 2.5  # a cut may be this far from where equal pieces would be cut, so no piece exceeds 30 s
 _PAUSE_SECONDS = 0.1
-_STREAMED = 0x7FFFF000  # from here on, the size in a WAV file means that its writer did not know it
 
 
 def find_recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
@@ -70,9 +68,7 @@ def _read(path: Path, rate: int, convert: bool, max_seconds: float) -> tuple[NDA
         data = path.read_bytes()
         if not data:
             raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again.")
-        promised = int.from_bytes(data[4:8], "little") + 8
-        if data[:4] == b"RIFF" and len(data) < promised < _STREAMED:
-            raise AudioProblem(f"{name} ends after {len(data)} of {promised} bytes, expected all: copy it again.")
+        refuse_cut_short(data, name)
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             if not convert and file.channels > 1:
                 raise AudioProblem(
@@ -91,14 +87,6 @@ def _read(path: Path, rate: int, convert: bool, max_seconds: float) -> tuple[NDA
                     f"{max_seconds:g}: cut it at a pause, or raise --max-seconds."
                 )
             return samples, file.samplerate
-
-
-def is_silent(wave: NDArray[np.float32]) -> bool:
-    """Whether no sample is more than −80 dB of full scale from the mean; an empty wave is silent."""
-    if not len(wave):
-        return True
-    middle = wave.mean(dtype=np.float64)
-    return float(max(wave.max() - middle, middle - wave.min())) < SILENCE
 
 
 def split(wave: NDArray[np.float32], rate: int = SAMPLING_RATE) -> list[NDArray[np.float32]]:

@@ -27,6 +27,8 @@ def export_model(model: Any, processor: Any, directory: Path, *, replace: bool =
     try:
         model.save_pretrained(temporary)
         processor.save_pretrained(temporary)
+        # transformers 5 writes it into processor_config.json alone; CTranslate2 and older programs look for this file
+        processor.feature_extractor.save_pretrained(temporary)
         _copy_normalizer(processor, temporary)
         if directory.exists():
             shutil.rmtree(directory)

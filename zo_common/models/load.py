@@ -12,6 +12,7 @@ from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.models.quiet import quiet_transformers
+from zo_common.models.whisper.generation_defaults import complete_generation_config
 from zo_common.models.whisper.silent_tail import mark_sinks
 
 WHISPER = "WhisperForConditionalGeneration"
@@ -100,6 +101,7 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
         _refuse_incomplete(report["missing_keys"], config.vocab_size, len(processor.tokenizer))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
+    complete_generation_config(model, processor.tokenizer)
     model.eval().requires_grad_(False)
     mark_sinks(model)
     return model, processor

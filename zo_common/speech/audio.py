@@ -17,6 +17,11 @@ import soxr
 
 SAMPLING_RATE = 16_000
 MAX_SECONDS = 30.0
+MIN_SECONDS = 0.01  # of which a spectrogram has one frame
+LOUDEST = 16.0  # 24 dB beyond full scale; 16-bit numbers that were stored as floats reach 32768
+SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
+_CANCELLED = 1e-3  # of the channels' own level, below which their mean is none
+_STREAMED = 0x7FFFF000  # from here on, the size in a WAV file means that its writer did not know it
 
 
 class AudioProblem(ValueError):
@@ -28,7 +33,9 @@ def decode(
 ) -> npt.NDArray[np.float32]:
     """Samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
 
-    Raises AudioProblem for a recording that is unreadable, empty, silent, not finite or longer than `max_seconds`.
+    Raises:
+        AudioProblem: the recording is unreadable, cut short, empty, shorter than `MIN_SECONDS`, longer than
+            `max_seconds`, silent, not finite, beyond `LOUDEST`, or its channels cancel each other.
     """
     name = f"'{audio.name}'" if isinstance(audio, Path) else "the recording"
     samples, rate, seconds = _read(audio, name, max_seconds)
@@ -40,9 +47,24 @@ def decode(
         )
     if not np.isfinite(samples).all():
         raise AudioProblem(f"{name} has NaN or infinite samples, expected numbers: convert it again from its source.")
+    if len(samples) < MIN_SECONDS * rate:
+        raise AudioProblem(
+            f"{name} lasts {1000 * seconds:.2g} ms, expected at least {1000 * MIN_SECONDS:g}: record it again or "
+            "delete the row."
+        )
+    if (peak := float(np.abs(samples).max())) > LOUDEST:
+        raise AudioProblem(
+            f"{name} has samples of up to {peak:.3g}, expected −1 … 1: divide 16-bit numbers by 32768 before they are "
+            "stored as floats."
+        )
     mono = samples.mean(axis=1)
-    if not mono.any():
+    if is_silent(samples.reshape(-1)):
         raise AudioProblem(f"{name} holds only silence, expected speech: record it again or delete the row.")
+    if samples.shape[1] > 1 and float(np.abs(mono).max()) < _CANCELLED * peak:
+        raise AudioProblem(
+            f"{name} has {samples.shape[1]} channels that cancel each other, expected one, or several that agree: keep "
+            "one of them."
+        )
     if rate != sampling_rate:
         mono = soxr.resample(mono, rate, sampling_rate, quality="HQ")[: int(max_seconds * sampling_rate)]
     if len(mono) == 0 or not np.isfinite(mono).all():
@@ -56,10 +78,26 @@ def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArr
         data = audio.read_bytes() if isinstance(audio, Path) else audio
         if not data:
             raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
+        refuse_cut_short(data, name)
         with soundfile.SoundFile(io.BytesIO(data)) as file:
             # One sample more than allowed shows that it is too long, without decoding hours of it.
             samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
             return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
+
+
+def refuse_cut_short(data: bytes, name: str) -> None:
+    """Raises AudioProblem where a WAV file, called `name`, has fewer bytes than its header says (RIFF 1.0)."""
+    promised = int.from_bytes(data[4:8], "little") + 8
+    if data[:4] == b"RIFF" and len(data) < promised < _STREAMED:
+        raise AudioProblem(f"{name} ends after {len(data)} of {promised} bytes, expected all: copy it again.")
+
+
+def is_silent(wave: npt.NDArray[np.float32]) -> bool:
+    """Whether no sample is more than −80 dB of full scale from the mean; an empty wave is silent."""
+    if not len(wave):
+        return True
+    middle = wave.mean(dtype=np.float64)
+    return float(max(wave.max() - middle, middle - wave.min())) < SILENCE
 
 
 @contextmanager

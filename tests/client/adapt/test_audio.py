@@ -9,8 +9,8 @@ import pytest
 import soundfile as sf
 from tiny_ctc import noise_waves
 
-from client.adapt.audio import find_recordings, is_silent, read_wave, split
-from zo_common.speech.audio import AudioProblem
+from client.adapt.audio import find_recordings, read_wave, split
+from zo_common.speech.audio import AudioProblem, is_silent
 
 RATE = 16000
 

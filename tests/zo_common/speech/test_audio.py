@@ -76,7 +76,14 @@ def test_recordings_that_cannot_teach(tmp_path: Path) -> None:
 
     assert problem(wav([])).startswith("'x.wav' has no samples")
     assert problem(wav(np.zeros(800))).startswith("'x.wav' holds only silence")
-    assert problem(wav(np.stack([tone(0.1), -tone(0.1)], axis=1), "FLOAT")).startswith("'x.wav' holds only silence")
+    stereo = np.stack([tone(0.1), -tone(0.1)], axis=1)
+    assert problem(wav(stereo, "FLOAT")).startswith("'x.wav' has 2 channels that cancel each other")
+    assert problem(wav([0.1])).startswith("'x.wav' lasts 0.062 ms, expected at least 10")
+    assert problem(wav(32768 * tone(0.1), "FLOAT")).startswith("'x.wav' has samples of up to 1.64e+04, expected −1 … 1")
+    whole = wav(tone(0.1)).read_bytes()
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(whole[: len(whole) // 3])
+    assert problem(cut).startswith(f"'cut.wav' ends after {len(whole) // 3} of {len(whole)} bytes, expected all")
     assert problem(wav([0.1, np.nan, 0.2], "FLOAT")).startswith("'x.wav' has NaN or infinite samples")
     assert problem(wav([0.1, np.inf, 0.2], "FLOAT")).startswith("'x.wav' has NaN or infinite samples")
     assert problem(wav(tone(31.5))).startswith("'x.wav' lasts 31.50 s")
@@ -85,4 +92,4 @@ def test_recordings_that_cannot_teach(tmp_path: Path) -> None:
     (tmp_path / "y.raw").write_bytes(b"\1\2" * 100)
     assert problem(tmp_path / "y.raw").startswith("'y.raw' cannot be decoded (")
     assert problem(tmp_path / "gone.wav").startswith("'gone.wav' cannot be read (No such file")
-    assert problem(wav(tone(0.1)).read_bytes()[:20]).startswith("the recording cannot be decoded (")
+    assert problem(wav(tone(0.1)).read_bytes()[:20]).startswith("the recording ends after 20 of 3244 bytes, ")
