@@ -90,7 +90,7 @@ def test_labels_go_with_the_text_and_sound_stays() -> None:
 
 @pytest.mark.parametrize("attack", ["colluding", "label-flip"])
 def test_what_one_device_cannot_do_alone_is_refused(attack: Any) -> None:
-    with pytest.raises(ConfigError, match=r"benchmarks\.attackers"):
+    with pytest.raises(ConfigError, match=r"benchmarks\.hostile\.attackers"):
         hostile_app(RunConfig(), attack, {1})
 
 
@@ -111,7 +111,9 @@ def test_a_hostile_device_of_a_federation_is_outvoted(
     shared["round_timeout"] = 300.0  # three devices must answer, however busy the machine is
     largest = {}
     for rule in ("mean", "median"):
-        config = settings(**SHARED, aggregation=rule, num_server_rounds=1, output=settings().output + rule)
+        config = settings(
+            **SHARED, aggregation=rule, scale="unit", num_server_rounds=1, output=settings().output + rule
+        )
         federate(config, FakeGrid(config, memories, hostile_app(config, "large", {2})))
         (record,) = ledger_of(config).records
         (contribution,) = record.contributions

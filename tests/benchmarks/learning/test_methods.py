@@ -90,7 +90,7 @@ class TestVariants:
             seen.append(_weights(crowd).clone())
         method.finish()
 
-        assert torch.allclose(_weights(crowd), (seen[1] + seen[2]) / 2, atol=1e-6)
+        assert torch.allclose(_weights(crowd), (seen[1] + seen[2]) / 2, atol=3e-6)  # three grid units
         assert not torch.allclose(_weights(crowd), seen[2], atol=1e-5)
 
     def test_momentum_is_a_heavy_ball(self, task: Task) -> None:
@@ -105,7 +105,7 @@ class TestVariants:
         plain = _rounds(Crowd(task, 3))
         plain.apply(method.rounds[1])
         fresh = _weights(plain.crowd) - start
-        assert torch.allclose(_weights(crowd) - middle, 0.5 * fresh + 0.5 * first, atol=1e-6)
+        assert torch.allclose(_weights(crowd) - middle, 0.5 * fresh + 0.5 * first, atol=2e-5)
 
         resumed = _rounds(Crowd(task, 3), MomentumRounds, extra=(("momentum", 0.5),))
         resumed.restore(method.state())

@@ -336,7 +336,13 @@ def test_far_too_large_a_step_is_taken_back(
     """At 3.75e-3 no round is worse yet, from 4.5e-3 on the first ones lead out of the lattice; where between the two a
     round is taken back depends on the last bits of a processor's matrix products."""
     for number, rate in enumerate((4.1e-3, 4.25e-3, 4.0e-3, 4.2e-3)):
-        large = {"learning_rate": rate, "lr_schedule": "constant", "clip_utterances": 0.0, "num_queries": 4}
+        large = {
+            "learning_rate": rate,
+            "lr_schedule": "constant",
+            "clip_utterances": 0.0,
+            "num_queries": 4,
+            "scale": "unit",
+        }
         config = guarded(num_server_rounds=9, local_steps=1, **large)
         grid = grid_of(config := replace(config, output=f"{config.output}-{number}"))
         federation = federate(config, grid)

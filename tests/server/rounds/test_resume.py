@@ -147,7 +147,7 @@ def test_an_existing_output_is_refused_unless_resumed(settings: Settings, federa
     [
         ({"run_seed": 9}, "run-seed 0, this run asks for 9"),
         ({"trained_tensors": "encoder-conv"}, "trained-tensors 'encoder-residual-bias'"),
-        ({"scale": "rms"}, "scale 'unit'"),
+        ({"scale": "rms"}, "scale 'unit-wide'"),
         ({"epsilon": 2e-3}, "epsilon 0.001"),
         ({"estimator": "two-sided"}, "estimator 'leave-one-out'"),
     ],

@@ -39,14 +39,8 @@ def transcribe(
         on_progress: called with (utterances done, utterances in all).
     """
     texts: list[str] = []
-    for tokens in _generate(model, features, language, batch_size):
-        found = processor.batch_decode(tokens, skip_special_tokens=True)
-        loops = [row for row, text in enumerate(found) if compression_ratio(text) > MAX_COMPRESSION_RATIO]
-        if loops:
-            again = [features[len(texts) + row] for row in loops]
-            for row, text in zip(loops, _without_loops(model, processor, again, language), strict=True):
-                found[row] = text
-        texts += found
+    for rows in _without_loops(model, processor, features, language, batch_size):
+        texts += processor.batch_decode(rows, skip_special_tokens=True)
         if on_progress is not None:
             on_progress(len(texts), len(features))
     return [text.strip() for text in texts]
@@ -60,16 +54,25 @@ def greedy_tokens(
     first_special = int(processor.tokenizer.eos_token_id)  # all tokens from end of text on are control tokens
     return [
         [token for token in row.tolist() if token < first_special and token not in special]
-        for tokens in _generate(model, features, language, batch_size)
-        for row in tokens
+        for rows in _without_loops(model, processor, features, language, batch_size)
+        for row in rows
     ]
 
 
-def _without_loops(model: Any, processor: Any, features: Sequence[torch.Tensor], language: str) -> list[str]:
-    """Transcripts in which no few tokens in a row come twice."""
-    (tokens,) = _generate(model, features, language, len(features), no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
-    found: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
-    return found
+def _without_loops(
+    model: Any, processor: Any, features: Sequence[torch.Tensor], language: str, batch_size: int
+) -> Iterator[list[torch.Tensor]]:
+    """Rows of tokens of each batch; those of a loop are decoded again, in a search where no few tokens come twice."""
+    for start, tokens in enumerate(_generate(model, features, language, batch_size)):
+        rows = list(tokens)
+        texts = processor.batch_decode(rows, skip_special_tokens=True)
+        loops = [row for row, text in enumerate(texts) if compression_ratio(text) > MAX_COMPRESSION_RATIO]
+        if loops:
+            again = [features[start * batch_size + row] for row in loops]
+            (found,) = _generate(model, again, language, len(again), no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
+            for row, one in zip(loops, found, strict=True):
+                rows[row] = one
+        yield rows
 
 
 @torch.inference_mode()
