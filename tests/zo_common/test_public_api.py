@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ PUBLIC = {
     "simulations": "Scenario run_simulation",
     "server": "Federation Events",
 }
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 HEAVY = ("torch", "transformers", "flwr", "numpy", "numba", "datasets", "typer")
 
 
@@ -56,6 +58,20 @@ def test_a_name_is_imported_at_its_first_use() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert done.stdout.split() == ["zo_common.models.load", "zo_common.estimator.step"]
+
+
+def test_the_page_names_all_of_them() -> None:
+    found: dict[str, list[str]] = {}
+    package = ""
+    for line in PAGE.read_text().split("## Examples")[0].splitlines():
+        if line.startswith("| `") or line.startswith("| |"):
+            first, second = line.split("|")[1:3]
+            package = first.strip().strip("`") or package
+            found.setdefault(package, []).extend(name.strip().strip("`") for name in second.split(","))
+
+    assert {name: sorted(names) for name, names in found.items()} == {
+        name: sorted(names.split()) for name, names in PUBLIC.items()
+    }
 
 
 @pytest.mark.parametrize("package", ["zo_common", "client", "server", "simulations"])
