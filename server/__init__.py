@@ -1,0 +1,22 @@
+"""The server of a federation."""
+
+from typing import TYPE_CHECKING
+
+from zo_common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from server.rounds.events import Events
+    from server.rounds.federation import Federation
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "Events": "server.rounds.events",
+            "Federation": "server.rounds.federation",
+        },
+    )
+
+__all__ = [
+    "Events",
+    "Federation",
+]

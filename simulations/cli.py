@@ -75,7 +75,8 @@ def run(
 
 
 def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> None:
-    from simulations.demo import Places, run_scenario
+    from simulations.demo import run_scenario
+    from simulations.simulation import Places
 
     stamp = time.strftime("%Y%m%d-%H%M%S")
     if output is not None or "output" not in scenario.run:

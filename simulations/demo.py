@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,16 @@ from rich.console import Console
 
 from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
-from simulations.models.whisper_import import bundled_whisper
+from server.run.verdict import EVALUATION
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
 from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
-from simulations.runner import run_simulation
+from simulations.runner import run_federation
 from simulations.scenario import Scenario
-from simulations.speech.corpus import Corpus, write_corpus
+from simulations.simulation import Places, prepare
+from simulations.speech.corpus import Corpus
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError
 from zo_common.models.load import model_family
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where things are kept between runs."""
-
-    models: Path = Path("models")
-    data: Path = Path("data")
-    results: Path = Path("results")
 
 
 def run_scenario(
@@ -47,23 +38,19 @@ def run_scenario(
         The numbers of `result.json`.
     """
     start = time.monotonic()
-    overrides = dict(overrides or {})
-    scenario.config(**overrides)  # a mistyped setting is named before speech is made
-    corpus = _speech(scenario, places, console, overrides)
-    config = scenario.config(**overrides)
-    if not config.model:
-        config = replace(config, model=str(bundled_whisper(places.models).resolve()))
-    devices = scenario.devices or (len(corpus.speakers["train"]) if corpus else 0)
-    if not devices:
-        raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
+    with console.status("preparing speech and model"):
+        prepared = prepare(scenario, places, overrides)
+    config, devices, corpus = prepared.config, prepared.devices, prepared.corpus
     output = Path(config.output)
+    if corpus is not None:
+        _say_speech(console, corpus)
     check_before_start(config)
-    _say_what(console, scenario, config, devices, corpus)
+    _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
-        run_simulation(config, devices, progress.events(), scenario.actors)
+        run_federation(config, devices, progress.events(), scenario.actors)
     numbers = _numbers(config, output, devices, start)
     write_result(output, config, devices, numbers, command)
-    curve = json.loads((output / "evaluation.json").read_text())["curve"]
+    curve = json.loads((output / EVALUATION).read_text())["curve"]
     if curve:
         title = f"{scenario.name}: split {config.eval_split}"
         plot_curve(curve, output / "curve.png", title, devices, numbers["loss_unit"])
@@ -74,23 +61,16 @@ def run_scenario(
     return numbers
 
 
-def _speech(scenario: Scenario, places: Places, console: Console, overrides: dict[str, Any]) -> Corpus | None:
-    if scenario.corpus is None:
-        return None
-    name = f"{scenario.name}-{scenario.corpus.seed}"
-    with console.status("synthesising speech"):
-        corpus = write_corpus(places.data / name, scenario.corpus)
-    overrides.setdefault("data", str(corpus.directory.resolve()))
+def _say_speech(console: Console, corpus: Corpus) -> None:
     seconds = sum(corpus.seconds.values())
     console.print(
         f"speech: {sum(corpus.utterances.values())} utterances, {seconds / 60:.1f} min, accent {corpus.accent}; "
         f"train speakers {len(corpus.speakers['train'])}, test speakers {len(corpus.speakers['test'])}",
         highlight=False,
     )
-    return corpus
 
 
-def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: int, corpus: Corpus | None) -> None:
+def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: int) -> None:
     console.print(
         f"{scenario.name}: {devices} devices, {config.num_server_rounds} rounds of {config.local_steps} step(s) x "
         f"{config.num_queries} queries ({config.estimator}), batch {config.batch_size}, "
@@ -101,7 +81,7 @@ def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: 
 
 
 def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dict[str, Any]:
-    evaluation = json.loads((output / "evaluation.json").read_text())
+    evaluation = json.loads((output / EVALUATION).read_text())
     replayed = replayed_elsewhere(output, config.model, threads=1)
     return {
         "before": evaluation["before"],

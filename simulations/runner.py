@@ -91,7 +91,7 @@ def actors_for(num_devices: int, actors: int = 0) -> int:
     return min(actors or cpus, cpus, num_devices)
 
 
-def run_simulation(config: RunConfig, num_devices: int, events: Events | None = None, actors: int = 0) -> None:
+def run_federation(config: RunConfig, num_devices: int, events: Events | None = None, actors: int = 0) -> None:
     """Run all rounds with `num_devices` virtual devices.
 
     Args:

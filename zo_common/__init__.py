@@ -1,0 +1,50 @@
+"""Federated zeroth-order fine-tuning: the method, shared by server and devices."""
+
+from typing import TYPE_CHECKING
+
+from zo_common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from zo_common.config.run import RunConfig
+    from zo_common.errors import ZOError
+    from zo_common.estimator.local_steps import run_local_steps
+    from zo_common.estimator.step import EstimatorConfig, zo_step
+    from zo_common.lattice.state import LatticeState, Update
+    from zo_common.ledger.combine import combine
+    from zo_common.ledger.file import read_ledger
+    from zo_common.ledger.ledger import Ledger
+    from zo_common.ledger.replay import replay
+    from zo_common.models.load import load_model
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "EstimatorConfig": "zo_common.estimator.step",
+            "LatticeState": "zo_common.lattice.state",
+            "Ledger": "zo_common.ledger.ledger",
+            "RunConfig": "zo_common.config.run",
+            "Update": "zo_common.lattice.state",
+            "ZOError": "zo_common.errors",
+            "combine": "zo_common.ledger.combine",
+            "load_model": "zo_common.models.load",
+            "read_ledger": "zo_common.ledger.file",
+            "replay": "zo_common.ledger.replay",
+            "run_local_steps": "zo_common.estimator.local_steps",
+            "zo_step": "zo_common.estimator.step",
+        },
+    )
+
+__all__ = [
+    "EstimatorConfig",
+    "LatticeState",
+    "Ledger",
+    "RunConfig",
+    "Update",
+    "ZOError",
+    "combine",
+    "load_model",
+    "read_ledger",
+    "replay",
+    "run_local_steps",
+    "zo_step",
+]

@@ -30,7 +30,7 @@ from client.device.warm import warm_dataset, warm_engine
 from server.run.log import read_rows
 from simulations.models.tiny import write_tiny_whisper
 from simulations.models.whisper_import import bundled_whisper
-from simulations.runner import actors_for, run_simulation
+from simulations.runner import actors_for, run_federation
 from zo_common.config.run import RunConfig
 
 QUERIES, STEPS, RATE = 8, 1, 16_000
@@ -94,7 +94,7 @@ def run_ours(model: Path, devices: int, rounds: int) -> list[float]:
     """Seconds of each round of our app, plan to ledger."""
     with tempfile.TemporaryDirectory() as scratch:
         config = config_of(model, devices, rounds, scratch)
-        run_simulation(config, devices)
+        run_federation(config, devices)
         rows = read_rows(Path(config.output) / "rounds.jsonl")
         assert all(row["answered"] == devices for row in rows), rows
         return [float(row["seconds"]) for row in rows]

@@ -20,7 +20,7 @@ from benchmarks.tta.methods import Outcome
 from benchmarks.tta.speech import RATE, Spoken, speech
 from client.adapt.adapter import Adapter, AdaptSettings
 from simulations.cli import parse_settings
-from simulations.runner import run_simulation
+from simulations.runner import run_federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
@@ -37,7 +37,7 @@ def federated(config: RunConfig, spoken: Sequence[Spoken]) -> Outcome:
     with tempfile.TemporaryDirectory() as directory:
         folder, output = Path(directory) / "data", Path(directory) / "out"
         write_untranscribed(folder, spoken)
-        run_simulation(_placed(config, folder, output), len(speakers))
+        run_federation(_placed(config, folder, output), len(speakers))
         ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
         stored = (output / "ledger.zo").stat().st_size
     loaded = load_model(config.model)

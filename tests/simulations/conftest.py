@@ -11,7 +11,7 @@ from flwr.app import Context, RecordDict
 
 from server.app import make_server_app
 from server.rounds.federation import Events
-from simulations import demo
+from simulations import demo, simulation
 from zo_common.config.run import RunConfig
 
 
@@ -19,7 +19,8 @@ from zo_common.config.run import RunConfig
 def in_memory(grid_of: Callable[..., FakeGrid], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs scenarios on the in-memory grid instead of Flower's simulation engine."""
 
-    def simulate(config: RunConfig, devices: int, events: Events, actors: int) -> None:
+    def simulate(config: RunConfig, devices: int, events: Events | None, actors: int) -> None:
         make_server_app(config, events)(grid_of(config, devices), Context(1, 1, {}, RecordDict(), {}))
 
-    monkeypatch.setattr(demo, "run_simulation", simulate)
+    for module in (demo, simulation):
+        monkeypatch.setattr(module, "run_federation", simulate)

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from simulations.demo import Places, run_scenario
-from simulations.runner import available_cpus, quiet_environment, run_simulation
+from simulations.demo import run_scenario
+from simulations.runner import available_cpus, quiet_environment, run_federation
 from simulations.scenario import Scenario, read_scenario
+from simulations.simulation import Places
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
@@ -99,7 +100,7 @@ def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> Non
 @pytest.mark.parametrize("devices", [0, -1])
 def test_a_simulation_without_devices(settings: Settings, devices: int) -> None:
     with pytest.raises(ConfigError, match="expected at least 1"):
-        run_simulation(settings(), devices)
+        run_federation(settings(), devices)
 
 
 def test_the_environment_is_quiet_but_the_users_choices_stay(monkeypatch: pytest.MonkeyPatch) -> None:

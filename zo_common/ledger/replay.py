@@ -82,19 +82,24 @@ def _apply_batch(state: LatticeState, updates: Sequence[Update], start: int, sig
     return len(batch)
 
 
-def replay(state: LatticeState, ledger: Ledger, on_progress: Callable[[int, int], None] | None = None) -> int:
-    """Apply all rounds of a ledger to the base state and check the result.
+def replay(
+    base: LatticeState | nn.Module, ledger: Ledger, on_progress: Callable[[int, int], None] | None = None
+) -> int:
+    """Apply all rounds of a ledger to the base model, in place, and check the result.
 
     Args:
+        base: the base model, whose fingerprint is checked, or the lattice state that `restore_state` made of it.
         on_progress: called with (directions done, directions in all).
 
     Returns:
-        The state checksum reached.
+        The state checksum reached, a u64.
 
     Raises:
+        WrongBaseModel: the model is not the one that the ledger was made on.
         ChecksumMismatch: the last recorded checksum is not reached.
         LatticeOverflow: the ledger leads outside the lattice; the weights are the base model's.
     """
+    state = base if isinstance(base, LatticeState) else restore_state(base, ledger.header)
     apply_all(state, all_updates(ledger.records), on_progress=on_progress)
     reached = state.checksum()
     recorded = ledger.records[-1].checksum if ledger.records else 0

@@ -12,6 +12,7 @@ which the paper bounds the other direction: what is computed here holds for the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,15 +53,22 @@ Spending = Mapping[Release, int]
 """How often each kind of answer was given."""
 
 
-def epsilon_spent(spending: Spending, delta: float) -> float:
-    """The ε at `delta` of all these answers together; 0.0 for none.
+def epsilon_spent(spending: Spending | Mapping[tuple[float, int, int], int], delta: float) -> float:
+    """Return the ε at `delta` of all these answers together; 0.0 for none.
+
+    Args:
+        spending: how often each kind of answer was given; a kind is a `Release`, or its fields as a tuple
+            (noise multiplier, batch, examples), with (noise multiplier, 1, 1) for a device-level reply.
 
     Raises:
-        ConfigError: δ is not a probability below 1.
+        ConfigError: δ is not a probability below 1, or a kind of answer gives no guarantee.
     """
     if not 0 < delta < 1:
         raise ConfigError(f"target-delta is {delta}, expected a small probability, such as 1e-6")
-    return _epsilon(tuple(sorted((r, n) for r, n in spending.items() if n)), delta)
+    counts: Counter[Release] = Counter()
+    for kind, count in spending.items():
+        counts[kind if isinstance(kind, Release) else Release(*kind)] += count
+    return _epsilon(tuple(sorted((r, n) for r, n in counts.items() if n)), delta)
 
 
 @lru_cache(maxsize=4096)
@@ -87,7 +95,11 @@ def _rdp(release: Release) -> NDArray[np.float64]:
 
 
 def noise_for(epsilon: float, delta: float, answers: int, batch: int = 1, examples: int = 1) -> float:
-    """The least noise multiplier, within a thousandth, with which so many answers stay within (ε, δ).
+    """Return the least noise multiplier, within a thousandth, with which so many answers stay within (ε, δ).
+
+    Args:
+        answers: noisy sums that are released: steps of all rounds at the example level, rounds at the device level.
+        batch, examples: utterances in a step's Poisson sample in expectation, and all that it is drawn from.
 
     Raises:
         ConfigError: not a possible target.

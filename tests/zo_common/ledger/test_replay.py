@@ -135,6 +135,19 @@ def _exponents(model: nn.Module) -> dict[str, tuple[int, int]]:
     return LatticeState(model, "all", "rms", threads=1).exponents
 
 
+def test_a_model_is_replayed_as_its_base_state_is(small_model: Models, weight_bytes: Reader) -> None:
+    live, late, other = small_model(), small_model(), small_model(seed=1)
+    ledger = _train(live)
+    before = weight_bytes(other)
+
+    assert replay(late, ledger) == ledger.records[-1].checksum
+    with pytest.raises(WrongBaseModel):
+        replay(other, ledger)
+
+    assert weight_bytes(late) == weight_bytes(live)
+    assert weight_bytes(other) == before
+
+
 def test_the_wrong_base_is_refused_untouched(small_model: Models, weight_bytes: Reader) -> None:
     ledger = _train(small_model())
     other = small_model(seed=1)

@@ -140,6 +140,14 @@ def test_nothing_spent_is_nothing() -> None:
     assert epsilon_spent({}, 1e-6) == epsilon_spent({Release(1.0): 0}, 1e-6) == 0.0
 
 
+def test_kinds_of_answers_as_plain_tuples() -> None:
+    spent = {Release(1.3, 10, 20): 6, Release(2.0): 3}
+
+    assert epsilon_spent({(1.3, 10, 20): 6, (2.0, 1, 1): 3}, 1e-6) == epsilon_spent(spent, 1e-6)
+    with pytest.raises(ConfigError, match="without noise"):
+        epsilon_spent({(0.0, 10, 20): 6}, 1e-6)
+
+
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-6, math.nan])
 def test_a_delta_that_is_none(delta: float) -> None:
     with pytest.raises(ConfigError, match="target-delta is"):

@@ -54,6 +54,15 @@ def read(loaded: LoadedModel, source: str, need_text: bool = True, skip_bad: boo
     return found
 
 
+def test_a_loaded_model_reads_speech_as_its_reader_does(loaded: LoadedModel, source: str) -> None:
+    data = read_speech(source, loaded)
+
+    assert isinstance(data, CTCDataset)
+    assert data.texts == TEXTS
+    expected = read(loaded, source).batch([0, 1]).values
+    np.testing.assert_array_equal(data.batch([0, 1]).values.numpy(), expected.numpy())
+
+
 def test_batches_hold_normalised_waves_and_characters(loaded: LoadedModel, source: str) -> None:
     data = read(loaded, source)
     batch = data.batch([0, 2])

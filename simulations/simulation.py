@@ -1,0 +1,128 @@
+"""A simulation from scenario to result, without a command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from server.app import check_before_start
+from server.rounds.events import Events
+from server.rounds.federation import LEDGER_NAME
+from server.run.verdict import EVALUATION
+from simulations.models.whisper_import import bundled_whisper
+from simulations.runner import run_federation
+from simulations.scenario import Scenario
+from simulations.speech.corpus import Corpus, write_corpus
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders for what is made once and used by many simulations."""
+
+    models: Path = Path("models")
+    data: Path = Path("data")
+    results: Path = Path("results")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A scenario whose speech and model are on disk: settings, number of devices, and the speech if it was made."""
+
+    config: RunConfig
+    devices: int
+    corpus: Corpus | None
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """Outcome of a simulation.
+
+    Attributes:
+        config: the settings that it ran with.
+        devices: virtual devices.
+        before, after: evaluation of the base and of the adapted model on `eval-split`: loss (nats a token or
+            character), wer, cer, raw_wer (shares) and utterances; None where nothing is evaluated.
+        checksum: state checksum of the adapted model, 16 hex digits; empty with `server-model = false`.
+        verdict: one sentence where the run did not make the model better; empty otherwise.
+    """
+
+    config: RunConfig
+    devices: int
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+    checksum: str
+    verdict: str
+
+    @property
+    def output(self) -> Path:
+        """Folder of the run: `ledger.zo`, `rounds.jsonl`, `evaluation.json` and, with a server model, `model/`."""
+        return Path(self.config.output)
+
+    @property
+    def ledger(self) -> Ledger:
+        """The run's ledger, read from `output`."""
+        return read_ledger(self.output / LEDGER_NAME)
+
+
+def run_simulation(
+    scenario: Scenario, output: Path | None = None, *, events: Events | None = None, places: Places | None = None
+) -> SimulationResult:
+    """Run a scenario in Flower's simulation engine, in this process, and return its result.
+
+    1. Speech: the scenario's corpus is synthesised, if it names one (reused if it is there already).
+    2. Model: the bundled Whisper-tiny.en, unless the scenario names another.
+    3. All rounds, with virtual devices in Ray processes.
+
+    Args:
+        output: folder of the run; default: `output` of the scenario's run settings, else `results/<time>-<name>`.
+        events: hooks for progress; default: messages and rounds are printed.
+        places: folders of models, speech and results; default: `models`, `data` and `results` in the working directory.
+
+    Raises:
+        ConfigError: a setting is wrong, or the simulation engine failed.
+        ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the engine starts.
+        ZOError: what the server raised in the run.
+    """
+    places = places or Places()
+    if output is not None or "output" not in scenario.run:
+        output = output or places.results / f"{time.strftime('%Y%m%d-%H%M%S')}-{scenario.name}"
+    prepared = prepare(scenario, places, {} if output is None else {"output": str(output)})
+    config = prepared.config
+    check_before_start(config)
+    run_federation(config, prepared.devices, events, scenario.actors)
+    found = json.loads((Path(config.output) / EVALUATION).read_text())
+    return SimulationResult(
+        config, prepared.devices, found["before"], found["after"], found["checksum"], found["verdict"]
+    )
+
+
+def prepare(scenario: Scenario, places: Places, overrides: Mapping[str, Any] | None = None) -> Prepared:
+    """Synthesise a scenario's speech and provide its model, where they are not there yet.
+
+    Args:
+        overrides: run settings that win over the scenario's.
+
+    Raises:
+        ConfigError: a setting is wrong, or the scenario says neither devices nor a corpus; nothing is made then.
+    """
+    settings = dict(overrides or {})
+    scenario.config(**settings)  # a mistyped setting is named before speech is made
+    if scenario.corpus is None and not scenario.devices:
+        raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
+    corpus = None
+    if scenario.corpus is not None:
+        corpus = write_corpus(places.data / f"{scenario.name}-{scenario.corpus.seed}", scenario.corpus)
+        settings.setdefault("data", str(corpus.directory.resolve()))
+    config = scenario.config(**settings)
+    if not config.model:
+        config = replace(config, model=str(bundled_whisper(places.models).resolve()))
+    devices = scenario.devices or (len(corpus.speakers["train"]) if corpus else 0)
+    return Prepared(config, devices, corpus)
