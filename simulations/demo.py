@@ -12,7 +12,7 @@ from rich.console import Console
 
 from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
-from server.run.verdict import EVALUATION
+from server.rounds.verdict import EVALUATION
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
 from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result

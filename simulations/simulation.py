@@ -12,7 +12,7 @@ from typing import Any
 from server.app import check_before_start
 from server.rounds.events import Events
 from server.rounds.federation import LEDGER_NAME
-from server.run.verdict import EVALUATION
+from server.rounds.verdict import EVALUATION
 from simulations.models.whisper_import import bundled_whisper
 from simulations.runner import run_federation
 from simulations.scenario import Scenario

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from zo_common.config.run import RunConfig
     from zo_common.errors import ZOError
     from zo_common.estimator.local_steps import run_local_steps
-    from zo_common.estimator.step import EstimatorConfig, zo_step
-    from zo_common.lattice.state import LatticeState, Update
+    from zo_common.estimator.settings import EstimatorConfig
+    from zo_common.estimator.step import zo_step
+    from zo_common.lattice.state import LatticeState
+    from zo_common.lattice.update import Update
     from zo_common.ledger.combine import combine
     from zo_common.ledger.file import read_ledger
     from zo_common.ledger.ledger import Ledger
@@ -19,11 +21,11 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "EstimatorConfig": "zo_common.estimator.step",
+            "EstimatorConfig": "zo_common.estimator.settings",
             "LatticeState": "zo_common.lattice.state",
             "Ledger": "zo_common.ledger.ledger",
             "RunConfig": "zo_common.config.run",
-            "Update": "zo_common.lattice.state",
+            "Update": "zo_common.lattice.update",
             "ZOError": "zo_common.errors",
             "combine": "zo_common.ledger.combine",
             "load_model": "zo_common.models.load",
