@@ -1,4 +1,4 @@
-"""That all agree in the end: server, ledger, an independent replay, and every device that is alive."""
+"""Agreement in the end: of server, ledger, an independent replay, and every device that is alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A deployment of real processes for measurements: that of the integration tests, with a tiny model and recordings."""
+"""A deployment of real processes for measurements, with a tiny model and recordings."""
 
 from __future__ import annotations
 

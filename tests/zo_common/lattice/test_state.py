@@ -141,7 +141,8 @@ def test_another_process_reaches_the_same_checksum() -> None:
     program = """
 import torch
 from torch import nn
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 generator = torch.Generator().manual_seed(5)
 model = nn.Sequential(nn.Linear(129, 257), nn.Linear(257, 3))
 for parameter in model.parameters():
@@ -162,7 +163,8 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
 import multiprocessing
 import torch
 from torch import nn
-from zo_common.lattice.state import LatticeState, Update
+from zo_common.lattice.state import LatticeState
+from zo_common.lattice.update import Update
 torch.set_num_threads(1)  # OpenMP's own threads do not survive a fork either, but they are not ours
 def move():
     model = nn.Linear(200, 200)
