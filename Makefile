@@ -7,13 +7,18 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
+.PHONY: demo test test-slow test-all fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
 
-test: $(STAMP)  ## all tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## all tests but those of minutes, in two processes of a thread each
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+
+test-slow: $(STAMP)  ## the others, one after another: deployments of many processes with deadlines, and whole runs
+	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow  ## both
 
 fuzz: $(STAMP)  ## a million damaged inputs to every reader of untrusted bytes
 	$(BIN)/python -m tests.fuzz --inputs 1000000

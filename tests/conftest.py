@@ -29,3 +29,9 @@ def whisper_dir() -> Path:
     from simulations.models.whisper_import import bundled_whisper
 
     return bundled_whisper(MODELS)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what was left out, and how to run it."""
+    if config.getoption("markexpr") == "not slow":
+        terminalreporter.write_line("Left out: tests marked slow (deployments, whole runs). All of them: make test-all")

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from zo_common.errors import ConfigError, DataError
-from zo_common.models.load import LoadedModel
 from zo_common.speech.manifest import Manifest, Utterance, read_manifest
 
 BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
@@ -108,7 +107,7 @@ class Reader(Protocol):
 
 def read_speech(
     source: str | Manifest,
-    reader: Reader | LoadedModel,
+    reader: Reader,
     *,
     split: str | None = None,
     text_column: str = "transcription",
@@ -120,19 +119,13 @@ def read_speech(
 
     Args:
         source: folder or hub id, as of `read_manifest`, or what it has read.
-        reader: the model that the speech is for, as `load_model` gives it (a multilingual Whisper hears English then),
-            or how a kind of model reads recordings.
+        reader: how a kind of model reads recordings.
         progress: called with the utterances done and their total.
 
     Raises:
         DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
         ConfigError: the reader cannot work with its settings.
     """
-    if isinstance(reader, LoadedModel):
-        from zo_common.config.run import RunConfig
-        from zo_common.speech.family import family_of  # which itself needs this module
-
-        reader = family_of(reader, RunConfig()).reader()
     manifest = read_manifest(source, split=split, text_column=text_column) if isinstance(source, str) else source
     wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
     examples: list[Example] = []

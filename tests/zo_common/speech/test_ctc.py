@@ -20,7 +20,8 @@ from zo_common.speech.ctc import CTCDataset
 from zo_common.speech.evaluation import evaluate, health, held_out_loss
 from zo_common.speech.family import family_of
 from zo_common.speech.manifest import read_manifest
-from zo_common.speech.recordings import read_speech, spread
+from zo_common.speech.reading import read_speech
+from zo_common.speech.recordings import spread
 
 TEXTS = ("Anna, be here!", "a good lamp", "wood")
 SAMPLES = (12000, 16000, 9000)
