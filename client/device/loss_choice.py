@@ -14,7 +14,8 @@ import torch
 
 from client.adapt.hearing import joined
 from zo_common.binary.durable import write_durably
-from zo_common.config.run import Precision, RunConfig
+from zo_common.config.run import RunConfig
+from zo_common.config.sections import Precision
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState

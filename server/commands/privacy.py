@@ -14,7 +14,7 @@ from rich.table import Table
 from server.guards.privacy_guard import answered_rounds
 from server.run.state import LEDGER_NAME
 from zo_common.cli import run_typer
-from zo_common.config.run import Directions
+from zo_common.config.sections import Directions
 from zo_common.errors import LedgerAltered
 from zo_common.ledger.file import ledger_chains, read_ledger
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from zo_common.config.run import Directions
+from zo_common.config.sections import Directions
 from zo_common.errors import ConfigError
 from zo_common.privacy.accountant import epsilon_spent, noise_for
 from zo_common.privacy.charges import release_of
