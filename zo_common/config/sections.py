@@ -43,7 +43,7 @@ class DataSection:
         False, "Whether recordings that cannot be used are left out and counted instead of stopping the run.", "free"
     )
     feature_cache: str = setting(
-        "", "Folder that keeps computed features on disk; empty keeps them in memory alone.", "free"
+        "", "Folder that keeps computed features on disk; empty keeps them in memory alone.", "free", quiet=True
     )
 
 
@@ -85,7 +85,7 @@ class ModelSection:
         engine=True,
     )
     torch_compile: bool = setting(False, "Whether `torch.compile` compiles the model's layers.", "free", engine=True)
-    torch_threads: int = setting(0, "CPU threads of a process; 0 takes torch's choice.", "free")
+    torch_threads: int = setting(0, "CPU threads of a process; 0 takes torch's choice.", "free", quiet=True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ class AggregationSection:
         "examples", "Whether a device counts by its number of utterances, or all count alike.", "fixed"
     )
     aggregation: Aggregation = setting(
-        "mean", "Rule that makes the update; all but `mean` and `norm-clipping` need shared directions.", "fixed"
+        "mean",
+        "Rule that makes the update; all but `mean` need uniform weighting, most of them shared directions.",
+        "fixed",
     )
     byzantine_share: float = setting(
         0.25, "Share of a round's devices that may be hostile, 0 … 0.49, for the robust rules.", "free"
@@ -195,9 +197,13 @@ class FederationSection:
     max_scalar: float = setting(1e6, "Largest projected gradient of a valid reply.", "free", bound="above 0")
     server_model: bool = setting(True, "Whether the server holds the model or only relays scalars.", "free")
     final_sync: bool = setting(False, "Whether all devices receive the last round's update in the end.", "free")
-    resume: bool = setting(False, "Whether the run goes on with the ledger in `output`.", "free")
+    resume: bool = setting(False, "Whether the run goes on with the ledger in `output`.", "free", quiet=True)
     output: str = setting(
-        "results/run", "Folder of the ledger, the logs and the model.", "free", app_default="results/flwr-run"
+        "results/run",
+        "Folder of the ledger, the logs and the model.",
+        "free",
+        app_default="results/flwr-run",
+        quiet=True,
     )
 
 

@@ -24,6 +24,7 @@ class About:
         engine: whether a device's warm engine depends on it.
         bound: the range that is checked for every such setting alike.
         app_default: the default of `flwr run`, where it is another than the field's.
+        quiet: whether a resumed run may change it without a word, as it is of one start or one machine.
     """
 
     doc: str
@@ -31,13 +32,21 @@ class About:
     engine: bool = False
     bound: Bound = ""
     app_default: Any = None
+    quiet: bool = False
 
 
 def setting(
-    default: T, doc: str, resume: Resume, *, engine: bool = False, bound: Bound = "", app_default: T | None = None
+    default: T,
+    doc: str,
+    resume: Resume,
+    *,
+    engine: bool = False,
+    bound: Bound = "",
+    app_default: T | None = None,
+    quiet: bool = False,
 ) -> T:
     """A documented dataclass field; see `About` for the arguments."""
-    return field(default=default, metadata={_KEY: About(doc, resume, engine, bound, app_default)})
+    return field(default=default, metadata={_KEY: About(doc, resume, engine, bound, app_default, quiet)})
 
 
 @dataclass(frozen=True)
