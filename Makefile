@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test test-slow test-all fuzz lint proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
+.PHONY: demo test test-slow test-all fuzz lint reference proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr-sim demo
@@ -23,12 +23,18 @@ test-all: test test-slow  ## both
 fuzz: $(STAMP)  ## a million damaged inputs to every reader of untrusted bytes
 	$(BIN)/python -m tests.fuzz --inputs 1000000
 
-lint: $(STAMP)  ## style, types, layers, and that the README shows the committed numbers
+reference: $(STAMP)  ## docs/settings.md and docs/commands.md, from the settings' metadata and the commands' help
+	$(BIN)/python -m benchmarks.pages.settings
+	$(BIN)/python -m benchmarks.pages.commands
+
+lint: $(STAMP)  ## style, types, layers, and that the pages show the committed numbers, settings and commands
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks.pages.readme --check
+	$(BIN)/python -m benchmarks.pages.settings --check
+	$(BIN)/python -m benchmarks.pages.commands --check
 
 BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost scale.simulation
 bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results

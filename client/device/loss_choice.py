@@ -13,7 +13,8 @@ from typing import Any, get_args
 import torch
 
 from zo_common.binary.durable import write_durably
-from zo_common.config.run import Precision, RunConfig
+from zo_common.config.run import RunConfig
+from zo_common.config.sections import Precision
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn, joined
 from zo_common.lattice.state import LatticeState

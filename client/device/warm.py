@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from client.device.engine import Engine
-from zo_common.config.run import RunConfig
+from zo_common.config.run import ENGINE_SETTINGS, RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.manifest import Manifest, read_manifest
 from zo_common.speech.partition import Partitions
@@ -24,23 +24,7 @@ _datasets: OrderedDict[tuple[object, ...], tuple[int, Recordings]] = OrderedDict
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
     """The settings that an engine is built with."""
-    return (
-        config.model,
-        config.trained_tensors,
-        config.scale,
-        config.epsilon,
-        config.tail_tokens,
-        config.clip_utterances,
-        config.device,
-        config.precision,
-        config.language,
-        config.loss_check,
-        config.objective,
-        config.temperature,
-        config.entropy_weight,
-        config.min_confidence,
-        config.torch_compile,
-    )
+    return tuple(getattr(config, name) for name in ENGINE_SETTINGS)
 
 
 def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -> tuple[object, ...]:

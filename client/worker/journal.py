@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import struct
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from client.device.engine import Engine
 from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
+from zo_common.config.header import header_of
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors
@@ -249,19 +249,7 @@ def _identity(engine: Engine) -> tuple[object, ...]:
 
 
 def _header(engine: Engine) -> LedgerHeader:
-    config = engine.config
-    return LedgerHeader(
-        fingerprint=engine.fingerprint,
-        base_checksum=engine.base_checksum,
-        model=config.model,
-        pattern=config.trained_tensors,
-        scale=config.scale,
-        epsilon=config.estimator_config.epsilon,
-        estimator=config.estimator,
-        run_seed=config.run_seed,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        tensors=describe_tensors(engine.state),
-    )
+    return header_of(engine.config, engine.fingerprint, engine.base_checksum, describe_tensors(engine.state))
 
 
 def _fixed(header: LedgerHeader) -> tuple[object, ...]:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
 from server.deploy.files import write_app
 from server.deploy.flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
-from server.rounds.federation import LEDGER_NAME
+from server.rounds.federation import LEDGER_NAME, refuse_used_ledger
 from server.run.lock import is_locked
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, LedgerError
 
 SETTINGS_USED = "run-config.toml"
 RUN_ID = "flower-run-id"
@@ -71,7 +72,7 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
 
     Raises:
         ConfigError: a wrong setting, a run that is under way, one to start that has a ledger, or one to resume that
-            has none.
+            has none or was made with other settings.
         FlowerError: SuperLink is not running or refuses it.
     """
     settings = run_settings(deployment, run, changes, resume=resume)
@@ -83,6 +84,9 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
         raise ConfigError(f"{ledger} does not exist, so there is nothing to resume: use start {run}")
     if _under_way(deployment, output / RUN_ID):
         raise ConfigError(f"{run} is running: follow or stop it")
+    if resume:
+        with suppress(LedgerError):  # of a ledger that cannot be read the run's own log tells
+            refuse_used_ledger(settings)
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)
     used = output / SETTINGS_USED

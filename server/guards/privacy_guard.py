@@ -39,7 +39,7 @@ def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> 
         kept = float(read_ledger(ledger).header.settings.get("noise-multiplier", 0.0))
         if kept and settings.noise_multiplier in (0.0, kept):
             return replace(config, noise_multiplier=kept)
-        return config  # `check_resumable` says what is different
+        return config  # `refuse_fixed_changes` says what is different
     counts = [m.num_examples for m in members]
     settings.check_population(sum(counts) if settings.level == "example" else len(counts))
     if settings.noise_multiplier:

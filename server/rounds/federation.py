@@ -70,6 +70,7 @@ class Federation:
             raise
 
     def _start(self) -> None:
+        refuse_used_ledger(self.config)
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
         held = GlobalModel(config) if config.server_model else None
         self.roster = Roster(self.grid, config, self.events.on_word)

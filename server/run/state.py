@@ -9,12 +9,13 @@ from pathlib import Path
 
 from server.messaging.catch_up import CatchUp
 from server.messaging.validation import RoundInbox
-from server.run.model import GlobalModel, View, check_resumable, open_header
+from server.run.model import GlobalModel, View, check_same_base, open_header
 from server.run.range_guard import first_out_of_range, largest, out_of_range
+from server.run.settings import log_settings, refuse_fixed_changes
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
-from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.file import LedgerFile, read_ledger_header
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all, replay
 
@@ -22,10 +23,18 @@ LEDGER_NAME = "ledger.zo"
 
 
 def refuse_used_ledger(config: RunConfig) -> None:
-    """Refuse to start a new run on the ledger of another."""
+    """Refuse to start a new run on the ledger of another, or to resume one with settings that must not change.
+
+    Raises:
+        ConfigError: names what to set instead.
+        LedgerError: the ledger's header cannot be read.
+    """
     path = Path(config.output) / LEDGER_NAME
-    if path.exists() and not config.resume:
+    if not path.exists():
+        return
+    if not config.resume:
         raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
+    refuse_fixed_changes(read_ledger_header(path), config)
 
 
 class RunState:
@@ -47,6 +56,8 @@ class RunState:
         self._config = config
         self._on_word = on_word
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME, reference)
+        header, last_round = self.ledger.ledger.header, self.ledger.ledger.last_round
+        log_settings(config, header, last_round, resumed=self.resumed, on_word=on_word)
         self.checksum = self._state_checksum()
 
     def _open_ledger(self, path: Path, reference: View) -> LedgerFile:
@@ -56,13 +67,13 @@ class RunState:
             if self._config.resume:
                 self._on_word(f"there is no ledger at {path}: a new run starts")
             return LedgerFile.create(path, header)
+        check_same_base(read_ledger_header(path), header)
         self.resumed = True
         with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
             warnings.simplefilter("always")
             opened = LedgerFile.open(path)
         for warning in caught:
             self._on_word(f"warning: {warning.message}")
-        check_resumable(opened.ledger.header, self._config, header)
         if self.held is not None:
             replay(self.held.state, opened.ledger)
         self._on_word(f"resumed {path} after round {opened.ledger.last_round}")

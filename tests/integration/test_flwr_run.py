@@ -106,5 +106,5 @@ def test_flwr_run_local(environment: dict[str, str], tiny_whisper: Path, mini_co
     model, _ = load_whisper(str(tiny_whisper))
     assert replay(restore_state(model, ledger.header), ledger) == checksum
     left = {p.name for p in output.iterdir()} - {".lock"}
-    lines = {"rounds.jsonl", "steps.jsonl", "introductions.jsonl"}
+    lines = {"rounds.jsonl", "steps.jsonl", "introductions.jsonl", "settings.jsonl"}
     assert left == lines | {"ledger.zo", "devices.json", "evaluation.json", "model"}

@@ -56,6 +56,7 @@ def test_ledger_rounds_and_a_model_that_loads(settings: Settings, grid_of: Grids
         "ledger.zo",
         "rounds.jsonl",
         "introductions.jsonl",
+        "settings.jsonl",
         "devices.json",
         "evaluation.json",
         "model",

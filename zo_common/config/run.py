@@ -5,120 +5,54 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from zo_common.aggregation.mean import Weighting
-from zo_common.aggregation.robust import AGGREGATIONS, Aggregation, Aggregator, aggregator_of
-from zo_common.directions.seeds import Directions
+from zo_common.aggregation.robust import Aggregator, aggregator_of
+from zo_common.config.sections import (
+    AggregationSection,
+    DataSection,
+    EvaluationSection,
+    FederationSection,
+    MethodSection,
+    ModelSection,
+    PrivacySection,
+    SimulationSection,
+)
+from zo_common.config.setting import Bound, Setting, kebab, settings_of
 from zo_common.errors import ConfigError
-from zo_common.estimator.settings import Estimator, EstimatorConfig
-from zo_common.lattice.grid import Scale
-from zo_common.lattice.trained import AUTO, DEFAULT
-from zo_common.privacy.mechanism import NoiseBy, Privacy, PrivacySettings, check_run
+from zo_common.estimator.settings import EstimatorConfig
+from zo_common.lattice.trained import AUTO
+from zo_common.privacy.mechanism import PrivacySettings, check_run
 from zo_common.secure_sum.terms import check_policy
 
-Schedule = Literal["auto", "constant", "linear", "cosine"]
-Place = Literal["server", "clients"]
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-Auto = Literal["auto"]
-Objective = Literal["supervised", "suta", "entropy", "self-training"]
+__all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(
+    SimulationSection,
+    EvaluationSection,
+    FederationSection,
+    PrivacySection,
+    AggregationSection,
+    MethodSection,
+    ModelSection,
+    DataSection,
+):
     """One federated run. Learning rates are for the *mean* over queries (ZO-ASR's published ones are for the sum).
 
     Raises:
         ConfigError: a value out of range; says what was got, what is expected and where to look.
     """
 
-    # model and data
-    model: str = ""
-    data: str = ""
-    train_split: str = "train"
-    eval_split: str = ""
-    text_column: str = "transcription"
-    language: str = "en"
-    partition_by: str = "speaker"
-    skip_bad: bool = False
-    # method; what is minimised, and what objectives without transcripts need
-    objective: Objective = "supervised"
-    temperature: float = 2.5
-    entropy_weight: float = 0.3
-    min_confidence: float = 0.0
-    trained_tensors: str = DEFAULT  # or "auto": chosen by a calibration before round 1
-    scale: Scale = "unit-wide"
-    estimator: Estimator = "leave-one-out"
-    num_queries: int = 8
-    epsilon: float | Auto = "auto"
-    learning_rate: float | Auto = "auto"  # measured in every round
-    lr_schedule: Schedule = "auto"  # of a number: linear; what is measured needs none
-    batch_size: int = 4
-    clip_utterances: float = 3.0  # median norms of the batch that an utterance's scalars are cut to; 0 is off
-    local_steps: int = 1
-    directions: Directions = "independent"
-    weighting: Weighting = "examples"
-    secure_aggregation: bool = False
-    secure_threshold: float = 0.6667
-    secure_neighbours: int = 0
-    aggregation: Aggregation = "mean"
-    byzantine_share: float = 0.25
-    norm_bound: float = 0.0
-    tail_tokens: int | Auto = "auto"
-    device: str = "auto"
-    precision: Precision = "auto"
-    loss_check: bool = True
-    torch_compile: bool = False
-    # privacy of what devices send
-    privacy: Privacy = "none"
-    target_epsilon: float = 8.0
-    target_delta: float = 1e-6
-    clip_norm: float = 100.0
-    noise_multiplier: float = 0.0
-    noise_by: NoiseBy = "devices"
-    # federation
-    run_seed: int = 0
-    num_server_rounds: int = 40
-    min_clients: int = 1
-    clients_per_round: int = 0
-    over_selection: float = 0.0
-    min_replies: int = 1
-    max_bad_rounds: int = 3
-    message_bytes: int = 8 << 20
-    round_timeout: float = 600.0
-    max_scalar: float = 1e6
-    evaluate_every: int = 0
-    eval_utterances: int = 0
-    evaluate_on: Place = "server"
-    guard_split: str = ""
-    guard_every: int = 4
-    guard_utterances: int = 32
-    guard_tolerance: float = 0.05
-    server_model: bool = True
-    final_sync: bool = False
-    resume: bool = False
-    output: str = "results/run"
-    drop_out: float = 0.0
-    late_joiners: int = 0
-    late_round: int = 0
-    torch_threads: int = 0
-    feature_cache: str = ""
-
     def __post_init__(self) -> None:
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
-        for name in _AT_LEAST_ONE:
-            self._at_least(name, 1)
-        for name in _AT_LEAST_NONE:
-            self._at_least(name, 0)
-        for name in ("round_timeout", "max_scalar", "temperature"):
-            self._positive(name)
         self._check_step()
-        for name in ("entropy_weight", "min_confidence", "guard_tolerance"):
-            self._share(name)
+        self._check_bounds()
         if not 0 <= self.run_seed < 1 << 63:
             raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
         if not 1024 <= self.message_bytes <= MOST_MESSAGE_BYTES:
@@ -129,7 +63,6 @@ class RunConfig:
             raise ConfigError(f"drop-out is {self.drop_out}, expected a share of clients in [0, 1)")
         if max(self.local_steps, self.batch_size) > 65535:
             raise ConfigError("local-steps and batch-size are at most 65535")
-        self._check_chosen()
         self._check_tensors()
         self._check_policy()
         self._check_aggregation()
@@ -145,7 +78,6 @@ class RunConfig:
         if self.learning_rate != "auto":
             if isinstance(self.learning_rate, str):
                 raise ConfigError(f"learning-rate is {self.learning_rate!r}, expected a number such as 1e-3, or auto")
-            self._positive("learning_rate")
             return
         if self.lr_schedule not in ("auto", "constant"):
             raise ConfigError(
@@ -163,20 +95,15 @@ class RunConfig:
                 "set a number"
             )
 
-    def _positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{kebab(name)} is {value}, expected a positive number")
-
-    def _check_chosen(self) -> None:
-        if isinstance(self.tail_tokens, str):
-            self._word("tail_tokens")
-        else:
-            self._at_least("tail_tokens", 0)
-        if isinstance(self.epsilon, str):
-            self._word("epsilon")
-        else:
-            self._positive("epsilon")
+    def _check_bounds(self) -> None:
+        for each in SETTINGS:
+            value, bound = getattr(self, each.name), each.about.bound
+            if bound and isinstance(value, str):
+                if value != "auto":
+                    raise ConfigError(f"{each.key} is {value!r}, expected 'auto' or a number")
+            elif not _within(value, bound):
+                expected = "a positive number" if bound == "above 0" else bound
+                raise ConfigError(f"{each.key} is {value}, expected {expected}")
 
     def _check_tensors(self) -> None:
         if self.trained_tensors == AUTO and self.objective in ("suta", "entropy"):
@@ -184,14 +111,6 @@ class RunConfig:
                 f"trained-tensors is 'auto' with objective {self.objective!r}, whose curvature is no Fisher matrix: "
                 "name a preset, such as trained-tensors=encoder-norm"
             )
-
-    def _word(self, name: str) -> None:
-        if getattr(self, name) != "auto":
-            raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected 'auto' or a number")
-
-    def _share(self, name: str) -> None:
-        if not 0 <= getattr(self, name) <= 1:
-            raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected 0 … 1")
 
     def _check_policy(self) -> None:
         check_policy(self.secure_threshold, self.secure_neighbours)
@@ -224,10 +143,6 @@ class RunConfig:
                 f"min-replies is {self.min_replies}, aggregation {self.aggregation!r} with byzantine-share "
                 f"{self.byzantine_share} needs {least}: set min-replies={least}"
             )
-
-    def _at_least(self, name: str, least: int) -> None:
-        if getattr(self, name) < least:
-            raise ConfigError(f"{kebab(name)} is {getattr(self, name)}, expected at least {least}")
 
     @property
     def needs_text(self) -> bool:
@@ -299,7 +214,7 @@ class RunConfig:
         for key, value in values.items():
             name = key.replace("-", "_")
             if name not in hints:
-                known = [kebab(f.name) for f in fields(cls)]
+                known = [each.key for each in SETTINGS]
                 near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
                 raise ConfigError(f"unknown setting {key[:100]!r}: {hint}")
@@ -311,40 +226,22 @@ class RunConfig:
         return {kebab(name): value for name, value in asdict(self).items()}
 
 
-_AT_LEAST_ONE = (
-    "num_server_rounds",
-    "local_steps",
-    "batch_size",
-    "min_clients",
-    "min_replies",
-    "max_bad_rounds",
-    "guard_every",
-)
-_AT_LEAST_NONE = (
-    "clients_per_round",
-    "evaluate_every",
-    "eval_utterances",
-    "late_joiners",
-    "guard_utterances",
-)
-CHOICES: dict[str, tuple[str, ...]] = {
-    "objective": get_args(Objective),
-    "scale": get_args(Scale),
-    "estimator": get_args(Estimator),
-    "lr_schedule": get_args(Schedule),
-    "directions": get_args(Directions),
-    "weighting": get_args(Weighting),
-    "aggregation": AGGREGATIONS,
-    "precision": get_args(Precision),
-    "privacy": get_args(Privacy),
-    "noise_by": get_args(NoiseBy),
-    "evaluate_on": get_args(Place),
-}
+SETTINGS: tuple[Setting, ...] = tuple(settings_of(RunConfig))
+CHOICES: dict[str, tuple[str, ...]] = {each.name: each.choices for each in SETTINGS if each.choices}
+ENGINE_SETTINGS = tuple(each.name for each in SETTINGS if each.about.engine)
 
 
-def kebab(name: str) -> str:
-    """`num_queries` → `num-queries`."""
-    return name.replace("_", "-")
+def _within(value: Any, bound: Bound) -> bool:
+    match bound:
+        case "at least 1":
+            return bool(value >= 1)
+        case "at least 0":
+            return bool(value >= 0)
+        case "above 0":
+            return math.isfinite(value) and value > 0
+        case "0 … 1":
+            return bool(0 <= value <= 1)
+    return True
 
 
 def _convert(key: str, value: Any, kind: Any) -> Any:

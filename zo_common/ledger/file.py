@@ -11,6 +11,7 @@ from zo_common.binary.durable import write_durably
 from zo_common.binary.packing import Reader
 from zo_common.errors import LedgerError, LedgerTruncated
 from zo_common.ledger.ledger import (
+    MAX_HEADER,
     Ledger,
     LedgerHeader,
     encode_entry,
@@ -21,6 +22,7 @@ from zo_common.ledger.ledger import (
 )
 from zo_common.ledger.record import Record
 
+_FRAME = 1024  # more than stands around the header
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 
 
@@ -32,6 +34,20 @@ def read_ledger(path: Path, after: int = 0, *, tolerate_torn: bool = True) -> Le
             as a crash leaves it, is dropped with a warning unless `tolerate_torn` is off.
     """
     return _scan(path, after, tolerate_torn)[0]
+
+
+def read_ledger_header(path: Path) -> LedgerHeader:
+    """The header alone of the ledger in a file, however many rounds follow.
+
+    Raises:
+        LedgerError: missing, truncated in the header, altered there, or of another protocol version.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_HEADER + _FRAME)
+    except OSError as error:
+        raise LedgerError(f"ledger {path} cannot be read ({error.strerror}): check the path") from None
+    return read_header(Reader(data, "ledger"))[0]
 
 
 def _scan(path: Path, after: int, tolerate_torn: bool) -> tuple[Ledger, list[Mark]]:

@@ -31,7 +31,7 @@ MAGIC = b"ZOLEDGER"
 CHAIN_BYTES = 16
 _FINGERPRINT_BYTES = 32
 _PERSON = b"zo-asr/ledger/v1"
-_MAX_HEADER = 4 << 20  # forty thousand tensors; what is parsed of it takes some twenty times as much memory
+MAX_HEADER = 4 << 20  # forty thousand tensors; what is parsed of it takes some twenty times as much memory
 _MOST_EXPONENT = 1 << 10  # beyond any of a float32
 
 
@@ -156,7 +156,7 @@ def encode_ledger(ledger: Ledger) -> bytes:
 def _decode_header(body: bytes) -> LedgerHeader:
     try:
         unzip = zlib.decompressobj()
-        text = unzip.decompress(body, _MAX_HEADER)
+        text = unzip.decompress(body, MAX_HEADER)
         if not unzip.eof:
             raise ValueError("compressed header does not end")
         raw = json.loads(text)

@@ -22,7 +22,10 @@ from server.deploy.flower import FlowerError, flwr_json, run_status
 from server.deploy.runs import begin, follow, run_settings
 from server.deploy.status import collect, warnings
 from server.run.lock import RunLock
+from server.run.model import open_header
 from zo_common.errors import ConfigError
+from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.ledger import TensorEntry
 
 __all__ = ["call", "deployment", "flower"]  # fixtures
 
@@ -127,6 +130,20 @@ def test_start_refuses_a_ledger_and_resume_wants_one(deployment: Deployment, flo
     call("resume", "example")
 
     assert "resume = true" in (deployment.runs / "example" / "run-config.toml").read_text()
+
+
+def test_a_resume_with_another_batch_size_is_refused_before_flower_is_asked(
+    deployment: Deployment, flower: Flower, call: Call
+) -> None:
+    settings = run_settings(deployment, "example")
+    header = open_header(settings, ("ab" * 32, 7, (TensorEntry("w", (3,), -24, 0),)))
+    LedgerFile.create(deployment.runs / "example" / "ledger.zo", header)
+
+    with pytest.raises(ConfigError, match=f"^batch-size is {settings.batch_size} in the ledger, 99 was asked"):
+        call("resume", "example", "--set", "batch-size=99")
+
+    assert flower.asked == []
+    assert [path.name for path in (deployment.runs / "example").iterdir()] == ["ledger.zo"]
 
 
 @pytest.mark.parametrize("status", ["pending", "starting", "running"])

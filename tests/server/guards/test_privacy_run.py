@@ -201,11 +201,11 @@ class TestResume:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"privacy": "none"}, "privacy 'example', this run asks for 'none'"),
-            ({"target_epsilon": 20.0}, "target-epsilon 8.0, this run asks for 20.0"),
-            ({"target_delta": 1e-2}, "target-delta 0.001"),
-            ({"clip_norm": 1.0}, "clip-norm 5.0"),
-            ({"noise_multiplier": 0.5}, "this run asks for 0.5"),
+            ({"privacy": "none"}, "privacy is 'example' in the ledger, 'none' was asked"),
+            ({"target_epsilon": 20.0}, "target-epsilon is 8.0 in the ledger, 20.0 was asked"),
+            ({"target_delta": 1e-2}, "target-delta is 0.001 in the ledger"),
+            ({"clip_norm": 1.0}, "clip-norm is 5.0 in the ledger"),
+            ({"noise_multiplier": 0.5}, "0.5 was asked"),
         ],
     )
     def test_with_another_promise(
@@ -230,7 +230,7 @@ class TestResume:
         config = settings(num_server_rounds=1)
         federate(config)
 
-        with pytest.raises(ConfigError, match="privacy 'none', this run asks for 'example'"):
+        with pytest.raises(ConfigError, match="privacy is 'none' in the ledger, 'example' was asked"):
             federate(replace(config, resume=True, **EXAMPLE))
 
     def test_a_log_without_its_ledger(self, begun: RunConfig, federate: Federate) -> None:

@@ -145,11 +145,11 @@ def test_an_existing_output_is_refused_unless_resumed(settings: Settings, federa
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"run_seed": 9}, "run-seed 0, this run asks for 9"),
-        ({"trained_tensors": "encoder-conv"}, "trained-tensors 'encoder-residual-bias'"),
-        ({"scale": "rms"}, "scale 'unit-wide'"),
-        ({"epsilon": 2e-3}, "epsilon 0.001"),
-        ({"estimator": "two-sided"}, "estimator 'leave-one-out'"),
+        ({"run_seed": 9}, "run-seed is 0 in the ledger, 9 was asked: set run-seed=0 to resume"),
+        ({"trained_tensors": "encoder-conv"}, "trained-tensors is 'encoder-residual-bias' in the ledger"),
+        ({"scale": "rms"}, "scale is 'unit-wide' in the ledger"),
+        ({"epsilon": 2e-3}, "epsilon is 0.001 in the ledger"),
+        ({"estimator": "two-sided"}, "estimator is 'leave-one-out' in the ledger"),
     ],
 )
 def test_other_settings_are_refused(

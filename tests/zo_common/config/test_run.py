@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.config.run import CHOICES, RunConfig, kebab
+from zo_common.config.run import CHOICES, SETTINGS, RunConfig, kebab
 from zo_common.errors import ConfigError
 from zo_common.estimator.settings import EstimatorConfig
 
@@ -108,7 +108,7 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
 
 
 def test_a_key_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ConfigError, match=r"^unknown setting '%%': known keys are model, data, train-split"):
+    with pytest.raises(ConfigError, match=r"^unknown setting '%%': known keys are data, train-split, text-column"):
         RunConfig.from_mapping({"%%": 1})
 
 
@@ -240,10 +240,36 @@ class TestLearningRate:
         assert rates[-1] > 0
 
 
-def test_the_app_configuration_of_this_project_is_legal() -> None:
+def test_flwr_run_accepts_exactly_the_settings_with_their_defaults() -> None:
+    """`[tool.flwr.app.config]` cannot be computed, so it is compared."""
     project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    accepted = project["tool"]["flwr"]["app"]["config"]
 
-    assert RunConfig.from_mapping(project["tool"]["flwr"]["app"]["config"]).num_server_rounds >= 1
+    assert accepted == {each.key: each.app_default for each in SETTINGS}
+    assert {key: type(value) for key, value in accepted.items()} == {e.key: type(e.app_default) for e in SETTINGS}
+    assert RunConfig.from_mapping(accepted).num_server_rounds >= 1
+
+
+def test_every_setting_is_in_a_section_and_documented() -> None:
+    sections = ("data", "model", "method", "aggregation", "privacy", "federation", "evaluation", "simulation")
+
+    assert tuple(dict.fromkeys(each.section for each in SETTINGS)) == sections
+    assert [each.name for each in SETTINGS] == [each.name for each in fields(RunConfig)]
+    for each in SETTINGS:
+        assert each.values
+        assert each.about.doc.endswith("."), each.key
+        assert each.about.resume in ("fixed", "free")
+
+
+def test_a_setting_knows_its_values() -> None:
+    values = {each.key: each.values for each in SETTINGS}
+
+    assert values["estimator"] == ", ".join(CHOICES["estimator"])
+    assert values["resume"] == "true, false"
+    assert values["output"] == "text"
+    assert values["learning-rate"] == "number above 0 or auto"
+    assert values["local-steps"] == "whole number at least 1"
+    assert values["entropy-weight"] == "number 0 … 1"
 
 
 @pytest.mark.parametrize("objective", ["suta", "entropy"])

@@ -181,9 +181,9 @@ def test_the_bound_of_a_header_is_exact(header_of: Headers, monkeypatch: pytest.
     data, _ = encode_header(header_of())
     size = len(zlib.decompress(data[14:-CHAIN_BYTES]))
 
-    monkeypatch.setattr(ledger_module, "_MAX_HEADER", size + 1)
+    monkeypatch.setattr(ledger_module, "MAX_HEADER", size + 1)
     assert decode_ledger(data).header == header_of()
-    monkeypatch.setattr(ledger_module, "_MAX_HEADER", size - 1)
+    monkeypatch.setattr(ledger_module, "MAX_HEADER", size - 1)
     with pytest.raises(LedgerAltered):
         decode_ledger(data)
 

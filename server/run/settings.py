@@ -1,0 +1,108 @@
+"""The settings of a run that is resumed: which must be the ledger's, and a log of those that were changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from server.run.log import read_rows, write_rows
+from zo_common.config.run import SETTINGS, RunConfig
+from zo_common.config.setting import Setting
+from zo_common.errors import ConfigError
+from zo_common.lattice.trained import AUTO
+from zo_common.ledger.ledger import LedgerHeader
+
+LOG_NAME = "settings.jsonl"
+_HEADER_FIELDS = {
+    "run-seed": "run_seed",
+    "trained-tensors": "pattern",
+    "scale": "scale",
+    "epsilon": "epsilon",
+    "estimator": "estimator",
+}
+_LEVEL = "privacy"
+Change = tuple[str, Any, Any]  # the setting's key, its value before and now
+
+
+def ledger_settings(config: RunConfig) -> dict[str, Any]:
+    """What the header's `settings` record: all that a resumed run must not change, and how the update was made."""
+    values = config.to_mapping()
+    return {each.key: values[each.key] for each in SETTINGS if _in_settings(each, config)}
+
+
+def _in_settings(each: Setting, config: RunConfig) -> bool:
+    if each.key in _HEADER_FIELDS:
+        return False
+    if each.section == "privacy":
+        return each.key == _LEVEL or config.privacy != "none"
+    return each.fixed or each.section in ("method", "aggregation")
+
+
+def recorded_settings(header: LedgerHeader) -> dict[str, Any]:
+    """All settings that a ledger's header tells, by their keys; an older one tells fewer."""
+    own = {key: getattr(header, name) for key, name in _HEADER_FIELDS.items()}
+    return {_LEVEL: "none"} | header.settings | own | {"epsilon": header.epsilon or AUTO}
+
+
+def fixed_changes(header: LedgerHeader, config: RunConfig) -> list[Change]:
+    """The settings that must be the ledger's and are not; what an older ledger does not tell is not compared."""
+    then, now = recorded_settings(header), config.to_mapping()
+    changes = _changes(then, now, [each for each in SETTINGS if each.fixed and not _is_open(each, config)])
+    if then[_LEVEL] != config.privacy:  # the other settings of privacy follow from it
+        dependent = {each.key for each in SETTINGS if each.section == "privacy"} - {_LEVEL}
+        return [change for change in changes if change[0] not in dependent]
+    return changes
+
+
+def _is_open(each: Setting, config: RunConfig) -> bool:
+    """Whether the value leaves the choice to the run, which takes the ledger's."""
+    return (each.key == "trained-tensors" and config.trained_tensors == AUTO) or (
+        each.key == "noise-multiplier" and not config.noise_multiplier
+    )
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any], settings: list[Setting]) -> list[Change]:
+    keys = [each.key for each in settings if each.key in then]
+    return [(key, then[key], now[key]) for key in keys if then[key] != now[key]]
+
+
+def refuse_fixed_changes(header: LedgerHeader, config: RunConfig) -> None:
+    """Refuse to go on with a ledger under settings that would make it another run.
+
+    Raises:
+        ConfigError: names each setting, its value in the ledger, the one that was asked for, and the remedy.
+    """
+    changes = fixed_changes(header, config)
+    if changes:
+        different = "; ".join(f"{key} is {then!r} in the ledger, {now!r} was asked" for key, then, now in changes)
+        remedy = " ".join(f"{key}={_written(then)}" for key, then, _ in changes)
+        raise ConfigError(f"{different}: set {remedy} to resume this run, or name another output for a new one")
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def log_settings(
+    config: RunConfig, header: LedgerHeader, last_round: int, *, resumed: bool, on_word: Callable[[str], None]
+) -> None:
+    """Add a line to `<output>/settings.jsonl`, and report in one line what a resumed run changes.
+
+    The values before are those of the start before this one; where its line is missing, those of the ledger.
+    """
+    path = Path(config.output) / LOG_NAME
+    rows = read_rows(path) if resumed and path.exists() else []
+    before = rows[-1].get("settings") if rows else None
+    then = before if isinstance(before, dict) else recorded_settings(header)
+    now = config.to_mapping()
+    free = [each for each in SETTINGS if not (each.fixed or each.about.quiet)]
+    changes = _changes(then, now, free) if resumed else []
+    if changes:
+        told = ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, old, new in changes)
+        on_word(f"resumed with other settings: {told}")
+    row = {"after_round": last_round, "changed": {key: [old, new] for key, old, new in changes}, "settings": now}
+    try:
+        write_rows(path, [*rows, row])
+    except OSError as error:
+        on_word(f"{path} is not written: {error.strerror}")
