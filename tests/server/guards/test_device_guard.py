@@ -25,7 +25,6 @@ from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.speech import evaluation
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -345,7 +344,7 @@ def test_with_a_model_on_the_server_what_is_undone_is_checked(
         looked.append(len(data))
         return np.array([given[(len(looked) - 1) // 3] + 0.001 * len(looked)])
 
-    monkeypatch.setattr(evaluation, "utterance_losses", look)
+    monkeypatch.setattr("client.device.engine.utterance_losses", look)
 
     federation = federate(config, grid)
 

@@ -242,19 +242,22 @@ class TestEncoderResidualBias:
         assert set(sizes) == {f"model.encoder.layers.{n}.{m}.bias" for n in range(trained) for m in modules}
         assert sum(sizes.values()) == weights
 
-    def test_wav2vec2_base(self) -> None:
+    def test_wav2vec2_base_trains_the_gains_of_its_norms(self) -> None:
         sizes = _trained(Wav2Vec2Config(vocab_size=32), "encoder-residual-bias")
 
-        modules = ("attention.out_proj", "feed_forward.output_dense")
-        assert set(sizes) == {f"wav2vec2.encoder.layers.{n}.{m}.bias" for n in range(6) for m in modules}
-        assert sum(sizes.values()) == 9216
+        layers = {
+            f"wav2vec2.encoder.layers.{n}.{m}.weight" for n in range(12) for m in ("layer_norm", "final_layer_norm")
+        }
+        others = {"encoder.layer_norm", "feature_extractor.conv_layers.0.layer_norm", "feature_projection.layer_norm"}
+        assert set(sizes) == layers | {f"wav2vec2.{name}.weight" for name in others}
+        assert sum(sizes.values()) == 25 * 768 + 2 * 512
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_every_kind_of_ctc_model_has_them(self, kind: str) -> None:
+    def test_every_kind_of_ctc_model_has_gains(self, kind: str) -> None:
         found = _names(tiny_ctc(kind), "encoder-residual-bias")
 
-        assert found and all(n.startswith(f"{kind}.encoder.layers.") and n.endswith(".bias") for n in found)
-        assert {n.split(".", 4)[4] for n in found} == {"attention.out_proj.bias", "feed_forward.output_dense.bias"}
+        assert found and all(n.startswith(f"{kind}.") and n.endswith("layer_norm.weight") for n in found)
+        assert any(".encoder.layers." in n for n in found)
 
     def test_it_combines_with_patterns(self, whisper: nn.Module) -> None:
         found = _names(whisper, "encoder-residual-bias,!*fc2*,model.encoder.conv1.bias")
