@@ -16,6 +16,7 @@ from benchmarks.learning.published import FzooSteps, GaussianSteps
 from benchmarks.learning.rates import FixedRate, MeasuredRate, Rate
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
 from zo_common.config.run import RunConfig
+from zo_common.lattice.grid import Scale
 
 BIASES = "encoder-residual-bias"
 EARLY = "encoder-early"
@@ -158,5 +159,28 @@ def directions_study(directions: tuple[int, ...] = (8, 32, 64, 128, 512)) -> dic
     return found
 
 
-STUDIES: dict[str, dict[str, Entry]] = {"directions": directions_study(), "variants": VARIANTS}
+def tensors_study() -> dict[str, Entry]:
+    """The measured step on other tensors and scales: what CTC models are asked about."""
+    kinds: dict[str, tuple[str, Scale]] = {
+        "residual": ("*attention.out_proj.bias,*output_dense.bias", "unit-wide"),
+        "gains": ("*norm.weight", "unit-wide"),
+        "norms": ("norms", "rms"),
+        "norms-biases": ("norms+biases", "rms"),
+        "early": (EARLY, "unit-wide"),
+    }
+    return {
+        f"tensors-{name}": Entry(
+            f"{tensors}, {scale}",
+            _rounds(),
+            replace(_OURS, method=f"tensors-{name}", tensors=tensors, scale=scale),
+        )
+        for name, (tensors, scale) in kinds.items()
+    }
+
+
+STUDIES: dict[str, dict[str, Entry]] = {
+    "tensors": tensors_study(),
+    "directions": directions_study(),
+    "variants": VARIANTS,
+}
 ALL: dict[str, Entry] = METHODS | {name: entry for study in STUDIES.values() for name, entry in study.items()}

@@ -206,6 +206,9 @@ def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> 
     lines = []
     for name in [*base, *STUDIES[study]]:
         found = of(known, task, name)
+        if not found:
+            lines.append([ALL[name].title, "0", MISSING, "–"])
+            continue
         wer, loss = (r["after"]["wer"] for r in found), (r["curve"][-1][1] for r in found)
         lines.append([ALL[name].title, str(len(found)), mean(wer), mean(loss, ".3f")])
     return table(["variant", "seeds", "WER after", "dev loss after"], lines)
@@ -229,6 +232,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "learning-memory": memory_block,
     "learning-forgetting": forgetting_block,
     "learning-curve": curve_block,
+    "learning-tensors": partial(study_block, "tensors", "ctc-wm"),
     "learning-directions": partial(study_block, "directions", "wm"),
     "learning-variants": partial(study_block, "variants", "wm"),
 }
