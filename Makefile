@@ -10,7 +10,7 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 .PHONY: demo test test-slow test-all fuzz lint reference proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
-	$(BIN)/zo-asr-sim demo
+	$(BIN)/zo-asr sim demo
 
 test: $(STAMP)  ## all tests but those of minutes, in two processes of a thread each
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
