@@ -35,6 +35,7 @@ from zo_common.models.quiet import quiet_transformers
 ROWS = RESULTS / "learning.jsonl"
 PASSES = 12_288  # 12 rounds of 8 devices × 8 directions × 16 utterances
 MOST_WIDENED = 2
+PLACES = ("--models", "--data", "--debian", "--work", "--rows")
 
 
 class Lab:
@@ -122,8 +123,20 @@ def choose_rate(rates: Sequence[float], loss_of: Callable[[float], float]) -> fl
 
 
 def _about() -> dict[str, Any]:
-    command = " ".join(["python", "-m", "benchmarks.learning", *sys.argv[1:]])
+    command = " ".join(["python", "-m", "benchmarks.learning", *without_places(sys.argv[1:])])
     return {"command": command, "revision": revision(), "hardware": hardware(), "versions": versions()}
+
+
+def without_places(arguments: Sequence[str]) -> list[str]:
+    """A command line without the options that say where files lie: they change no result."""
+    found, skip = [], False
+    for argument in arguments:
+        skip = skip or argument in PLACES
+        if not skip:
+            found.append(argument)
+        elif argument not in PLACES:
+            skip = False
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
