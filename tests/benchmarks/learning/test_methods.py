@@ -30,7 +30,7 @@ from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.local_steps import LocalResult
 from zo_common.wire.plan import Reply, Status
 
-BIAS = "encoder-residual-bias"
+BIAS = "*encoder.*out_proj.bias,*output_dense.bias"
 BASE = Settings("x", BIAS, learning_rate=0.05, queries=4, epsilon=1e-2, batch_size=2, devices=3)
 HAS_PEFT = importlib.util.find_spec("peft") is not None
 
