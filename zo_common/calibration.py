@@ -21,8 +21,7 @@ from zo_common.estimator.calibration import (
     shared_out,
 )
 from zo_common.estimator.step import LossFn, clip_factors
-from zo_common.lattice.groups import shapes_of, tensor_groups
-from zo_common.lattice.trained import unique_parameters
+from zo_common.lattice.trained import measured_groups
 from zo_common.speech.family import Family
 from zo_common.speech.loss_settings import unchecked, with_tail
 from zo_common.speech.recordings import Recordings
@@ -33,7 +32,7 @@ _BATCH_STREAM = 1 << 45  # far from any step number
 
 def share_of(model: nn.Module, ask: CalibrationAsk) -> dict[str, tuple[str, ...]]:
     """Which groups a device measures, with the names of their tensors."""
-    groups = tensor_groups(shapes_of(unique_parameters(model)))
+    groups = measured_groups(model)
     _, each = passes_of_groups(ask.passes)
     return {group: groups[group] for group in shared_out(by_importance(groups), ask.devices, each)[ask.place]}
 

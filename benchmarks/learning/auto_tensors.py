@@ -21,8 +21,7 @@ from zo_common.estimator.calibration import (
 )
 from zo_common.estimator.step import clip_factors
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors, standard_error
-from zo_common.lattice.groups import shapes_of, tensor_groups
-from zo_common.lattice.trained import unique_parameters
+from zo_common.lattice.trained import measured_groups
 
 _TAIL = 64
 _CLIP = 3.0  # as a run's default
@@ -33,7 +32,7 @@ class AutoTensors(LatticeRounds):
 
     def __init__(self, crowd: Crowd, settings: Settings, rate: Rate) -> None:
         self._spent = 0
-        self.groups = tensor_groups(shapes_of(unique_parameters(crowd.model)))
+        self.groups = measured_groups(crowd.model)
         self.measures = self._calibrate(crowd, settings)
         directions = settings.local_steps * settings.queries * settings.devices
         shape = RoundShape(directions, settings.devices)

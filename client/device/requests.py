@@ -89,17 +89,13 @@ def evaluate(
     account: PrivacyAccount | None = None,
 ) -> EvaluationReply:
     """Decode the held-out recordings at the state before `plan.server_round`; may raise what `on_progress` raises."""
-    try:
-        if account is not None:
-            account.refuse_counts()
+
+    def ask() -> EvaluationReply:
         engine = warm_engine(config)
-        held_out = held_out_settings(config)
-        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        data = warm_dataset(held_out_settings(config), engine, place.partition_id, place.num_partitions)
         return engine.evaluate(plan, data, on_progress, lambda: on_synced(engine))
-    except Cancelled:
-        raise
-    except ZOError as error:
-        return _no_evaluation(plan, error)
+
+    return _counted(plan, account, ask)
 
 
 def look(
@@ -114,19 +110,27 @@ def look(
 
     At most `guard-utterances` of them, at even distances; nothing is decoded. May raise what `on_progress` raises.
     """
-    try:
-        if account is not None:
-            account.refuse_counts()
+
+    def ask() -> EvaluationReply:
         if config.privacy != "none":
             raise ConfigError(
                 f"this device was asked for a held-out loss in a run with privacy={config.privacy!r}, expected none: "
                 "losses carry no noise; set guard-split='none'"
             )
         engine = warm_engine(config)
-        held_out = look_settings(config)
-        data = warm_dataset(held_out, engine, place.partition_id, place.num_partitions)
+        data = warm_dataset(look_settings(config), engine, place.partition_id, place.num_partitions)
         some = evenly(data, config.guard_utterances)
         return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
+
+    return _counted(plan, account, ask)
+
+
+def _counted(plan: Plan, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]) -> EvaluationReply:
+    """What `ask` answers of held-out recordings, where the device's owner allows it; a user error as a reply."""
+    try:
+        if account is not None:
+            account.refuse_counts()
+        return ask()
     except Cancelled:
         raise
     except ZOError as error:

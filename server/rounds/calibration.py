@@ -38,8 +38,7 @@ from zo_common.estimator.calibration import (
     shared_out,
 )
 from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_tensors
-from zo_common.lattice.groups import shapes_of, tensor_groups
-from zo_common.lattice.trained import AUTO, DEFAULT, unique_parameters
+from zo_common.lattice.trained import AUTO, DEFAULT, measured_groups, unique_parameters
 from zo_common.ledger.file import read_ledger
 from zo_common.speech.recordings import read_speech
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
@@ -155,7 +154,7 @@ class _Answers:
 
     def __init__(self, asks: Mapping[int, CalibrationAsk], held: GlobalModel | None, on_word: Word) -> None:
         self._asks, self._on_word = asks, on_word
-        self._groups = tensor_groups(shapes_of(unique_parameters(held.model))) if held is not None else None
+        self._groups = measured_groups(held.model) if held is not None else None
         self._parameters = unique_parameters(held.model) if held is not None else {}
         self._found: dict[str, list[GroupMeasure]] = {}
         self._answered = 0
@@ -206,7 +205,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
         text_column=config.text_column,
         skip_bad=config.skip_bad,
     )
-    groups = len(tensor_groups(shapes_of(unique_parameters(held.model))))
+    groups = len(measured_groups(held.model))
     _, each = passes_of_groups(_passes(config))
     devices = -(-groups // each) * LEAST_DEVICES
     found: dict[str, list[GroupMeasure]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from server.rounds.federation import Federation
 from zo_common.errors import RunStopped
-from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
 
 EVALUATION = "evaluation.json"
 
@@ -34,7 +35,7 @@ def verdict_on(
     answered = any(row["answered"] for row in federation.log.rows)
     if not answered and not any(record.contributions for record in ledger.records):
         return f"no round had a valid reply, {left}: the log says why replies were refused"
-    same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger)
+    same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger.records)
     if ledger.records and same:
         guard = federation.guard.summary()
         if guard is not None and (guard["taken_back"] or guard["closing"]["chosen"] == "best"):
@@ -48,10 +49,10 @@ def verdict_on(
     return worse(before, after)
 
 
-def moved(ledger: Ledger) -> bool:
-    """Whether updates of a ledger are left once those that undo each other are taken out; needs no model."""
+def moved(records: Iterable[Record]) -> bool:
+    """Whether updates of a ledger's records are left once those that undo each other are taken out; needs no model."""
     left: Counter[tuple[int, int, int, float]] = Counter()
-    for record in ledger.records:
+    for record in records:
         for contribution in record.contributions:
             for (step, query), value in np.ndenumerate(contribution.coefficients):
                 left[contribution.seed, step, query, abs(float(value))] += int(np.sign(value))

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import struct
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 from fuzz_private import private_targets
+from fuzz_samples import (
+    GRADS,
+    new_folder,
+    some_calibrations,
+    some_evaluations,
+    some_header,
+    some_plan,
+    some_records,
+    some_replies,
+)
 from fuzz_target import Target
 from toy_engine import history, toy_engine
 
@@ -47,38 +54,27 @@ from zo_common.aggregation.mean import ClientScalars
 from zo_common.binary.durable import seal, unseal
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, ConfigError, LatticeOverflow, LedgerError, ProtocolMismatch, ZOError
-from zo_common.estimator.calibration import GroupMeasure
-from zo_common.estimator.curvature import Curvature
-from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.file import LedgerFile, read_ledger
 from zo_common.ledger.ledger import (
     CHAIN_BYTES,
     MAGIC,
     PROTOCOL,
     Ledger,
-    LedgerHeader,
-    TensorEntry,
     chain_next,
     decode_ledger,
     encode_header,
     encode_ledger,
 )
-from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.record_codec import decode_record, encode_record
 from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
-from zo_common.speech.metrics import ErrorCounts, Scores
 from zo_common.wire.calibration import (
-    CalibrationAnswer,
     CalibrationAsk,
     decode_answer,
     decode_ask,
-    encode_answer,
     encode_ask,
 )
-from zo_common.wire.evaluation import EvaluationReply, decode_evaluation, encode_evaluation
-from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
-
-GRADS = np.array([[1.5, -2.0, 0.25], [-0.5, 3.0, 1e-3]], np.float32)
+from zo_common.wire.evaluation import decode_evaluation
+from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_plan
 
 
 def targets() -> dict[str, Target]:
@@ -87,53 +83,16 @@ def targets() -> dict[str, Target]:
     return {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker(), **private_targets()}
 
 
-def _records() -> tuple[Record, ...]:
-    parts = Contribution(2**63, 3, GRADS), Contribution(7, 2**64 - 1, GRADS[:1])
-    return tuple(Record(number, 2**64 - number, parts[: 1 + number % 2]) for number in (1, 2, 3))
-
-
-def _header() -> LedgerHeader:
-    tensors = TensorEntry("a.weight", (3, 11), -24, 0), TensorEntry("b", (), -26, -3)
-    return LedgerHeader(
-        *("0123456789abcdef" * 4, 2**64 - 3, "openai/whisper-tiny.en", "encoder-ffn", "unit", 1e-3, "two-sided"),
-        *(2**63 - 1, "2026-01-02T03:04:05Z", tensors, {"learning-rate": 0.25, "note": "Grüße"}),
-    )
-
-
-def _plan(records: tuple[Record, ...] = ()) -> Plan:
-    rule = EstimatorConfig("two-sided", 3, 1e-3)
-    return Plan(len(records) + 1, 2**64 - 1, 3, 5, 0, 2, 16, 1e-3, rule, records)
-
-
-def _replies() -> tuple[bytes, ...]:
-    good = Reply(Status.OK, 1, 0, 3, 2**64 - 1, 0, 12, 0.75, GRADS, "a word")
-    behind = Reply(Status.BEHIND, 1, 0, 3, 2**64 - 1, 0)
-    curved = replace(good, curvature=Curvature(1e4, -2.5, 0.125, 3.0))
-    return tuple(map(encode_reply, (good, replace(good, one_bit=True), behind, curved)))
-
-
-def _evaluations() -> tuple[bytes, ...]:
-    scores = Scores(ErrorCounts(1, 2, 3, 9), ErrorCounts(4, 5, 6, 40), ErrorCounts(1, 1, 1, 9), 3)
-    good = EvaluationReply(Status.OK, 1, 0, 3, 0, 2.5, scores, "Grüße")
-    return encode_evaluation(good), encode_evaluation(replace(good, status=Status.ERROR, scores=Scores()))
-
-
-def _calibrations() -> tuple[bytes, ...]:
-    measure = GroupMeasure(2304, 10, 0.5, 0.25, 4.0, -0.125, 0.5)
-    good = CalibrationAnswer(Status.OK, 2**63, 3, {"encoder-first/norm": measure, "rest/bias": measure})
-    return encode_answer(good), encode_answer(CalibrationAnswer(Status.ERROR, 1, 2, message="Grüße"))
-
-
 def _messages() -> dict[str, Target]:
-    plans = tuple(encode_plan(_plan(records)) for records in ((), _records()))
-    plans = (*plans, encode_plan(replace(_plan(), curvature=True)))
+    plans = tuple(encode_plan(some_plan(records)) for records in ((), some_records()))
+    plans = (*plans, encode_plan(replace(some_plan(), curvature=True)))
 
-    steps = MeasuredStep(RunConfig(output=str(_folder())), lambda word: None)
+    steps = MeasuredStep(RunConfig(output=str(new_folder())), lambda word: None)
 
     def inboxes(data: bytes) -> None:
-        asked = {1: _plan()}
+        asked = {1: some_plan()}
         for votes, curved in ((False, False), (True, False), (False, True)):
-            inbox = RoundInbox({1: replace(_plan(), curvature=curved)}, 1e6, votes=votes)
+            inbox = RoundInbox({1: replace(some_plan(), curvature=curved)}, 1e6, votes=votes)
             inbox.put(1, data)
             inbox.agree_on_checksum()
             inbox.scalars()
@@ -144,12 +103,12 @@ def _messages() -> dict[str, Target]:
 
     return {
         "plan": Target(decode_plan, plans, (CodecError,)),
-        "reply": Target(decode_reply, _replies(), (CodecError,)),
-        "evaluation": Target(decode_evaluation, _evaluations(), (CodecError,)),
+        "reply": Target(decode_reply, some_replies(), (CodecError,)),
+        "evaluation": Target(decode_evaluation, some_evaluations(), (CodecError,)),
         "calibration-ask": Target(decode_ask, (encode_ask(CalibrationAsk(2**63, 3, 1, 8, 16, 4)),), (CodecError,)),
-        "calibration-answer": Target(decode_answer, _calibrations(), (CodecError,)),
-        "record": Target(decode_record, tuple(map(encode_record, _records())), (CodecError,)),
-        "inboxes": Target(inboxes, (*_replies(), *_evaluations())),
+        "calibration-answer": Target(decode_answer, some_calibrations(), (CodecError,)),
+        "record": Target(decode_record, tuple(map(encode_record, some_records())), (CodecError,)),
+        "inboxes": Target(inboxes, (*some_replies(), *some_evaluations())),
     }
 
 
@@ -160,13 +119,13 @@ def _sealed_header(body: bytes) -> bytes:
 
 
 def _sealed_record(body: bytes) -> bytes:
-    data, chain = encode_header(_header())
+    data, chain = encode_header(some_header())
     return data + struct.pack("<I", len(body)) + body + chain_next(chain, body)
 
 
 def _ledgers() -> dict[str, Target]:
-    whole = encode_ledger(Ledger(_header(), _records()))
-    folder = _folder()
+    whole = encode_ledger(Ledger(some_header(), some_records()))
+    folder = new_folder()
 
     def on_disk(data: bytes) -> None:
         path = folder / "ledger.zo"
@@ -183,12 +142,12 @@ def _ledgers() -> dict[str, Target]:
         encode_ledger(ledger)
         _ = ledger.header.base_id, ledger.header.exponents, ledger.updates()
 
-    text = json.dumps(asdict(_header())).encode()
+    text = json.dumps(asdict(some_header())).encode()
     return {
-        "ledger": Target(use, (whole, encode_header(_header())[0]), (LedgerError,)),
+        "ledger": Target(use, (whole, encode_header(some_header())[0]), (LedgerError,)),
         "ledger-file": Target(on_disk, (whole, whole[: -CHAIN_BYTES - 9]), (LedgerError,)),
         "ledger-header": Target(use, (text,), (LedgerError,), _sealed_header, is_json=True),
-        "ledger-record": Target(use, tuple(map(encode_record, _records()[:1])), (LedgerError,), _sealed_record),
+        "ledger-record": Target(use, tuple(map(encode_record, some_records()[:1])), (LedgerError,), _sealed_record),
     }
 
 
@@ -251,13 +210,13 @@ def _adaptations() -> dict[str, Target]:
 
 
 def _server() -> dict[str, Target]:
-    folder = _folder()
+    folder = new_folder()
     standings = Standings()
     standings.of(1).scalars.rounds = 3
     standings.failed(2, 3, "client-error", "no disk")
     standings.save(folder, 3)
     devices = (folder / DEVICES_NAME).read_bytes()
-    log = RunLog(_folder())
+    log = RunLog(new_folder())
     for number in (1, 2):
         log.append(RoundReport(number, 1e-3, 3, 3, 0.5))
     config = RunConfig(model="m", data="d", server_model=False)
@@ -285,10 +244,10 @@ def _server() -> dict[str, Target]:
 
     def take_up(data: bytes) -> None:
         (folder / "steps.jsonl").write_bytes(data)
-        steps.take_up(Ledger(_header(), _records()))
+        steps.take_up(Ledger(some_header(), some_records()))
         steps.planned(4)
-        inbox = RoundInbox({1: replace(_plan(), curvature=True)}, 1e6)
-        inbox.put(1, _replies()[-1])
+        inbox = RoundInbox({1: replace(some_plan(), curvature=True)}, 1e6)
+        inbox.put(1, some_replies()[-1])
         steps.used(4, inbox, 4)
 
     def introduce(data: bytes) -> None:
@@ -319,7 +278,7 @@ def _server() -> dict[str, Target]:
             guard._take_up(3)
             json.dumps((guard.taken_back, guard.closings, guard.step_factor, guard._refusals))
 
-    asked = DeviceGuard(replace(config, output=str(_folder())), None, lambda: DeviceLosses({}), lambda word: None)
+    asked = DeviceGuard(replace(config, output=str(new_folder())), None, lambda: DeviceLosses({}), lambda word: None)
     ledger = SimpleNamespace(ledger=SimpleNamespace(last_round=3))
     asked._state = SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
     seen = good | {"of": asked._of, "devices": {"4": [5.5, 10], "7": [1.5, 2]}, "broken": [9]}
@@ -346,12 +305,12 @@ def _server() -> dict[str, Target]:
 def _worker() -> dict[str, Target]:
     from google.protobuf.message import DecodeError
 
-    folder = _folder()
+    folder = new_folder()
     journal = Journal(folder, lambda word: None)
     host = Host({"model": "toy", "data": "none"}, journal, None, lambda word: None)  # type: ignore[arg-type]
     settings = RunConfig(model="m", data="d").to_mapping()
     place = Place(4, 1, 3)
-    requests = [make_request(encode_plan(_plan(_records())), settings, place).SerializeToString()]
+    requests = [make_request(encode_plan(some_plan(some_records())), settings, place).SerializeToString()]
     requests.append(make_request(b"ZS", {}, place, Request.PART).SerializeToString())
 
     def ask(data: bytes) -> None:
@@ -367,7 +326,7 @@ def _worker() -> dict[str, Target]:
     engine = toy_engine()
     engine.pretend(history(3))
     journal.save(engine)
-    journal.save_answer(b"d" * 32, _replies()[0])
+    journal.save_answer(b"d" * 32, some_replies()[0])
     saved = SavedState(engine.config.to_mapping(), engine.fingerprint, 0, 3, engine.state.checksum())
     whole = {name: (folder / name).read_bytes() for name in ("device.state", "ledger.zo", "answer.bin")}
 
@@ -401,12 +360,3 @@ def _worker() -> dict[str, Target]:
         "journal-ledger": Target(recover("ledger.zo"), (whole["ledger.zo"],)),
         "journal-answer": Target(recover("answer.bin"), (whole["answer.bin"],)),
     }
-
-
-_folders: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _folder() -> Path:
-    memory = Path("/dev/shm")
-    _folders.append(tempfile.TemporaryDirectory(prefix="fuzz-", dir=memory if memory.is_dir() else None))
-    return Path(_folders[-1].name)

@@ -22,7 +22,7 @@ from zo_common.estimator.step import LossFn, Weigh, zo_step
 from zo_common.lattice import grid as lattice
 from zo_common.lattice.groups import SEPARATOR
 from zo_common.lattice.state import LatticeState
-from zo_common.lattice.trained import unique_parameters
+from zo_common.lattice.trained import DEFAULT, unique_parameters
 
 PROBES = 3
 """Directions along which ε is tried, fewest of leave-one-out that tell curvature along the gradient."""
@@ -36,7 +36,7 @@ LARGEST_EPSILON = 2.0**-4
 _GROUP_PASSES = 4  # with fewer the first of them, at which ε is tried, would be all
 LEAST_DEVICES = 3
 """A median of fewer is one device's word."""
-_KINDS = {"residual-bias": 0, "bias": 1, "norm": 1, "convolution": 3}
+_KINDS = {"residual-bias": 0, "bias": 1, "gain": 1, "norm": 1, "convolution": 3}
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,15 @@ def only(model: nn.Module, tensors: Sequence[str]) -> Iterator[LatticeState]:
 
 
 def by_importance(groups: Iterable[str]) -> list[str]:
-    """Groups in the order in which they are worth a look: few weights before many, the encoder's before a decoder's."""
+    """Groups in the order in which they are worth a look.
+
+    The default preset first, with which all are compared; then few weights before many, the encoder's before a
+    decoder's.
+    """
 
     def rank(group: str) -> tuple[int, str]:
+        if group == DEFAULT:
+            return -1, group
         place, _, kind = group.partition(SEPARATOR)
         return _KINDS.get(kind, 4) + (3 if place.startswith("decoder") else 0 if place.endswith("-first") else 1), group
 

@@ -21,8 +21,6 @@ from zo_common.estimator.calibration import GroupMeasure
 from zo_common.lattice import grid as lattice
 from zo_common.lattice.trained import DEFAULT
 
-DEFAULT_GROUP = "encoder-first/residual-bias"
-"""The group with the tensors of the default preset."""
 MARGIN = 1.2
 """How many times as much progress is asked of another choice than of the default."""
 _ADDS = 1.1  # what a group must add to be taken in, as a factor
@@ -146,20 +144,20 @@ def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> T
        default with its signal a standard error higher; and where nothing could be told.
 
     Args:
-        measures: by group, at unit scale (`calibration.agreed_measure`).
+        measures: by group, the default preset among them under its name, at unit scale (`calibration.agreed_measure`).
     """
     known = shrunk(measures)
     scales = _best(known, shape)
-    usual = {DEFAULT_GROUP: 0}
-    if DEFAULT_GROUP in measures and DEFAULT_GROUP not in known:  # what is not above its noise may be as large as that
-        known |= {DEFAULT_GROUP: _at_most(measures[DEFAULT_GROUP])}
-    before = progress(_doubted(known, 1), usual, shape) if DEFAULT_GROUP in known else 0.0
-    wider = wider_ranges(known, usual, shape) if DEFAULT_GROUP in known else {}
-    default = DEFAULT + (f"@0^{wider[DEFAULT_GROUP]}" if wider.get(DEFAULT_GROUP) else "")
+    usual = {DEFAULT: 0}
+    if DEFAULT in measures and DEFAULT not in known:  # what is not above its noise may be as large as that
+        known |= {DEFAULT: _at_most(measures[DEFAULT])}
+    before = progress(_doubted(known, 1), usual, shape) if DEFAULT in known else 0.0
+    wider = wider_ranges(known, usual, shape) if DEFAULT in known else {}
+    default = DEFAULT + (f"@0^{wider[DEFAULT]}" if wider.get(DEFAULT) else "")
     if not scales:
         return TensorChoice(default, 0.0, "no group's signal is above its noise: the default stays")
     found = progress(_doubted(known, -1), scales, shape)
-    if found < MARGIN * before or list(scales) == [DEFAULT_GROUP]:
+    if found < MARGIN * before or list(scales) == [DEFAULT]:
         return TensorChoice(default, before, f"nothing is {MARGIN:g} times as good as the default beyond doubt")
     gain = f"{found / before:.1f} times the default's" if before else "the default's not being known"
     pattern = pattern_of(scales, wider_ranges(known, scales, shape))

@@ -5,8 +5,8 @@ A group's name, such as `encoder-first/residual-bias`, stands for its tensors in
 - Places: the first and the last part of each stack of numbered layers that is not convolutional, named after the module
   that holds the stack; `front` for convolutions before them; `rest` for what is in no stack. The first part is half of
   the layers, and at least three.
-- Kinds: `residual-bias` (biases of what writes to the residual stream), `bias` (others), `norm` (weights and biases of
-  normalisations), `convolution`, `attention` and `feed-forward` (matrices). Embeddings are in no group.
+- Kinds: `residual-bias` (biases of what writes to the residual stream), `bias` (others), `gain` and `norm` (weights and
+  biases of normalisations), `convolution`, `attention` and `feed-forward` (matrices). Embeddings are in no group.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _kind(name: str, shapes: Shapes) -> str | None:
     if dimensions != 1:
         return "convolution" if dimensions else None
     sibling, last = len(shapes.get(f"{module}.weight", shapes[name])), module.rpartition(".")[2]
-    if leaf == "weight" or (sibling == 1 and any(word in last for word in _NORM)):
+    if leaf == "weight":
+        return "gain"
+    if sibling == 1 and any(word in last for word in _NORM):
         return "norm"
     if leaf != "bias":
         return None

@@ -151,6 +151,19 @@ def _expanded(part: str, names: Collection[str]) -> Patterns:
     return preset(names) if callable(preset) else preset
 
 
+def measured_groups(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """What a calibration compares: the default preset under its own name, and the groups that share no tensor with it.
+
+    Of a model on which the preset matches nothing there are the groups alone.
+    """
+    parameters = unique_parameters(model)
+    groups = tensor_groups(shapes_of(parameters))
+    patterns = expand(DEFAULT, parameters)
+    default = tuple(n for n in parameters if any(fnmatch.fnmatchcase(n, p) for p in patterns))
+    apart = {group: names for group, names in groups.items() if not set(names) & set(default)}
+    return {DEFAULT: default, **apart} if default else apart
+
+
 def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
     return any(p.startswith("!") and fnmatch.fnmatchcase(name, p[1:]) for p in patterns)
 

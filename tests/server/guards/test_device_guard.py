@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_grid import FakeGrid
+from killed import Killed, kill
 from toy_engine import toy_engine
 from toy_fleet import TOY, LossOf, held_out_losses, toy_grids
 
@@ -19,9 +20,7 @@ from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError, RunStopped
-from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import Ledger
-from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
@@ -252,23 +251,6 @@ def test_a_stopped_run_goes_to_its_best_state_and_can_go_on(
     assert _looks(config)[-1] == (10, True) and _closing(config)["rounds"] == 9
 
 
-class Killed(BaseException):
-    """Stands for the end of the server's process."""
-
-
-def _kill(monkeypatch: pytest.MonkeyPatch, server_round: int, *, after: bool) -> None:
-    append = LedgerFile.append
-
-    def killed(ledger: LedgerFile, record: Record) -> None:
-        if record.server_round == server_round:
-            if after:
-                append(ledger, record)
-            raise Killed
-        append(ledger, record)
-
-    monkeypatch.setattr(LedgerFile, "append", killed)
-
-
 def test_an_average_that_was_not_looked_at_is_judged_before_a_run_goes_on(
     guarded: Settings, toys: Any, federate: Federate, losses: Any, ledger_of: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +258,7 @@ def test_an_average_that_was_not_looked_at_is_judged_before_a_run_goes_on(
     grid = toys(config)
     losses(_by_round(r0=1.0, r1=0.9, r2=0.8, r3=0.7, r4=0.9, r6=0.6, r7=0.5, r8=0.9))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        _kill(patch, 4, after=True)
+        kill(patch, 4, after=True)
         federate(config, grid)
 
     federate(replace(config, resume=True, num_server_rounds=5), grid)
@@ -318,7 +300,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
     for server_round in range(1, expected.last_round + 1):
         for after in (False, True):
             with monkeypatch.context() as patch, pytest.raises(Killed):
-                _kill(patch, server_round, after=after)
+                kill(patch, server_round, after=after)
                 federate(replace(config, resume=True), grid)
     federate(replace(config, resume=True), grid)
 

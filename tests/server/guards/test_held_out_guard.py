@@ -14,15 +14,14 @@ import pytest
 from fake_grid import FakeGrid
 from hypothesis import given
 from hypothesis import strategies as st
+from killed import Killed, kill
 
 from server.guards.held_out_guard import HeldOutGuard, rise
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
-from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import Ledger
-from zo_common.ledger.record import Record
 from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
@@ -274,23 +273,6 @@ def test_the_schedule_of_a_run_that_goes_on_counts_rounds_with_devices(
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 0.0, 5e-4])
 
 
-class Killed(BaseException):
-    """Stands for the end of the server's process."""
-
-
-def _kill(monkeypatch: pytest.MonkeyPatch, server_round: int, *, after: bool) -> None:
-    append = LedgerFile.append
-
-    def killed(ledger: LedgerFile, record: Record) -> None:
-        if record.server_round == server_round:
-            if after:
-                append(ledger, record)
-            raise Killed
-        append(ledger, record)
-
-    monkeypatch.setattr(LedgerFile, "append", killed)
-
-
 @pytest.mark.parametrize("every", [1, 2])
 @pytest.mark.parametrize("salt", range(4))
 def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
@@ -319,7 +301,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
     for server_round in range(1, expected.last_round + 1):
         for after in (False, True):
             with monkeypatch.context() as patch, pytest.raises(Killed):
-                _kill(patch, server_round, after=after)
+                kill(patch, server_round, after=after)
                 federate(replace(config, resume=True), grid)
             kills += 1
     federation = federate(replace(config, resume=True), grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from step_replies import Replies, numbers_of
 
 from server.rounds.federation import Federation
 from server.rounds.pooled_curvature import HISTORY, averaged, pooled, trusted, without_extremes
 from server.rounds.private_step import step_size
 from server.rounds.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
-from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
@@ -27,28 +27,6 @@ from zo_common.ledger.record import Record
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]
-MEASURED = {"learning_rate": "auto", "num_queries": 4, "local_steps": 1, "num_server_rounds": 4}
-
-
-@dataclass
-class _Replies:
-    """Numbers of valid replies."""
-
-    found: list[RelativeCurvature]
-
-    @property
-    def accepted(self) -> int:
-        return len(self.found)
-
-    def curvatures(self) -> list[RelativeCurvature]:
-        return self.found
-
-    def scalars(self) -> list[ClientScalars]:
-        return [ClientScalars(number, 1, 5, np.full((1, 4), 2.0)) for number in range(self.accepted)]
-
-
-def _numbers(t: float = 200.0, signal: float = 8.0, noise: float = 1.0, share: float = 0.25) -> RelativeCurvature:
-    return RelativeCurvature(t, signal, noise, share)
 
 
 def _ledger(rounds: int, grid: int = -20) -> Ledger:
@@ -106,7 +84,7 @@ def test_the_coefficient_is_the_best_of_a_quadratic_model(shared: bool, left_out
 
 
 def test_the_learning_rate_is_that_of_a_mean_over_directions_and_devices(measured: Any) -> None:
-    found = _Replies([_numbers()] * 3)
+    found = Replies([numbers_of()] * 3)
     independent, _ = measured(num_queries=8)
     shared, _ = measured(num_queries=8, directions="shared")
     several, _ = measured(num_queries=8, local_steps=2)
@@ -125,7 +103,7 @@ def test_numbers_of_fixed_runs_are_what_the_schedule_says() -> None:
     fixed = step_size(config, None, print)
 
     assert isinstance(fixed, FixedStep)
-    assert fixed.planned(2) == fixed.used(2, _Replies([]), 2) == float(np.float32(0.3))
+    assert fixed.planned(2) == fixed.used(2, Replies([]), 2) == float(np.float32(0.3))
     votes = {"directions": "shared", "weighting": "uniform", "aggregation": "sign-vote", "min_replies": 3}
     assert step_size(replace(config, **votes), None, print).planned(2) == 0.0  # type: ignore[arg-type]
 
@@ -156,7 +134,7 @@ def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
 
     step = MeasuredStep(config, lambda word: None)
     step._write = lambda row: None  # type: ignore[method-assign]
-    replies = _Replies([*true, *([liar] if liar is not None else [])])
+    replies = Replies([*true, *([liar] if liar is not None else [])])
     used = step.used(1, replies, 1)
 
     among = [_rate(each, config, replies.accepted) for each in true]
@@ -265,10 +243,10 @@ class TestPooled:
 class TestHistory:
     def test_a_rate_is_held_within_a_factor_of_two_of_the_rounds_before(self, measured: Any) -> None:
         step, words = measured()
-        usual = step.used(1, _Replies([_numbers()] * 3), 1)
+        usual = step.used(1, Replies([numbers_of()] * 3), 1)
 
-        low = step.used(2, _Replies([_numbers(t=1e9)] * 3), 2)
-        high = step.used(3, _Replies([_numbers(t=1e-9, signal=-1.0, noise=0.0)] * 3), 3)
+        low = step.used(2, Replies([numbers_of(t=1e9)] * 3), 2)
+        high = step.used(3, Replies([numbers_of(t=1e-9, signal=-1.0, noise=0.0)] * 3), 3)
 
         assert low == pytest.approx(usual / 2)
         assert high <= 2 * usual
@@ -279,7 +257,7 @@ class TestHistory:
         step, words = measured(num_queries=4)
         step.take_up(_ledger(0, grid=-26))
 
-        rate = step.used(1, _Replies([_numbers(t=1e-6, signal=0.0, noise=0.0)] * 3), 1)
+        rate = step.used(1, Replies([numbers_of(t=1e-6, signal=0.0, noise=0.0)] * 3), 1)
 
         # three devices' four scalars of 2 each, every coefficient rate · 2 / (3 · 4): their root sum of squares
         assert math.sqrt(12) * rate * 2 / 12 * 2.0**26 == pytest.approx(2**19)
@@ -289,37 +267,37 @@ class TestHistory:
         step, words = measured()
 
         assert step.planned(1) == 0.0
-        assert step.used(1, _Replies([_numbers(t=1e9)] * 3), 1) < 1e-6
+        assert step.used(1, Replies([numbers_of(t=1e9)] * 3), 1) < 1e-6
         assert words == []
 
     def test_curvature_along_the_gradient_is_averaged_over_rounds(self, measured: Any) -> None:
         step, _ = measured()
         for number in range(1, 2 * HISTORY):
-            step.used(number, _Replies([_numbers(signal=8.0)] * 3), number)
-        usual = step.used(10, _Replies([_numbers(signal=8.0)] * 3), 10)
+            step.used(number, Replies([numbers_of(signal=8.0)] * 3), number)
+        usual = step.used(10, Replies([numbers_of(signal=8.0)] * 3), 10)
 
-        once = step.used(11, _Replies([_numbers(signal=-8.0)] * 3), 11)  # as a few directions may say
+        once = step.used(11, Replies([numbers_of(signal=-8.0)] * 3), 11)  # as a few directions may say
 
         # the mean of ten rounds and this one; within a round devices agree
-        expected = _rate(_numbers(signal=(10 * 8.0 - 8.0) / 11), step._config, 3)
+        expected = _rate(numbers_of(signal=(10 * 8.0 - 8.0) / 11), step._config, 3)
         assert once == pytest.approx(expected)
         assert usual < once < 1.5 * usual
 
     def test_the_share_of_noise_is_averaged_over_rounds(self, measured: Any) -> None:
         step, _ = measured()
         for number in range(1, HISTORY):
-            step.used(number, _Replies([_numbers(share=0.2)] * 3), number)
+            step.used(number, Replies([numbers_of(share=0.2)] * 3), number)
 
-        once = step.used(HISTORY, _Replies([_numbers(share=0.7)] * 3), HISTORY)
+        once = step.used(HISTORY, Replies([numbers_of(share=0.7)] * 3), HISTORY)
 
-        assert once == pytest.approx(_rate(_numbers(share=0.3), step._config, 3))
+        assert once == pytest.approx(_rate(numbers_of(share=0.3), step._config, 3))
 
     def test_nothing_measured_keeps_the_rate_and_nobody_takes_no_step(self, measured: Any) -> None:
         step, _ = measured()
-        usual = step.used(1, _Replies([_numbers()] * 2), 1)
-        silent = _Replies([])
+        usual = step.used(1, Replies([numbers_of()] * 2), 1)
+        silent = Replies([])
 
-        class Unmoved(_Replies):
+        class Unmoved(Replies):
             accepted = 2  # type: ignore[assignment]
 
         assert step.used(2, silent, 2) == 0.0
@@ -328,19 +306,19 @@ class TestHistory:
     def test_local_steps_take_the_rate_of_a_round_of_one(self, measured: Any) -> None:
         step, _ = measured(num_queries=8, local_steps=3)
         assert step.planned(1) == 0.0
-        first = step.used(1, _Replies([_numbers()] * 4), 1)
+        first = step.used(1, Replies([numbers_of()] * 4), 1)
         planned = step.planned(2)
 
-        one = best_coefficient(_numbers(), directions=32, devices=4, left_out=8) * 32
+        one = best_coefficient(numbers_of(), directions=32, devices=4, left_out=8) * 32
 
         assert planned == pytest.approx(min(one, 2 * first))
-        assert step.used(2, _Replies([_numbers(t=1e9)] * 4), 2) == planned  # what devices used, the server does
+        assert step.used(2, Replies([numbers_of(t=1e9)] * 4), 2) == planned  # what devices used, the server does
         assert step.planned(3) < planned
 
     def test_lines_survive_and_those_of_lost_rounds_are_dropped(self, measured: Any, tmp_path: Path) -> None:
         step, _ = measured(local_steps=2)
         for number in (1, 2, 3):
-            step.used(number, _Replies([_numbers(t=200.0 + number)] * 3), number)
+            step.used(number, Replies([numbers_of(t=200.0 + number)] * 3), number)
         rates = [json.loads(line)["learning_rate"] for line in (tmp_path / LOG_NAME).read_text().splitlines()]
 
         again, _ = measured(local_steps=2)
@@ -348,7 +326,7 @@ class TestHistory:
 
         assert len(rates) == 3
         assert [row.learning_rate for row in again._rows] == rates[:2]
-        assert again.used(3, _Replies([_numbers(t=203.0)] * 3), 3) == rates[2]
+        assert again.used(3, Replies([numbers_of(t=203.0)] * 3), 3) == rates[2]
         assert again.planned(4) == step.planned(4)
         fresh, _ = measured()
         fresh.take_up(_ledger(0))
@@ -359,7 +337,7 @@ class TestHistory:
     )
     def test_lines_that_are_no_steps_are_refused(self, measured: Any, tmp_path: Path, line: str) -> None:
         step, _ = measured()
-        step.used(1, _Replies([_numbers()]), 1)
+        step.used(1, Replies([numbers_of()]), 1)
         good = json.loads((tmp_path / LOG_NAME).read_text())
         row = json.dumps(good | {"per_direction": math.nan}) if line == "NaN-row" else line
         (tmp_path / LOG_NAME).write_text(row + "\n")
@@ -379,13 +357,13 @@ class TestHistory:
 
         monkeypatch.setattr("server.rounds.step_size.write_durably", full)
 
-        assert step.used(1, _Replies([_numbers()]), 1) > 0
+        assert step.used(1, Replies([numbers_of()]), 1) > 0
         assert "steps.jsonl is not written: No space left on device" in words[0]
 
 
 def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
     step, _ = measured()
-    step.used(1, _Replies([_numbers(), _numbers(t=300.0)]), 1)
+    step.used(1, Replies([numbers_of(), numbers_of(t=300.0)]), 1)
 
     row = json.loads((tmp_path / LOG_NAME).read_text())
 
@@ -394,4 +372,4 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
             "devices", "room",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
-    assert astuple(_numbers())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])
+    assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_grid import FakeGrid
+from killed import Killed
+from step_replies import MEASURED, Replies, numbers_of
 
 from server.rounds.federation import Federation
 from server.rounds.private_step import ServerMeasuredStep
 from server.rounds.step_size import LOG_NAME
-from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import Curvature, RelativeCurvature
@@ -25,28 +25,6 @@ from zo_common.wire.plan import decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]
-MEASURED = {"learning_rate": "auto", "num_queries": 4, "local_steps": 1, "num_server_rounds": 4}
-
-
-@dataclass
-class _Replies:
-    """Numbers of valid replies."""
-
-    found: list[RelativeCurvature]
-
-    @property
-    def accepted(self) -> int:
-        return len(self.found)
-
-    def curvatures(self) -> list[RelativeCurvature]:
-        return self.found
-
-    def scalars(self) -> list[ClientScalars]:
-        return [ClientScalars(number, 1, 5, np.full((1, 4), 2.0)) for number in range(self.accepted)]
-
-
-def _numbers(t: float = 200.0, signal: float = 8.0, noise: float = 1.0, share: float = 0.25) -> RelativeCurvature:
-    return RelativeCurvature(t, signal, noise, share)
 
 
 def _rows(config: RunConfig) -> list[dict[str, Any]]:
@@ -77,14 +55,17 @@ class TestFederation:
         assert all(row["per_direction"] > 0 for row in _rows(config))
 
     def test_a_resumed_run_ends_with_the_same_bits(
-        self, settings: Settings, federate: Federate, grid_of: Callable[..., FakeGrid], ledger_of: Any, tmp_path: Path
+        self,
+        settings: Settings,
+        federate: Federate,
+        grid_of: Callable[..., FakeGrid],
+        ledger_of: Any,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         changes = MEASURED | {"local_steps": 2, "num_queries": 3}
         whole = settings(**changes, output=str(tmp_path / "whole"))
         federate(whole)
-
-        class Killed(BaseException):
-            pass
 
         killed = settings(**changes)
         grid = grid_of(killed)
@@ -96,7 +77,7 @@ class TestFederation:
                 raise Killed
             commit(server_round, contributions)
 
-        federation.state.commit = dies  # type: ignore[method-assign]
+        monkeypatch.setattr(federation.state, "commit", dies)
         with pytest.raises(Killed):
             federation.run()
         assert [row["server_round"] for row in _rows(killed)] == [1, 2, 3]
@@ -230,7 +211,7 @@ class TestPrivacy:
         def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
             changed = replace(config, **changes)
             step = ServerMeasuredStep(changed, held, print)
-            (found,) = step.measure(1, _Replies([_numbers()] * 3))
+            (found,) = step.measure(1, Replies([numbers_of()] * 3))
             return step._rate(found, 3, config.local_steps), found
 
         plain, numbers = rate()

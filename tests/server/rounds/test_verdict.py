@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,13 +150,10 @@ def test_a_server_without_a_model_notices_that_nothing_moved(
 
 
 def test_updates_that_undo_each_other_moved_nothing() -> None:
-    records = history(3)
-    header = SimpleNamespace(header=None, records=tuple(records))
-    assert moved(header)  # type: ignore[arg-type]
-    back = Record(4, 0, negated(tuple(records)))
-    assert not moved(SimpleNamespace(header=None, records=(*records, back)))  # type: ignore[arg-type]
-    half = Record(4, 0, negated(tuple(records[1:])))
-    assert moved(SimpleNamespace(header=None, records=(*records, half)))  # type: ignore[arg-type]
+    records = tuple(history(3))
+    assert moved(records)
+    assert not moved((*records, Record(4, 0, negated(records))))
+    assert moved((*records, Record(4, 0, negated(records[1:]))))
 
 
 @pytest.mark.parametrize("server_model", [True, False])

@@ -9,6 +9,7 @@ import pytest
 from secure_cohort import Cohort, keys_of, node_key, terms_of, vectors_of
 
 from zo_common.errors import CodecError, ConfigError, SecureAggregationError
+from zo_common.secure_sum.boxes import unseal
 from zo_common.secure_sum.device import Phase, SecureDevice
 from zo_common.secure_sum.graph import Graph
 from zo_common.secure_sum.masks import new_private, public_of
@@ -115,8 +116,11 @@ class TestKeyList:
 
     def test_without_peer_keys_the_server_is_trusted_not_to_swap(self) -> None:
         devices, keys = _listed()
-        swapped = replace(keys.keys[3], box_key=public_of(new_private()), mask_key=public_of(new_private()))
-        devices[0].share(replace(keys, keys=(*keys.keys[:3], swapped, keys.keys[4])))
+        private = new_private()
+        swapped = replace(keys.keys[3], box_key=public_of(private), mask_key=public_of(new_private()))
+        shared = devices[0].share(replace(keys, keys=(*keys.keys[:3], swapped, keys.keys[4])))
+        # whoever swapped them reads the shares that were meant for device 3
+        assert all(unseal(private, keys.keys[0].box_key, keys.session, 0, 3, shared.boxes[3]))
 
 
 class TestOrder:
