@@ -11,10 +11,12 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 
-from client.worker import desk, host, journal  # noqa: F401 - imported once, for all
-from client.worker import service as worker  # noqa: F401 - imported once, for all
 from client.worker.cli import main as run_worker
+
+for _module in ("desk", "host", "journal", "service"):  # imported once, for all workers
+    import_module(f"client.worker.{_module}")
 
 
 def _child(arguments: list[str], log: str) -> None:

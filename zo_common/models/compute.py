@@ -50,7 +50,7 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device {name!r} cannot be used ({reason}): use auto, cpu, cuda, cuda:1, mps or xpu"
