@@ -24,7 +24,6 @@ from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_t
 from zo_common.lattice.trained import measured_groups
 
 _TAIL = 64
-_CLIP = 3.0  # as a run's default
 
 
 class AutoTensors(LatticeRounds):
@@ -63,7 +62,7 @@ class AutoTensors(LatticeRounds):
                         partial(losses, batch),
                         seed,
                         passes,
-                        partial(clip_factors, multiple=_CLIP),
+                        partial(clip_factors, multiple=settings.clip_utterances),
                     )
                 except NonFiniteLoss:
                     continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.settings import EstimatorConfig
-from zo_common.estimator.step import LossFn
+from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all
@@ -57,6 +58,7 @@ class LatticeRounds:
             self.settings.local_steps,
             self.config,
             learning_rate,
+            weigh=partial(clip_factors, multiple=self.settings.clip_utterances),
             **self.rate.asks,
         )
 

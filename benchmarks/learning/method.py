@@ -50,6 +50,7 @@ class Settings:
         epsilon, tail_tokens: 0 and −1 for what the loss check of the first device's recordings chooses.
         scale: of the lattice.
         local_steps: of a device a round.
+        clip_utterances: multiple of a step's median norm to which an utterance's scalars are clipped; 0: not at all.
         devices: how many share the training speech.
         extra: what a variant needs besides, as (name, value).
     """
@@ -65,6 +66,7 @@ class Settings:
     tail_tokens: int = 256
     batch_size: int = 16
     local_steps: int = 1
+    clip_utterances: float = 0.0
     devices: int = 8
     seed: int = 0
     extra: tuple[tuple[str, float], ...] = ()

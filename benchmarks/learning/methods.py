@@ -89,7 +89,7 @@ def _adam(name: str, tensors: str, title: str, rates: tuple[float, ...], **other
     return {name: Entry(title, _first_order, Settings(name, tensors, **{"local_steps": 4, **others}), rates)}
 
 
-_OURS = Settings("auto", BIASES, epsilon=0.0, tail_tokens=-1, batch_size=4)
+_OURS = Settings("auto", BIASES, epsilon=0.0, tail_tokens=-1, batch_size=4, clip_utterances=RunConfig().clip_utterances)
 _RATES = (1e-3, 2e-3, 4e-3)
 _BIAS_RATES = (0.03, 0.1, 0.3)
 
