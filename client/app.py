@@ -6,8 +6,10 @@ Where the node config names a `worker-address` nothing heavy is imported: Flower
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.place import place_of
+from zo_common.console import shown
 from zo_common.errors import ConfigError, ZOError
 
 if TYPE_CHECKING:
@@ -173,3 +176,10 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
 
 
 app = make_client_app()
+
+
+@app.lifespan()
+def show_messages(context: Context) -> Iterator[None]:
+    """The app that `flwr run` starts prints its messages."""
+    with shown(logging.StreamHandler(sys.stdout)):
+        yield

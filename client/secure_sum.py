@@ -13,6 +13,7 @@ Node config, all optional:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -34,6 +35,7 @@ from zo_common.secure_sum.state import dump_device, load_device
 from zo_common.wire.masked_reply import bare, encode_masked, vector_of
 from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_reply
 
+logger = logging.getLogger(__name__)
 KEY = "secure"
 _STATE = "zo-secure"
 Ask = Callable[[], tuple[str, bytes | str]]
@@ -108,7 +110,7 @@ class _Kept:
         last = self.last if terms.run_id == self.run else 0
         node = context.node_config
         if self._peers is None and not last and "partition-id" not in node:
-            print(NO_PEERS, flush=True)
+            logger.warning(NO_PEERS)
         least = int(node.get("secure-cohort", LEAST_COHORT))
         client_id = place_of(node, context.node_id).client_id
         self.device = SecureDevice(terms, client_id, self._signer, self._peers, least=least, last_round=last)
@@ -172,9 +174,10 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, 
         masked = device.mask(sharers, vector, noise_of(privacy, device.least_survivors))
     finally:
         kept.save()
-    for word in (reply.message, f"{clipped} scalars were clipped, lower epsilon's noise" if clipped else ""):
-        if word:  # it is about this device's recordings: not for the server
-            print(f"round {reply.server_round}: {word}", flush=True)
+    if reply.message:  # it is about this device's recordings: not for the server
+        logger.info(f"round {reply.server_round}: {reply.message}")
+    if clipped:
+        logger.warning(f"round {reply.server_round}: {clipped} scalars were clipped, lower epsilon's noise")
     return key, encode_masked(replace(reply, message=""), masked.encode())
 
 

@@ -1,5 +1,6 @@
 """The server of a federation."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from zo_common.lazy import lazy_names
@@ -15,6 +16,8 @@ else:
             "Federation": "server.rounds.federation",
         },
     )
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Events",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,14 @@ from server.rounds.verdict import EVALUATION, raise_if_worse, verdict_on
 from server.run.log import RoundReport, read_rows, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
+from zo_common.console import hushed, shown
 from zo_common.errors import ConfigError, RunStopped, ZOError
 from zo_common.models.compute import choose_device
 from zo_common.models.export import export_model
 from zo_common.speech.evaluation import evaluate, held_out_loss
 from zo_common.speech.recordings import Recordings, read_speech, spread
+
+logger = logging.getLogger(__name__)
 
 
 class HeldOut:
@@ -69,7 +74,7 @@ class HeldOut:
         try:
             write_rows(self.path, self.curve)
         except OSError as error:  # the next evaluation writes all of them
-            federation.events.on_word(f"{self.path} is not written: {error.strerror}")
+            logger.warning(f"{self.path} is not written: {error.strerror}")
         return row
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events, *, decode_all: bool) -> dict[str, Any]:
@@ -152,20 +157,23 @@ def check_before_start(config: RunConfig) -> None:
     choose_device(config.device)  # those of a simulation are on this machine
     held = GlobalModel(config)
     HeldOut(config).prepare(held)
-    guard_for(config, held, on_word=lambda word: None)
-    step_size(config, held, on_word=lambda word: None)
+    with hushed("server"):
+        guard_for(config, held)
+        step_size(config, held)
 
 
-def print_round(report: RoundReport) -> None:
+def log_round(report: RoundReport) -> None:
     """Flower-style log lines of a round."""
     loss = f"{report.loss:.4f}" if report.loss is not None else "none"
-    print(f"[ROUND {report.server_round}] {report.answered}/{report.asked} devices, train loss {loss}")
-    print(f"  ├── payload {report.up.payload} B up, {report.down.payload} B down; ledger {report.ledger_bytes} B")
+    logger.info(f"[ROUND {report.server_round}] {report.answered}/{report.asked} devices, train loss {loss}")
+    up, down = report.up.payload, report.down.payload
+    logger.info(f"  ├── payload {up} B up, {down} B down; ledger {report.ledger_bytes} B")
     if report.refused:
-        print(f"  ├── refused: {dict(report.refused)}")
+        logger.info(f"  ├── refused: {dict(report.refused)}")
     if report.evaluation:
-        print(f"  ├── held out: {json.dumps({k: v for k, v in report.evaluation.items() if k != 'payload'})}")
-    print(f"  └── checksum {report.checksum or 'unknown'}, {report.seconds:.1f} s", flush=True)
+        held_out = {key: value for key, value in report.evaluation.items() if key != "payload"}
+        logger.info(f"  ├── held out: {json.dumps(held_out)}")
+    logger.info(f"  └── checksum {report.checksum or 'unknown'}, {report.seconds:.1f} s")
 
 
 def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:
@@ -177,7 +185,7 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
         settings = config or RunConfig.from_mapping(context.run_config)
         refuse_occupied(settings)
         held_out = HeldOut(settings)
-        hooks = events or Events(on_round=print_round)
+        hooks = events or Events(on_round=log_round)
         hooks.on_evaluate = held_out
         hooks.on_model = held_out.prepare
         federation = Federation(settings, grid, hooks)
@@ -206,12 +214,13 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        try:
-            inner(grid, context)
-            raise_if_worse(output_of(app_config, context))
-        except ZOError as error:
-            print(f"error: {error}", flush=True)
-            raise SystemExit(1) from None
+        with shown(logging.StreamHandler(sys.stdout)):
+            try:
+                inner(grid, context)
+                raise_if_worse(output_of(app_config, context))
+            except ZOError as error:
+                logger.error(f"error: {error}")
+                raise SystemExit(1) from None
 
     return app
 

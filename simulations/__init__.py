@@ -1,5 +1,6 @@
 """Federations of virtual devices on one machine."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from zo_common.lazy import lazy_names
@@ -15,6 +16,8 @@ else:
             "run_simulation": "simulations.simulation",
         },
     )
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "Scenario",

@@ -83,7 +83,7 @@ def run_simulation(
 
     Args:
         output: folder of the run; default: `output` of the scenario's run settings, else `results/<time>-<name>`.
-        events: hooks for progress; default: messages and rounds are printed.
+        events: hooks for progress; default: rounds go to the loggers, as all messages do (`zo_common.console.shown`).
         places: folders of models, speech and results; default: `models`, `data` and `results` in the working directory.
 
     Raises:

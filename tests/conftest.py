@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,15 @@ def whisper_dir() -> Path:
     from simulations.models.whisper_import import bundled_whisper
 
     return bundled_whisper(MODELS)
+
+
+@pytest.fixture(autouse=True)
+def quiet_again() -> Iterator[None]:
+    """What a test listens to ends with it."""
+    from listening import stop_listening
+
+    yield
+    stop_listening()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,5 +1,6 @@
 """Federated zeroth-order fine-tuning: the method, shared by server and devices."""
 
+import logging
 from typing import TYPE_CHECKING
 
 from zo_common.lazy import lazy_names
@@ -35,6 +36,8 @@ else:
             "zo_step": "zo_common.estimator.step",
         },
     )
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "EstimatorConfig",

@@ -64,7 +64,7 @@ def run(crowd: Crowd, config: RunConfig, before: dict[str, float] | None = None)
         path = Path(folder) / LEDGER_NAME
         config = settle_noise(replace(config, output=folder), members, path)
         ledger = LedgerFile.create(path, open_header(config, (f"{base_id:016x}".ljust(64, "0"), 0, ())))
-        guard = privacy_guard(config, ledger, False, lambda word: None)
+        guard = privacy_guard(config, ledger, False)
         for server_round in range(1, config.num_server_rounds + 1):
             record = _round(crowd, config, guard, members, server_round, base_id)
             try:

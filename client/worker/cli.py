@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,8 +19,10 @@ from client.worker.client import WorkerClient, read_token
 from client.worker.listen import expect_local, notify, socket_path
 from client.worker.view import Follower, show
 from zo_common.cli import run_typer
+from zo_common.console import LineHandler, shown
 from zo_common.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 DEFAULT_LISTEN = "unix:/run/zo-asr/worker.sock"
 app = typer.Typer(
     help="Keep model, recordings and rounds of this device warm between Flower's messages.",
@@ -88,15 +90,25 @@ def default_state_folder() -> Path:
     return Path(given) if given else Path.home() / ".local" / "state" / "zo-asr"
 
 
-def log(word: str) -> None:
-    """One line on stderr with the time; nothing where it cannot be written, as on a full disk."""
-    line = f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {word}\n"
-    with suppress(OSError):
-        os.write(2, line.encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
+def stderr_handler() -> logging.Handler:
+    """Messages on stderr with the time; nothing where that cannot be written, as on a full disk."""
+
+    def write(line: str) -> None:
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
+
+    handler = LineHandler(write)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    return handler
 
 
 def run_worker(options: Options) -> None:
     """Load, recover, listen; return after a signal once the state is on disk."""
+    with shown(stderr_handler()):
+        _run_worker(options)
+
+
+def _run_worker(options: Options) -> None:
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
@@ -105,33 +117,35 @@ def run_worker(options: Options) -> None:
     from client.worker.journal import Journal
     from client.worker.service import start_server
 
-    journal = Journal(options.state, log)
-    desk = Desk(options.orphan_seconds, log)
+    journal = Journal(options.state)
+    desk = Desk(options.orphan_seconds)
     account = None
     if options.max_epsilon:
         account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
-        log(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
-    host = Host(options.own, journal, desk, log, account)
+        logger.info(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
+    host = Host(options.own, journal, desk, account)
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     server, _, address = start_server(host, desk, options.listen, options.token)
-    log(f"listening on {address}, state in {options.state}")
+    logger.info(f"listening on {address}, state in {options.state}")
     notify("READY=1")
     stop.wait()
     notify("STOPPING=1")
-    log("stopping")
+    logger.info("stopping")
     ended = desk.close(options.stop_seconds)
     server.stop(grace=1.0).wait(3.0)
     path = socket_path(options.listen)
     if path is not None:
         path.unlink(missing_ok=True)
     if not ended:
-        log(f"the step in progress takes longer than {options.stop_seconds:g} s: round {host.have_round} is saved")
+        logger.warning(
+            f"the step in progress takes longer than {options.stop_seconds:g} s: round {host.have_round} is saved"
+        )
         os._exit(0)  # its thread cannot be ended otherwise
     host.save()
     journal.close()
-    log(f"stopped at round {host.have_round}")
+    logger.info(f"stopped at round {host.have_round}")
 
 
 def _ask(listen: str, token_file: Path | None, question: Callable[[WorkerClient], Any]) -> Any:

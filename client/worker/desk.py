@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import time
-import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +13,7 @@ from threading import Condition, RLock, Thread, Timer
 from client.device.engine import Cancelled
 from client.worker.job import Failure, Job, Request
 
+logger = logging.getLogger(__name__)
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be given again
 Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be given again
 MAX_ANSWERS = 8
@@ -35,12 +36,10 @@ class Desk:
 
     Args:
         orphan_seconds: how long work goes on that nobody waits for.
-        on_word: hears what is cancelled and why; what it raises is lost.
     """
 
-    def __init__(self, orphan_seconds: float = 15.0, on_word: Callable[[str], None] = lambda word: None) -> None:
+    def __init__(self, orphan_seconds: float = 15.0) -> None:
         self._orphan_seconds = orphan_seconds
-        self._told = on_word
         self._changed = Condition(RLock())
         self._running: tuple[Job, Work] | None = None
         self._next: tuple[Job, Work] | None = None
@@ -150,7 +149,7 @@ class Desk:
     def _stop(self, job: Job, why: Failure) -> None:
         if job.stop is None and not job.done:
             job.stop = why
-            self._on_word(f"{_named(job.request)} is stopped after its step: {why.word}")
+            logger.info(f"{_named(job.request)} is stopped after its step: {why.word}")
 
     def close(self, seconds: float) -> bool:
         """Take nothing new and stop the work in progress after its step; False if that takes longer."""
@@ -188,10 +187,6 @@ class Desk:
             self._running, self._next = self._next, None
             job.end(answer, failure)
 
-    def _on_word(self, word: str) -> None:
-        with suppress(Exception):  # a log that cannot be written stops no work
-            self._told(word)
-
     def _attempt(self, job: Job, work: Work) -> Outcome:
         """Run the work whatever it raises: the next request must find a thread."""
         try:
@@ -203,7 +198,7 @@ class Desk:
         except Cancelled as error:
             return None, job.stop or Failure("cancelled", str(error)), False
         except BaseException as error:
-            self._on_word(traceback.format_exc().rstrip())
+            logger.exception(f"{_named(job.request)} failed")
             first = (str(error).splitlines() or [""])[0]
             return None, Failure("failed", f"{type(error).__name__}: {first}"), False
 

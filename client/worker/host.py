@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -33,6 +33,7 @@ from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode
 from zo_common.wire.evaluation import EvaluationReply, encode_evaluation
 from zo_common.wire.plan import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
 
+logger = logging.getLogger(__name__)
 _PROBLEMS_SHOWN = 10
 _MAX_HELLOS = 8
 _EX_SOFTWARE = 70
@@ -43,7 +44,6 @@ class Host:
 
     Args:
         own: settings of this device in kebab-case, which win over a run's: model, data, device, precision …
-        on_word: hears what the operator should know, a line each.
         account: what the device's owner allows all runs to learn.
     """
 
@@ -52,14 +52,13 @@ class Host:
         own: dict[str, Any],
         journal: Journal,
         desk: Desk,
-        on_word: Callable[[str], None],
         account: PrivacyAccount | None = None,
     ) -> None:
         # a server must not choose where a device writes
         self._own = {"feature-cache": ""} | own
         self._journal = journal
         self._desk = desk
-        self._on_word, self._account = on_word, account
+        self._account = account
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
@@ -81,7 +80,7 @@ class Host:
                 self._journal.recover(engine, saved)
             self._state = engine.have_round, engine.state.checksum()
         self._stamp = stamp(config.data)
-        self._on_word(
+        logger.info(
             f"{config.model} on {engine.device} in {engine.precision}, {self._look_at_recordings(config)} in "
             f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
         )
@@ -96,7 +95,7 @@ class Host:
         if not found.utterances and config.needs_text and (untold := read(need_text=False)).utterances:
             found, kind = untold, "recordings without transcripts"  # which may be all that the next run needs
         for problem in found.problems[:_PROBLEMS_SHOWN]:
-            self._on_word(f"recordings: {problem}")
+            logger.warning(f"recordings: {problem}")
         return f"{len(found.utterances)} {kind}"
 
     def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
@@ -109,7 +108,7 @@ class Host:
             except ModelNotFound:
                 raise
             except ZOError as error:
-                self._on_word(f"the last run's settings cannot be used ({error})")
+                logger.warning(f"the last run's settings cannot be used ({error})")
         return RunConfig.from_mapping(self._own)
 
     def settings(self, text: str) -> RunConfig:
@@ -257,7 +256,7 @@ class Host:
     def _prepare(self, config: RunConfig) -> None:
         """The engine and the recordings for these settings; a user error is told by whoever uses them."""
         if self._engine is not None and engine_key(self._engine.config) != engine_key(config):
-            self._on_word("other settings: the model is loaded again")
+            logger.info("other settings: the model is loaded again")
             self._engine = None  # one model in memory
         if self._engine is None:
             with suppress(ZOError):
@@ -265,7 +264,7 @@ class Host:
                 self._state = engine.have_round, engine.state.checksum()
         now = stamp(config.data)
         if now != self._stamp:
-            self._on_word("the table of recordings has changed: it is read again")
+            logger.info("the table of recordings has changed: it is read again")
             self._stamp = now
             forget_recordings()
 
@@ -294,12 +293,12 @@ class Host:
             word = "the weights are not those of a round that is known"
         except Exception as error:
             word = f"the weights cannot be looked at after this work ({_named(error)})"
-        self._on_word(f"{word}: the model is loaded again")
+        logger.error(f"{word}: the model is loaded again")
         try:
             engine.rebuild()
             self._synced(engine)
         except Exception as error:
-            self._on_word(
+            logger.critical(
                 f"the model cannot be loaded again ({_named(error)}): the worker ends and must be started anew"
             )
             os._exit(_EX_SOFTWARE)
@@ -308,7 +307,7 @@ class Host:
         r = job.request
         self.last = {"kind": r.kind, "round": r.server_round, "status": status, "seconds": round(seconds, 3)}
         self.last["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self._on_word(f"{r.kind} round {r.server_round}: {' '.join(status.split())} after {seconds:.1f} s")
+        logger.info(f"{r.kind} round {r.server_round}: {' '.join(status.split())} after {seconds:.1f} s")
 
     def save(self) -> None:
         """Bring the disk to the present state, if nothing uses the engine."""

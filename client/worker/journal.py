@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import struct
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from zo_common.ledger.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
 from zo_common.wire.plan import Status
+
+logger = logging.getLogger(__name__)
 
 _STATE, _SNAPSHOT, _ANSWER = b"ZOST", b"ZOSN", b"ZOAN"
 _VERSION = 1
@@ -58,10 +61,9 @@ class Journal:
         ConfigError: another worker uses the folder, or it cannot be made.
     """
 
-    def __init__(self, folder: Path, on_word: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.unsaved = ""
-        self._on_word = on_word
         self._ledger_path = folder / "ledger.zo"
         self._file: LedgerFile | None = None
         self._identity: tuple[object, ...] = ()  # of the engine whose rounds are in the file
@@ -103,7 +105,7 @@ class Journal:
             engine.rebuild()
 
     def _start_anew(self, error: Exception) -> None:
-        self._on_word(f"the state in {self.folder} cannot be used ({error}): starting from the base model")
+        logger.warning(f"the state in {self.folder} cannot be used ({error}): starting from the base model")
 
     def _recover(self, engine: Engine, saved: SavedState) -> None:
         if saved.fingerprint != engine.fingerprint:
@@ -124,7 +126,7 @@ class Journal:
         if count and engine.state.checksum() != checksum:
             raise ChecksumMismatch(f"replay does not reach the checksum {checksum:016x} of round {engine.have_round}")
         if count < len(records):
-            self._on_word(f"{len(records) - count} saved rounds after round {engine.have_round} cannot be verified")
+            logger.warning(f"{len(records) - count} saved rounds after round {engine.have_round} cannot be verified")
         self._file, self._identity = file, _identity(engine)
         self._stated = saved.last_round, saved.checksum
 
@@ -147,7 +149,7 @@ class Journal:
         except (OSError, ZOError) as error:
             self._file = self._reopened()
             if not self.unsaved:
-                self._on_word(f"the state of round {engine.have_round} is not saved: {error}")
+                logger.warning(f"the state of round {engine.have_round} is not saved: {error}")
             self.unsaved = f"round {engine.have_round}: {error}"
         else:
             self.unsaved = ""
@@ -214,7 +216,7 @@ class Journal:
         try:
             write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer))
         except OSError as error:
-            self._on_word(f"the last answer is not saved: {error}")
+            logger.warning(f"the last answer is not saved: {error}")
 
     def answer(self) -> tuple[bytes, bytes] | None:
         """The last answer's request digest and its bytes; None, with a word unless there is none."""
@@ -223,7 +225,7 @@ class Journal:
         except FileNotFoundError:
             return None
         except (OSError, ZOError) as error:
-            self._on_word(f"the last answer in {self.folder} cannot be used ({error})")
+            logger.warning(f"the last answer in {self.folder} cannot be used ({error})")
             return None
         return body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from flwr.app import Context
@@ -9,8 +10,10 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.app import make_server_app, output_of
 from server.rounds.verdict import raise_if_worse
+from zo_common.console import shown
 from zo_common.errors import ZOError
 
+logger = logging.getLogger(__name__)
 app = ServerApp()
 
 
@@ -21,10 +24,11 @@ class RunFailed(Exception):
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation."""
-    try:
-        make_server_app()(grid, context)
-        raise_if_worse(output_of(None, context))
-    except ZOError as error:
-        print(f"error: {error}", flush=True)
-        sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
-        raise RunFailed(str(error)) from None
+    with shown(logging.StreamHandler(sys.stdout)):
+        try:
+            make_server_app()(grid, context)
+            raise_if_worse(output_of(None, context))
+        except ZOError as error:
+            logger.error(f"error: {error}")
+            sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
+            raise RunFailed(str(error)) from None

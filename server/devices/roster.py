@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.messaging.validation import MAX_EXAMPLES
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
+logger = logging.getLogger(__name__)
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
@@ -158,14 +160,13 @@ class Roster:
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 
-    def __init__(self, grid: Grid, config: RunConfig, on_word: Callable[[str], None]) -> None:
+    def __init__(self, grid: Grid, config: RunConfig) -> None:
         self.members: dict[int, Member] = {}
         self.online: set[int] = set()
         self.told = Introductions()
         self.also: Mapping[str, str] = {}
         self._grid = grid
         self._config = config
-        self._on_word = on_word
         self._again: dict[int, tuple[int, int, str]] = {}  # node → (round to ask again, times asked, last word)
 
     def start(self) -> None:
@@ -181,7 +182,7 @@ class Roster:
         roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
         problems = roll.problems()
         for problem in problems:
-            self._on_word(problem)
+            logger.warning(problem)
         ids = [m.client_id for m in roll.members.values()]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
@@ -199,13 +200,13 @@ class Roster:
         for node in set(nodes) - set(roll.members):
             self._ask_again_later(node, 0, roll.words.get(node, ""))
         for client, count in self.told.skipped.items():
-            self._on_word(f"device {client} skipped {count} bad recordings")
+            logger.warning(f"device {client} skipped {count} bad recordings")
 
     def leave_out(self, node: int, word: str, server_round: int = 0) -> None:
         """Take a device off the roster; it is asked again who it is some rounds later."""
         self.members.pop(node, None)
         if self._ask_again_later(node, server_round, word):
-            self._on_word(f"{word}; it is left out")
+            logger.warning(f"{word}; it is left out")
 
     def _ask_again_later(self, node: int, server_round: int, word: str) -> bool:
         """Whether the word is a new one."""

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
-from collections.abc import Callable
 
 from server.devices.roster import Member, Roster
 from server.devices.standing import Standings
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 
+logger = logging.getLogger(__name__)
 _SAMPLING_STREAM = 1 << 42
 
 
 class Selection:
     """Chooses among a run's devices."""
 
-    def __init__(self, config: RunConfig, roster: Roster, standings: Standings, on_word: Callable[[str], None]) -> None:
-        self._config, self._roster, self._standings, self._on_word = config, roster, standings, on_word
+    def __init__(self, config: RunConfig, roster: Roster, standings: Standings) -> None:
+        self._config, self._roster, self._standings = config, roster, standings
 
     def _here(self) -> list[Member]:
         roster = self._roster
@@ -37,7 +38,7 @@ class Selection:
             if len(here) + newcomers >= self._config.min_clients or time.monotonic() > deadline:
                 return
             if not told:
-                self._on_word(
+                logger.warning(
                     f"round {server_round}: {len(here)} devices are online, min-clients is {self._config.min_clients}: "
                     "waiting for more"
                 )

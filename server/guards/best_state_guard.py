@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from server.guards.closing import averaged_rounds, kept_records
@@ -9,6 +10,7 @@ from server.guards.logged_guard import LoggedGuard, Look
 from server.run.log import RoundReport
 from zo_common.ledger.record import Record
 
+logger = logging.getLogger(__name__)
 _SMALLER = 0.5  # by which the step is multiplied after a bad look
 
 
@@ -67,8 +69,8 @@ class BestStateGuard(LoggedGuard[Look]):
         if not self._stuck:
             rounds = min(rounds, self._last_round - self.closings)
         if self._stuck:
-            self._on_word(f"guard: {self._config.max_bad_rounds} looks in a row were bad, the run ends early")
-        self._on_word(f"guard: the run ends with {why}")
+            logger.warning(f"guard: {self._config.max_bad_rounds} looks in a row were bad, the run ends early")
+        logger.info(f"guard: the run ends with {why}")
         ending: dict[str, Any] = {"chosen": chosen, "record": record, "stopped": self._stuck or self._stopped}
         return ending | {"rounds": rounds, "why": why, "candidates": losses}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 
 from server.guards.collapse_guard import CollapseGuard
@@ -16,14 +16,13 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.splits import DEVELOPMENT, splits_of
 
+logger = logging.getLogger(__name__)
 NO_GUARD = "none"
-OnWord = Callable[[str], None]
 
 
 def guard_for(
     config: RunConfig,
     held: GlobalModel | None,
-    on_word: OnWord,
     on_stage: OnStage = lambda label, done, total: None,
     ask: Ask = lambda: DeviceLosses({}),
 ) -> Guard:
@@ -44,19 +43,19 @@ def guard_for(
     if split == NO_GUARD:
         return Guard(config)
     if not config.needs_text:
-        return _against_collapse(config, held, on_word, on_stage)
+        return _against_collapse(config, held, on_stage)
     if held is None or (split and not config.data):
-        return _on_devices(config, held, on_word, ask)
+        return _on_devices(config, held, ask)
     if not split:
-        return _default_guard(config, held, on_word, on_stage, ask)
-    _tell_what_is_reported(config, on_word)
-    return HeldOutGuard(config, held, split, on_word, on_stage, skip_bad=config.skip_bad)
+        return _default_guard(config, held, on_stage, ask)
+    _tell_what_is_reported(config)
+    return HeldOutGuard(config, held, split, on_stage, skip_bad=config.skip_bad)
 
 
-def _against_collapse(config: RunConfig, held: GlobalModel | None, on_word: OnWord, on_stage: OnStage) -> Guard:
+def _against_collapse(config: RunConfig, held: GlobalModel | None, on_stage: OnStage) -> Guard:
     split = config.guard_split
     if not split:
-        on_word(
+        logger.warning(
             f"objective {config.objective} has no guard against collapse: "
             "set guard-split to a labelled split on the server"
         )
@@ -66,49 +65,51 @@ def _against_collapse(config: RunConfig, held: GlobalModel | None, on_word: OnWo
             f"guard-split is {split!r} and server-model is off, but the guard looks at the server's model: leave one "
             "of the two out"
         )
-    _tell_what_is_reported(config, on_word)
-    return CollapseGuard(config, held, on_word, on_stage)
+    _tell_what_is_reported(config)
+    return CollapseGuard(config, held, on_stage)
 
 
-def _tell_what_is_reported(config: RunConfig, on_word: OnWord) -> None:
+def _tell_what_is_reported(config: RunConfig) -> None:
     if config.guard_split == config.eval_split:
-        on_word(f"guard-split and eval-split are both {config.guard_split!r}: what is reported has chosen the rounds")
+        logger.warning(
+            f"guard-split and eval-split are both {config.guard_split!r}: what is reported has chosen the rounds"
+        )
 
 
-def _default_guard(config: RunConfig, held: GlobalModel, on_word: OnWord, on_stage: OnStage, ask: Ask) -> Guard:
+def _default_guard(config: RunConfig, held: GlobalModel, on_stage: OnStage, ask: Ask) -> Guard:
     """On the speech that there is; what is wrong with it stops no run that did not ask for a guard."""
     evaluated = config.eval_split if config.evaluate_on == "server" else ""
     there = splits_of(config.data, ask_hub=bool(evaluated))
     used = (config.train_split, config.eval_split)
     split = next((name for name in DEVELOPMENT if name in there and name not in used), evaluated)
     if not split and (config.evaluate_on == "clients" or not config.data):
-        return _on_devices(config, held, on_word, ask)
+        return _on_devices(config, held, ask)
     if not split:
-        on_word(f"no guard: {_why_none(config)}; name a split as guard-split")
+        logger.warning(f"no guard: {_why_none(config)}; name a split as guard-split")
         return Guard(config)
     try:
-        guard = HeldOutGuard(config, held, split, on_word, on_stage, skip_bad=True)
+        guard = HeldOutGuard(config, held, split, on_stage, skip_bad=True)
     except DataError as error:
-        on_word(f"no guard: split {split!r} cannot be used: {error.problems[0]}")
+        logger.warning(f"no guard: split {split!r} cannot be used: {error.problems[0]}")
         return Guard(config)
     if split == config.eval_split:
-        on_word(
+        logger.warning(
             f"the guard looks at eval-split {split!r}: what is reported has chosen the rounds (name another split as "
             "guard-split, or 'none')"
         )
     return guard
 
 
-def _on_devices(config: RunConfig, held: GlobalModel | None, on_word: OnWord, ask: Ask) -> Guard:
+def _on_devices(config: RunConfig, held: GlobalModel | None, ask: Ask) -> Guard:
     """On the devices' held-out speech, unless the run promises that the server learns nothing of a single device."""
     if config.privacy != "none" or config.secure_aggregation:
         promise = f"privacy is {config.privacy!r}" if config.privacy != "none" else "secure-aggregation is on"
-        on_word(
+        logger.warning(
             f"no guard: the server has no held-out speech, {promise}, and devices' losses would be sent in the clear; "
             "give the server's data a split dev, and its model"
         )
         return Guard(config)
-    return DeviceGuard(config, held, ask, on_word)
+    return DeviceGuard(config, held, ask)
 
 
 def _why_none(config: RunConfig) -> str:

@@ -6,7 +6,6 @@ split of its own. A round that makes that worse is refused before it is recorded
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -32,7 +31,7 @@ class CollapseGuard(RoundGuard[Health]):
 
     refusal = "collapse"
 
-    def __init__(self, config: RunConfig, held: GlobalModel, on_word: Callable[[str], None], on_stage: OnStage) -> None:
+    def __init__(self, config: RunConfig, held: GlobalModel, on_stage: OnStage) -> None:
         data = read_speech(
             config.data,
             held.family.reader(language=config.language),
@@ -42,7 +41,7 @@ class CollapseGuard(RoundGuard[Health]):
         )
         self._data = spread(data, config.guard_utterances) if config.guard_utterances else data
         self._uncertainty = 0.0  # at the last good look
-        super().__init__(config, held, f"{len(self._data)} of {config.guard_split}", on_word, on_stage)
+        super().__init__(config, held, f"{len(self._data)} of {config.guard_split}", on_stage)
 
     def begin(self, state: RunState) -> None:
         """As `RoundGuard.begin`; who resumes a run has changed something, so that refusals are counted anew."""

@@ -7,6 +7,7 @@ round numbers but count as no rounds.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from zo_common.errors import LatticeOverflow
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 
+logger = logging.getLogger(__name__)
 Ask = Callable[[], DeviceLosses]
 
 
@@ -58,9 +60,9 @@ class DeviceGuard(BestStateGuard[Seen]):
         ask: the devices' losses at the ledger's last state.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel | None, ask: Ask, on_word: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, held: GlobalModel | None, ask: Ask) -> None:
         most = f" of {config.guard_utterances} utterances" if config.guard_utterances else ""
-        super().__init__(config, f"devices' loss{most} of {config.guard_split or 'held-out speech'}", on_word)
+        super().__init__(config, f"devices' loss{most} of {config.guard_split or 'held-out speech'}")
         self._held, self._ask_devices = held, ask
         self._off = False
         self._best_round = 0
@@ -139,19 +141,19 @@ class DeviceGuard(BestStateGuard[Seen]):
         self._off = count < LEAST_DEVICES
         if self._off:
             others = found.refusals or ("no other device was there to ask",)
-            self._on_word(
+            logger.warning(
                 f"no guard: {count} device(s) answered with a held-out loss, expected {LEAST_DEVICES} ({others[0]}); "
                 "give devices a split dev, or name theirs as guard-split"
             )
             return False
         if last:
-            self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
+            logger.info(f"guard: no looks of earlier rounds are known, round {last} counts as good")
         self._note(last, Seen(found, found.loss), good=True)
         utterances = sum(number for _, number in found.sums.values())
         word = f"guard: looks at {utterances} held-out utterances of {count} devices"
         if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
             word += f"; where that is eval-split {self._config.eval_split!r}, what is reported has chosen the rounds"
-        self._on_word(word)
+        logger.info(word)
         return True
 
     def _look(self) -> None:
@@ -174,7 +176,7 @@ class DeviceGuard(BestStateGuard[Seen]):
                 f"the held-out loss of {rise.devices} devices is {seen.level:.4f} (best {best}), higher by "
                 f"{rise.mean:.4f} ± {rise.error:.4f}"
             )
-        self._on_word(
+        logger.warning(
             f"round {last}: guard: {word}: rounds {since + 1} to {last} are undone by round {last + 1}, learning rates "
             f"are multiplied by {self.step_factor:g} from here on"
         )
@@ -183,7 +185,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         assert self._best is not None
         last, count = self._last_round, len(self._best.losses.sums)
         counted = len((found.sums.keys() | found.broken) & self._best.losses.sums.keys())
-        self._on_word(f"round {last}: guard: no look: {counted} of the {count} devices of the best look answered")
+        logger.warning(f"round {last}: guard: no look: {counted} of the {count} devices of the best look answered")
         self._rows.append({"server_round": last, "of": self._of, "missed": counted})
         self._write(last)
 

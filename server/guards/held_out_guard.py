@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,6 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         config: RunConfig,
         held: GlobalModel,
         split: str,
-        on_word: Callable[[str], None],
         on_stage: OnStage,
         *,
         skip_bad: bool,
@@ -68,7 +66,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         self._data = _sample(config, held, split, skip_bad)
         self._best_round = 0
         self._last: Losses | None = None  # of the weights after the last look's record
-        super().__init__(config, held, f"loss of {len(self._data)} of {split}", on_word, on_stage)
+        super().__init__(config, held, f"loss of {len(self._data)} of {split}", on_stage)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""

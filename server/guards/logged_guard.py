@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ from zo_common.errors import ChecksumMismatch, ConfigError
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 
+logger = logging.getLogger(__name__)
 LOG_NAME = "guard.jsonl"
 Look = TypeVar("Look")
 
@@ -46,9 +47,9 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
 
     _state: RunState
 
-    def __init__(self, config: RunConfig, of: str, on_word: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, of: str) -> None:
         super().__init__(config)
-        self._of, self._on_word = of, on_word
+        self._of = of
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[dict[str, Any]] = []
         self._best: Look | None = None
@@ -123,7 +124,7 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._path, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
         except OSError as error:  # a resumed run then starts from what is there
-            self._on_word(f"round {server_round}: {self._path} is not written: {error.strerror}")
+            logger.warning(f"round {server_round}: {self._path} is not written: {error.strerror}")
 
     def _remember(self, server_round: int, good: Look | None) -> None:
         """After a bad look the round's record has led back: its weights are those of the last good look, too."""

@@ -6,8 +6,9 @@ holds every answer it was asked for, whether one came or not.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy.charges import LOG_NAME, Charge, PrivacyLog, most_spent, release_of
 from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean, share_of_noise
 from zo_common.wire.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:
@@ -163,9 +166,7 @@ class PrivacyGuard:
         )
 
 
-def privacy_guard(
-    config: RunConfig, ledger: LedgerFile, resumed: bool, on_word: Callable[[str], None]
-) -> PrivacyGuard | None:
+def privacy_guard(config: RunConfig, ledger: LedgerFile, resumed: bool) -> PrivacyGuard | None:
     """The guard of a run; None where it promises nothing.
 
     Raises:
@@ -175,7 +176,7 @@ def privacy_guard(
     if settings is None:
         return None
     guard = PrivacyGuard(config, settings, ledger, resumed)
-    on_word(guard.describe())
+    logger.info(guard.describe())
     return guard
 
 

@@ -7,6 +7,7 @@ so that everybody is back at the weights of that look, bit for bit.
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 
+logger = logging.getLogger(__name__)
 __all__ = ["Look", "OnStage", "RoundGuard", "negated"]
 OnStage = Callable[[str, int, int], None]
 
@@ -31,10 +33,8 @@ class RoundGuard(LoggedGuard[Look]):
         of: as of `LoggedGuard`.
     """
 
-    def __init__(
-        self, config: RunConfig, held: GlobalModel, of: str, on_word: Callable[[str], None], on_stage: OnStage
-    ) -> None:
-        super().__init__(config, of, on_word)
+    def __init__(self, config: RunConfig, held: GlobalModel, of: str, on_stage: OnStage) -> None:
+        super().__init__(config, of)
         self._held, self._on_stage = held, on_stage
 
     @abstractmethod
@@ -50,7 +50,7 @@ class RoundGuard(LoggedGuard[Look]):
         super().begin(state)
         if self._best is None:
             if last := state.ledger.ledger.last_round:
-                self._on_word(f"guard: no looks of earlier rounds are known, round {last} counts as good")
+                logger.info(f"guard: no looks of earlier rounds are known, round {last} counts as good")
             self._note(last, self._look(), good=True)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:

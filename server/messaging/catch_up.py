@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -11,6 +12,7 @@ from zo_common.ledger.record_codec import encode_record
 from zo_common.ledger.snapshot import encode_part, snapshot_part
 from zo_common.wire.plan import Plan, encode_plan
 
+logger = logging.getLogger(__name__)
 _WEIGHTS_A_BYTE = 8  # a snapshot is hardly smaller than this: below, none is made
 
 
@@ -48,17 +50,10 @@ class CatchUp:
         snapshot: makes the present state's difference to the base model; None where the server holds no model.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        weights: int,
-        snapshot: Callable[[], bytes] | None,
-        on_word: Callable[[str], None] = lambda word: None,
-    ) -> None:
+    def __init__(self, limit: int, weights: int, snapshot: Callable[[], bytes] | None) -> None:
         self._limit = limit
         self._least_snapshot = weights // _WEIGHTS_A_BYTE
         self._make = snapshot
-        self._on_word = on_word
         self._made: tuple[int, bytes] = (-1, b"")
         self._records: tuple[Record, ...] = ()
         self._ends = [0]  # bytes of all records up to a round
@@ -125,7 +120,7 @@ class CatchUp:
             self._made = target, self._make()
         except (ZOError, OSError, MemoryError) as error:
             self._make = None
-            self._on_word(f"no snapshot can be made ({error}): devices that are behind are sent the ledger")
+            logger.warning(f"no snapshot can be made ({error}): devices that are behind are sent the ledger")
             return False
         self._least_snapshot = max(self._least_snapshot, len(self._made[1]))  # a shorter history never pays
         return True

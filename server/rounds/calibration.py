@@ -8,7 +8,8 @@ before the ledger exists: a server that is killed in between takes the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,12 @@ from zo_common.speech.recordings import read_speech
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
 from zo_common.wire.plan import Status
 
+logger = logging.getLogger(__name__)
 FILE_NAME = "tensors.json"
 TENSORS = "tensors"
 _STREAM = 1 << 46  # far from any round
 _MOST_DEVICES = 256  # more of them would tell little more
 _TTL_SLACK = 900.0
-Word = Callable[[str], None]
 
 
 def told(asked: RunConfig, config: RunConfig) -> dict[str, str]:
@@ -78,9 +79,7 @@ def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
     return config
 
 
-def calibrate(
-    config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member], on_word: Word
-) -> RunConfig:
+def calibrate(config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member]) -> RunConfig:
     """The settings with the tensors that a calibration chooses.
 
     With privacy or secure aggregation devices are not asked: the server measures on its own speech, that of
@@ -97,11 +96,11 @@ def calibrate(
         )
     private = config.privacy != "none" or config.secure_aggregation
     if not private:
-        measures = _asked_of_devices(config, grid, held, members, on_word)
+        measures = _asked_of_devices(config, grid, held, members)
     elif held is not None and config.guard_split not in ("", NO_GUARD):
         measures = _measured_here(config, held)
     else:
-        on_word(
+        logger.warning(
             f"calibration: devices are not asked in a run with privacy or secure aggregation, and the server has no "
             f"speech (guard-split): {DEFAULT} is trained"
         )
@@ -110,7 +109,7 @@ def calibrate(
     apart = 1 if config.directions == "shared" else devices
     shape = RoundShape(config.num_queries * config.local_steps * apart, devices, config.num_server_rounds)
     choice = choose_tensors(measures, shape)
-    on_word(f"calibration: {choice.pattern} is trained: {choice.reason}")
+    logger.info(f"calibration: {choice.pattern} is trained: {choice.reason}")
     _keep(config, choice, measures)
     return replace(config, trained_tensors=choice.pattern)
 
@@ -120,7 +119,7 @@ def _passes(config: RunConfig) -> int:
 
 
 def _asked_of_devices(
-    config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member], on_word: Word
+    config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member]
 ) -> dict[str, GroupMeasure]:
     chosen = sorted(members, key=lambda m: fold_in(config.run_seed, _STREAM, m.client_id))[:_MOST_DEVICES]
     asks = {
@@ -143,7 +142,7 @@ def _asked_of_devices(
         )
         for node, question in asks.items()
     ]
-    answers = _Answers(asks, held, on_word)
+    answers = _Answers(asks, held)
     for message in ask(grid, messages, config.round_timeout):
         answers.take(message)
     return answers.agreed()
@@ -152,8 +151,8 @@ def _asked_of_devices(
 class _Answers:
     """Takes devices' answers, refuses what is not theirs to say, and agrees on each group's numbers."""
 
-    def __init__(self, asks: Mapping[int, CalibrationAsk], held: GlobalModel | None, on_word: Word) -> None:
-        self._asks, self._on_word = asks, on_word
+    def __init__(self, asks: Mapping[int, CalibrationAsk], held: GlobalModel | None) -> None:
+        self._asks = asks
         self._groups = measured_groups(held.model) if held is not None else None
         self._parameters = unique_parameters(held.model) if held is not None else {}
         self._found: dict[str, list[GroupMeasure]] = {}
@@ -171,7 +170,7 @@ class _Answers:
                 raise CodecError(word)
             self._accept(question, decode_answer(payload_of(message)))
         except CodecError as error:
-            self._on_word(f"calibration: device {question.client_id} is not counted: {error}")
+            logger.warning(f"calibration: device {question.client_id} is not counted: {error}")
 
     def _accept(self, question: CalibrationAsk, answer: CalibrationAnswer) -> None:
         if answer.status is not Status.OK:

@@ -34,18 +34,16 @@ class EvaluatedRun(Protocol):
 
 @dataclass
 class Events:
-    """Functions that a run calls; without them it prints its messages and goes on.
+    """Functions that a run calls. Its messages to the operator go to the loggers of its modules.
 
     Attributes:
         on_round: after each round, once it is in the ledger.
         on_evaluate: where an evaluation is due, with the round and the run; its result goes into the report.
-        on_word: a message to the operator.
         on_model: once, with the server's model; None where the server has none.
         on_stage: within long work, with a label, units done and units in all.
     """
 
     on_round: Callable[[RoundReport], None] = lambda report: None
     on_evaluate: Callable[[int, EvaluatedRun], dict[str, Any] | None] = lambda server_round, run: None
-    on_word: Callable[[str], None] = print
     on_model: Callable[[GlobalModel | None], None] = lambda held: None
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None

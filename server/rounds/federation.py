@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Container
 from dataclasses import asdict, replace
@@ -39,6 +40,7 @@ from zo_common.lattice.trained import AUTO
 from zo_common.ledger.file import LedgerFile
 from zo_common.wire.plan import Plan, encode_plan
 
+logger = logging.getLogger(__name__)
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0
 _MOST_WORDS = 2  # of devices, printed in one round
@@ -73,11 +75,11 @@ class Federation:
         refuse_used_ledger(self.config)
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
         held = GlobalModel(config) if config.server_model else None
-        self.roster = Roster(self.grid, config, self.events.on_word)
+        self.roster = Roster(self.grid, config)
         self.roster.also = self._also = told(asked, config)
         self.roster.start()
         if config.trained_tensors == AUTO:
-            config = calibrate(config, self.grid, held, list(self.roster.members.values()), self.events.on_word)
+            config = calibrate(config, self.grid, held, list(self.roster.members.values()))
             held = GlobalModel(config) if config.server_model else None
             self.roster.also = self._also = told(asked, config)
             self.roster.start()  # devices introduce themselves again, with what is chosen
@@ -86,21 +88,21 @@ class Federation:
         self.events.on_model(held)
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
-        self.guard = guard_for(config, held, self.events.on_word, self.events.on_stage, self.losses_on_clients)
-        self.step_size = step_size(config, held, self.events.on_word)
-        self.state = RunState(config, held, self._reference, self.events.on_word)
+        self.guard = guard_for(config, held, self.events.on_stage, self.losses_on_clients)
+        self.step_size = step_size(config, held)
+        self.state = RunState(config, held, self._reference)
         self.step_size.take_up(self.ledger.ledger)
-        self.privacy = privacy_guard(config, self.ledger, self.resumed, self.events.on_word)
+        self.privacy = privacy_guard(config, self.ledger, self.resumed)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
-        self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header, self.events.on_word)
+        self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header)
         self.standings = Standings()
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
-        self._selection = Selection(config, self.roster, self.standings, self.events.on_word)
+        self._selection = Selection(config, self.roster, self.standings)
         self.suspicions = Suspicions(self.standings, config.directions == "shared")
         if config.aggregation != "mean" and config.directions != "shared":
-            self.events.on_word(NOTHING_TO_COMPARE)
+            logger.warning(NOTHING_TO_COMPARE)
         self._catch_up = self.state.catch_up()
         self._late = Late()
         self._bad_rounds = 0
@@ -205,20 +207,18 @@ class Federation:
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late, also=self._also)
         exchange.run(plans, inbox, first_plans(plans))
         for detail in inbox.details:
-            self.events.on_word(f"after round {last}: {detail}")
+            logger.warning(f"after round {last}: {detail}")
         for client in inbox.reached:
             self.standings.of(client).have_round = last
         self._write_down(last, lambda: self.standings.save(Path(self.config.output), last))
-        self.events.on_word(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
+        logger.info(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
 
     def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
         """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
         try:
             write()
         except OSError as error:
-            self.events.on_word(
-                f"round {server_round}: {error.filename or 'its line'} is not written: {error.strerror}"
-            )
+            logger.warning(f"round {server_round}: {error.filename or 'its line'} is not written: {error.strerror}")
 
     def _stop_if_stuck(self, report: RoundReport) -> None:
         self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
@@ -236,7 +236,7 @@ class Federation:
     def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
         """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        return found.told(server_round, self.events.on_word)
+        return found.told(server_round)
 
     def losses_on_clients(self) -> DeviceLosses:
         """Losses of the held-out speech of the devices that are online, at the ledger's last state."""
@@ -294,18 +294,18 @@ class Federation:
             inbox.refuse("too-few", f"{word}: the round stays empty")
             inbox.replies.clear()
         for detail in inbox.details:
-            self.events.on_word(f"round {server_round}: refused: {detail}")
+            logger.warning(f"round {server_round}: refused: {detail}")
         for word in inbox.words[:_MOST_WORDS]:
-            self.events.on_word(f"round {server_round}: {word}")
+            logger.info(f"round {server_round}: {word}")
         if (more := len(inbox.words) - _MOST_WORDS) > 0:
-            self.events.on_word(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
+            logger.info(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = self._shown()
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
         if self._secure is None:  # of a cohort only the sum is known
             records = self.ledger.ledger.records
             for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
-                self.events.on_word(f"round {server_round}: {word}")
+                logger.warning(f"round {server_round}: {word}")
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
         trained = server_round - self.guard.closings
@@ -314,13 +314,13 @@ class Federation:
         before = self.state.quanta()
         contributions = self.state.aggregate_in_range(scalars, rate, inbox)
         for detail in inbox.details[counted:]:
-            self.events.on_word(f"round {server_round}: refused: {detail}")
+            logger.warning(f"round {server_round}: refused: {detail}")
         share = self.state.zero_share(server_round, before)
         contributions, word = self.guard.review(server_round, contributions)
         if word:
             inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
             self._bad_rounds = -1  # what the devices could not answer is taken back: this round is the first of none
-            self.events.on_word(f"round {server_round}: {word}")
+            logger.warning(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
@@ -367,9 +367,9 @@ class Federation:
             member = self.members[node]
             if not self.standings.drifted(member.client_id):
                 word = self.standings.of(member.client_id).word
-                self.events.on_word(f"round {server_round}: device {member.client_id} is excluded: {word}")
+                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {word}")
                 continue
-            self.events.on_word(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
+            logger.warning(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())
             content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **self._also})})
             messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))

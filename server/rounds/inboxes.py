@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from server.guards.device_losses import DeviceLosses
@@ -13,6 +13,8 @@ from zo_common.errors import CodecError
 from zo_common.speech.metrics import Scores
 from zo_common.wire.evaluation import EvaluationReply, decode_evaluation
 from zo_common.wire.plan import Plan, Status
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluationInbox:
@@ -77,12 +79,12 @@ class EvaluationInbox:
         broken = frozenset(r.client_id for r in self.broken.values() if r.checksum == state)
         return DeviceLosses(sums, broken, tuple(self.details), self._down.payload, self._up.payload)
 
-    def told(self, server_round: int, on_word: Callable[[str], None]) -> dict[str, Any] | None:
-        """The summary of an evaluation, with its bytes, and the words of what was refused; None without a reply."""
+    def told(self, server_round: int) -> dict[str, Any] | None:
+        """The summary of an evaluation, with its bytes; warnings of what was refused. None without a reply."""
         for detail in self.details:
-            on_word(f"evaluation after round {server_round}: refused: {detail}")
+            logger.warning(f"evaluation after round {server_round}: refused: {detail}")
         if not self.replies:
-            on_word(f"evaluation after round {server_round}: no device answered, nothing is recorded")
+            logger.warning(f"evaluation after round {server_round}: no device answered, nothing is recorded")
             return None
         return self.summary() | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
 

@@ -7,6 +7,7 @@ noise they add. Nothing of a device enters, so that it costs no privacy.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,6 +26,7 @@ from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
 from zo_common.speech.loss_settings import unchecked, with_tail
 from zo_common.speech.recordings import read_speech
 
+logger = logging.getLogger(__name__)
 _SPEECH_STREAM = 1 << 44  # far from any step number
 _LEAST_CLIP = 1e-12
 
@@ -40,13 +42,13 @@ class ServerMeasuredStep(MeasuredStep):
         DataError: the split cannot be read.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel | None, on_word: Callable[[str], None]) -> None:
+    def __init__(self, config: RunConfig, held: GlobalModel | None) -> None:
         if held is None or config.guard_split in ("", NO_GUARD):
             raise ConfigError(
                 "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
                 "its model: set guard-split and leave server-model on, or set learning-rate to a number"
             )
-        super().__init__(config, on_word)
+        super().__init__(config)
         self._held_model = held
         self._data = read_speech(
             config.data,
@@ -71,7 +73,7 @@ class ServerMeasuredStep(MeasuredStep):
         try:
             step = self._measured_step(loss, seed, weigh)
         except (NonFiniteLoss, LatticeOverflow) as error:  # as a device that cannot answer; the guard looks next
-            self._on_word(f"round {server_round}: the step is not measured: {error}")
+            logger.warning(f"round {server_round}: the step is not measured: {error}")
             return []
         found = self._as_devices_send(step, replies.accepted)
         return [] if found is None else [found]
@@ -122,7 +124,7 @@ class ServerMeasuredStep(MeasuredStep):
         return clip_factors(per_example, self._config.clip_utterances)
 
 
-def step_size(config: RunConfig, held: GlobalModel | None, on_word: Callable[[str], None]) -> StepSize:
+def step_size(config: RunConfig, held: GlobalModel | None) -> StepSize:
     """What `learning-rate` asks for.
 
     Raises:
@@ -131,5 +133,5 @@ def step_size(config: RunConfig, held: GlobalModel | None, on_word: Callable[[st
     if config.learning_rate != "auto":
         return FixedStep(config)
     if config.privacy == "none":
-        return MeasuredStep(config, on_word)
-    return ServerMeasuredStep(config, held, on_word)
+        return MeasuredStep(config)
+    return ServerMeasuredStep(config, held)

@@ -8,6 +8,7 @@ train         plan, sharers → masked vectors
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from zo_common.secure_sum.terms import Terms
 from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.wire.plan import Plan, Reply, Status
 
+logger = logging.getLogger(__name__)
 _STEP_SECONDS = 120.0  # of a step without training; a device that needs longer has dropped out
 _TTL_SLACK = 900.0
 Take = Callable[[int, bytes], None]
@@ -100,7 +102,6 @@ class SecureAggregation:
     config: RunConfig
     grid: Grid
     run_id: bytes
-    on_word: Callable[[str], None]
     told: bool = False
 
     def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
@@ -166,7 +167,8 @@ class SecureRound:
             trust = (
                 "" if signed == asked else "; those that did not, and have no peer-keys, trust this server with keys"
             )
-            self._run.on_word(f"secure aggregation: {signed} of {asked} devices signed their keys{trust}")
+            level = logging.INFO if signed == asked else logging.WARNING
+            logger.log(level, f"secure aggregation: {signed} of {asked} devices signed their keys{trust}")
 
     def finish(self, exchange: Exchange) -> int:
         """Have the survivors open the sum; their number, 0 where it stays closed. `exchange` gets the steps' bytes."""
@@ -241,8 +243,6 @@ class SecureRound:
         self._by_node.setdefault(node, [0, 0])[direction] += payload
 
 
-def secure_aggregation(
-    config: RunConfig, grid: Grid, header: LedgerHeader, on_word: Callable[[str], None]
-) -> SecureAggregation | None:
+def secure_aggregation(config: RunConfig, grid: Grid, header: LedgerHeader) -> SecureAggregation | None:
     """What `secure-aggregation` asks for."""
-    return SecureAggregation(config, grid, run_id_of(header), on_word) if config.secure_aggregation else None
+    return SecureAggregation(config, grid, run_id_of(header)) if config.secure_aggregation else None

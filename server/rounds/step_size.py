@@ -14,8 +14,9 @@ the q directions of a local step, and of the devices, it is α Q / K for K local
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -42,6 +43,7 @@ from zo_common.config.run import RunConfig
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import Ledger
 
+logger = logging.getLogger(__name__)
 LOG_NAME = "steps.jsonl"
 MOST_CHANGE = 2.0
 _RATES = 1e-30, 1e6
@@ -113,8 +115,8 @@ class MeasuredStep:
     devices'. In the first round it is 0, and all local steps measure at the same weights.
     """
 
-    def __init__(self, config: RunConfig, on_word: Callable[[str], None]) -> None:
-        self._config, self._on_word = config, on_word
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[StepRow] = []
         self._units = 0.0
@@ -152,7 +154,7 @@ class MeasuredStep:
             found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
         kept, held = trusted(found, rate_of)
         if held:
-            self._on_word(
+            logger.warning(
                 f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
                 "two, and is held to that"
             )
@@ -195,7 +197,7 @@ class MeasuredStep:
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
         if held != rate:
-            self._on_word(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
+            logger.info(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
         return held
 
     def _room(self, replies: Measured) -> float:
@@ -216,7 +218,7 @@ class MeasuredStep:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._path, encode_rows(self._rows))
         except OSError as error:  # a resumed run then measures without this round
-            self._on_word(f"round {row.server_round}: {self._path} is not written: {error.strerror}")
+            logger.warning(f"round {row.server_round}: {self._path} is not written: {error.strerror}")
 
 
 def best_coefficient(

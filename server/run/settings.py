@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from zo_common.errors import ConfigError
 from zo_common.lattice.trained import AUTO
 from zo_common.ledger.ledger import LedgerHeader
 
+logger = logging.getLogger(__name__)
 LOG_NAME = "settings.jsonl"
 _HEADER_FIELDS = {
     "run-seed": "run_seed",
@@ -84,9 +85,7 @@ def _written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def log_settings(
-    config: RunConfig, header: LedgerHeader, last_round: int, *, resumed: bool, on_word: Callable[[str], None]
-) -> None:
+def log_settings(config: RunConfig, header: LedgerHeader, last_round: int, *, resumed: bool) -> None:
     """Add a line to `<output>/settings.jsonl`, and report in one line what a resumed run changes.
 
     The values before are those of the start before this one; where its line is missing, those of the ledger.
@@ -100,9 +99,9 @@ def log_settings(
     changes = _changes(then, now, free) if resumed else []
     if changes:
         told = ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, old, new in changes)
-        on_word(f"resumed with other settings: {told}")
+        logger.info(f"resumed with other settings: {told}")
     row = {"after_round": last_round, "changed": {key: [old, new] for key, old, new in changes}, "settings": now}
     try:
         write_rows(path, [*rows, row])
     except OSError as error:
-        on_word(f"{path} is not written: {error.strerror}")
+        logger.warning(f"{path} is not written: {error.strerror}")

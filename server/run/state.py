@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from server.messaging.catch_up import CatchUp
@@ -19,6 +19,7 @@ from zo_common.ledger.file import LedgerFile, read_ledger_header
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all, replay
 
+logger = logging.getLogger(__name__)
 LEDGER_NAME = "ledger.zo"
 
 
@@ -48,16 +49,13 @@ class RunState:
         ConfigError, LedgerError, WrongBaseModel: a ledger that cannot be continued with these settings.
     """
 
-    def __init__(
-        self, config: RunConfig, held: GlobalModel | None, reference: View, on_word: Callable[[str], None]
-    ) -> None:
+    def __init__(self, config: RunConfig, held: GlobalModel | None, reference: View) -> None:
         self.held = held
         self.resumed = False
         self._config = config
-        self._on_word = on_word
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME, reference)
         header, last_round = self.ledger.ledger.header, self.ledger.ledger.last_round
-        log_settings(config, header, last_round, resumed=self.resumed, on_word=on_word)
+        log_settings(config, header, last_round, resumed=self.resumed)
         self.checksum = self._state_checksum()
 
     def _open_ledger(self, path: Path, reference: View) -> LedgerFile:
@@ -65,7 +63,7 @@ class RunState:
         refuse_used_ledger(self._config)
         if not path.exists():
             if self._config.resume:
-                self._on_word(f"there is no ledger at {path}: a new run starts")
+                logger.warning(f"there is no ledger at {path}: a new run starts")
             return LedgerFile.create(path, header)
         check_same_base(read_ledger_header(path), header)
         self.resumed = True
@@ -73,10 +71,10 @@ class RunState:
             warnings.simplefilter("always")
             opened = LedgerFile.open(path)
         for warning in caught:
-            self._on_word(f"warning: {warning.message}")
+            logger.warning(f"warning: {warning.message}")
         if self.held is not None:
             replay(self.held.state, opened.ledger)
-        self._on_word(f"resumed {path} after round {opened.ledger.last_round}")
+        logger.info(f"resumed {path} after round {opened.ledger.last_round}")
         return opened
 
     def _state_checksum(self) -> int:
@@ -88,7 +86,7 @@ class RunState:
         """What devices that are behind fetch; one for the whole run."""
         weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
         make = self.held.snapshot if self.held is not None else None
-        return CatchUp(self._config.message_bytes, weights, make, self._on_word)
+        return CatchUp(self._config.message_bytes, weights, make)
 
     def aggregate_in_range(
         self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox
@@ -134,7 +132,7 @@ class RunState:
         moved = state.quanta - before[0]
         share = (state.zero_quanta - before[1]) / moved if moved else 0.0
         if share > 0.01:
-            self._on_word(
+            logger.warning(
                 f"round {server_round}: {share:.1%} of the update's quanta are zero: raise the learning rate, "
                 "ask fewer clients a round, or merge local steps"
             )

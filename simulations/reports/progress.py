@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
@@ -9,16 +10,18 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from server.rounds.federation import Events
 from server.run.log import RoundReport
+from zo_common.console import LineHandler, shown
 
 
 class RunProgress:
-    """A rich progress display that a federation's events drive; use it as a context manager."""
+    """A rich progress display that a federation's events drive, and its messages above; use it as a context manager."""
 
     def __init__(self, console: Console, num_rounds: int) -> None:
         self._console = console
         self._num_rounds = num_rounds
         self._sent = 0
         self._task: TaskID | None = None
+        self._shown = ExitStack()
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -33,17 +36,18 @@ class RunProgress:
         )
 
     def __enter__(self) -> RunProgress:
-        self._progress.start()
+        self._shown.enter_context(self._progress)
+        self._shown.enter_context(shown(LineHandler(self.say)))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._shown.close()
 
     def events(self) -> Events:
         """Hooks for `Federation`."""
-        return Events(on_round=self._round, on_word=self.say, on_stage=self.track)
+        return Events(on_round=self._round, on_stage=self.track)
 
     def say(self, word: str) -> None:
         """A line above the bar."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fake_grid import FakeGrid, Memory
 
-from server.rounds.federation import Events, Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.wire.plan import Status
 
@@ -22,7 +22,7 @@ def run(settings: Path) -> None:
     """One federation of three devices, to its end."""
     config = RunConfig.from_mapping(json.loads(settings.read_text()))
     grid = FakeGrid(config, [Memory() for _ in range(3)])
-    federation = Federation(config, grid, Events(on_word=lambda word: None))
+    federation = Federation(config, grid)
     federation.run()
     # a device hears of the last round with the plan of a next one
     reached = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fake_grid import FakeGrid, Memory
+from listening import listen
 from tiny_ctc import write_tiny_ctc
 
 from client.device.engine import Engine
@@ -119,9 +120,9 @@ class Observed:
     """What a federation said and reported."""
 
     def __init__(self) -> None:
-        self.words: list[str] = []
+        self.words = listen("server")
         self.reports: list[RoundReport] = []
-        self.events = Events(on_round=self.reports.append, on_word=self.words.append)
+        self.events = Events(on_round=self.reports.append)
 
     @property
     def text(self) -> str:

@@ -10,7 +10,7 @@ from fake_grid import FakeGrid, Memory
 
 from benchmarks.fleet.agreement import settings_of
 from benchmarks.fleet.processes import Fleet, Run
-from server.rounds.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Federation
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.record_codec import encode_record
 
@@ -30,7 +30,7 @@ def undisturbed(fleet: Fleet, run: Run, folder: Path) -> list[bytes]:
         device.context.node_config = dict(own)
     try:
         torch.set_num_threads(1)
-        Federation(config, grid, Events(on_word=lambda word: None)).run()
+        Federation(config, grid).run()
     finally:
         torch.set_num_threads(threads)
     return record_bytes(Path(config.output))

@@ -87,7 +87,7 @@ def _messages() -> dict[str, Target]:
     plans = tuple(encode_plan(some_plan(records)) for records in ((), some_records()))
     plans = (*plans, encode_plan(replace(some_plan(), curvature=True)))
 
-    steps = MeasuredStep(RunConfig(output=str(new_folder())), lambda word: None)
+    steps = MeasuredStep(RunConfig(output=str(new_folder())))
 
     def inboxes(data: bytes) -> None:
         asked = {1: some_plan()}
@@ -240,7 +240,7 @@ def _server() -> dict[str, Target]:
 
     row = {"server_round": 1, "learning_rate": 1e-3, "per_direction": 2.0, "along_signal": -1.0, "along_noise": 0.5}
     row |= {"noise_share": 0.2, "along_error": 0.1, "room": 1.0}
-    steps = MeasuredStep(replace(config, output=str(folder)), lambda word: None)
+    steps = MeasuredStep(replace(config, output=str(folder)))
 
     def take_up(data: bytes) -> None:
         (folder / "steps.jsonl").write_bytes(data)
@@ -264,7 +264,7 @@ def _server() -> dict[str, Target]:
             first_out_of_range([ClientScalars(4, header.base_id, 3, GRADS)], 1e-3, "examples", header)
 
     guard = HeldOutGuard.__new__(HeldOutGuard)  # what reads its log needs neither model nor speech
-    RoundGuard.__init__(guard, config, None, "loss of 3 of dev", lambda word: None, lambda *_: None)  # type: ignore[arg-type]
+    RoundGuard.__init__(guard, config, None, "loss of 3 of dev", lambda *_: None)  # type: ignore[arg-type]
     guard._data, guard._path = (0, 0, 0), folder / "guard.jsonl"  # type: ignore[assignment]
     closing = {"chosen": "best", "record": True, "stopped": False, "rounds": 2, "why": "the best", "candidates": {}}
     good = {"server_round": 0, "good": True, "of": "loss of 3 of dev", "loss": 1.0, "losses": [0.5, 1.0, 1.5]}
@@ -278,7 +278,7 @@ def _server() -> dict[str, Target]:
             guard._take_up(3)
             json.dumps((guard.taken_back, guard.closings, guard.step_factor, guard._refusals))
 
-    asked = DeviceGuard(replace(config, output=str(new_folder())), None, lambda: DeviceLosses({}), lambda word: None)
+    asked = DeviceGuard(replace(config, output=str(new_folder())), None, lambda: DeviceLosses({}))
     ledger = SimpleNamespace(ledger=SimpleNamespace(last_round=3))
     asked._state = SimpleNamespace(ledger=ledger)  # type: ignore[assignment]
     seen = good | {"of": asked._of, "devices": {"4": [5.5, 10], "7": [1.5, 2]}, "broken": [9]}
@@ -306,8 +306,8 @@ def _worker() -> dict[str, Target]:
     from google.protobuf.message import DecodeError
 
     folder = new_folder()
-    journal = Journal(folder, lambda word: None)
-    host = Host({"model": "toy", "data": "none"}, journal, None, lambda word: None)  # type: ignore[arg-type]
+    journal = Journal(folder)
+    host = Host({"model": "toy", "data": "none"}, journal, None)  # type: ignore[arg-type]
     settings = RunConfig(model="m", data="d").to_mapping()
     place = Place(4, 1, 3)
     requests = [make_request(encode_plan(some_plan(some_records())), settings, place).SerializeToString()]

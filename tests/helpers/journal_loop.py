@@ -53,7 +53,7 @@ def change(engine: ToyEngine, known: dict[tuple[str, bool], list[list[object]]],
 def loop(folder: Path, seed: int, known: dict[tuple[str, bool], list[list[object]]]) -> None:
     """Recover, then change and save for ever."""
     rng = random.Random(seed)
-    journal = Journal(folder, lambda word: None)
+    journal = Journal(folder)
     engine = toy_engine()
     saved = journal.saved()
     if saved is not None:

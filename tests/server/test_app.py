@@ -24,11 +24,10 @@ from zo_common.models.load import load_whisper
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
-QUIET = {"on_word": lambda word: None}
 
 
 def _run(config: RunConfig, grid: FakeGrid) -> Path:
-    make_server_app(config, Events(**QUIET))(grid, _context(config))
+    make_server_app(config, Events())(grid, _context(config))
     return Path(config.output)
 
 

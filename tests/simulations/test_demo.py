@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> Non
     with RunProgress(console, 3) as progress:
         events = progress.events()
         events.on_round(RoundReport(1, 1e-3, asked=2, answered=0))
-        events.on_word("refused [0] a device")
+        logging.getLogger("server.rounds.federation").warning("refused [0] a device")
         events.on_stage("decoding", 1, 2)
 
     assert "round 1/3: no valid reply" in said.getvalue()

@@ -252,7 +252,7 @@ class TestRates:
         assert rate.rate_of_round(1, ()) == 0.0
         found = rate.rate_of_round(1, results)
 
-        assert found == MeasuredStep(config, print).used(1, replies, 1) > 0
+        assert found == MeasuredStep(config).used(1, replies, 1) > 0
         again = MeasuredRate(config)
         again.restore(rate.state())
         assert again.rate_of_round(2, results) == rate.rate_of_round(2, results)

@@ -122,7 +122,14 @@ def test_numbers_below_zero_are_refused(option: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_log_on_a_full_disk_stops_nothing() -> None:
-    code = "from client.worker.cli import log; log('one'); log('two'); print('alive')"
+    code = (
+        "import logging\n"
+        "from client.worker.cli import stderr_handler\n"
+        "from zo_common.console import shown\n"
+        "with shown(stderr_handler()):\n"
+        "    [logging.getLogger('client').info(word) for word in ('one', 'two')]\n"
+        "print('alive')"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=full, text=True, timeout=60, check=False

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from listening import listen, listen_with
 
 from client.device.engine import Cancelled
 from client.worker.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
@@ -55,12 +56,12 @@ class Steps:
 
 @pytest.fixture
 def words() -> list[str]:
-    return []
+    return listen("client.worker.desk")
 
 
 @pytest.fixture
 def desk(words: list[str]) -> Iterator[Desk]:
-    made = Desk(ORPHAN_SECONDS, words.append)
+    made = Desk(ORPHAN_SECONDS)
     yield made
     made.close(0.0)
 
@@ -302,7 +303,8 @@ def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> No
     def fail(job: Job) -> tuple[bytes, bool]:
         raise raised
 
-    desk = Desk(SECONDS, full)
+    listen_with(full)
+    desk = Desk(SECONDS)
     failed = _ended(_submit(desk, _request(7), fail))
     old = Steps()
     stopped = _submit(desk, _request(8), old)

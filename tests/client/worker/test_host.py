@@ -11,6 +11,7 @@ from threading import Condition
 from typing import Any
 
 import pytest
+from listening import listen
 from toy_engine import ToyEngine, history, toy_engine
 
 from client.device import engine as engine_module
@@ -48,10 +49,10 @@ class Toy:
     def __init__(self, folder: Path) -> None:
         self.engine = toy_engine()
         self.config = self.engine.config
-        self.words: list[str] = []
-        self.journal = Journal(folder, self.words.append)
-        self.desk = Desk(1.0, self.words.append)
-        self.host = Host({}, self.journal, self.desk, self.words.append)
+        self.words = listen("client.worker")
+        self.journal = Journal(folder)
+        self.desk = Desk(1.0)
+        self.host = Host({}, self.journal, self.desk)
 
     def plan(self, server_round: int, records: list[Record], checksum: int | None = None) -> Plan:
         checksum = records[-1].checksum if checksum is None else checksum
@@ -84,7 +85,7 @@ class Toy:
         saved = self.journal.saved()
         assert saved is not None
         self.journal.close()
-        self.journal.__init__(self.journal.folder, self.words.append)
+        self.journal.__init__(self.journal.folder)
         back = toy_engine()
         self.journal.recover(back, saved)
         return back.have_round, back.state.checksum()

@@ -17,6 +17,7 @@ from typing import Any
 
 import journal_loop
 import pytest
+from listening import listen
 from toy_engine import ToyEngine, history, toy_engine
 
 from client.worker.journal import Journal
@@ -34,12 +35,12 @@ class Device:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.words: list[str] = []
-        self.journal = Journal(folder, self.words.append)
+        self.words = listen("client.worker")
+        self.journal = Journal(folder)
 
     def restart(self) -> ToyEngine:
         self.journal.close()
-        self.journal = Journal(self.folder, self.words.append)
+        self.journal = Journal(self.folder)
         saved = self.journal.saved()
         engine = toy_engine(**({"trained_tensors": saved.settings["trained-tensors"]} if saved else {}))
         if saved is not None:
@@ -225,15 +226,15 @@ def test_a_damaged_file_is_a_word_and_a_verified_state(device: Device, name: str
 
 def test_a_second_worker_on_one_folder_is_refused(device: Device) -> None:
     with pytest.raises(ConfigError, match=r"another worker uses state folder .*: stop it, or name another"):
-        Journal(device.folder, device.words.append)
+        Journal(device.folder)
     device.journal.close()
-    Journal(device.folder, device.words.append).close()
+    Journal(device.folder).close()
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"cannot be written .*: name another"):
-        Journal(tmp_path / "file" / "state", print)
+        Journal(tmp_path / "file" / "state")
 
 
 class TestAnswer:

@@ -15,7 +15,7 @@ from fake_grid import FakeGrid
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server.commands import ledger as ledger_cli
-from server.rounds.federation import Events, Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger, write_ledger
 
@@ -38,7 +38,7 @@ def live(
     """A finished run of three rounds, with the server's live weights; only its files are read."""
     if "live" not in cache:
         config = settings(output=str(tmp_path_factory.mktemp("live") / "run"))
-        cache["live"] = Federation(config, grid_of(config), Events(on_word=lambda word: None))
+        cache["live"] = Federation(config, grid_of(config))
         cache["live"].run()
     found: Federation = cache["live"]
     return found

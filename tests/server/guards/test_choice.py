@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listening import listen
 
 from server.guards.choice import guard_for
 from server.guards.collapse_guard import CollapseGuard
@@ -41,10 +42,10 @@ def guard_of(ctc_settings: Settings) -> Callable[..., tuple[Guard, list[str]]]:
     """The guard of a run with some settings, and what was said of it."""
 
     def make(**changes: Any) -> tuple[Guard, list[str]]:
-        words: list[str] = []
+        words = listen("server.guards")
         config = ctc_settings(**changes)
         held = GlobalModel(config) if config.server_model else None
-        return guard_for(config, held, words.append), words
+        return guard_for(config, held), words
 
     return make
 

@@ -14,7 +14,7 @@ from fake_grid import FakeGrid
 
 from server.devices.roster import Member
 from server.guards.privacy_guard import answered_rounds, settle_noise
-from server.rounds.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger
@@ -72,7 +72,7 @@ def _killed(config: RunConfig, grid: FakeGrid, at: int) -> RunConfig:
 
     grid.on_push = stop
     with pytest.raises(Stopped):
-        Federation(config, grid, Events(on_word=lambda word: None)).run()
+        Federation(config, grid).run()
     return replace(config, resume=True)
 
 

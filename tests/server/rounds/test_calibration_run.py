@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 from fake_grid import FakeGrid, Memory
+from listening import listen
 
 from server.rounds import calibration
-from server.rounds.federation import Events, Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.estimator.calibration import GroupMeasure
@@ -46,8 +47,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, seen: list[Any] | None = None, patte
 
 
 def federate(config: RunConfig, grid: FakeGrid) -> tuple[Federation, list[str]]:
-    words: list[str] = []
-    federation = Federation(config, grid, Events(on_word=words.append))
+    words = listen("server")
+    federation = Federation(config, grid)
     federation.run()
     return federation, words
 
@@ -197,7 +198,7 @@ class TestPrivacy:
             num_server_rounds=1,
         )
         grid = fresh_grid(config)
-        words: list[str] = []
+        words = listen("server")
         asked: list[str] = []
         grid_push = grid.push_messages
 
@@ -207,7 +208,7 @@ class TestPrivacy:
             return grid_push(messages)
 
         monkeypatch.setattr(grid, "push_messages", push)
-        Federation(config, grid, Events(on_word=words.append)).close()
+        Federation(config, grid).close()
         assert "query.calibrate" not in asked
         assert header_of(config).pattern == DEFAULT
         assert sum("devices are not asked" in word for word in words) == 1

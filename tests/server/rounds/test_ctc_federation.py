@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from server.app import check_before_start, make_server_app
 from server.commands import ledger as ledger_cli
-from server.rounds.federation import Events, Federation
+from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
@@ -33,7 +33,7 @@ Ledgers = Callable[[RunConfig], Ledger]
 
 def _serve(config: RunConfig, grid: FakeGrid) -> dict[str, Any]:
     """Run the whole ServerApp; its summary."""
-    app = make_server_app(config, Events(on_word=lambda word: None))
+    app = make_server_app(config)
     app(grid, Context(1, 1, {}, RecordDict(), config.to_mapping()))
     found: dict[str, Any] = json.loads((Path(config.output) / "evaluation.json").read_text())
     return found
@@ -152,7 +152,7 @@ def test_a_supervised_run_has_no_use_for_devices_without_transcripts(
     config = ctc_settings(data=str(untold_corpus))
 
     with pytest.raises(Exception, match=r"text column 'transcription' not found in train/metadata\.csv"):
-        Federation(config, grid_of(config), Events(on_word=lambda word: None))
+        Federation(config, grid_of(config))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid
 
-from server.rounds.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, WrongBaseModel
 from zo_common.ledger.ledger import Ledger
@@ -46,7 +46,7 @@ def stopped(settings: Settings, grid_of: Grids) -> Callable[..., RunConfig]:
 
         grid.on_push = stop
         with pytest.raises(Stopped):
-            Federation(config, grid, Events(on_word=lambda word: None)).run()
+            Federation(config, grid).run()
         return replace(config, resume=True)
 
     return run
@@ -245,7 +245,7 @@ def test_a_full_disk_undoes_the_round_and_the_run_can_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = settings(num_server_rounds=ROUNDS)
-    federation = Federation(config, grid_of(config), Events(on_word=lambda word: None))
+    federation = Federation(config, grid_of(config))
     federation.run_round(1)
     good, checksum = _path(config).read_bytes(), federation.checksum
 

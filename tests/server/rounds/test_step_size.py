@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from listening import listen
 from step_replies import Replies, numbers_of
 
 from server.rounds.federation import Federation
@@ -40,8 +41,7 @@ def measured(tmp_path: Path) -> Callable[..., tuple[MeasuredStep, list[str]]]:
     """A measured step of a new run, and the words it says."""
 
     def make(**changes: Any) -> tuple[MeasuredStep, list[str]]:
-        words: list[str] = []
-        return MeasuredStep(RunConfig(output=str(tmp_path), **changes), words.append), words
+        return MeasuredStep(RunConfig(output=str(tmp_path), **changes)), listen("server.rounds.step_size")
 
     return make
 
@@ -100,12 +100,12 @@ def test_the_learning_rate_is_that_of_a_mean_over_directions_and_devices(measure
 
 def test_numbers_of_fixed_runs_are_what_the_schedule_says() -> None:
     config = RunConfig(learning_rate=0.4, num_server_rounds=4)
-    fixed = step_size(config, None, print)
+    fixed = step_size(config, None)
 
     assert isinstance(fixed, FixedStep)
     assert fixed.planned(2) == fixed.used(2, Replies([]), 2) == float(np.float32(0.3))
     votes = {"directions": "shared", "weighting": "uniform", "aggregation": "sign-vote", "min_replies": 3}
-    assert step_size(replace(config, **votes), None, print).planned(2) == 0.0  # type: ignore[arg-type]
+    assert step_size(replace(config, **votes), None).planned(2) == 0.0  # type: ignore[arg-type]
 
 
 @settings(max_examples=200, deadline=None)
@@ -132,7 +132,7 @@ def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
         return
     liar = Curvature(*lie).relative(square)
 
-    step = MeasuredStep(config, lambda word: None)
+    step = MeasuredStep(config)
     step._write = lambda row: None  # type: ignore[method-assign]
     replies = Replies([*true, *([liar] if liar is not None else [])])
     used = step.used(1, replies, 1)
@@ -144,7 +144,7 @@ def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
 
 
 def _rate(numbers: RelativeCurvature, config: RunConfig, devices: int = 3) -> float:
-    return MeasuredStep(config, print)._rate(numbers, devices, config.local_steps)
+    return MeasuredStep(config)._rate(numbers, devices, config.local_steps)
 
 
 class TestPooled:

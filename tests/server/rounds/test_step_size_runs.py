@@ -210,7 +210,7 @@ class TestPrivacy:
 
         def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
             changed = replace(config, **changes)
-            step = ServerMeasuredStep(changed, held, print)
+            step = ServerMeasuredStep(changed, held)
             (found,) = step.measure(1, Replies([numbers_of()] * 3))
             return step._rate(found, 3, config.local_steps), found
 

@@ -12,7 +12,7 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.app import check_before_start
-from server.rounds.federation import LEDGER_NAME, Events, Federation
+from server.rounds.federation import LEDGER_NAME, Federation
 from server.run.model import open_header
 from server.run.settings import LOG_NAME, fixed_changes, ledger_settings, recorded_settings
 from zo_common.config.run import SETTINGS, RunConfig
@@ -119,7 +119,7 @@ def test_other_directions_are_refused_before_any_device_is_asked(
     with pytest.raises(
         ConfigError, match=r"^directions is 'independent' in the ledger, 'shared' was asked: set directions=independent"
     ):
-        Federation(other, grid, Events(on_word=lambda word: None))
+        Federation(other, grid)
 
     assert not asked
     assert _files(Path(config.output)) == before

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fake_grid import Memory
+from listening import listen
 
 from client.device.engine import Engine
 from client.device.requests import held_out_settings
@@ -130,10 +131,10 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     """Train, evaluate, and start again from what is on disk."""
     config = ctc_settings(objective="suta", data=str(untold_corpus))
     settings = config.to_mapping()
-    words: list[str] = []
+    words = listen("client")
     desk = Desk()
-    journal = Journal(tmp_path / "state", words.append)
-    host = Host(settings, journal, desk, words.append)
+    journal = Journal(tmp_path / "state")
+    host = Host(settings, journal, desk)
     host.start()
     engine = host._engine
     assert engine is not None
@@ -156,9 +157,9 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     assert any("9 recordings" in word for word in words)
     with Memory().in_use():
         fresh = {"model": config.model, "data": config.data}  # it does not know yet what the run will ask
-        Host(fresh, Journal(tmp_path / "fresh", words.append), Desk(), words.append).start()
+        Host(fresh, Journal(tmp_path / "fresh"), Desk()).start()
     assert "9 recordings without transcripts in" in words[-1] and not any("not found" in word for word in words)
-    again = Host(settings, Journal(tmp_path / "state", words.append), Desk(), words.append)
+    again = Host(settings, Journal(tmp_path / "state"), Desk())
     with Memory().in_use():  # a process that has just started
         again.start()
     assert (again.have_round, again._state[1]) == (1, reply.checksum), words

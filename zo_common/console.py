@@ -1,0 +1,58 @@
+"""Log messages on a console: our packages are quiet until a program shows what their loggers say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+PACKAGES = ("zo_common", "client", "server", "simulations")
+
+
+class LineHandler(logging.Handler):
+    """Hands each message on as text, with the traceback of an exception that it is about.
+
+    Args:
+        write: shows it; where it raises, the message is lost and the program goes on.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As `logging.Handler.emit`."""
+        try:
+            self._write(self.format(record))
+        except Exception:
+            self.handleError(record)
+
+
+@contextmanager
+def shown(handler: logging.Handler) -> Iterator[None]:
+    """Give a handler what our packages say from level INFO on, for the time of a block."""
+    with ExitStack() as stack:
+        for name in PACKAGES:
+            logger = logging.getLogger(name)
+            stack.callback(logger.removeHandler, handler)
+            logger.addHandler(handler)
+            stack.enter_context(_level(name, min(logger.level or logging.INFO, logging.INFO)))
+        yield
+
+
+@contextmanager
+def hushed(name: str) -> Iterator[None]:
+    """Drop what a package says, for the time of a block: a check before a run, which says the same again."""
+    with _level(name, logging.CRITICAL):
+        yield
+
+
+@contextmanager
+def _level(name: str, level: int) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
