@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
 from zo_common.errors import ZOError
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
+"""The option of every command whose result another program may want."""
 
 
 def run_typer(app: typer.Typer) -> Callable[[], None]:

@@ -1,4 +1,7 @@
-"""Errors a user can cause: each message is one sentence with what was got, what was expected and the remedy."""
+"""Errors raised on purpose: each message is one sentence with what was got, what was expected and the remedy.
+
+The branches say whose fault it is, and so who can mend it: the operator's, the device's, the server's, the network's.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,24 @@ class ZOError(Exception):
     """Base of all our errors; command lines print the message alone, without a traceback."""
 
 
-class ConfigError(ZOError):
+class OperatorError(ZOError):
+    """What the command was given cannot be used: a setting, a model, recordings, a file."""
+
+
+class DeviceError(ZOError):
+    """The numbers or the memory of the machine that trains or replays are off, or its owner stopped it."""
+
+
+class ServerError(ZOError):
+    """The run cannot go on, or a round of it comes to nothing."""
+
+
+class NetworkError(ZOError):
+    """What another program sent cannot be used, or it did not answer."""
+
+
+class ConfigError(OperatorError):
     """A setting has a wrong name or value."""
-
-
-class RunStopped(ZOError):
-    """A run cannot go on; its ledger holds all rounds so far and can be resumed."""
-
-
-class TooFewReplies(ZOError):
-    """A round has too few valid replies for its aggregation to hold what it promises; it stays empty."""
 
 
 class EpsilonTooSmall(ConfigError):
@@ -33,32 +44,34 @@ class PatternError(ConfigError):
     """A choice of trained tensors matches nothing."""
 
 
-class UnsupportedModel(ZOError):
+class UnsupportedModel(OperatorError):
     """The model's class, dtype or layout cannot be trained here."""
 
 
-class ModelNotFound(ZOError):
+class ModelNotFound(OperatorError):
     """Neither a local directory nor a reachable hub id."""
 
 
-class TensorIdCollision(ZOError):
+class TensorIdCollision(OperatorError):
     """Two trained tensors share one 32-bit tensor id and would share their directions."""
 
 
-class LatticeOverflow(ZOError):
-    """A weight left the range in which its grid is exact in float32."""
+class WrongBaseModel(OperatorError):
+    """The base model's fingerprint is not the ledger's."""
 
 
-class NonFiniteLoss(ZOError):
-    """A loss was NaN or infinite, so no projected gradient exists."""
+class DataError(OperatorError):
+    """One or more recordings cannot be used; `problems` lists all of them."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = f"{count} problem{'s' if count != 1 else ''} in the data:"
+        super().__init__("\n  ".join([head, *self.problems]))
 
 
-class CodecError(ZOError):
-    """Bytes are not a well-formed message."""
-
-
-class LedgerError(ZOError):
-    """A ledger cannot be used; nothing was written."""
+class LedgerError(OperatorError):
+    """A ledger's file cannot be read, written or joined to another; nothing was written."""
 
 
 class LedgerAltered(LedgerError):
@@ -69,27 +82,33 @@ class LedgerTruncated(LedgerError):
     """A ledger ends before its header is complete."""
 
 
-class ProtocolMismatch(LedgerError):
-    """A ledger or message speaks another protocol version."""
+class LatticeOverflow(DeviceError):
+    """A weight left the range in which its grid is exact in float32."""
 
 
-class WrongBaseModel(LedgerError):
-    """The base model's fingerprint is not the ledger's."""
+class NonFiniteLoss(DeviceError):
+    """A loss was NaN or infinite, so no projected gradient exists."""
 
 
-class ChecksumMismatch(LedgerError):
-    """Replay does not reach the recorded state checksum."""
+class ChecksumMismatch(DeviceError):
+    """Weights are not those of the recorded state checksum."""
 
 
-class SecureAggregationError(ZOError):
+class RunStopped(ServerError):
+    """A run cannot go on; its ledger holds all rounds so far and can be resumed."""
+
+
+class TooFewReplies(ServerError):
+    """A round has too few valid replies for its aggregation to hold what it promises; it stays empty."""
+
+
+class CodecError(NetworkError):
+    """Bytes are not a well-formed message."""
+
+
+class ProtocolMismatch(NetworkError):
+    """A file or message speaks another protocol version."""
+
+
+class SecureAggregationError(NetworkError):
     """A step of secure aggregation was refused; no device's scalars were shown."""
-
-
-class DataError(ZOError):
-    """One or more recordings cannot be used; `problems` lists all of them."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the data:"
-        super().__init__("\n  ".join([head, *self.problems]))

@@ -21,7 +21,7 @@ from client.device.private_steps import private_steps, seen_reply
 from client.device.snapshot_parts import SnapshotParts
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
-from zo_common.errors import LatticeOverflow, NonFiniteLoss, ZOError
+from zo_common.errors import DeviceError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.fingerprint import fingerprint
@@ -44,7 +44,7 @@ from zo_common.wire.plan import Plan, Reply, Status
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 
 
-class Cancelled(ZOError):
+class Cancelled(DeviceError):
     """Work was stopped between two steps; the weights are a global state."""
 
 

@@ -18,7 +18,7 @@ import typer
 from client.worker.client import WorkerClient, read_token
 from client.worker.listen import expect_local, notify, socket_path
 from client.worker.view import Follower, show
-from zo_common.cli import run_typer
+from zo_common.cli import AsJson, run_typer
 from zo_common.console import LineHandler, shown
 from zo_common.errors import ConfigError
 
@@ -159,7 +159,7 @@ def status(
     listen: Listen = DEFAULT_LISTEN,
     token_file: TokenFile = None,
     follow: Annotated[bool, typer.Option("--follow", help="Show progress until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What the worker holds and does."""
 

@@ -21,7 +21,7 @@ from client.worker.worker_pb2 import (
     Request,
 )
 from client.worker.worker_pb2_grpc import WorkerStub
-from zo_common.errors import ConfigError, ZOError
+from zo_common.errors import ConfigError, NetworkError
 
 MESSAGE_BYTES = 64 << 20
 _RETRY_SECONDS = 0.3
@@ -35,7 +35,7 @@ _OPTIONS = [
 ]
 
 
-class WorkerError(ZOError):
+class WorkerError(NetworkError):
     """The worker cannot be reached, or refused what it was asked; the message says why."""
 
 

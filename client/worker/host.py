@@ -138,7 +138,8 @@ class Host:
             finally:
                 self._lock.release()
         else:
-            word = self._hellos.get(key) or {"client_id": place.client_id, "error": self._busy_word(job), "stop": False}
+            refusal = {"client_id": place.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
+            word = self._hellos.get(key) or refusal
         return json.dumps(word).encode()
 
     def _busy_word(self, job: Job | None) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from client.device.engine import Engine
 from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
 from zo_common.config.header import header_of
-from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, ZOError
+from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, WrongBaseModel, ZOError
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger.record import Record, all_updates
@@ -109,7 +109,7 @@ class Journal:
 
     def _recover(self, engine: Engine, saved: SavedState) -> None:
         if saved.fingerprint != engine.fingerprint:
-            raise LedgerError(f"it is of base model {saved.fingerprint[:16]}, this one is {engine.fingerprint[:16]}")
+            raise WrongBaseModel(f"it is of base model {saved.fingerprint[:16]}, this one is {engine.fingerprint[:16]}")
         if saved.after:
             self._recover_start(engine, saved.after)
         if not self._ledger_path.exists():

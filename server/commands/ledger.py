@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from zo_common.cli import run_typer
+from zo_common.cli import AsJson, run_typer
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.combine import combine
 from zo_common.ledger.file import read_ledger, write_ledger
 from zo_common.ledger.ledger import Ledger
+from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.export import export_model
 from zo_common.models.load import load_model
@@ -30,20 +33,30 @@ Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice.
 
 
 @app.command()
-def show(ledger: LedgerPath, rounds: Annotated[bool, typer.Option(help="List every round.")] = False) -> None:
+def show(
+    ledger: LedgerPath,
+    rounds: Annotated[bool, typer.Option(help="List every round.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """What a ledger holds: base model, trained tensors, settings, rounds."""
     found = read_ledger(ledger)
-    header = found.header
-    table = Table(title=str(ledger), title_justify="left", show_header=False)
+    header, size = found.header, ledger.stat().st_size
     updates = sum(c.coefficients.size for r in found.records for c in r.contributions)
+    if as_json:
+        kept = {key: value for key, value in asdict(header).items() if key not in ("base_checksum", "tensors")}
+        held = {"tensors": len(header.tensors), "rounds": found.last_round, "directions": updates, "bytes": size}
+        listed = {"records": [_row(record) for record in found.records]} if rounds else {}
+        print(json.dumps(kept | held | {"checksum": _last_checksum(found) or None} | listed))
+        return
+    table = Table(title=str(ledger), title_justify="left", show_header=False)
     for label, value in (
         ("base model", f"{header.model}  fingerprint {header.fingerprint[:16]}…"),
         ("trained", f"{header.pattern}: {len(header.tensors)} tensors, scale {header.scale}"),
         ("estimator", f"{header.estimator}, epsilon {header.epsilon:g}, run seed {header.run_seed}"),
         ("settings", ", ".join(f"{k} {v}" for k, v in header.settings.items())),
         ("created", header.created),
-        ("rounds", f"{found.last_round}, {updates} directions, {ledger.stat().st_size} bytes"),
-        ("checksum", _last_checksum(found)),
+        ("rounds", f"{found.last_round}, {updates} directions, {size} bytes"),
+        ("checksum", _last_checksum(found) or "unknown until replayed"),
     ):
         table.add_row(label, value)
     console.print(table)
@@ -55,17 +68,27 @@ def show(ledger: LedgerPath, rounds: Annotated[bool, typer.Option(help="List eve
 
 def _last_checksum(ledger: Ledger) -> str:
     checksum = ledger.records[-1].checksum if ledger.records else ledger.header.base_checksum
-    return f"{checksum:016x}" if checksum else "unknown until replayed"
+    return f"{checksum:016x}" if checksum else ""
+
+
+def _row(record: Record) -> dict[str, Any]:
+    clients = [c.client_id for c in record.contributions]
+    return {"round": record.server_round, "checksum": f"{record.checksum:016x}", "clients": clients}
 
 
 @app.command()
-def verify(ledger: LedgerPath, model: Model = "", threads: Threads = 0, deep: bool = True) -> None:
+def verify(
+    ledger: LedgerPath, model: Model = "", threads: Threads = 0, deep: bool = True, as_json: AsJson = False
+) -> None:
     """Check the hash chain and, with the base model, that replay reaches the recorded checksum."""
     found = read_ledger(ledger, tolerate_torn=False)
-    console.print(f"chain holds over {found.last_round} rounds")
-    if deep:
-        state = _replayed(found, model, threads)
-        console.print(f"replayed checksum {state.checksum():016x} with {threads or 'default'} threads")
+    if not as_json:
+        console.print(f"chain holds over {found.last_round} rounds")
+    checksum = f"{_replayed(found, model, threads).checksum():016x}" if deep else None
+    if as_json:
+        print(json.dumps({"rounds": found.last_round, "checksum": checksum, "threads": threads or None}))
+    elif deep:
+        console.print(f"replayed checksum {checksum} with {threads or 'default'} threads")
 
 
 @app.command("replay")
@@ -75,6 +98,7 @@ def replay_command(
     model: Model = "",
     threads: Threads = 0,
     rounds: Annotated[int, typer.Option(help="Replay only the first rounds; -1 replays all.")] = -1,
+    as_json: AsJson = False,
 ) -> None:
     """Base model + ledger → a directory for `from_pretrained`, processor included."""
     if output.exists() and any(output.iterdir()):
@@ -88,7 +112,11 @@ def replay_command(
     state = restore_state(loaded.model, found.header, threads=threads or None)
     _replay_with_bar(state, found)
     export_model(loaded.model, loaded.processor, output)
-    console.print(f"wrote {output}, checksum {state.checksum():016x}")
+    checksum = f"{state.checksum():016x}"
+    if as_json:
+        print(json.dumps({"output": str(output), "rounds": found.last_round, "checksum": checksum}))
+    else:
+        console.print(f"wrote {output}, checksum {checksum}")
 
 
 @app.command("combine")
@@ -98,6 +126,7 @@ def combine_command(
     weight: Annotated[
         list[float] | None, typer.Option(help="One a ledger, in order; default 1 each. −1 takes an adaptation away.")
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Add the adaptations of several ledgers on one base model."""
     weights = weight or [1.0] * len(ledgers)
@@ -108,7 +137,11 @@ def combine_command(
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     joined = combine([read_ledger(path) for path in ledgers], weights, created)
     write_ledger(output, joined)
-    console.print(f"wrote {output}: {joined.last_round} rounds, {output.stat().st_size} bytes")
+    size = output.stat().st_size
+    if as_json:
+        print(json.dumps({"output": str(output), "rounds": joined.last_round, "bytes": size}))
+    else:
+        console.print(f"wrote {output}: {joined.last_round} rounds, {size} bytes")
 
 
 def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:

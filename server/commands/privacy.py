@@ -13,9 +13,9 @@ from rich.table import Table
 
 from server.guards.privacy_guard import answered_rounds
 from server.run.state import LEDGER_NAME
-from zo_common.cli import run_typer
+from zo_common.cli import AsJson, run_typer
 from zo_common.directions.seeds import Directions
-from zo_common.errors import LedgerAltered
+from zo_common.errors import ConfigError
 from zo_common.ledger.file import ledger_chains, read_ledger
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent
 from zo_common.privacy.mechanism import Privacy
@@ -40,7 +40,7 @@ def plan(
     gradient_square: Annotated[float, typer.Option(help="|g|² along a direction.")] = GRADIENT_SQUARE,
     gradient_variance: Annotated[float, typer.Option(help="Variance of one utterance's.")] = GRADIENT_VARIANCE,
     directions: Annotated[str, typer.Option(help='"independent", or "shared" by all devices.')] = "independent",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The noise that (ε, δ) takes, and the damage to expect from it."""
     asked = PrivacyPlan(
@@ -91,13 +91,13 @@ def _spending_table(cost: PrivacyCost) -> Table:
 @app.command()
 def verify(
     run: Annotated[Path, typer.Argument(help="A run's output directory, with ledger.zo and privacy.jsonl.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Recompute what a run has spent from its charges, and check them against its ledger."""
     ledger = read_ledger(run / LEDGER_NAME)
     level = ledger.header.settings.get("privacy", "none")
     if level == "none":
-        raise LedgerAltered(f"{run / LEDGER_NAME} is of a run without privacy: it promises nothing")
+        raise ConfigError(f"{run / LEDGER_NAME} is of a run without privacy, which promises nothing: name one with it")
     log = PrivacyLog.read(run / LOG_NAME)
     log.check_against(ledger_chains(run / LEDGER_NAME), answered_rounds(ledger))
     delta = float(ledger.header.settings["target-delta"])

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
-from zo_common.cli import run_typer
+from zo_common.cli import AsJson, run_typer
 from zo_common.errors import ConfigError
 
 app = typer.Typer(help="Run a federation on many machines.", no_args_is_help=True, add_completion=False)
@@ -156,7 +156,7 @@ def _follow(deployment: Deployment, folder: Path, run: str, run_id: str) -> None
 def status(
     folder: Folder,
     run: Annotated[str, typer.Argument(help="A run to show rounds and devices of.", metavar="[RUN]")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Processes, certificates, devices and, of a run, its last rounds."""
     from server.deploy.status import collect, show

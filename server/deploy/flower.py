@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 from server.deploy.deployment import CONNECTION, Deployment
-from zo_common.errors import ZOError
+from zo_common.errors import NetworkError
 
 PATIENCE_SECONDS = 60.0
 
@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 60.0
 RUN_NOT_FOUND, KEY_IN_USE, NODE_NOT_FOUND = 16, 23, 24  # SuperLink's codes
 
 
-class FlowerError(ZOError):
+class FlowerError(NetworkError):
     """SuperLink cannot be reached, or refused what it was asked; `code` is SuperLink's, 0 where it gave none."""
 
     def __init__(self, message: str, code: int = 0) -> None:

@@ -16,7 +16,7 @@ from server.rounds.federation import LEDGER_NAME, refuse_used_ledger
 from server.run.lock import is_locked
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError, LedgerError
+from zo_common.errors import ConfigError, LedgerError, ProtocolMismatch
 
 SETTINGS_USED = "run-config.toml"
 RUN_ID = "flower-run-id"
@@ -85,7 +85,7 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     if _under_way(deployment, output / RUN_ID):
         raise ConfigError(f"{run} is running: follow or stop it")
     if resume:
-        with suppress(LedgerError):  # of a ledger that cannot be read the run's own log tells
+        with suppress(LedgerError, ProtocolMismatch):  # of a ledger that cannot be read the run's own log tells
             refuse_used_ledger(settings)
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)

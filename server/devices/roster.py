@@ -25,7 +25,6 @@ _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that int
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
 _FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
 _MOST_ROUNDS_APART = 32
-_BUSY = "this device is busy"  # what a worker says that serves another run; it soon is free again
 
 
 @dataclass
@@ -70,6 +69,7 @@ class _Roll:
     def __init__(self, told: Introductions) -> None:
         self.members: dict[int, Member] = {}
         self.words: dict[int, str] = {}
+        self.busy: set[int] = set()  # with another run: they are free again soon
         self.stop = False
         self._told = told
         self._description: dict[str, Any] = {}
@@ -105,6 +105,8 @@ class _Roll:
     def _read(self, node: int, word: dict[str, Any]) -> None:
         if "error" in word:
             self.stop = self.stop or bool(word.get("stop"))
+            if word.get("busy") is True:
+                self.busy.add(node)
             what, who = printable(str(word["error"])[:20_000]), plain(str(word.get("client_id")), 20)
             self._refusals.setdefault(what, []).append(who)
             self.words[node] = f"device {who}: {what}"
@@ -198,20 +200,20 @@ class Roster:
             )
         self.members = roll.members
         for node in set(nodes) - set(roll.members):
-            self._ask_again_later(node, 0, roll.words.get(node, ""))
+            self._ask_again_later(node, 0, roll.words.get(node, ""), busy=node in roll.busy)
         for client, count in self.told.skipped.items():
             logger.warning(f"device {client} skipped {count} bad recordings")
 
-    def leave_out(self, node: int, word: str, server_round: int = 0) -> None:
-        """Take a device off the roster; it is asked again who it is some rounds later."""
+    def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
+        """Take a device off the roster; it is asked again who it is some rounds later, a busy one in the next."""
         self.members.pop(node, None)
-        if self._ask_again_later(node, server_round, word):
+        if self._ask_again_later(node, server_round, word, busy=busy):
             logger.warning(f"{word}; it is left out")
 
-    def _ask_again_later(self, node: int, server_round: int, word: str) -> bool:
+    def _ask_again_later(self, node: int, server_round: int, word: str, *, busy: bool) -> bool:
         """Whether the word is a new one."""
         _, times, last = self._again.get(node, (0, 0, ""))
-        times = 0 if _BUSY in word else times
+        times = 0 if busy else times
         self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
         return word != last
 
@@ -235,7 +237,8 @@ class Roster:
         for node in due:
             member = roll.members.get(node)
             if member is None:
-                self.leave_out(node, roll.words.get(node, f"node {node} did not answer"), server_round)
+                word = roll.words.get(node, f"node {node} did not answer")
+                self.leave_out(node, word, server_round, busy=node in roll.busy)
             elif self._takes_a_place(member, server_round):
                 self.members[node] = member
                 fresh.append(member)

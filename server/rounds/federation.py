@@ -56,7 +56,7 @@ class Federation:
     4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
 
     Raises:
-        ConfigError, LedgerError, ModelNotFound …: user errors, before the first round.
+        OperatorError: before the first round; says what to correct.
         RunStopped: too many rounds in a row without enough valid replies.
     """
 

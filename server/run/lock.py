@@ -5,14 +5,14 @@ from __future__ import annotations
 import fcntl
 from pathlib import Path
 
-from zo_common.errors import LedgerError
+from zo_common.errors import ConfigError
 
 
 class RunLock:
     """An advisory lock on a run's directory; the system releases it when the process ends, however it ends.
 
     Raises:
-        LedgerError: another process holds it.
+        ConfigError: another process holds it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -22,7 +22,7 @@ class RunLock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
-            raise LedgerError(
+            raise ConfigError(
                 f"another server is running in {directory}: stop it first, or name another output"
             ) from None
 
@@ -37,6 +37,6 @@ def is_locked(directory: Path) -> bool:
         return False
     try:
         RunLock(directory).release()
-    except LedgerError:
+    except ConfigError:
         return True
     return False

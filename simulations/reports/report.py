@@ -52,13 +52,12 @@ def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
     """The state checksum (hex) that another process reaches from base model and ledger, with its own thread count."""
     command = [
         sys.executable, "-m", "server.commands.ledger", "verify", str(output / LEDGER_NAME), "--model", model,
-        "--threads", str(threads),
+        "--threads", str(threads), "--json",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    for line in done.stdout.splitlines():
-        if line.startswith("replayed checksum"):
-            return line.split()[2]
-    return f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+    if done.returncode:
+        return f"failed: {(done.stderr or done.stdout).strip()[-200:]}"
+    return str(json.loads(done.stdout)["checksum"])
 
 
 def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[str, Any], command: str) -> None:

@@ -144,8 +144,8 @@ def _ledgers() -> dict[str, Target]:
 
     text = json.dumps(asdict(some_header())).encode()
     return {
-        "ledger": Target(use, (whole, encode_header(some_header())[0]), (LedgerError,)),
-        "ledger-file": Target(on_disk, (whole, whole[: -CHAIN_BYTES - 9]), (LedgerError,)),
+        "ledger": Target(use, (whole, encode_header(some_header())[0]), (LedgerError, ProtocolMismatch)),
+        "ledger-file": Target(on_disk, (whole, whole[: -CHAIN_BYTES - 9]), (LedgerError, ProtocolMismatch)),
         "ledger-header": Target(use, (text,), (LedgerError,), _sealed_header, is_json=True),
         "ledger-record": Target(use, tuple(map(encode_record, some_records()[:1])), (LedgerError,), _sealed_record),
     }

@@ -5,6 +5,7 @@ Faults that do not meet share a run: each test looks at the rounds around its ow
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -177,9 +178,9 @@ def test_a_killed_server_app_is_resumed_to_the_bits_of_an_undisturbed_run(fleet:
     assert 2 <= len(kept) < 4
     assert record_bytes(run.output)[: len(kept)] == kept
     assert record_bytes(run.output) == undisturbed(fleet, run, tmp_path)
-    verified = fleet.command(["zo-asr-ledger", "verify", str(run.output / "ledger.zo"), "--threads", "1"])
+    verified = fleet.command(["zo-asr-ledger", "verify", str(run.output / "ledger.zo"), "--threads", "1", "--json"])
     assert verified.returncode == 0, verified.stderr
-    assert f"{run.ledger.records[-1].checksum:016x}" in verified.stdout
+    assert json.loads(verified.stdout)["checksum"] == f"{run.ledger.records[-1].checksum:016x}"
 
 
 @pytest.fixture

@@ -95,16 +95,16 @@ def _wait_for_rounds(config: RunConfig, wanted: int) -> None:
 def _verified(ledger: Path, threads: int) -> str:
     """What `zo-asr-ledger verify` finds in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "server.commands.ledger", "verify", str(ledger), "--threads", str(threads)],
+        [sys.executable, "-m", "server.commands.ledger", "verify", str(ledger), "--threads", str(threads), "--json"],
         capture_output=True,
         text=True,
         check=False,
         timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
-    word = next(line for line in done.stdout.splitlines() if line.startswith("replayed checksum"))
-    assert f"with {threads} threads" in word
-    return word.split()[2]
+    found = json.loads(done.stdout)
+    assert found["threads"] == threads
+    return str(found["checksum"])
 
 
 @pytest.mark.slow

@@ -30,8 +30,9 @@ def read_ledger(path: Path, after: int = 0, *, tolerate_torn: bool = True) -> Le
     """The ledger in a file, never changing it; its first round must be `after + 1`.
 
     Raises:
-        LedgerError: missing, truncated in the header, altered, or of another protocol version. A torn last record,
-            as a crash leaves it, is dropped with a warning unless `tolerate_torn` is off.
+        LedgerError: missing, truncated in the header, or altered. A torn last record, as a crash leaves it, is dropped
+            with a warning unless `tolerate_torn` is off.
+        ProtocolMismatch: of another protocol version.
     """
     return _scan(path, after, tolerate_torn)[0]
 
@@ -40,7 +41,8 @@ def read_ledger_header(path: Path) -> LedgerHeader:
     """The header alone of the ledger in a file, however many rounds follow.
 
     Raises:
-        LedgerError: missing, truncated in the header, altered there, or of another protocol version.
+        LedgerError: missing, truncated in the header, or altered there.
+        ProtocolMismatch: of another protocol version.
     """
     try:
         with path.open("rb") as file:
@@ -107,7 +109,7 @@ class LedgerFile:
         """An existing ledger whose first round is `after + 1`; a torn last record is cut off, with a warning.
 
         Raises:
-            LedgerError: as `read_ledger`; then nothing is written.
+            LedgerError, ProtocolMismatch: as `read_ledger`; then nothing is written.
         """
         ledger, marks = _scan(path, after, tolerate_torn=True)
         if path.stat().st_size != marks[-1][1]:

@@ -242,7 +242,7 @@ def test_introductions_to_several_runs_are_given_again_while_work_goes_on(
     with toy.host._lock:
         found = [json.loads(toy.host.hello(config, PLACE)) for config in (configs[0], configs[4], configs[-1])]
 
-    assert "busy with round 5" in found[0]["error"]
+    assert found[0]["busy"] is True and "busy with round 5" in found[0]["error"]
     assert found[1:] == [{"seed": 4}, {"seed": 11}]
 
 

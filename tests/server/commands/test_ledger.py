@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,6 +97,28 @@ class TestGood:
         assert status == 0
         assert "chain holds over 3 rounds" in said
         assert f"replayed checksum {live.checksum:016x} with 2 threads" in said
+
+    def test_all_of_it_as_json(self, cli: Cli, ledger: Path, live: Federation, tmp_path: Path) -> None:
+        checksum, joined = f"{live.checksum:016x}", tmp_path / "joined.zo"
+        found = {
+            command[0]: json.loads(cli(*command, "--json")[1])
+            for command in (
+                ("show", ledger, "--rounds"),
+                ("verify", ledger, "--threads", 2),
+                ("replay", ledger, tmp_path / "model"),
+                ("combine", ledger, ledger, "-o", joined),
+            )
+        }
+
+        assert found["show"]["checksum"] == found["show"]["records"][-1]["checksum"] == checksum
+        assert (found["show"]["rounds"], found["show"]["directions"]) == (3, 36)
+        assert found["show"]["settings"]["local-steps"] == 2 and found["show"]["pattern"] == "encoder-residual-bias"
+        assert [row["clients"] for row in found["show"]["records"]] == [[0, 1, 2]] * 3
+        assert found["verify"] == {"rounds": 3, "checksum": checksum, "threads": 2}
+        assert found["replay"] == {"output": str(tmp_path / "model"), "rounds": 3, "checksum": checksum}
+        assert found["combine"] == {"output": str(joined), "rounds": 6, "bytes": joined.stat().st_size}
+        _, chain, _ = cli("verify", ledger, "--no-deep", "--json")
+        assert json.loads(chain) == {"rounds": 3, "checksum": None, "threads": None}
 
     def test_verify_of_the_chain_alone_needs_no_model(self, cli: Cli, ledger: Path, tmp_path: Path) -> None:
         found = read_ledger(ledger)

@@ -13,6 +13,7 @@ from fake_grid import FakeGrid
 from flwr.app import ConfigRecord, RecordDict
 
 from client.app import make_client_app
+from server.devices.roster import Roster
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, WrongBaseModel
@@ -240,6 +241,32 @@ def test_a_device_that_lies_in_its_introduction_is_left_out(
 
     assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[0, 1]]
     assert observed.text
+
+
+@pytest.mark.parametrize(("busy", "rounds"), [(True, list(range(9))), (False, [0, 1, 3, 7])])
+def test_a_device_that_serves_another_run_is_asked_again_in_each_round(
+    settings: Settings, grid_of: Grids, busy: bool, rounds: list[int]
+) -> None:
+    config = settings(min_clients=2)
+    grid, now, asked = grid_of(config), 0, []
+    honest = grid._ask
+
+    def refuse(device: Any, message: Any, server_round: int) -> Any:
+        answer = honest(device, message, server_round)
+        if device is grid[2]:
+            asked.append(now)
+            hello = json.dumps({"client_id": 2, "error": "it cannot", "stop": False, "busy": busy}).encode()
+            answer.content = RecordDict({"zo": ConfigRecord({"hello": hello})})
+        return answer
+
+    grid._ask = refuse
+    roster = Roster(grid, config)
+    roster.start()
+    for now in range(1, 9):
+        roster.refresh(now)
+
+    assert asked == rounds
+    assert sorted(m.client_id for m in roster.members.values()) == [0, 1]
 
 
 def test_settings_may_come_with_the_run(settings: Settings, grid_of: Grids, federate: Federate) -> None:

@@ -17,7 +17,7 @@ from server.rounds.federation import Federation
 from server.run.log import read_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
-from zo_common.errors import LedgerError, ModelNotFound, RunStopped
+from zo_common.errors import ConfigError, ModelNotFound, RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_reply
 
@@ -285,7 +285,7 @@ def test_a_second_server_of_a_run_does_not_bother_the_devices(
     first = Federation(config, grid_of(config), observed.events)
     grid = grid_of(config)
 
-    with pytest.raises(LedgerError, match="another server is running"):
+    with pytest.raises(ConfigError, match="another server is running"):
         Federation(config, grid, observed.events)
 
     assert not any(device.asked for device in grid.devices.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.run.lock import RunLock
-from zo_common.errors import LedgerError
+from zo_common.errors import ConfigError
 
 OTHER = "import sys; from pathlib import Path; from server.run.lock import RunLock; RunLock(Path(sys.argv[1]))"
 
@@ -23,7 +23,7 @@ def _elsewhere(directory: Path) -> subprocess.CompletedProcess[str]:
 def test_a_second_server_is_refused_until_the_first_is_done(tmp_path: Path) -> None:
     lock = RunLock(tmp_path / "run")
 
-    with pytest.raises(LedgerError, match="another server is running"):
+    with pytest.raises(ConfigError, match="another server is running"):
         RunLock(tmp_path / "run")
     assert "another server is running" in _elsewhere(tmp_path / "run").stderr
 
