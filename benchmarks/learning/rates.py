@@ -90,7 +90,7 @@ class MeasuredRate(MeasuredStep):
     asks: Mapping[str, Any] = {"curvature": True}
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(config, lambda word: print("  " + word, flush=True))
+        super().__init__(config)
 
     def rate_of_round(self, number: int, results: Sequence[LocalResult]) -> float:
         """As `Rate.rate_of_round`."""

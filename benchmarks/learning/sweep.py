@@ -30,6 +30,7 @@ from benchmarks.learning.method import Settings
 from benchmarks.learning.methods import ALL, METHODS, STUDIES, Entry
 from benchmarks.learning.tasks import TASKS, Places, Task, task_of
 from simulations.reports.machine import hardware, versions
+from zo_common.console import LineHandler, shown
 from zo_common.models.quiet import quiet_transformers
 
 ROWS = RESULTS / "learning.jsonl"
@@ -184,6 +185,11 @@ def main() -> None:
     places = Places(arguments.models, arguments.data, arguments.debian)
     budget = Budget(arguments.passes, arguments.minutes, arguments.points, arguments.words, arguments.test_utterances)
     lab = Lab(Kept(arguments.rows), places, budget, arguments.work, arguments.threads, arguments.forgetting)
+    with shown(LineHandler(lambda message: print(f"  {message}", flush=True))):
+        _run_all(arguments, lab, places)
+
+
+def _run_all(arguments: argparse.Namespace, lab: Lab, places: Places) -> None:
     for task in (task_of(name, places) for name in arguments.tasks):
         for entry in chosen(arguments).values():
             for row in lab.row(task, entry, arguments.seeds, arguments.devices):

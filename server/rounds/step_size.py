@@ -154,7 +154,7 @@ class MeasuredStep:
             found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
         kept, held = trusted(found, rate_of)
         if held:
-            logger.warning(
+            logger.debug(  # honest devices' are spread so far, too, where batches are small
                 f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
                 "two, and is held to that"
             )
