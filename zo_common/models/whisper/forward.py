@@ -37,12 +37,14 @@ class TailMerge:
 class EncoderStates:
     """Encoder output (B, S, d_model) and the attention bias of its positions, (1, 1, 1, S) or None.
 
-    Before the first layer `merge` says what that layer makes of the tail; None where there is nothing to merge.
+    Before the first layer `merge` says what that layer makes of the tail; None where there is nothing to merge. Within
+    a layer, `attended` is what its attention hands its output projection, (B, S, d_model).
     """
 
     hidden: torch.Tensor
     bias: torch.Tensor | None = None
     merge: TailMerge | None = None
+    attended: torch.Tensor | None = None
 
 
 def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
@@ -80,8 +82,10 @@ def _merge(keep: int, full: int, tail_tokens: int, sinks: tuple[int, ...], like:
 
 
 def run_layers(encoder: Any, states: EncoderStates, first: int, last: int) -> EncoderStates:
-    """Encoder layers first … last−1, without the final norm."""
-    if states.merge is not None and first == 0 < last:
+    """Encoder layers first … last−1, without the final norm; of the first one the rest, where it has attended."""
+    if first < last and states.attended is not None:
+        states, first = _behind_attention(encoder.layers[first], states, states.attended), first + 1
+    elif first == 0 < last and states.merge is not None:
         states, first = _merging_layer(encoder.layers[0], states.hidden, states.merge), 1
     hidden = states.hidden
     for layer in encoder.layers[first:last]:
@@ -90,13 +94,39 @@ def run_layers(encoder: Any, states: EncoderStates, first: int, last: int) -> En
     return EncoderStates(hidden, states.bias, states.merge)
 
 
+def attend(layer: Any, states: EncoderStates) -> EncoderStates:
+    """The part of a `WhisperEncoderLayer` before its attention's output projection; `run_layers` goes on from there."""
+    seen = layer.self_attn_layer_norm(states.hidden)
+    if states.merge is None:
+        attended = _attended(layer.self_attn, seen, attention_mask=states.bias)
+        return EncoderStates(states.hidden, states.bias, None, attended)
+    picked = states.merge.picked
+    attended = _attended(layer.self_attn, seen[:, picked], key_value_states=seen)
+    return EncoderStates(states.hidden[:, picked], states.merge.bias, None, attended)
+
+
+def _attended(attention: Any, query: torch.Tensor, **others: torch.Tensor | None) -> torch.Tensor:
+    inputs: list[torch.Tensor] = []
+    with attention.out_proj.register_forward_pre_hook(lambda module, seen: inputs.append(seen[0])):
+        attention(query, **others)
+    return inputs[0]
+
+
+def _behind_attention(layer: Any, states: EncoderStates, attended: torch.Tensor) -> EncoderStates:
+    """The rest of a `WhisperEncoderLayer`."""
+    return EncoderStates(_feed_forward(layer, states.hidden + layer.self_attn.out_proj(attended)), states.bias)
+
+
 def _merging_layer(layer: Any, hidden: torch.Tensor, merge: TailMerge) -> EncoderStates:
     """A `WhisperEncoderLayer` whose output is computed at the picked positions alone, of attention to all."""
     seen = layer.self_attn_layer_norm(hidden)
     attended = layer.self_attn(seen[:, merge.picked], key_value_states=seen)[0]
-    hidden = hidden[:, merge.picked] + attended
-    hidden = hidden + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
-    return EncoderStates(hidden, merge.bias)
+    return EncoderStates(_feed_forward(layer, hidden[:, merge.picked] + attended), merge.bias)
+
+
+def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
+    added: torch.Tensor = layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))
+    return hidden + added
 
 
 def encode(model: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:

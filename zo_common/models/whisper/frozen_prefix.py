@@ -1,7 +1,8 @@
 """The part of Whisper's encoder that no trained tensor touches: computed once a batch, not once a forward pass.
 
 Where only decoder tensors are trained, that is the whole encoder, most of a forward pass: its states are computed once
-for every utterance and reused by all passes of the step.
+for every utterance and reused by all passes of the step. Where biases of what writes to the residual stream are
+trained, it is what comes before the first of them: convolutions and the first layer's attention, to the whole window.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 
 import torch
 
-from zo_common.models.whisper.forward import EncoderStates, embed_window, run_layers
+from zo_common.models.whisper.forward import EncoderStates, attend, embed_window, run_layers
 
 _ENCODER = "model.encoder."
+_BEHIND_ATTENTION = ("self_attn.out_proj.", "final_layer_norm.", "fc1.", "fc2.")
 
 
 class FrozenPrefix:
@@ -21,6 +23,7 @@ class FrozenPrefix:
 
     The encoder is seen as stages: 0 embeds the window (convolutions, positions), 1 … L are its layers, L+1 is the
     final norm. Stages before the first one that holds a trained tensor are frozen; none, if a name is not Whisper's.
+    Of a layer whose trained tensors all lie behind its attention, that is frozen, too.
 
     Args:
         model: a `WhisperForConditionalGeneration`.
@@ -31,11 +34,14 @@ class FrozenPrefix:
         self._encoder = model.model.encoder
         self._layers = len(self._encoder.layers)
         if trained is None:
-            self.stages = 0
+            self.stages, self._half = 0, False
             return
         touched = [self._stage(name) for name in trained if name.startswith(_ENCODER)]
         known = all(name.startswith(("model.", "proj_out.")) for name in trained)
         self.stages = min(touched, default=self._layers + 2) if known else 0
+        layer = f"{_ENCODER}layers.{self.stages - 1}."
+        first = [name.removeprefix(layer) for name in trained if name.startswith(layer)]
+        self._half = 0 < self.stages <= self._layers and all(name.startswith(_BEHIND_ATTENTION) for name in first)
 
     def _stage(self, name: str) -> int:
         part = name.removeprefix(_ENCODER)
@@ -47,6 +53,8 @@ class FrozenPrefix:
         """The output of all frozen stages, of which there is at least one, for log-mel features (B, n_mels, T)."""
         assert self.stages > 0
         states = run_layers(self._encoder, embed_window(self._encoder, features, tail_tokens), 0, self.stages - 1)
+        if self._half:
+            return attend(self._encoder.layers[self.stages - 1], states)
         return self._norm(states) if self.stages > self._layers + 1 else states
 
     def finish(self, start: EncoderStates) -> EncoderStates:
