@@ -298,32 +298,6 @@ class Deployment:
         """The reverse proxy that devices reach."""
         return [f"{self.bin}/zo-asr-server", "proxy", str(self.root)]
 
-    def node_config(self, device: Device, socket: str) -> str:
-        """What a device's SuperNode tells the client app."""
-        key = self.device_folder_of(device.name) / "node.key"
-        named = f'client-id={device.client_id} device-name="{device.name}"'
-        return f'{named} worker-address="{socket}" node-key="{key}"'
-
-    def supernode_command(self, name: str, *, socket: str, superlink: str = "") -> list[str]:
-        """SuperNode of a device on this machine, from its folder; `socket` is the worker's `unix:…` address."""
-        device, folder = self.device(name), self.device_folder_of(name)
-        return [
-            f"{self.bin}/flower-supernode",
-            "--root-certificates", str(folder / "ca.crt"), "--superlink", superlink or f"127.0.0.1:{self.port}",
-            "--auth-supernode-private-key", str(folder / "node.key"),
-            "--port", str(self.device_port + device.client_id), "--node-config", self.node_config(device, socket),
-        ]  # fmt: skip
-
-    def worker_command(
-        self, name: str, *, socket: str, state: Path | None = None, model: str = "", data: str = ""
-    ) -> list[str]:
-        """The resident worker of a device on this machine."""
-        return [
-            f"{self.bin}/zo-asr-worker",
-            "--model", model or self.model, "--data", data or self.data, "--listen", socket,
-            "--state", str(state or self.device_folder_of(name) / "state"),
-        ]  # fmt: skip
-
     # devices
 
     def devices(self) -> dict[str, Device]:
