@@ -19,11 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import tomli_w
+
 from benchmarks.fleet.children import Children, wait_until
 from benchmarks.fleet.device_commands import supernode_command, worker_command
 from benchmarks.fleet.forwarder import Wire
 from client.worker.client import WorkerClient, WorkerError
-from server.deploy.deployment import CONNECTION, Deployment, toml_text
+from server.deploy.deployment import CONNECTION, Deployment
 from server.deploy.flower import FlowerError, flwr_json
 from server.run.log import read_rows
 from zo_common.ledger.file import read_ledger
@@ -344,7 +346,7 @@ class Fleet:
         """`zo-asr-server start` with the quick settings and these (snake_case) changes."""
         chosen = QUICK | {"min-clients": len(self.names)}
         chosen |= {key.replace("_", "-"): value for key, value in settings.items()}
-        (self.deployment.runs / f"{run}.toml").write_text(toml_text(chosen))
+        (self.deployment.runs / f"{run}.toml").write_text(tomli_w.dumps(chosen))
         return self._begin(run, "start", chosen)
 
     def resume(self, run: Run) -> Run:

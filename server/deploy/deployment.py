@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
-import json
 import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from zo_common.binary.durable import write_durably
 from zo_common.errors import ConfigError
@@ -70,18 +71,6 @@ def check_path(path: Path, what: str) -> Path:
     if not _PATH.fullmatch(str(path)):
         raise ConfigError(f"{what} {str(path)!r} holds characters other than letters, digits and /._+@~-: move it")
     return path
-
-
-def toml_text(values: Mapping[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of strings as lines of TOML."""
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    # JSON's strings are TOML's, but for DEL, and surrogate pairs where not written as they are
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -204,7 +193,7 @@ class Deployment:
     def settings_text(self) -> str:
         """What deployment.toml holds."""
         left_out = ("root", "bin")
-        return toml_text(
+        return tomli_w.dumps(
             {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         )
 
@@ -333,8 +322,8 @@ class Deployment:
                 raise ConfigError(f"another command is changing the devices of {self.root}: try again") from None
             devices = self.devices()
             yield devices
-            tables = [f"[devices.{device.name}]\n{toml_text(device.to_mapping())}" for device in devices.values()]
-            write_durably(self.root / "devices.toml", "\n".join(tables).encode())
+            tables = {"devices": {device.name: device.to_mapping() for device in devices.values()}}
+            write_durably(self.root / "devices.toml", tomli_w.dumps(tables).encode())
             lines = [
                 peer_line(device.client_id, device.public_key) for device in devices.values() if not device.revoked
             ]
