@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import ConfigDict
 
 from zo_common.binary.durable import write_durably
+from zo_common.checked import STRICT, Count, read_values
 from zo_common.errors import ConfigError
 from zo_common.secure_sum.node_keys import PEERS_NAME, peer_line
 
@@ -91,8 +93,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 class Device:
     """A device as the server knows it; `node_id` is Flower's, empty until it is registered."""
 
+    __pydantic_config__ = ConfigDict(**STRICT, alias_generator=lambda name: name.replace("_", "-"))
     name: str
-    client_id: int
+    client_id: Count
     public_key: str
     node_id: str = ""
     revoked: bool = False
@@ -112,17 +115,9 @@ def _device_of(path: Path, name: str, table: Any) -> Device:
             f"{path}: device {name!r} is {table!r}, expected a table [devices.{name}]: correct it by hand"
         )
     try:
-        device = Device(name=name, **{key.replace("-", "_"): value for key, value in table.items()})
-    except TypeError:
-        raise ConfigError(f"{path}: device {name!r} has a missing or unknown key: correct it by hand") from None
-    for key, kind in (("client_id", int), ("public_key", str), ("node_id", str), ("revoked", bool)):
-        value = getattr(device, key)
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise ConfigError(
-                f"{path}: {key.replace('_', '-')} of device {name!r} is {value!r}, expected "
-                f"{'a number from 0' if kind is int else kind.__name__}: correct it by hand"
-            )
-    return device
+        return read_values(Device, table | {"name": name})
+    except ValueError as error:
+        raise ConfigError(f"{path}: device {name!r}: {error}: correct it by hand") from None
 
 
 @dataclass(frozen=True)

@@ -197,13 +197,19 @@ def test_one_host_needs_no_list(deployment: Deployment) -> None:
     [
         ("devices = 7", "devices is 7"),
         ("devices.anna = 7", "'anna' is 7"),
-        ("[devices.anna]", "missing or unknown key"),
+        ("[devices.anna]", "client-id is missing"),
         ("[devices.'../x']\nclient-id = 0\npublic-key = 'k'", "is no name"),
-        ("[devices.anna]\nclient-id = '0'\npublic-key = 'k'", "client-id of device 'anna' is '0'"),
-        ("[devices.anna]\nclient-id = -1\npublic-key = 'k'", "expected a number from 0"),
-        ("[devices.anna]\nclient-id = 0\npublic-key = 1", "public-key of device 'anna' is 1"),
-        ("[devices.anna]\nclient-id = 0\npublic-key = 'k'\nnode-id = 7", "node-id of device 'anna' is 7"),
-        ("[devices.anna]\nclient-id = 0\npublic-key = 'k'\nrevoked = 'no'", "revoked of device 'anna' is 'no'"),
+        (
+            "[devices.anna]\nclient-id = '0'\npublic-key = 'k'",
+            "'anna': client-id is '0', expected a valid integer: ",
+        ),
+        ("[devices.anna]\nclient-id = -1\npublic-key = 'k'", "client-id is -1, expected greater than or equal to 0"),
+        ("[devices.anna]\nclient-id = 0\npublic-key = 1", "public-key is 1, expected a valid string"),
+        ("[devices.anna]\nclient-id = 0\npublic-key = 'k'\nnode-id = 7", "node-id is 7, expected a valid string"),
+        (
+            "[devices.anna]\nclient-id = 0\npublic-key = 'k'\nrevoked = 'no'",
+            "revoked is 'no', expected a valid bool",
+        ),
     ],
 )
 def test_devices_of_a_wrong_type_are_told(deployment: Deployment, text: str, word: str) -> None:
