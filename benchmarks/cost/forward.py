@@ -26,7 +26,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import select
 from zo_common.models.compiled import compile_layers
 from zo_common.models.compute import resolve_precision
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.loss import WhisperLoss
 from zo_common.models.whisper.objectives import WhisperBatch
@@ -50,7 +50,7 @@ def compile_ratio(source: str, batch: WhisperBatch, repeats: int) -> dict[str, A
     """A float32 forward with compiled layers ÷ eager, after warm-up."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         return {"skipped": "torch.compile needs a C++ compiler on CPU"}
-    eager, compiled = load_whisper(source)[0], load_whisper(source)[0]
+    eager, compiled = load_model(source).model, load_model(source).model
     compile_layers(compiled)
     return ratio(whole_forward(compiled, batch), whole_forward(eager, batch), repeats)
 
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="measure torch.compile, too (a minute of compiling)")
     arguments = parser.parse_args()
     source = str(bundled_whisper(Path("models")))
-    model, processor = load_whisper(source)
+    model, processor, _ = load_model(source)
     data = demo_speech(processor)
     batch = data.batch(data.draw(BATCH, np.random.default_rng(0)))
     with torch.inference_mode():

@@ -19,7 +19,7 @@ from benchmarks.harness.rows import store
 from simulations.models.whisper_import import bundled_whisper
 from simulations.speech.corpus import CorpusConfig, write_corpus
 from zo_common.lattice.trained import select
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.speech.whisper import SpeechDataset, load_dataset
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tails", type=int, nargs="+", default=[0, 16, 32, 64, 128])
     parser.add_argument("--utterances-per-speaker", type=int, default=4)
     arguments = parser.parse_args()
-    model, processor = load_whisper(str(bundled_whisper(Path("models"))))
+    model, processor, _ = load_model(str(bundled_whisper(Path("models"))))
     for parameter in select(model, arguments.tensors).values():
         parameter.requires_grad_(True)
     with tempfile.TemporaryDirectory() as directory:

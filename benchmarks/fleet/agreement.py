@@ -12,13 +12,13 @@ from client.worker.worker_pb2 import Request
 from zo_common.config.run import RunConfig
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 
 def replayed(ledger: Ledger, model: Path) -> int:
     """The checksum that base and ledger give, in a model loaded anew."""
-    loaded, _ = load_whisper(str(model))
+    loaded = load_model(str(model)).model
     return replay(restore_state(loaded, ledger.header, threads=1), ledger)
 
 

@@ -19,10 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import tomli_w
+
 from benchmarks.fleet.children import Children, wait_until
+from benchmarks.fleet.device_commands import supernode_command, worker_command
 from benchmarks.fleet.forwarder import Wire
 from client.worker.client import WorkerClient, WorkerError
-from server.deploy.deployment import CONNECTION, Deployment, toml_text
+from server.deploy.deployment import CONNECTION, Deployment
 from server.deploy.flower import FlowerError, flwr_json
 from server.run.log import read_rows
 from zo_common.ledger.file import read_ledger
@@ -294,12 +297,12 @@ class Fleet:
 
     def start_worker(self, name: str, model: Path | None = None, stand_in: Sequence[str] = ()) -> None:
         """The resident worker with its recordings, or the command of a stand-in with the same arguments."""
-        command = self.deployment.worker_command(
-            name,
+        command = worker_command(
+            self.deployment,
             socket=self.socket_of(name),
             state=self.folder / "state" / name,
-            model=str(model or self.model),
-            data=str(self.recordings_of(name)),
+            model=model or self.model,
+            data=self.recordings_of(name),
         )
         if stand_in:
             command[:1] = stand_in
@@ -314,8 +317,8 @@ class Fleet:
         """
         if name not in self.wires:
             self.wires[name] = Wire((self.host, self.deployment.port), self.host)
-        command = self.deployment.supernode_command(
-            name, socket=self.socket_of(name), superlink=self.wires[name].address
+        command = supernode_command(
+            self.deployment, name, socket=self.socket_of(name), superlink=self.wires[name].address
         )
         command = [*self.before.get(name, []), *command]
         self.children.start(f"supernode-{name}", command, self.environment | dict(environment or {}), pause=5.0)
@@ -343,7 +346,7 @@ class Fleet:
         """`zo-asr-server start` with the quick settings and these (snake_case) changes."""
         chosen = QUICK | {"min-clients": len(self.names)}
         chosen |= {key.replace("_", "-"): value for key, value in settings.items()}
-        (self.deployment.runs / f"{run}.toml").write_text(toml_text(chosen))
+        (self.deployment.runs / f"{run}.toml").write_text(tomli_w.dumps(chosen))
         return self._begin(run, "start", chosen)
 
     def resume(self, run: Run) -> Run:

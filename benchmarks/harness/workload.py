@@ -61,9 +61,9 @@ def whisper(architecture: str, device: str = "cpu") -> Any:
     """`random_whisper`, or for "tiny.en" OpenAI's weights; all weights lie in memory of this process."""
     if architecture != "tiny.en":
         return random_whisper(architecture, device)
-    from zo_common.models.load import load_whisper
+    from zo_common.models.load import load_model
 
-    model, _ = load_whisper(str(bundled()))
+    model = load_model(str(bundled())).model
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # not a mapped file
     return model.to(device)

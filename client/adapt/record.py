@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.directions.seeds import direction_seed
-from zo_common.errors import ChecksumMismatch, CodecError, ConfigError
+from zo_common.errors import CodecError, ConfigError
 from zo_common.estimator.step import step_updates
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
@@ -167,24 +167,6 @@ def _take_scalars(reader: Reader, layout: Layout, count: int) -> NDArray[np.floa
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=_DIGEST, person=_PERSON).digest()
-
-
-def replay_adaptation(state: LatticeState, record: AdaptationRecord) -> None:
-    """Move a state by a record, to the same bits as the adaptation that made it.
-
-    Raises:
-        ChecksumMismatch: the state is not at `record.start`, or does not arrive at `record.end`; nothing has moved.
-        LatticeOverflow: a weight would leave its lattice; nothing has moved.
-    """
-    if record.start:
-        state.expect_checksum(record.start)
-    apply_all(state, record.updates())
-    if record.end:
-        try:
-            state.expect_checksum(record.end)
-        except ChecksumMismatch:
-            undo(state, record)
-            raise
 
 
 def undo(state: LatticeState, record: AdaptationRecord) -> None:

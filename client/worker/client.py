@@ -140,7 +140,11 @@ class WorkerClient:
         return bytes(found)
 
     def _ask(self, call: Callable[..., Iterable[Any]], on_event: Callable[[Any], None] = lambda _: None) -> list[Any]:
-        """Ask until there is an answer; the last event of a stream. A lost worker is asked again until it is back."""
+        """Ask until there is an answer; the last event of a stream. A lost worker is asked again until it is back.
+
+        gRPC's own retry policy makes at most five attempts, and none once a stream has begun; a worker that is started
+        again in the middle of a training has its model to load first.
+        """
         deadline = time.monotonic() + self._timeout
         lost: float | None = None
         while True:

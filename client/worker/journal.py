@@ -19,6 +19,7 @@ from typing import Any
 
 from client.device.engine import Engine
 from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
+from zo_common.checked import STRICT, Count, read_json
 from zo_common.config.header import header_of
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, WrongBaseModel, ZOError
 from zo_common.ledger.file import LedgerFile
@@ -44,11 +45,12 @@ class SavedState:
         last_round: the round whose state checksum is `checksum`.
     """
 
+    __pydantic_config__ = STRICT
     settings: dict[str, Any]
     fingerprint: str
-    after: int
-    last_round: int
-    checksum: int
+    after: Count
+    last_round: Count
+    checksum: Count
 
 
 class Journal:
@@ -87,11 +89,10 @@ class Journal:
     def saved(self) -> SavedState | None:
         """`device.state`; None, with a word unless there is none, where it cannot be used."""
         try:
-            raw = json.loads(unseal((self.folder / "device.state").read_bytes(), _STATE, _VERSION))
-            return _checked(SavedState(**raw))
+            return read_json(SavedState, unseal((self.folder / "device.state").read_bytes(), _STATE, _VERSION))
         except FileNotFoundError:
             return None
-        except (OSError, ZOError, ValueError, TypeError, RecursionError) as error:
+        except (OSError, ZOError, ValueError) as error:
             self._start_anew(error)
             return None
 
@@ -228,20 +229,6 @@ class Journal:
             logger.warning(f"the last answer in {self.folder} cannot be used ({error})")
             return None
         return body[:_DIGEST_BYTES], body[_DIGEST_BYTES:]
-
-
-def _checked(saved: SavedState) -> SavedState:
-    """What was read, if its fields are of their types.
-
-    Raises:
-        TypeError, ValueError: they are not, or out of range.
-    """
-    numbers = (saved.after, saved.last_round, saved.checksum)
-    if not isinstance(saved.settings, dict) or not isinstance(saved.fingerprint, str):
-        raise TypeError("its fields are of other types")
-    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
-        raise ValueError("a number in it is out of range")
-    return saved
 
 
 def _identity(engine: Engine) -> tuple[object, ...]:

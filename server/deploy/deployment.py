@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import ipaddress
-import json
 import os
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+from pydantic import ConfigDict
+
 from zo_common.binary.durable import write_durably
+from zo_common.checked import STRICT, Count, read_values
 from zo_common.errors import ConfigError
 from zo_common.secure_sum.node_keys import PEERS_NAME, peer_line
 
@@ -72,18 +75,6 @@ def check_path(path: Path, what: str) -> Path:
     return path
 
 
-def toml_text(values: Mapping[str, Any]) -> str:
-    """Strings, numbers, booleans and lists of strings as lines of TOML."""
-    return "".join(f"{key} = {_toml_value(value)}\n" for key, value in values.items())
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_toml_value, value)) + "]"
-    # JSON's strings are TOML's, but for DEL, and surrogate pairs where not written as they are
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file.
 
@@ -102,8 +93,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 class Device:
     """A device as the server knows it; `node_id` is Flower's, empty until it is registered."""
 
+    __pydantic_config__ = ConfigDict(**STRICT, alias_generator=lambda name: name.replace("_", "-"))
     name: str
-    client_id: int
+    client_id: Count
     public_key: str
     node_id: str = ""
     revoked: bool = False
@@ -123,17 +115,9 @@ def _device_of(path: Path, name: str, table: Any) -> Device:
             f"{path}: device {name!r} is {table!r}, expected a table [devices.{name}]: correct it by hand"
         )
     try:
-        device = Device(name=name, **{key.replace("-", "_"): value for key, value in table.items()})
-    except TypeError:
-        raise ConfigError(f"{path}: device {name!r} has a missing or unknown key: correct it by hand") from None
-    for key, kind in (("client_id", int), ("public_key", str), ("node_id", str), ("revoked", bool)):
-        value = getattr(device, key)
-        if type(value) is not kind or (isinstance(value, int) and value < 0):
-            raise ConfigError(
-                f"{path}: {key.replace('_', '-')} of device {name!r} is {value!r}, expected "
-                f"{'a number from 0' if kind is int else kind.__name__}: correct it by hand"
-            )
-    return device
+        return read_values(Device, table | {"name": name})
+    except ValueError as error:
+        raise ConfigError(f"{path}: device {name!r}: {error}: correct it by hand") from None
 
 
 @dataclass(frozen=True)
@@ -204,7 +188,7 @@ class Deployment:
     def settings_text(self) -> str:
         """What deployment.toml holds."""
         left_out = ("root", "bin")
-        return toml_text(
+        return tomli_w.dumps(
             {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         )
 
@@ -298,32 +282,6 @@ class Deployment:
         """The reverse proxy that devices reach."""
         return [f"{self.bin}/zo-asr-server", "proxy", str(self.root)]
 
-    def node_config(self, device: Device, socket: str) -> str:
-        """What a device's SuperNode tells the client app."""
-        key = self.device_folder_of(device.name) / "node.key"
-        named = f'client-id={device.client_id} device-name="{device.name}"'
-        return f'{named} worker-address="{socket}" node-key="{key}"'
-
-    def supernode_command(self, name: str, *, socket: str, superlink: str = "") -> list[str]:
-        """SuperNode of a device on this machine, from its folder; `socket` is the worker's `unix:…` address."""
-        device, folder = self.device(name), self.device_folder_of(name)
-        return [
-            f"{self.bin}/flower-supernode",
-            "--root-certificates", str(folder / "ca.crt"), "--superlink", superlink or f"127.0.0.1:{self.port}",
-            "--auth-supernode-private-key", str(folder / "node.key"),
-            "--port", str(self.device_port + device.client_id), "--node-config", self.node_config(device, socket),
-        ]  # fmt: skip
-
-    def worker_command(
-        self, name: str, *, socket: str, state: Path | None = None, model: str = "", data: str = ""
-    ) -> list[str]:
-        """The resident worker of a device on this machine."""
-        return [
-            f"{self.bin}/zo-asr-worker",
-            "--model", model or self.model, "--data", data or self.data, "--listen", socket,
-            "--state", str(state or self.device_folder_of(name) / "state"),
-        ]  # fmt: skip
-
     # devices
 
     def devices(self) -> dict[str, Device]:
@@ -359,8 +317,8 @@ class Deployment:
                 raise ConfigError(f"another command is changing the devices of {self.root}: try again") from None
             devices = self.devices()
             yield devices
-            tables = [f"[devices.{device.name}]\n{toml_text(device.to_mapping())}" for device in devices.values()]
-            write_durably(self.root / "devices.toml", "\n".join(tables).encode())
+            tables = {"devices": {device.name: device.to_mapping() for device in devices.values()}}
+            write_durably(self.root / "devices.toml", tomli_w.dumps(tables).encode())
             lines = [
                 peer_line(device.client_id, device.public_key) for device in devices.values() if not device.revoked
             ]

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import getpass
-import re
 import shlex
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from server.deploy.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device, toml_text
+import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from server.deploy.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 
-_FIELD = re.compile(r"\{\{([a-z_]+)\}\}")
+_TEMPLATES = Environment(
+    loader=PackageLoader("server.deploy"),
+    undefined=StrictUndefined,
+    keep_trailing_newline=True,
+    comment_start_string="{##",  # "{#" is a string's length in a shell
+    comment_end_string="##}",
+)
 SERVER_UNITS = ("zo-asr-superlink.service", "zo-asr-superexec.service", "zo-asr-proxy.service")
 DEVICE_UNITS = ("zo-asr-worker.service", "zo-asr-supernode.service")
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """A template of `server/deploy/templates` with every `{{field}}` filled in; KeyError for one without a value."""
-    text = resources.files("server.deploy").joinpath("templates", template).read_text()
-    return _FIELD.sub(lambda match: str(values[match[1]]), text)
+    """A template of `server/deploy/templates` filled in; UndefinedError for a field without a value."""
+    return _TEMPLATES.get_template(template).render(values)
 
 
 def write_server_files(deployment: Deployment) -> None:
@@ -38,7 +44,7 @@ def write_server_files(deployment: Deployment) -> None:
 
 def write_app(deployment: Deployment) -> None:
     """Write the Flower app: settings, and two modules that import the installed packages."""
-    config = toml_text(RunConfig(model=deployment.model, data=deployment.data).to_mapping())
+    config = tomli_w.dumps(RunConfig(model=deployment.model, data=deployment.data).to_mapping())
     _write(deployment.app / "pyproject.toml", render("app-pyproject.toml", {"config": config}))
     for part, module in (("client", "client.app"), ("server", "server.deploy.app")):
         text = render("app-part.txt", {"part": part, "module": module})
@@ -49,7 +55,7 @@ def write_app(deployment: Deployment) -> None:
 def write_example_run(deployment: Deployment, devices: int) -> None:
     """Write `runs/example.toml`."""
     chosen = {"model": deployment.model, "min-clients": max(1, devices)}
-    _write(deployment.runs / "example.toml", render("run.toml", {"chosen": toml_text(chosen)}))
+    _write(deployment.runs / "example.toml", render("run.toml", {"chosen": tomli_w.dumps(chosen)}))
 
 
 def write_device_files(deployment: Deployment, device: Device) -> None:

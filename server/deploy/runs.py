@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml, toml_text
+import tomli_w
+
+from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml
 from server.deploy.files import write_app
 from server.deploy.flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
 from server.rounds.federation import LEDGER_NAME, refuse_used_ledger
@@ -90,7 +92,7 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)
     used = output / SETTINGS_USED
-    write_durably(used, toml_text(settings.to_mapping()).encode())
+    write_durably(used, tomli_w.dumps(settings.to_mapping()).encode())
     answer = flwr_json(deployment, "run", str(deployment.app), CONNECTION, "--run-config", str(used))
     run_id = str(answer["run-id"])
     write_durably(output / RUN_ID, run_id.encode())

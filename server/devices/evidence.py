@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from zo_common.checked import STRICT
+
 
 @dataclass
 class Evidence:
@@ -18,6 +20,7 @@ class Evidence:
         report: what the operator was told; empty while there is nothing to tell.
     """
 
+    __pydantic_config__ = STRICT
     rounds: int = 0
     information: float = 0.0
     score: float = 0.0

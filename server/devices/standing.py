@@ -7,15 +7,15 @@ everyone is asked anew.
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from server.devices.evidence import Evidence
 from server.run.log import write_whole
+from zo_common.checked import STRICT, read_values
 
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
@@ -35,6 +35,7 @@ class Standing:
         scalars: what its scalars, compared with the others', say of it.
     """
 
+    __pydantic_config__ = STRICT
     client_id: int
     node_id: int = 0
     name: str = ""
@@ -141,25 +142,4 @@ def _standing(entry: dict[str, Any]) -> Standing:
         KeyError, TypeError, ValueError, AttributeError: it is not one.
     """
     excluded = entry.pop("standing") == "excluded"
-    scalars = Evidence(**entry.pop("scalars", {}))
-    _check(scalars)
-    refused = Counter({str(reason): int(count) for reason, count in entry.pop("refused").items()})
-    standing = Standing(**entry, refused=refused, excluded=excluded, scalars=scalars)
-    _check(standing)
-    return standing
-
-
-def _check(read: Standing | Evidence) -> None:
-    """Refuse a dataclass whose numbers and words are not such.
-
-    Raises:
-        TypeError: they are not.
-    """
-    for each in fields(read):
-        default, value = each.default, getattr(read, each.name)
-        if isinstance(default, float) and type(value) in (int, float) and math.isfinite(value):
-            continue
-        expected = int if each.name == "client_id" else type(default)
-        simple = isinstance(default, int | float | str) or each.name == "client_id"
-        if simple and type(value) is not expected:
-            raise TypeError(f"{each.name} is {value!r}")
+    return read_values(Standing, entry | {"excluded": excluded})

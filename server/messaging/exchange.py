@@ -28,7 +28,7 @@ _TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late 
 
 
 def serialised_size(content: RecordDict) -> int:
-    """Bytes of Flower's protobuf of a message's content."""
+    """Bytes of Flower's protobuf of a message's content; no public function of Flower gives it."""
     from flwr.common.serde import recorddict_to_proto
 
     return int(recorddict_to_proto(content).ByteSize())

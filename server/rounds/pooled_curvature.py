@@ -8,10 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from server.run.log import read_rows
+from zo_common.checked import STRICT, Count, read_values
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.secure_sum.terms import MOST_DEVICES
@@ -24,6 +27,8 @@ _MOST_WEIGHT = 10.0  # of a device's mean square, over the median's
 _MOST_APART = 100.0  # devices' curvatures of one direction, and the median's
 _LEAST_POWER, _HALVINGS = -512.0, 24  # of two: how little of a device's own numbers may be left
 _MOST = 1e200  # of a number, far beyond what float32 scalars can give
+_Real = Annotated[float, Field(gt=-_MOST, lt=_MOST)]
+_Above0 = Annotated[float, Field(gt=0, lt=_MOST)]
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,16 @@ class StepRow:
         room: the rate with which the round's mean update would be as large as the lattice allows.
     """
 
-    server_round: int
-    learning_rate: float
-    per_direction: float
-    along_signal: float
-    along_noise: float
-    noise_share: float
-    along_error: float
-    devices: int
-    room: float
+    __pydantic_config__ = STRICT
+    server_round: Count
+    learning_rate: _Above0
+    per_direction: _Above0
+    along_signal: _Real
+    along_noise: _Real
+    noise_share: Annotated[float, Field(ge=0, lt=1)]
+    along_error: Annotated[float, Field(ge=0, lt=_MOST)]
+    devices: Annotated[int, Field(gt=0, le=MOST_DEVICES)]
+    room: _Above0
 
     @property
     def pooled(self) -> Pooled:
@@ -206,22 +212,10 @@ def rows_of(path: Path, last_round: int) -> list[StepRow]:
         ConfigError: a line is none of a measured step.
     """
     try:
-        rows = [StepRow(**row) for row in read_rows(path)]
-        if not all(
-            type(row.server_round) is type(row.devices) is int
-            and 0 < row.devices <= MOST_DEVICES
-            and row.learning_rate > 0
-            and row.room > 0
-            and row.per_direction > 0
-            and 0 <= row.noise_share < 1
-            and row.along_error >= 0
-            and all(abs(number) < _MOST for number in astuple(row))
-            for row in rows
-        ):
-            raise ValueError("numbers out of range")
-    except (TypeError, ValueError, OverflowError):
+        rows = read_values(list[StepRow], read_rows(path))
+    except ValueError as error:
         raise ConfigError(
-            f"{path} holds a line that is not a measured step: move the file away, and the run goes on without the "
-            "rates of earlier rounds"
+            f"{path} holds a line that is not a measured step ({error}): move the file away, and the run goes on "
+            "without the rates of earlier rounds"
         ) from None
     return [row for row in rows if row.server_round <= last_round]

@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import nn
+import torch
 
 from server.run.settings import ledger_settings
 from zo_common.config.header import header_of
 from zo_common.config.run import RunConfig
 from zo_common.errors import WrongBaseModel
-from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger.ledger import LedgerHeader, TensorEntry, describe_tensors
+from zo_common.ledger.ledger import LedgerHeader, TensorEntry
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
-from zo_common.speech.family import family_of
+from zo_common.replica import Replica
 
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors
 
 
-class GlobalModel:
-    """Base model, processor, family and lattice state of a server that holds the model.
+class GlobalModel(Replica):
+    """The replica of a server that holds the model, in its main memory."""
 
-    Raises:
-        ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as a device's engine would.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.model: nn.Module
-        self.processor: Any
-        loaded = load_model(config.model)
-        self.model, self.processor = loaded.model, loaded.processor
-        self.family = family_of(loaded, config)
-        self.fingerprint = fingerprint(self.model)
-        self.state = LatticeState(self.model, config.trained_tensors, config.scale)
-        if config.epsilon != "auto":
-            self.state.epsilon_units(config.epsilon)
-        self.base_checksum = self.state.checksum()
-        self.tensors = describe_tensors(self.state)
-        self._config = config
+    def _place(self) -> torch.device:
+        return torch.device("cpu")
 
     def snapshot(self) -> bytes:
         """The present weights' difference to the base model, which is loaded again for the comparison.
@@ -47,11 +29,11 @@ class GlobalModel:
         Raises:
             WrongBaseModel, ModelNotFound: it was changed or removed since the run began.
         """
-        model = load_model(self._config.model).model
+        model = load_model(self.config.model).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
-        base = LatticeState(model, ",".join(header), self._config.scale, exponents=header)
+        base = LatticeState(model, ",".join(header), self.config.scale, exponents=header)
         if base.checksum() != self.base_checksum:
-            raise WrongBaseModel(f"{self._config.model} is not the base model any more that this run began with")
+            raise WrongBaseModel(f"{self.config.model} is not the base model any more that this run began with")
         return encode_snapshot(base, self.state)
 
 

@@ -13,6 +13,7 @@ import pytest
 from fake_grid import Memory
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from references import split_snapshot
 
 from client.app import MOST_PATTERN, _leave_time, _take_tensors, make_client_app
 from client.device.engine import Engine
@@ -21,8 +22,8 @@ from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
-from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.models.load import load_whisper
+from zo_common.ledger.snapshot import encode_part, encode_snapshot
+from zo_common.models.load import load_model
 from zo_common.speech.metrics import Scores
 from zo_common.wire.calibration import CalibrationAsk, decode_answer, encode_ask
 from zo_common.wire.evaluation import decode_evaluation
@@ -99,7 +100,7 @@ def test_every_kind_of_message_is_served(engine: Engine, config: RunConfig, ask:
 
 def test_a_snapshot_is_taken_in_parts(engine: Engine, config: RunConfig, ask: Ask) -> None:
     record = _record(engine)
-    states = [LatticeState(load_whisper(config.model)[0], config.trained_tensors, config.scale) for _ in range(2)]
+    states = [LatticeState(load_model(config.model).model, config.trained_tensors, config.scale) for _ in range(2)]
     states[1].apply(record.updates())
     data = encode_snapshot(*states)
     place = {"base_id": engine.base_id, "client_id": 5, "server_round": 1, "checksum": record.checksum}

@@ -25,6 +25,7 @@ from fuzz_samples import (
     some_replies,
 )
 from fuzz_target import Target
+from references import split_snapshot
 from toy_engine import history, toy_engine
 
 from client.adapt import record as adaptation_record
@@ -66,7 +67,7 @@ from zo_common.ledger.ledger import (
     encode_ledger,
 )
 from zo_common.ledger.record_codec import decode_record, encode_record
-from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot, split_snapshot
+from zo_common.ledger.snapshot import apply_snapshot, decode_part, encode_part, encode_snapshot
 from zo_common.wire.calibration import (
     CalibrationAsk,
     decode_answer,

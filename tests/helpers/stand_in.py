@@ -19,7 +19,7 @@ from typing import Any
 
 import grpc
 
-from client.device import engine as engine_module
+from client.device import follower as follower_module
 from client.device.engine import Engine
 from client.worker.cli import main
 from client.worker.listen import bind
@@ -74,12 +74,12 @@ def serve_garbage(arguments: list[str]) -> None:
 
 def drift() -> None:
     """From now on, whenever rounds are applied in this process, the weights move a little farther than they should."""
-    right = engine_module.apply_all
+    right = follower_module.apply_all
 
     def wrong(state: Any, updates: Any, sign: int = 1) -> None:
         right(state, [*updates, Update(seed=99, coefficient=0.01)], sign)
 
-    engine_module.apply_all = wrong
+    follower_module.apply_all = wrong
 
 
 if __name__ == "__main__":

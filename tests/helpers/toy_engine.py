@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from client.device.engine import Engine
-from client.device.snapshot_parts import SnapshotParts
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.lattice.fingerprint import fingerprint
@@ -20,13 +19,8 @@ class ToyEngine(Engine):
 
     loads = 0
 
-    def _load(self) -> None:
-        self._loaded = False
+    def _load_base(self) -> None:
         self.loads += 1
-        self.applied = []
-        self.start_round, self.start_checksum = 0, 0
-        self.snapshot = self._from = None
-        self._parts = SnapshotParts()
         self.model = nn.Linear(64, 8).requires_grad_(False)
         for number, parameter in enumerate(self.model.parameters()):
             parameter.data = torch.from_numpy(
@@ -35,9 +29,11 @@ class ToyEngine(Engine):
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
         self.base_checksum = self.state.checksum()
-        self.device, self.precision = torch.device("cpu"), torch.float32
-        self.family = self._losses = self._choices = None
-        self._loaded = True
+        self.device, self.family = torch.device("cpu"), None
+
+    def _prepare(self) -> None:
+        self.precision = torch.float32
+        self._losses = self._choices = None
 
     def pretend(self, records: list[Record]) -> None:
         """Be at the end of this history, as after syncing."""

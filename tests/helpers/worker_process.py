@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import worker_fork
+from references import split_snapshot
 
 from client.device.engine import Engine
 from client.place import Place
@@ -26,8 +27,8 @@ from zo_common.directions.seeds import client_seed
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
-from zo_common.ledger.snapshot import encode_part, encode_snapshot, split_snapshot
-from zo_common.models.load import load_whisper
+from zo_common.ledger.snapshot import encode_part, encode_snapshot
+from zo_common.models.load import load_model
 from zo_common.wire.plan import Plan, Reply, decode_plan, decode_reply, encode_plan
 
 PLACE = Place(7)
@@ -134,7 +135,7 @@ class Truth:
 
     def __init__(self, config: RunConfig) -> None:
         self.engine = Engine(config)
-        model, _ = load_whisper(config.model)
+        model = load_model(config.model).model
         self.state = LatticeState(model, config.trained_tensors, config.scale)
         self.base_checksum = self.state.checksum()
         self.base_id = self.engine.base_id
@@ -156,11 +157,11 @@ class Truth:
         return decode_plan(encode_plan(replace(plan, **changes)))  # epsilon in float32, as it travels
 
     def snapshot(self, server_round: int) -> list[bytes]:
-        model, _ = load_whisper(self.engine.config.model)
+        model = load_model(self.engine.config.model).model
         state = LatticeState(model, self.engine.config.trained_tensors, self.engine.config.scale)
         state.apply([u for record in self.records[:server_round] for u in record.updates()])
         base = LatticeState(
-            load_whisper(self.engine.config.model)[0], self.engine.config.trained_tensors, self.engine.config.scale
+            load_model(self.engine.config.model).model, self.engine.config.trained_tensors, self.engine.config.scale
         )
         data = encode_snapshot(base, state)
         checksum = self.records[server_round - 1].checksum

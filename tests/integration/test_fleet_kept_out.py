@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from benchmarks.fleet.children import wait_until
+from benchmarks.fleet.device_commands import supernode_command
 from benchmarks.fleet.processes import Fleet, free_ports
 from server.deploy.certificates import (
     load_authority,
@@ -38,7 +39,7 @@ def fleet(tiny_whisper: Path, mini_corpus: Path, tmp_path_factory: pytest.TempPa
 
 def _supernode(fleet: Fleet, **changes: str) -> list[str]:
     """anna's SuperNode with other arguments."""
-    command = fleet.deployment.supernode_command("anna", socket=fleet.socket_of("anna"))
+    command = supernode_command(fleet.deployment, "anna", socket=fleet.socket_of("anna"))
     for key, value in ({"port": str(free_ports(1))} | changes).items():
         command[command.index("--" + key.replace("_", "-")) + 1] = value
     return command
@@ -58,7 +59,7 @@ def test_a_device_with_an_unknown_key(fleet: Fleet, tmp_path: Path) -> None:
 def test_a_revoked_device_is_cut_off_and_stays_out(fleet: Fleet, tmp_path: Path) -> None:
     key = tmp_path / "kept.key"
     shutil.copyfile(fleet.deployment.device_folder_of("ben") / "node.key", key)
-    command = fleet.deployment.supernode_command("ben", socket=fleet.socket_of("ben"))
+    command = supernode_command(fleet.deployment, "ben", socket=fleet.socket_of("ben"))
     command[command.index("--auth-supernode-private-key") + 1] = str(key)
     child = fleet.children.start("ben", command, fleet.environment)
     wait_until("ben online", lambda: "ben" in fleet.online(), 60, every=1)

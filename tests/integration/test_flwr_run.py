@@ -16,7 +16,7 @@ import pytest
 
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -103,7 +103,7 @@ def test_flwr_run_local(environment: dict[str, str], tiny_whisper: Path, mini_co
         assert word in said
     assert "Traceback" not in said
     assert [len(record.contributions) for record in ledger.records] == [3, 3]
-    model, _ = load_whisper(str(tiny_whisper))
+    model = load_model(str(tiny_whisper)).model
     assert replay(restore_state(model, ledger.header), ledger) == checksum
     left = {p.name for p in output.iterdir()} - {".lock"}
     lines = {"rounds.jsonl", "steps.jsonl", "introductions.jsonl", "settings.jsonl"}

@@ -20,7 +20,7 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -38,7 +38,7 @@ def _context(config: RunConfig) -> Context:
 def _same_weights(directory: Path, output: Path, model: str) -> None:
     """The saved model is base + ledger, tensor by tensor."""
     ledger = read_ledger(output / "ledger.zo", tolerate_torn=False)
-    expected, _ = load_whisper(model)
+    expected = load_model(model).model
     replay(restore_state(expected, ledger.header), ledger)
     saved = WhisperForConditionalGeneration.from_pretrained(directory).state_dict()
     for name, value in expected.state_dict().items():

@@ -19,7 +19,7 @@ from simulations.scenario import read_scenario
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 
 DEVICES = 50
 
@@ -51,7 +51,7 @@ def test_fifty_devices_on_one_process(
     assert sorted(m.num_examples for m in federation.members.values()) == [1] * (DEVICES - 10) + [2] * 10
     assert len(memory.engines) == 1
     assert sum(size for size, _ in memory.datasets.values()) <= 300_000
-    state = restore_state(load_whisper(crowd.model)[0], ledger.header, threads=1)
+    state = restore_state(load_model(crowd.model).model, ledger.header, threads=1)
     assert replay(state, ledger) == federation.checksum == ledger.records[-1].checksum
 
 

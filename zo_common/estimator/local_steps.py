@@ -14,7 +14,6 @@ from zo_common.estimator.curvature import Curvature, mean_curvature
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import LossFn, Release, Weigh, step_updates, zo_step
 from zo_common.lattice.state import LatticeState
-from zo_common.ledger.record import Contribution
 from zo_common.ledger.replay import apply_all
 
 
@@ -76,10 +75,3 @@ def run_local_steps(
         ]
         apply_all(state, undo, sign=-1)
     return LocalResult(np.stack(grads), tuple(losses), mean_curvature(curved) if curved else None)
-
-
-def local_contribution(result: LocalResult, seed: int, client_id: int, learning_rate: float) -> Contribution:
-    """The update a client's own steps made, as a contribution of weight one."""
-    q = result.projected_grads.shape[1]
-    coefficients = -learning_rate * result.projected_grads.astype(np.float64) / q
-    return Contribution(seed, client_id, coefficients.astype(np.float32))

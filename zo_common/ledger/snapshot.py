@@ -106,15 +106,6 @@ def snapshot_part(
     return SnapshotPart(base_id, client_id, server_round, checksum, index, parts, body)
 
 
-def split_snapshot(
-    data: bytes, *, base_id: int, client_id: int, server_round: int, checksum: int, limit: int
-) -> list[SnapshotPart]:
-    """All parts of a snapshot, as `snapshot_part` cuts them."""
-    of = {"base_id": base_id, "client_id": client_id, "server_round": server_round, "checksum": checksum}
-    first = snapshot_part(data, 0, **of, limit=limit)
-    return [first, *(snapshot_part(data, n, **of, limit=limit) for n in range(1, first.parts))]
-
-
 def encode_snapshot(base: LatticeState, now: LatticeState) -> bytes:
     """The difference from one state to another of the same tensors; needs a few pieces of memory besides its result.
 

@@ -58,22 +58,6 @@ def model_family(source: str) -> Family:
     return "whisper" if _config(source).model_type == "whisper" else "ctc"
 
 
-def load_whisper(source: str) -> tuple[nn.Module, Any]:
-    """A `WhisperForConditionalGeneration` in eval mode, float32, and its `WhisperProcessor`.
-
-    Args:
-        source: hub id (`openai/whisper-small`) or a directory made by `save_pretrained`, processor included.
-
-    Raises:
-        ModelNotFound: no such directory, and the hub does not have it or cannot be reached.
-        UnsupportedModel: another architecture.
-    """
-    config = _config(source)
-    if config.model_type != "whisper":
-        raise UnsupportedModel(_unsupported(source, config, [WHISPER]))
-    return _load_whisper(source, config)
-
-
 def _config(source: str) -> Any:
     from transformers import AutoConfig
 

@@ -3,24 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch.nn import functional as F
 
 IGNORE = -100
-
-
-def token_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Mean negative log-likelihood of each example's tokens, in nats.
-
-    Args:
-        logits: (B, L, vocabulary).
-        labels: (B, L); positions holding −100 do not count.
-
-    Returns:
-        float32 (B,); an example without any label has loss 0.
-    """
-    losses = F.cross_entropy(logits.transpose(1, 2).float(), labels, ignore_index=IGNORE, reduction="none")
-    counts = (labels != IGNORE).sum(dim=1).clamp(min=1)
-    return losses.sum(dim=1) / counts
 
 
 def entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -33,11 +17,6 @@ def entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of each row's marked values, (B, L) and bool (B, L) → (B,); 0 for a row without any."""
     return torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def token_entropy(logits: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Mean entropy of each example's marked positions, in nats: logits (B, L, vocabulary), bool (B, L) → (B,)."""
-    return masked_mean(entropy(logits, temperature), mask)
 
 
 def confident_labels(

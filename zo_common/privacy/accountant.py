@@ -124,14 +124,3 @@ def noise_for(epsilon: float, delta: float, answers: int, batch: int = 1, exampl
         middle = (low + high) / 2
         low, high = (middle, high) if spent(middle) > epsilon else (low, middle)
     return math.ceil(high * 1e4) / 1e4
-
-
-def answers_within(epsilon: float, delta: float, release: Release) -> int:
-    """How many answers of one kind fit into (ε, δ)."""
-    low, high = 0, 1
-    while high < 1 << 40 and epsilon_spent({release: high}, delta) <= epsilon:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if epsilon_spent({release: middle}, delta) <= epsilon else (low, middle)
-    return low

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from client.adapt.drift_guard import DriftBounds, DriftGuard
-from client.adapt.record import AdaptationRecord, replay_adaptation, undo
+from client.adapt.record import AdaptationRecord, undo
 from client.adapt.steps import adapt
 from zo_common.errors import ChecksumMismatch, ConfigError
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
+from zo_common.ledger.replay import apply_all
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
@@ -40,7 +41,7 @@ def _record(seed: int, size: float = 1.0) -> AdaptationRecord:
 
 def _applied(state: LatticeState, seed: int, size: float = 1.0) -> AdaptationRecord:
     record = _record(seed, size)
-    replay_adaptation(state, record)
+    apply_all(state, record.updates())
     return record
 
 
@@ -56,7 +57,7 @@ def test_drift_of_one_direction_by_hand(model: nn.Module) -> None:
     assert guard.drift() == 0.0
     rms = float(state.tensors[0].weight.double().square().mean().sqrt())
     record = AdaptationRecord(1, 2.0**-10, np.array([[3.0]], np.float32))
-    replay_adaptation(state, record)
+    apply_all(state, record.updates())
 
     guard.accept(record, 0.0)
 
@@ -127,7 +128,7 @@ def test_the_oldest_are_undone_exactly(bounds: DriftBounds, held: list[int], mod
 
         assert [r.seed for r in guard.records] == list(range(seed + 1))[-expected:]
         for record in guard.records:
-            replay_adaptation(elsewhere, record)
+            apply_all(elsewhere, record.updates())
         assert elsewhere.checksum() == state.checksum()
         for record in guard.records:
             undo(elsewhere, record)

@@ -18,7 +18,7 @@ from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 from zo_common.ledger.record import Contribution, Record
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.models.whisper.objectives import WhisperBatch, whisper_losses
 from zo_common.speech.whisper import SpeechDataset
 from zo_common.wire.plan import Plan, Status
@@ -272,7 +272,7 @@ def test_a_model_that_is_not_there_is_refused_without_a_network(engine_of: Calla
 @torch.inference_mode()
 def _loss_at(engine: Engine, updates: list[Update], batch: WhisperBatch) -> NDArray[np.float64]:
     """Losses of a model loaded anew, after updates by the reference kernel."""
-    model, _ = load_whisper(engine.config.model)
+    model = load_model(engine.config.model).model
     LatticeState(model, engine.config.trained_tensors, engine.config.scale, reference=True).apply(updates)
     return whisper_losses(model, batch, engine.choice.tail_tokens).double().numpy()
 

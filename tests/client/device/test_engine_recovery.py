@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from references import split_snapshot
 from toy_engine import ToyEngine, history, toy_engine
 
 from client.device.engine import Cancelled, Engine
 from zo_common.errors import CodecError, ModelNotFound
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.ledger.record import Record
-from zo_common.ledger.snapshot import SnapshotPart, encode_snapshot, split_snapshot
+from zo_common.ledger.snapshot import SnapshotPart, encode_snapshot
 from zo_common.speech.whisper import SpeechDataset
 from zo_common.wire.plan import Plan, Status
 

@@ -14,7 +14,7 @@ import pytest
 from listening import listen
 from toy_engine import ToyEngine, history, toy_engine
 
-from client.device import engine as engine_module
+from client.device import follower as follower_module
 from client.device import requests as device
 from client.device.privacy_account import PrivacyAccount
 from client.place import Place
@@ -103,7 +103,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
 
 def _halfway(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """From the call after so many on, applying rounds moves some of the weights and then finds no memory."""
-    right, calls = engine_module.apply_all, []
+    right, calls = follower_module.apply_all, []
 
     def apply(state: LatticeState, updates: list[Any], sign: int = 1) -> None:
         calls.append(sign)
@@ -113,7 +113,7 @@ def _halfway(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         right(state, updates[:1], sign)
         raise MemoryError
 
-    monkeypatch.setattr(engine_module, "apply_all", apply)
+    monkeypatch.setattr(follower_module, "apply_all", apply)
 
 
 @pytest.mark.parametrize("checksums", [True, False])

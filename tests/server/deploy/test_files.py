@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from proxy_upstream import TRICKS, Upstream, ask, running_upstream
 
+from benchmarks.fleet.device_commands import node_config
 from server.deploy.deployment import Deployment
 from server.deploy.files import DEVICE_UNITS, SERVER_UNITS, write_device_files
 from server.deploy.folder import init_folder
@@ -250,7 +251,7 @@ def test_a_devices_script_gives_worker_and_supernode_one_address(
         "--state",
         f"{folder}/state",
     ]
-    assert supernode[-1] == deployment.node_config(deployment.device("anna"), address)
+    assert supernode[-1] == node_config(deployment, "anna", address)
     assert f"zo.example.org:{deployment.port}" in supernode
     assert "stopped" in script.end(signal.SIGTERM)
     assert list(script.marks.iterdir()) == []

@@ -19,7 +19,7 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerAltered, LedgerError, RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog
 from zo_common.wire.plan import Reply, decode_reply
@@ -98,7 +98,7 @@ def test_example_level(
     assert [r.loss for r in observed.reports] == [None] * 3
     assert {(r.loss, r.message) for r in seen} == {(0.0, "")}
     assert "example-level" in observed.text
-    loaded, _ = load_whisper(config.model)
+    loaded = load_model(config.model).model
     assert replay(restore_state(loaded, ledger.header, threads=1), ledger) == federation.checksum
 
 
@@ -138,7 +138,7 @@ def test_device_level(
         coefficients = ledger.records[0].contributions[0].coefficients
         rate = np.float32(config.learning_rate_at(1))
         assert (coefficients != (-rate * sent / 2).astype(np.float32)).all()
-    loaded, _ = load_whisper(config.model)
+    loaded = load_model(config.model).model
     assert replay(restore_state(loaded, ledger.header, threads=1), ledger) == federation.checksum
 
 

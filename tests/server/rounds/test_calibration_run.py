@@ -22,7 +22,7 @@ from zo_common.lattice.trained import DEFAULT
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.wire.calibration import CalibrationAnswer, decode_answer, encode_answer
 from zo_common.wire.plan import Status
 
@@ -77,7 +77,7 @@ class TestChoice:
         assert {t.scale_exponent for t in ledger.header.tensors} == {-1, 0}
         assert federation.last_round == 3
         assert all(len(record.contributions) == 3 for record in ledger.records)
-        loaded, _ = load_whisper(config.model)
+        loaded = load_model(config.model).model
         assert replay(restore_state(loaded, ledger.header, threads=1), ledger) == federation.checksum
         assert any("by the test" in word for word in words)
 

@@ -18,7 +18,7 @@ from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.wire.plan import decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
@@ -29,7 +29,7 @@ Ledgers = Callable[[RunConfig], Ledger]
 
 def _replayed(ledger: Ledger, model: str) -> int:
     """The checksum that base and ledger give, in a model loaded anew."""
-    loaded, _ = load_whisper(model)
+    loaded = load_model(model).model
     return replay(restore_state(loaded, ledger.header, threads=1), ledger)
 
 

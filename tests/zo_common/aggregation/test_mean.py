@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from references import local_contribution
 from torch import nn
 
 from zo_common.aggregation.mean import ClientScalars, aggregate, client_weights
-from zo_common.estimator.local_steps import local_contribution, run_local_steps
+from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 

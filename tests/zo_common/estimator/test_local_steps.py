@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from references import local_contribution
 from torch import nn
 
 from zo_common.errors import NonFiniteLoss
-from zo_common.estimator.local_steps import local_contribution, run_local_steps
+from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import LossFn
 from zo_common.lattice.state import LatticeState

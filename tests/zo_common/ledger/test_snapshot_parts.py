@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from references import split_snapshot
 from torch import nn
 
 from zo_common.errors import CodecError, ConfigError
@@ -21,7 +22,6 @@ from zo_common.ledger.snapshot import (
     decode_part,
     encode_part,
     encode_snapshot,
-    split_snapshot,
 )
 
 PART = SnapshotPart(2**64 - 2, 7, 40, 2**63 + 1, 1, 3, b"some bytes")

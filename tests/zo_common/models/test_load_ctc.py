@@ -17,7 +17,7 @@ from transformers import BertConfig, Wav2Vec2ForPreTraining, Wav2Vec2Model
 from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.models.ctc.loss import ctc_batch
-from zo_common.models.load import load_model, load_whisper
+from zo_common.models.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_whisper_comes_with_its_family(tiny_whisper_dir: Path) -> None:
     model, processor, family = load_model(str(tiny_whisper_dir))
 
     assert family == "whisper"
-    assert fingerprint(model) == fingerprint(load_whisper(str(tiny_whisper_dir))[0])
+    assert fingerprint(model) == fingerprint(load_model(str(tiny_whisper_dir)).model)
     assert processor.feature_extractor.feature_size == model.config.num_mel_bins
 
 
@@ -114,13 +114,6 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
         f"model {str(tmp_path)!r} is a 'bert' model, supported are: WhisperForConditionalGeneration, Wav2Vec2ForCTC, "
         "HubertForCTC, WavLMForCTC"
     )
-
-
-def test_load_whisper_refuses_a_ctc_model(saved: Path) -> None:
-    with pytest.raises(
-        UnsupportedModel, match=r"is a 'wav2vec2' model, supported are: WhisperForConditionalGeneration$"
-    ):
-        load_whisper(str(saved))
 
 
 @pytest.mark.parametrize("source", ["facebook/wav2vec2-of-nobody", "/no/such/directory"])

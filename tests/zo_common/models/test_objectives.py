@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from references import token_cross_entropy, token_entropy
 from torch import nn
 
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import zo_step
 from zo_common.lattice.state import LatticeState
-from zo_common.models.objectives import IGNORE, confident_labels, token_cross_entropy, token_entropy
+from zo_common.models.objectives import IGNORE, confident_labels
 
 Models = Callable[..., nn.Module]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from zo_common.errors import ConfigError
-from zo_common.privacy.accountant import ORDERS, Release, answers_within, epsilon_spent, noise_for
+from zo_common.privacy.accountant import ORDERS, Release, epsilon_spent, noise_for
 
 
 def _closed_form(noise: float, rate: float, order: int) -> float:
@@ -113,14 +113,6 @@ class TestNoise:
 
         assert epsilon_spent({Release(noise, *sample): 40}, delta) <= epsilon
         assert epsilon_spent({Release(0.995 * noise, *sample): 40}, delta) > epsilon
-
-    def test_answers_within_a_target(self) -> None:
-        release = Release(3.0, 16, 58)
-
-        count = answers_within(4.0, 1e-6, release)
-
-        assert epsilon_spent({release: count}, 1e-6) <= 4.0 < epsilon_spent({release: count + 1}, 1e-6)
-        assert answers_within(0.01, 1e-6, Release(1.0)) == 0
 
     @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
     def test_an_impossible_epsilon(self, epsilon: float) -> None:

@@ -10,7 +10,7 @@ import torch
 from tiny_ctc import noise_waves, write_tiny_ctc
 
 from zo_common.models.ctc.transcribe import transcribe_waves
-from zo_common.models.load import load_model, load_whisper
+from zo_common.models.load import load_model
 from zo_common.speech.evaluation import evaluate_texts, evaluate_waves
 from zo_common.speech.metrics import ErrorCounts
 
@@ -23,7 +23,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 
 @pytest.fixture
 def whisper(tiny_whisper_dir: Path) -> tuple[Any, Any]:
-    return load_whisper(str(tiny_whisper_dir))
+    return load_model(str(tiny_whisper_dir))[:2]
 
 
 def test_errors_are_counted(loaded: tuple[Any, Any]) -> None:

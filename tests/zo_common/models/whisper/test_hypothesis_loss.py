@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from references import token_cross_entropy, token_entropy
 
 from zo_common.errors import ConfigError
 from zo_common.estimator.curvature import MOST_CLASSES, OutputTrace
@@ -20,8 +21,6 @@ from zo_common.models.objectives import (
     confident_labels,
     entropy,
     masked_mean,
-    token_cross_entropy,
-    token_entropy,
 )
 from zo_common.models.whisper.frozen_prefix import FrozenPrefix
 from zo_common.models.whisper.hypothesis_loss import HypothesisLoss

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from references import token_cross_entropy
 from torch import nn
 from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-from zo_common.models.objectives import IGNORE, token_cross_entropy
+from zo_common.models.objectives import IGNORE
 from zo_common.models.whisper.forward import EDGE_POSITIONS, embed_window, run_layers
 from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 

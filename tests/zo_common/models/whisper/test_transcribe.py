@@ -10,7 +10,7 @@ import torch
 
 from simulations.speech.corpus import CorpusConfig, in_room
 from simulations.speech.espeak import Speaker, synthesize
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 from zo_common.models.whisper.transcribe import MAX_COMPRESSION_RATIO, MAX_NEW_TOKENS, compression_ratio, transcribe
 from zo_common.speech.evaluation import evaluate_texts
 
@@ -20,7 +20,7 @@ TEXTS = ["The weather in London is very nice today.", "Please open the window an
 @pytest.fixture(scope="module")
 def whisper(whisper_dir: Path) -> tuple[Any, Any]:
     """Whisper tiny.en and its processor."""
-    return load_whisper(str(whisper_dir))
+    return load_model(str(whisper_dir))[:2]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_batches_change_nothing_and_are_reported(whisper: tuple[Any, Any], featu
 def test_a_multilingual_model_is_told_language_and_task(
     tiny_whisper_dir: Path, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, processor = load_whisper(str(tiny_whisper_dir))
+    model, processor, _ = load_model(str(tiny_whisper_dir))
     window = torch.randn(80, 3000, generator=torch.Generator().manual_seed(0))
     generate = model.generate
     options: list[dict[str, Any]] = []
