@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable
 from functools import cache
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -22,7 +22,7 @@ def read_json(kind: type[T], text: str | bytes) -> T:
         ValueError: it is not; says which key, what was got and what is expected.
     """
     try:
-        found: T = _adapter(kind).validate_json(text, strict=True)
+        found: T = _adapter(cast(Hashable, kind)).validate_json(text, strict=True)
     except ValidationError as error:
         raise ValueError(_phrase(error)) from None
     return found
@@ -34,7 +34,7 @@ def read_values(kind: type[T], values: Any) -> T:
 
 
 @cache
-def _adapter(kind: Hashable) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
