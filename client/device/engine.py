@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from client.device.loss_choice import LossChoices
 from client.device.private_steps import private_steps, seen_reply
@@ -34,10 +33,11 @@ from zo_common.models.compute import choose_device
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import LossChoice
 from zo_common.speech.evaluation import evaluate, utterance_losses
-from zo_common.speech.family import LossOf, family_of
-from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.metrics import Scores
+from zo_common.speech.model_kinds import trainable
 from zo_common.speech.recordings import Recordings
+from zo_common.speech.speech_model import LossOf, SpeechModel
 from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Plan, Reply, Status
 
@@ -72,7 +72,7 @@ class Engine:
         self._parts = SnapshotParts()
         loaded = load_model(self.config.model)
         self.processor = loaded.processor
-        self.family = family_of(loaded, self.config)
+        self.speech = trainable(loaded, self.config)
         self.model = loaded.model.to(choose_device(self.config.device))
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)
@@ -81,11 +81,11 @@ class Engine:
             self.state.epsilon_units(self.config.epsilon)
         self.base_checksum = self.state.checksum()
         self._choices = LossChoices(
-            self.config, self.family, self.state, self.device, self.fingerprint, self._base_weights
+            self.config, self.speech, self.state, self.device, self.fingerprint, self._base_weights
         )
         self._use(unchecked(self.config))
         if self.config.torch_compile:
-            self.family.compile()
+            self.speech.compile()
         self._loaded = True
 
     def rebuild(self) -> None:
@@ -95,13 +95,13 @@ class Engine:
             ModelNotFound, UnsupportedModel: it is not there any more; the next use tries again.
         """
         if self._loaded:
-            del self.model, self.state, self.family, self._losses, self._choices
+            del self.model, self.state, self.speech, self._losses, self._choices
         self._load()
 
     def _use(self, choice: LossChoice) -> None:
         self.choice, self.precision = choice, choice.precision  # of the data set that was trained on last
-        config = with_tail(self.config, choice, self.family)
-        self._losses: LossOf = self.family.losses(self.state.exponents, config, choice.precision)
+        settings = LossSettings.of(self.config, choice.tail_tokens)
+        self._losses: LossOf = self.speech.losses(self.state.exponents, settings, choice.precision)
 
     @contextmanager
     def _base_weights(self) -> Iterator[None]:
@@ -360,8 +360,8 @@ class Engine:
         if status is not Status.OK:
             return base
         if not decode:
-            return loss_reply(base, self.model, data, on_progress)
-        result = evaluate(self.model, self.processor, data, language=self.config.language, on_progress=on_progress)
+            return loss_reply(base, self.speech, data, on_progress)
+        result = evaluate(self.speech, data, language=self.config.language, on_progress=on_progress)
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
     def catch_up(self, plan: Plan) -> Reply:
@@ -386,10 +386,10 @@ class Engine:
 
 
 def loss_reply(
-    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
+    base: EvaluationReply, speech: SpeechModel, data: Recordings, on_progress: Callable[[int, int], None] | None = None
 ) -> EvaluationReply:
     """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
-    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
+    total = float(utterance_losses(speech, data, on_progress=on_progress).sum())
     if not math.isfinite(total):
         return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
     return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))

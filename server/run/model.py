@@ -15,13 +15,13 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry, describe_tensors
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
-from zo_common.speech.family import family_of
+from zo_common.speech.model_kinds import trainable
 
 View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, trained tensors
 
 
 class GlobalModel:
-    """Base model, processor, family and lattice state of a server that holds the model.
+    """Base model, processor and lattice state of a server that holds the model.
 
     Raises:
         ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as a device's engine would.
@@ -32,7 +32,7 @@ class GlobalModel:
         self.processor: Any
         loaded = load_model(config.model)
         self.model, self.processor = loaded.model, loaded.processor
-        self.family = family_of(loaded, config)
+        self.speech = trainable(loaded, config)
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, config.trained_tensors, config.scale)
         if config.epsilon != "auto":

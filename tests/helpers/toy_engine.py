@@ -36,7 +36,7 @@ class ToyEngine(Engine):
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
         self.base_checksum = self.state.checksum()
         self.device, self.precision = torch.device("cpu"), torch.float32
-        self.family = self._losses = self._choices = None
+        self.speech = self._losses = self._choices = None
         self._loaded = True
 
     def pretend(self, records: list[Record]) -> None:

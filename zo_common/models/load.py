@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -18,15 +18,12 @@ from zo_common.models.whisper.silent_tail import mark_sinks
 WHISPER = "WhisperForConditionalGeneration"
 CTC_CLASSES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}
 
-Family = Literal["whisper", "ctc"]
-
 
 class LoadedModel(NamedTuple):
-    """A base model in eval mode, float32, without gradients, its processor, and which kind it is."""
+    """A base model in eval mode, float32, without gradients, and its processor."""
 
     model: nn.Module
     processor: Any
-    family: Family
 
 
 def load_model(source: str) -> LoadedModel:
@@ -41,21 +38,12 @@ def load_model(source: str) -> LoadedModel:
         ModelNotFound: no such directory or an incomplete one, or the hub does not have it or cannot be reached.
         UnsupportedModel: another architecture, or one without a CTC head.
     """
-    config = _config(source)
+    config = model_config(source)
     if config.model_type == "whisper":
-        return LoadedModel(*_load_whisper(source, config), "whisper")
+        return LoadedModel(*_load_whisper(source, config))
     if config.model_type not in CTC_CLASSES:
         raise UnsupportedModel(_unsupported(source, config, [WHISPER, *CTC_CLASSES.values()]))
-    return LoadedModel(*_load_ctc(source, config), "ctc")
-
-
-def model_family(source: str) -> Family:
-    """Which kind of model a source is, its weights unread.
-
-    Raises:
-        ModelNotFound: as `load_model`.
-    """
-    return "whisper" if _config(source).model_type == "whisper" else "ctc"
+    return LoadedModel(*_load_ctc(source, config))
 
 
 def load_whisper(source: str) -> tuple[nn.Module, Any]:
@@ -68,13 +56,14 @@ def load_whisper(source: str) -> tuple[nn.Module, Any]:
         ModelNotFound: no such directory, and the hub does not have it or cannot be reached.
         UnsupportedModel: another architecture.
     """
-    config = _config(source)
+    config = model_config(source)
     if config.model_type != "whisper":
         raise UnsupportedModel(_unsupported(source, config, [WHISPER]))
     return _load_whisper(source, config)
 
 
-def _config(source: str) -> Any:
+def model_config(source: str) -> Any:
+    """The configuration of a source, its weights unread. Raises ModelNotFound as `load_model`."""
     from transformers import AutoConfig
 
     quiet_transformers(warnings=False)

@@ -70,8 +70,15 @@ class CTCReader:
             )
         elif fault := self._unaligned(len(wave), labels):
             faults.append(fault)
-        seconds = len(wave) / rate
-        return faults or CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), utterance.where)
+        return faults or self._example(wave, text, labels, utterance.where)
+
+    def of_wave(self, wave: npt.NDArray[np.float32], labels: Sequence[int] = ()) -> CTCExample:
+        """As `WaveReader.of_wave`."""
+        return self._example(wave, "", labels, "")
+
+    def _example(self, wave: npt.NDArray[np.float32], text: str, labels: Sequence[int], where: str) -> CTCExample:
+        seconds = len(wave) / self._processor.feature_extractor.sampling_rate
+        return CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), where)
 
     def recordings(self, examples: tuple[CTCExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
         """Examples of this reader as a data set."""
