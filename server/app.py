@@ -96,7 +96,7 @@ class HeldOut:
         if self.data is None:
             self.data = read_speech(
                 self.config.data,
-                held.speech.reader(language=self.config.language),
+                held.speech.reader(**self.config.reading),
                 split=self.config.eval_split,
                 text_column=self.config.text_column,
                 skip_bad=self.config.skip_bad,

@@ -70,7 +70,7 @@ class Engine:
         self.snapshot: bytes | None = None  # what the device started from, until someone has put it on disk
         self._from: bytes | None = None  # the same, for as long as the weights hold it
         self._parts = SnapshotParts()
-        loaded = load_model(self.config.model)
+        loaded = load_model(self.config.model, language=self.config.language)
         self.processor = loaded.processor
         self.speech = trainable(loaded, self.config)
         self.model = loaded.model.to(choose_device(self.config.device))
@@ -295,7 +295,9 @@ class Engine:
             if status is not Status.OK:
                 return base
             choice, new = self._choices.of(plan, data)
-            word = choice.sentence if new and not self.config.secure_aggregation else ""
+            said = [choice.sentence] if new else []
+            said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
+            word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
             if choice != self.choice:
                 self._use(choice)
             result = self._local_steps(plan, data, on_step)

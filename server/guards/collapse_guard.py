@@ -35,7 +35,7 @@ class CollapseGuard(RoundGuard[Health]):
     def __init__(self, config: RunConfig, held: GlobalModel, on_word: Callable[[str], None], on_stage: OnStage) -> None:
         data = read_speech(
             config.data,
-            held.speech.reader(language=config.language),
+            held.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,

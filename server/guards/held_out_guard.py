@@ -179,7 +179,7 @@ def _sample(config: RunConfig, held: GlobalModel, split: str, skip_bad: bool) ->
     rows, most = manifest.utterances, config.guard_utterances
     if most and len(rows) > most:
         rows = tuple(rows[index * len(rows) // most] for index in range(most))
-    reader = held.speech.reader(language=config.language)
+    reader = held.speech.reader(**config.reading)
     return read_speech(Manifest(rows, manifest.problems), reader, skip_bad=skip_bad)
 
 

@@ -200,7 +200,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
     """The same on the server's own speech, in the place of `LEAST_DEVICES` devices for each group."""
     data = read_speech(
         config.data,
-        held.speech.reader(language=config.language),
+        held.speech.reader(**config.reading),
         split=config.guard_split,
         text_column=config.text_column,
         skip_bad=config.skip_bad,

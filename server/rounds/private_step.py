@@ -50,7 +50,7 @@ class ServerMeasuredStep(MeasuredStep):
         self._held_model = held
         self._data = read_speech(
             config.data,
-            held.speech.reader(language=config.language),
+            held.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,

@@ -30,7 +30,7 @@ class GlobalModel:
     def __init__(self, config: RunConfig) -> None:
         self.model: nn.Module
         self.processor: Any
-        loaded = load_model(config.model)
+        loaded = load_model(config.model, language=config.language)
         self.model, self.processor = loaded.model, loaded.processor
         self.speech = trainable(loaded, config)
         self.fingerprint = fingerprint(self.model)
@@ -47,7 +47,7 @@ class GlobalModel:
         Raises:
             WrongBaseModel, ModelNotFound: it was changed or removed since the run began.
         """
-        model = load_model(self._config.model).model
+        model = load_model(self._config.model, language=self._config.language).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
         base = LatticeState(model, ",".join(header), self._config.scale, exponents=header)
         if base.checksum() != self.base_checksum:

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from zo_common.estimator.step import LossFn
-from zo_common.models.ctc.forward import ctc_logits, receptive_field, uses_attention_mask
+from zo_common.models.ctc.forward import ctc_logits, uses_attention_mask
 from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss
 from zo_common.models.ctc.objectives import frame_entropy, frame_mask
 from zo_common.models.ctc.transcribe import transcribe_waves
-from zo_common.speech.ctc import CTCExample, CTCReader
+from zo_common.speech.ctc import CTCExample, CTCReader, least_samples
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
 
 
 class CTCModel(SpeechModel):
-    """A Wav2Vec2, HuBERT or WavLM model with a CTC head."""
+    """A model of any class that transformers registers for CTC."""
 
     name = "CTC"
     unit = "character"
@@ -33,11 +33,11 @@ class CTCModel(SpeechModel):
         self.model, self.processor = model, processor
         self.hears_padding = not uses_attention_mask(model.config)
         self.rate = int(processor.feature_extractor.sampling_rate)
-        self.least = receptive_field(model.config)
+        self.least = least_samples(model, processor.feature_extractor)
 
-    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> CTCReader:
-        """As `SpeechModel.reader`; waveforms need no cache, and characters know no language."""
-        return CTCReader(self.model, self.processor)
+    def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> CTCReader:
+        """As `SpeechModel.reader`; waveforms need no cache, and labels know no language."""
+        return CTCReader(self.model, self.processor, fold_accents=fold_accents)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
         """As `SpeechModel.losses`; "entropy" is "suta" without class confusion."""

@@ -63,8 +63,13 @@ class SpeechModel(Protocol):
     rate: int
     least: int
 
-    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> WaveReader:
-        """How its recordings are read; one without a transcript has no labels."""
+    def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> WaveReader:
+        """How its recordings are read; one without a transcript has no labels.
+
+        Args:
+            cache_dir: folder for features.
+            fold_accents: whether letters that a CTC model's vocabulary lacks are written without their accents.
+        """
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
         """Batch → the loss of a step under `settings.objective`; `trained` are the names of the trained tensors.

@@ -38,8 +38,10 @@ class WhisperModel(SpeechModel):
         self.rate = int(processor.feature_extractor.sampling_rate)
         self.least = int(processor.feature_extractor.n_fft)
 
-    def reader(self, *, language: str = "en", cache_dir: Path | None = None) -> WhisperReader:
-        """As `SpeechModel.reader`."""
+    def reader(
+        self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False
+    ) -> WhisperReader:
+        """As `SpeechModel.reader`; its tokens spell anything."""
         return WhisperReader(self.processor, language, cache_dir)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
