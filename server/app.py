@@ -82,7 +82,7 @@ class HeldOut:
         whole: dict[str, Any] = {"loss_utterances": len(data)}
         if decode_all:
             return self._decode(server_round, held, data, events) | whole
-        whole |= {"loss": held_out_loss(held.model, data)}
+        whole |= {"loss": held_out_loss(held.speech, data)}
         if not self.config.eval_utterances:
             return whole
         some = spread(data, self.config.eval_utterances)
@@ -91,8 +91,7 @@ class HeldOut:
     def _decode(self, server_round: int, held: GlobalModel, data: Recordings, events: Events) -> dict[str, Any]:
         label = f"decoding {self.config.eval_split}, round {server_round}"
         return evaluate(
-            held.model,
-            held.processor,
+            held.speech,
             data,
             language=self.config.language,
             on_progress=lambda done, total: events.on_stage(label, done, total),
@@ -102,7 +101,7 @@ class HeldOut:
         if self.data is None:
             self.data = read_speech(
                 self.config.data,
-                held.family.reader(language=self.config.language),
+                held.speech.reader(**self.config.reading),
                 split=self.config.eval_split,
                 text_column=self.config.text_column,
                 skip_bad=self.config.skip_bad,

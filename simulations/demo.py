@@ -21,7 +21,8 @@ from simulations.scenario import Scenario
 from simulations.simulation import Places, prepare
 from simulations.speech.corpus import Corpus
 from zo_common.config.run import RunConfig
-from zo_common.models.load import model_family
+from zo_common.models.load import model_config
+from zo_common.speech.model_kinds import kind_of
 
 
 def run_scenario(
@@ -88,7 +89,7 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
         "after": evaluation["after"],
         "guard": evaluation["guard"],
         "verdict": evaluation["verdict"],
-        "loss_unit": "character" if model_family(config.model) == "ctc" else "token",
+        "loss_unit": kind_of(model_config(config.model)).unit,
         "checksum": evaluation["checksum"],
         "replayed_checksum": replayed,
         "checksums_agree": replayed == evaluation["checksum"] if evaluation["checksum"] else None,

@@ -22,9 +22,9 @@ from zo_common.estimator.calibration import (
 )
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.lattice.trained import measured_groups
-from zo_common.speech.family import Family
-from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import Recordings
+from zo_common.speech.speech_model import SpeechModel
 from zo_common.wire.calibration import CalibrationAsk
 
 _BATCH_STREAM = 1 << 45  # far from any step number
@@ -38,7 +38,7 @@ def share_of(model: nn.Module, ask: CalibrationAsk) -> dict[str, tuple[str, ...]
 
 
 def measure_share(
-    model: nn.Module, family: Family, config: RunConfig, data: Recordings, ask: CalibrationAsk
+    speech: SpeechModel, config: RunConfig, data: Recordings, ask: CalibrationAsk
 ) -> dict[str, GroupMeasure]:
     """Measure a share of the groups; a group whose loss is not finite is left out.
 
@@ -52,10 +52,10 @@ def measure_share(
             "num-queries, or name the trained-tensors"
         )
     choice, found = unchecked(config), {}
-    settings = with_tail(config, choice, family)
+    settings, model = LossSettings.of(config, choice.tail_tokens), speech.model
     device = next(model.parameters()).device
     for place, (group, tensors) in enumerate(share_of(model, ask).items()):
-        losses = family.losses(tensors, settings, choice.precision)
+        losses = speech.losses(tensors, settings, choice.precision)
         seed = fold_in(ask.seed, ask.client_id, place)
         draws = np.random.default_rng(fold_in(seed, _BATCH_STREAM))
         loss = partial(_loss, losses, data, ask.batch_size, draws, device)

@@ -13,7 +13,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import TensorEntry, describe_tensors
 from zo_common.models.compute import choose_device
 from zo_common.models.load import load_model
-from zo_common.speech.family import family_of
+from zo_common.speech.model_kinds import trainable
 
 
 class Replica:
@@ -23,7 +23,7 @@ class Replica:
         config: which model and tensors to train, and on which device.
 
     Attributes:
-        model, processor, family: the base model, what reads speech for it, and its kind.
+        model, processor, speech: the base model, what reads speech for it, and both as a speech model.
         device: where the model computes.
         fingerprint: of the base model, 64 hex digits.
         state: its trained tensors on their grids.
@@ -42,9 +42,9 @@ class Replica:
 
     def _load_base(self) -> None:
         config = self.config
-        loaded = load_model(config.model)
+        loaded = load_model(config.model, language=config.language)
         self.processor = loaded.processor
-        self.family = family_of(loaded, config)
+        self.speech = trainable(loaded, config)
         self.model = loaded.model.to(self._place())
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)

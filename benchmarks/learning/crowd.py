@@ -20,11 +20,12 @@ from zo_common.models.load import load_model
 from zo_common.models.loss_check import MOST_UTTERANCES, Asked, check_loss
 from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.speech.evaluation import evaluate, held_out_loss
-from zo_common.speech.family import LossOf, family_of
-from zo_common.speech.loss_settings import with_tail
+from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.manifest import read_manifest
+from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.partition import Partitions
 from zo_common.speech.recordings import Reader, Recordings, read_speech, spread
+from zo_common.speech.speech_model import LossOf, SpeechModel
 from zo_common.speech.whisper import SpeechDataset
 
 _BATCH_STREAM = 1 << 40  # as a device's
@@ -54,12 +55,10 @@ class Crowd:
         if threads:
             torch.set_num_threads(threads)
         self.task, self.devices = task, devices
-        loaded = load_model(task.model)
-        self.model: Any = loaded.model
-        self.processor, self.kind = loaded.processor, loaded.family
+        self.speech = speech_model(load_model(task.model))
+        self.model: Any = self.speech.model
         self._config = RunConfig(model=task.model, data=task.data, language=task.language)
-        self._family = family_of(loaded, self._config)
-        reader = self._family.reader(language=task.language, cache_dir=cache)
+        reader = self.speech.reader(language=task.language, cache_dir=cache)
         self.shares = _shares(task, reader, devices, seed)
         self.dev = read_speech(task.data, reader, split="dev")
         self.test = read_speech(task.data, reader, split="test")
@@ -72,9 +71,9 @@ class Crowd:
 
     def losses(self, trained: Collection[str], tail_tokens: int, precision: str = "auto") -> LossOf:
         """Batch → the loss of a step; `trained` are the names of the trained tensors."""
-        config = RunConfig(model=self.task.model, language=self.task.language, tail_tokens=tail_tokens)
+        settings = LossSettings.of(self._config, tail_tokens)
         device = next(self.model.parameters()).device
-        return self._family.losses(trained, config, resolve_precision(precision, device))
+        return self.speech.losses(trained, settings, resolve_precision(precision, device))
 
     def chosen_loss(self, state: LatticeState, tail_tokens: int, epsilon: float) -> tuple[LossOf, float]:
         """Batch → the loss of a step, and its ε; −1 and 0 are chosen by the loss check of device 0's recordings."""
@@ -82,15 +81,15 @@ class Crowd:
             return self.losses(state.exponents, tail_tokens), epsilon
         device = next(self.model.parameters()).device
         few = spread(self.shares[0], MOST_UTTERANCES)
-        trials = UtteranceTrials(self._family, few, list(state.exponents), self._config, device)
+        trials = UtteranceTrials(self.speech, few, list(state.exponents), self._config, device)
         asked = Asked(
             tail_tokens if tail_tokens >= 0 else None, None, epsilon or None, resolve_precision("auto", device)
         )
         choice = check_loss(state, trials, asked)
         print(f"  {choice.sentence}", flush=True)
         self.choices.append(choice.sentence)
-        losses = self._family.losses(state.exponents, with_tail(self._config, choice, self._family), choice.precision)
-        return losses, choice.epsilon
+        settings = LossSettings.of(self._config, choice.tail_tokens)
+        return self.speech.losses(state.exponents, settings, choice.precision), choice.epsilon
 
     def draw(self, device: int, seed: int, step: int, size: int) -> list[int]:
         """Which of its utterances a device takes for a local step, drawn as the device itself does."""
@@ -104,15 +103,15 @@ class Crowd:
 
     def dev_loss(self) -> float:
         """Mean loss of the development split in float32, on the full window."""
-        return full_loss(self.model, self.dev)
+        return full_loss(self.speech, self.dev)
 
     def judge(self, data: Recordings | None = None, most: int = 0) -> Judgement:
         """Word errors and loss of the test split, or of other speech; of at most so many utterances, 0: of all."""
         data = self.test if data is None else data
         data = spread(data, most) if most else data
-        found = evaluate(self.model, self.processor, data, language=self.task.language)
+        found = evaluate(self.speech, data, language=self.task.language)
         scores = found.scores
-        return Judgement(full_loss(self.model, data), scores.wer, scores.cer, scores.utterances)
+        return Judgement(full_loss(self.speech, data), scores.wer, scores.cer, scores.utterances)
 
     def read(self, folder: str, split: str = "test") -> Recordings:
         """Other speech for this model."""
@@ -129,10 +128,11 @@ def _shares(task: Task, reader: Reader, devices: int, seed: int) -> list[Recordi
 
 
 @torch.inference_mode()
-def full_loss(model: Any, data: Recordings) -> float:
+def full_loss(speech: SpeechModel, data: Recordings) -> float:
     """Mean loss of an utterance in float32; Whisper's on its whole 30 s window, without any approximation."""
     if not isinstance(data, SpeechDataset):
-        return held_out_loss(model, data)
+        return held_out_loss(speech, data)
+    model = speech.model
     found = [
         whisper_losses(model, data.batch(chosen, full_window=True).to(next(model.parameters()).device))
         for chosen in data.length_sorted_batches(_EVAL_BATCH)

@@ -14,7 +14,7 @@ from benchmarks.learning.method import Cost, Settings
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError, NonFiniteLoss
 from zo_common.lattice.trained import select
-from zo_common.speech.family import LossOf
+from zo_common.speech.speech_model import LossOf
 
 LORA = "lora"
 RANK = 8

@@ -84,7 +84,7 @@ class HardUtterances(LatticeRounds):
     def _with_errors(self, share: Any) -> list[int]:
         """Utterances with word errors; all, where that would leave less than a batch."""
         crowd = self.crowd
-        found = evaluate(crowd.model, crowd.processor, share, language=crowd.task.language)
+        found = evaluate(crowd.speech, share, language=crowd.task.language)
         pairs = zip(share.texts, found.hypotheses, strict=True)
         hard = [index for index, (said, heard) in enumerate(pairs) if score([said], [heard]).words.errors]
         return hard if len(hard) >= self.settings.batch_size else list(range(len(share)))

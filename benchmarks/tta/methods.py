@@ -15,10 +15,13 @@ from benchmarks.tta.speech import Spoken
 from client.adapt.adapter import DEFAULTS, Adapter, AdaptSettings
 from client.adapt.drift_guard import DriftBounds
 from client.adapt.file import encode_file
-from client.adapt.hearing import Hearing, hearing_of
+from client.adapt.pieces import episode, listen, objective_of
+from zo_common.estimator.step import LossFn
 from zo_common.lattice.trained import select
 from zo_common.models.load import LoadedModel
+from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.metrics import Scores, score
+from zo_common.speech.model_kinds import speech_model
 
 ADAM_STEPS = 10  # SUTA's
 
@@ -54,10 +57,10 @@ class Passes:
 
     def __init__(self, loaded: LoadedModel) -> None:
         model: Any = loaded.model
-        encoder = model.get_encoder() if loaded.family == "whisper" else model.base_model
+        encoder = model.get_encoder() if hasattr(model, "proj_out") else model.base_model
         self.count = 0
         encoder.register_forward_pre_hook(self._count)
-        if loaded.family == "whisper":
+        if hasattr(model, "proj_out"):
             model.proj_out.register_forward_pre_hook(self._count_objective)
 
     def _count(self, module: nn.Module, inputs: Any) -> None:
@@ -112,18 +115,21 @@ def first_order(
     steps: int = ADAM_STEPS,
 ) -> Outcome:
     """SUTA's Adam on the same tensors and objective, in episodes; what it would store are the tensors it changed."""
-    weights = select(loaded.model, settings.trained_tensors or DEFAULTS[loaded.family].trained_tensors)
-    hearing = hearing_of(
-        loaded, list(weights), settings.objective, language="en", suta=settings.suta, precision="float32"
-    )
+    speech = speech_model(loaded)
+    weights = select(loaded.model, settings.trained_tensors or DEFAULTS[speech.name].trained_tensors)
+    losses, reader = LossSettings(objective_of(speech, settings.objective), suta=settings.suta), speech.reader()
 
     def work() -> tuple[list[str], float, float]:
         texts = []
         backwards = 0
         with _trainable(list(weights.values())) as tensors:
             for one in spoken:
-                backwards += adam_steps(hearing, one, tensors, learning_rate, steps)
-                texts.append(hearing.listen([one.wave])[0].text)
+                (heard,) = listen(speech, reader, [one.wave], "en")
+                if heard.tokens or speech.adapts_to_silence:
+                    make = episode(speech, reader, [(one.wave, heard)], list(weights), losses, "float32")
+                    adam_steps(make, tensors, learning_rate, steps)
+                    backwards += steps
+                texts.append(listen(speech, reader, [one.wave], "en")[0].text)
                 _restore(tensors)
         return texts, len(spoken) * sum(4 * w.numel() for w in weights.values()), backwards
 
@@ -131,19 +137,14 @@ def first_order(
 
 
 def adam_steps(
-    hearing: Hearing, one: Spoken, tensors: Sequence[tuple[nn.Parameter, torch.Tensor]], rate: float, steps: int
-) -> int:
-    """Move the tensors; how many steps that were."""
-    heard = hearing.listen([one.wave])
-    if not hearing.can_adapt(heard[0]):
-        return 0
-    make = hearing.objective([one.wave], heard)
+    make: Callable[[], LossFn], tensors: Sequence[tuple[nn.Parameter, torch.Tensor]], rate: float, steps: int
+) -> None:
+    """Move the tensors by the losses that `make` gives."""
     optimizer = torch.optim.Adam([weight for weight, _ in tensors], lr=rate)
     for _ in range(steps):
         optimizer.zero_grad()
         torch.autograd.backward(make()().mean())
         optimizer.step()
-    return steps
 
 
 def _restore(tensors: Sequence[tuple[nn.Parameter, torch.Tensor]]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from client.adapt.audio import split
 from client.adapt.drift_guard import DriftBounds, DriftGuard
 from client.adapt.file import AdaptationFile, replay_file
-from client.adapt.hearing import Heard, Wave, hearing_of
+from client.adapt.pieces import episode, listen, objective_of
 from client.adapt.record import AdaptationRecord, Layout, undo
 from client.adapt.steps import Plateau, adapt
 from zo_common.directions.seeds import fold_in
@@ -24,8 +24,11 @@ from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.ctc.loss import SutaSettings
-from zo_common.models.load import Family, LoadedModel
+from zo_common.models.load import LoadedModel
 from zo_common.speech.audio import AudioProblem, is_silent
+from zo_common.speech.loss_settings import LossSettings
+from zo_common.speech.model_kinds import speech_model
+from zo_common.speech.speech_model import Heard, Wave
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step looks at
@@ -42,9 +45,9 @@ class Defaults:
 
 
 # for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
-DEFAULTS: dict[Family, Defaults] = {
-    "ctc": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
-    "whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
+DEFAULTS: dict[str, Defaults] = {
+    "CTC": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
+    "Whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
 }
 
 
@@ -152,26 +155,27 @@ class Adapter:
 
     def __init__(self, loaded: LoadedModel, settings: AdaptSettings | None = None) -> None:
         s = self.settings = settings or AdaptSettings()
-        default = DEFAULTS[loaded.family]
+        self._speech = speech_model(loaded)
+        objective = objective_of(self._speech, s.objective)
+        default = DEFAULTS[self._speech.name]
         self.steps = default.steps if s.steps is None else s.steps
         epsilon = default.epsilon if s.epsilon is None else s.epsilon
+        self._losses = LossSettings(objective, language=s.language, suta=s.suta)
         self._estimator = EstimatorConfig(s.estimator, s.num_queries, epsilon)
         self._learning_rate = default.learning_rate if s.learning_rate is None else s.learning_rate
         self.state = LatticeState(loaded.model, s.trained_tensors or default.trained_tensors, s.scale)
         self.state.epsilon_units(epsilon)
         self.base_checksum = self.state.checksum()
         self.base_id = int(fingerprint(loaded.model)[:16], 16)
-        precision = resolve_precision(s.precision, next(loaded.model.parameters()).device)
-        self._hearing = hearing_of(
-            loaded, list(self.state.exponents), s.objective, language=s.language, suta=s.suta, precision=precision
-        )
+        self._precision = resolve_precision(s.precision, next(loaded.model.parameters()).device)
+        self._reader = self._speech.reader(language=s.language)
         self._guard = None if s.continual is None else DriftGuard(self.state, s.continual)
         self._count = 0
 
     @property
     def rate(self) -> int:
         """Sampling rate in Hz of the waves."""
-        return self._hearing.rate
+        return self._speech.rate
 
     @property
     def drift(self) -> float:
@@ -184,7 +188,7 @@ class Adapter:
         Raises:
             AudioProblem: shorter than one frame of the model.
         """
-        return _text(self._hearing.listen(self._pieces(wave)))
+        return _text(self._listen(self._pieces(wave)))
 
     def adapt(self, wave: Wave, on_step: Callable[[int, float], None] | None = None) -> Adaptation:
         """Adapt to one utterance, mono float32 (n,) at `rate` Hz; see `adapt_together`."""
@@ -208,7 +212,7 @@ class Adapter:
         if self._guard is None:
             self.state.expect_checksum(self.base_checksum)
         cut = [self._pieces(wave) for wave in waves]
-        utterances = [_Utterance(pieces, self._hearing.listen(pieces)) for pieces in cut]
+        utterances = [_Utterance(pieces, self._listen(pieces)) for pieces in cut]
         held = tuple(r.seed for r in self._guard.records) if self._guard else ()
         record, objectives = self._steps(utterances, self._seed(waves), on_step)
         before = after = [_text(u.heard) for u in utterances]
@@ -253,7 +257,7 @@ class Adapter:
         return self._transcripts(utterances), f"{reason}: back to the base model"
 
     def _transcripts(self, utterances: Sequence[_Utterance]) -> list[str]:
-        return [_text(self._hearing.listen(u.pieces)) for u in utterances]
+        return [_text(self._listen(u.pieces)) for u in utterances]
 
     def _why(self, utterance: _Utterance, record: AdaptationRecord) -> str:
         """Why there was nothing to adapt to, or nothing."""
@@ -263,9 +267,9 @@ class Adapter:
 
     def check(self, wave: Wave) -> None:
         """Raise AudioProblem for an utterance that is shorter than one frame of the model, unless it is empty."""
-        if 0 < len(wave) < self._hearing.least:
+        if 0 < len(wave) < self._speech.least:
             raise AudioProblem(
-                f"the utterance has {len(wave)} samples, expected at least {self._hearing.least} at {self.rate} Hz, "
+                f"the utterance has {len(wave)} samples, expected at least {self._speech.least} at {self.rate} Hz, "
                 "the model's receptive field: record more of it."
             )
 
@@ -291,7 +295,7 @@ class Adapter:
             (piece, heard)
             for utterance in utterances
             for piece, heard in zip(utterance.pieces, utterance.heard, strict=True)
-            if self._hearing.can_adapt(heard)
+            if heard.tokens or self._speech.adapts_to_silence
         ]
         parts = _parts(usable, STEP_SECONDS * self.rate)
         losses: list[float] = []
@@ -316,13 +320,19 @@ class Adapter:
         return record, tuple(losses)
 
     def _loss_of_step(self, parts: Sequence[Sequence[tuple[Wave, Heard]]]) -> Callable[[int], LossFn]:
-        def make(part: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
-            return self._hearing.objective([piece for piece, _ in part], [heard for _, heard in part])
-
         if len(parts) == 1:
-            whole = make(parts[0])
+            whole = self._objective_of(parts[0])
             return lambda step: whole()
-        return lambda step: make(parts[step % len(parts)])()  # features of the present part alone are in memory
+        # features of the present part alone are in memory
+        return lambda step: self._objective_of(parts[step % len(parts)])()
+
+    def _objective_of(self, pieces: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
+        """Makes the loss of a step from the present weights, for pieces of which there is at least one."""
+        return episode(self._speech, self._reader, pieces, list(self.state.exponents), self._losses, self._precision)
+
+    def _listen(self, pieces: Sequence[Wave]) -> list[Heard]:
+        """Transcripts under the present weights."""
+        return listen(self._speech, self._reader, pieces, self.settings.language)
 
     def reset(self) -> None:
         """Back to the base, in continual adaptation.

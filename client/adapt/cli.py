@@ -186,7 +186,7 @@ def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> 
     quiet_transformers()
     if threads:
         torch.set_num_threads(threads)
-    loaded = load_model(model)
+    loaded = load_model(model, language=settings.language)
     loaded.model.to(choose_device(device))
     return Adapter(loaded, settings)
 

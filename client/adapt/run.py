@@ -11,13 +11,13 @@ from pathlib import Path
 from client.adapt.adapter import Adaptation, Adapter
 from client.adapt.audio import read_wave
 from client.adapt.file import SUFFIX, AdaptationFile, read_file, write_file
-from client.adapt.hearing import Wave
 from client.adapt.record import AdaptationRecord
 from client.adapt.view import View
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.speech.audio import AudioProblem
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.metrics import Scores, normalizer_name, score
+from zo_common.speech.speech_model import Wave
 
 _STEM_BYTES = 200  # a file name may have 255 in all
 _TABLES = ("metadata.csv", "metadata.jsonl")

@@ -36,7 +36,7 @@ def calibrate(
         data = warm_dataset(config, engine, place.partition_id, place.num_partitions)
         engine.rewind(0)
         on_synced(engine)
-        measures = measure_share(engine.model, engine.family, config, data, ask)
+        measures = measure_share(engine.speech, config, data, ask)
         return CalibrationAnswer(Status.OK, ask.seed, ask.client_id, measures)
     except ZOError as error:
         return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=str(error))

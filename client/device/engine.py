@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from client.device.follower import Follower
 from client.device.loss_choice import LossChoices
@@ -24,10 +23,10 @@ from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import LossFn, clip_factors
 from zo_common.models.loss_check import LossChoice
 from zo_common.speech.evaluation import evaluate, utterance_losses
-from zo_common.speech.family import LossOf
-from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.metrics import Scores
 from zo_common.speech.recordings import Recordings
+from zo_common.speech.speech_model import LossOf, SpeechModel
 from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Plan, Reply, Status
 
@@ -50,11 +49,11 @@ class Engine(Follower):
 
     def _prepare(self) -> None:
         self._choices = LossChoices(
-            self.config, self.family, self.state, self.device, self.fingerprint, self._base_weights
+            self.config, self.speech, self.state, self.device, self.fingerprint, self._base_weights
         )
         self._use(unchecked(self.config))
         if self.config.torch_compile:
-            self.family.compile()
+            self.speech.compile()
 
     def _let_go(self) -> None:
         super()._let_go()
@@ -62,8 +61,8 @@ class Engine(Follower):
 
     def _use(self, choice: LossChoice) -> None:
         self.choice, self.precision = choice, choice.precision  # of the data set that was trained on last
-        config = with_tail(self.config, choice, self.family)
-        self._losses: LossOf = self.family.losses(self.state.exponents, config, choice.precision)
+        settings = LossSettings.of(self.config, choice.tail_tokens)
+        self._losses: LossOf = self.speech.losses(self.state.exponents, settings, choice.precision)
 
     def train(
         self,
@@ -101,7 +100,9 @@ class Engine(Follower):
             if status is not Status.OK:
                 return base
             choice, new = self._choices.of(plan, data)
-            word = choice.sentence if new and not self.config.secure_aggregation else ""
+            said = [choice.sentence] if new else []
+            said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
+            word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
             if choice != self.choice:
                 self._use(choice)
             result = self._local_steps(plan, data, on_step)
@@ -166,8 +167,8 @@ class Engine(Follower):
         if status is not Status.OK:
             return base
         if not decode:
-            return loss_reply(base, self.model, data, on_progress)
-        result = evaluate(self.model, self.processor, data, language=self.config.language, on_progress=on_progress)
+            return loss_reply(base, self.speech, data, on_progress)
+        result = evaluate(self.speech, data, language=self.config.language, on_progress=on_progress)
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
     def catch_up(self, plan: Plan) -> Reply:
@@ -192,10 +193,10 @@ class Engine(Follower):
 
 
 def loss_reply(
-    base: EvaluationReply, model: nn.Module, data: Recordings, on_progress: Callable[[int, int], None] | None = None
+    base: EvaluationReply, speech: SpeechModel, data: Recordings, on_progress: Callable[[int, int], None] | None = None
 ) -> EvaluationReply:
     """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
-    total = float(utterance_losses(model, data, on_progress=on_progress).sum())
+    total = float(utterance_losses(speech, data, on_progress=on_progress).sum())
     if not math.isfinite(total):
         return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")
     return replace(base, loss_sum=total, scores=Scores(utterances=len(data)))

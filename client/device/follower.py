@@ -51,7 +51,7 @@ class Follower(Replica):
 
     def _let_go(self) -> None:
         """Drop the model and what was made of it."""
-        del self.model, self.state, self.family
+        del self.model, self.state, self.speech
 
     def rebuild(self) -> None:
         """Forget all rounds and read the base model from disk again, the old one being let go first.

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -28,9 +28,9 @@ from zo_common.models.loss_check import (
     check_loss,
     utterances_for,
 )
-from zo_common.speech.family import Family
-from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import Recordings, spread
+from zo_common.speech.speech_model import SpeechModel
 from zo_common.wire.plan import Plan
 
 _VERSION = 1  # of the check: what an older one found is not taken for its result
@@ -40,19 +40,20 @@ class UtteranceTrials:
     """Losses of some of a device's utterances, each in a window of its own, as `loss_check.Trials`."""
 
     def __init__(
-        self, family: Family, data: Recordings, trained: list[str], config: RunConfig, device: torch.device
+        self, speech: SpeechModel, data: Recordings, trained: list[str], config: RunConfig, device: torch.device
     ) -> None:
-        self._family, self._data, self._trained = family, data, trained
+        self._speech, self._data, self._trained = speech, data, trained
         self._config, self._device = config, device
-        self.tails = tuple(tail for tail in TAILS if tail < family.window)
+        self.tails = tuple(tail for tail in TAILS if tail < speech.window)
 
     def loss(self, setting: Setting) -> LossFn:
         """As `Trials.loss`."""
         if setting == REFERENCE:
-            make = self._family.losses(None, replace(self._config, tail_tokens=0), "float32")
+            make = self._speech.losses(None, LossSettings.of(self._config, 0), "float32")
             batch: Callable[[list[int]], Any] = self._data.whole_batch
         else:
-            make = self._family.losses(self._trained, with_tail(self._config, setting, self._family), setting.precision)
+            settings = LossSettings.of(self._config, setting.tail_tokens)
+            make = self._speech.losses(self._trained, settings, setting.precision)
             batch = self._data.batch
         return joined([make(batch([index]).to(self._device)) for index in range(len(self._data))])
 
@@ -72,13 +73,13 @@ class LossChoices:
     def __init__(
         self,
         config: RunConfig,
-        family: Family,
+        speech: SpeechModel,
         state: LatticeState,
         device: torch.device,
         base: str,
         at_base: Callable[[], AbstractContextManager[object]],
     ) -> None:
-        self._config, self._family, self._state, self._device = config, family, state, device
+        self._config, self._speech, self._state, self._device = config, speech, state, device
         self._base, self._at_base = base, at_base
         self._known: dict[str, LossChoice | str] = {}
 
@@ -106,12 +107,12 @@ class LossChoices:
     def _look(self, key: str, plan: Plan, few: Recordings) -> LossChoice | str:
         config = self._config
         asked = Asked(
-            None if isinstance(config.tail_tokens, str) or not self._family.window else config.tail_tokens,
+            None if isinstance(config.tail_tokens, str) or not self._speech.window else config.tail_tokens,
             None if config.precision == "auto" else config.precision,
             plan.estimator.epsilon or None,
             resolve_precision("auto", self._device),
         )
-        trials = UtteranceTrials(self._family, few, list(self._state.exponents), config, self._device)
+        trials = UtteranceTrials(self._speech, few, list(self._state.exponents), config, self._device)
         try:
             with self._at_base():
                 choice = check_loss(self._state, trials, asked)

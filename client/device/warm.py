@@ -36,6 +36,7 @@ def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -
         config.text_column,
         config.needs_text,
         config.language,
+        config.fold_accents,
         config.skip_bad,
         config.partition_by,
         config.run_seed,
@@ -86,7 +87,7 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
         _datasets.move_to_end(key)
         return _datasets[key][1]
     cache = Path(config.feature_cache) if config.feature_cache else None
-    reader = engine.family.reader(language=config.language, cache_dir=cache)
+    reader = engine.speech.reader(**config.reading, cache_dir=cache)
     dataset = read_speech(_share(config, partition_id, num_partitions), reader, skip_bad=config.skip_bad)
     _datasets[key] = sum(example.features.nbytes for example in dataset.examples), dataset
     held = sum(size for size, _ in _datasets.values())

@@ -22,7 +22,7 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.export import export_model
-from zo_common.models.load import load_model
+from zo_common.models.load import LoadedModel, load_model
 
 app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
 console = Console(soft_wrap=True, highlight=False)
@@ -108,7 +108,7 @@ def replay_command(
         if rounds > found.last_round:
             raise ConfigError(f"rounds is {rounds}, the ledger has {found.last_round}")
         found = Ledger(found.header, found.records[:rounds])
-    loaded = load_model(model or found.header.model)
+    loaded = _base(found, model)
     state = restore_state(loaded.model, found.header, threads=threads or None)
     _replay_with_bar(state, found)
     export_model(loaded.model, loaded.processor, output)
@@ -144,8 +144,13 @@ def combine_command(
         console.print(f"wrote {output}: {joined.last_round} rounds, {size} bytes")
 
 
+def _base(ledger: Ledger, model: str) -> LoadedModel:
+    """The base model of a ledger, of a model with an adapter for each language in the run's."""
+    return load_model(model or ledger.header.model, language=str(ledger.header.settings.get("language", "")))
+
+
 def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
-    loaded = load_model(model or ledger.header.model)
+    loaded = _base(ledger, model)
     state = restore_state(loaded.model, ledger.header, threads=threads or None)
     _replay_with_bar(state, ledger)
     return state

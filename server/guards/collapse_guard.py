@@ -34,7 +34,7 @@ class CollapseGuard(RoundGuard[Health]):
     def __init__(self, config: RunConfig, held: GlobalModel, on_stage: OnStage) -> None:
         data = read_speech(
             config.data,
-            held.family.reader(language=config.language),
+            held.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,
@@ -59,8 +59,7 @@ class CollapseGuard(RoundGuard[Health]):
     def _look(self) -> Health:
         label = f"guard: decoding {self._config.guard_split}"
         return health(
-            self._held.model,
-            self._held.processor,
+            self._held.speech,
             self._data,
             language=self._config.language,
             on_progress=lambda done, total: self._on_stage(label, done, total),

@@ -77,7 +77,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
     def _look(self) -> Losses:
         """Losses of the utterances, (N,). Raises ConfigError where the first one is of no use."""
-        found = utterance_losses(self._held.model, self._data)
+        found = utterance_losses(self._held.speech, self._data)
         if self._best is None and not np.isfinite(found).all():
             bad = [e.where for e, loss in zip(self._data.examples, found, strict=True) if not np.isfinite(loss)]
             raise ConfigError(
@@ -177,7 +177,7 @@ def _sample(config: RunConfig, held: GlobalModel, split: str, skip_bad: bool) ->
     rows, most = manifest.utterances, config.guard_utterances
     if most and len(rows) > most:
         rows = tuple(rows[index * len(rows) // most] for index in range(most))
-    reader = held.family.reader(language=config.language)
+    reader = held.speech.reader(**config.reading)
     return read_speech(Manifest(rows, manifest.problems), reader, skip_bad=skip_bad)
 
 

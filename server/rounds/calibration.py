@@ -199,7 +199,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
     """The same on the server's own speech, in the place of `LEAST_DEVICES` devices for each group."""
     data = read_speech(
         config.data,
-        held.family.reader(language=config.language),
+        held.speech.reader(**config.reading),
         split=config.guard_split,
         text_column=config.text_column,
         skip_bad=config.skip_bad,
@@ -212,7 +212,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
         question = CalibrationAsk(
             fold_in(config.run_seed, _STREAM), place, place, devices, _passes(config), config.batch_size
         )
-        for group, measure in measure_share(held.model, held.family, config, data, question).items():
+        for group, measure in measure_share(held.speech, config, data, question).items():
             found.setdefault(group, []).append(measure)
     return {group: pooled_measures(measures) for group, measures in found.items()}
 

@@ -23,7 +23,7 @@ from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
-from zo_common.speech.loss_settings import unchecked, with_tail
+from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import read_speech
 
 logger = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class ServerMeasuredStep(MeasuredStep):
         self._held_model = held
         self._data = read_speech(
             config.data,
-            held.family.reader(language=config.language),
+            held.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,
         )
         choice = unchecked(config)  # as devices do under privacy
-        settings = with_tail(config, choice, held.family)
-        self._losses = held.family.losses(held.state.exponents, settings, choice.precision)
+        settings = LossSettings.of(config, choice.tail_tokens)
+        self._losses = held.speech.losses(held.state.exponents, settings, choice.precision)
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:

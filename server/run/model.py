@@ -29,7 +29,7 @@ class GlobalModel(Replica):
         Raises:
             WrongBaseModel, ModelNotFound: it was changed or removed since the run began.
         """
-        model = load_model(self.config.model).model
+        model = load_model(self.config.model, language=self.config.language).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
         base = LatticeState(model, ",".join(header), self.config.scale, exponents=header)
         if base.checksum() != self.base_checksum:

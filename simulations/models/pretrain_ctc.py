@@ -30,7 +30,6 @@ from simulations.speech.augment import vary
 from simulations.speech.corpus import Corpus, CorpusConfig, write_corpus
 from zo_common.binary.durable import write_durably
 from zo_common.cli import run_typer
-from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import ConfigError
 from zo_common.models.compute import autocast, resolve_precision
@@ -38,12 +37,14 @@ from zo_common.models.ctc.forward import ctc_logits
 from zo_common.models.ctc.loss import CTCBatch, blank_of, ctc_batch
 from zo_common.models.ctc.objectives import ctc_losses
 from zo_common.models.ctc.text import ctc_labels
+from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.models.load import load_model
 from zo_common.models.objectives import IGNORE
 from zo_common.speech.audio import decode
-from zo_common.speech.evaluation import evaluate_waves
-from zo_common.speech.family import family_of
+from zo_common.speech.evaluation import evaluate
 from zo_common.speech.manifest import Utterance, read_manifest
+from zo_common.speech.metrics import score
+from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.recordings import read_speech
 
 # variants that sound like people; the last ones are kept for testing
@@ -221,7 +222,7 @@ class Pretraining:
         self.model.eval()
         utterances = read_manifest(str(corpus), split=split).utterances
         waves = [decode(u.audio) for u in utterances]
-        return evaluate_waves(self.model, self.processor, waves, [u.text for u in utterances])[0].wer
+        return score([u.text for u in utterances], transcribe_waves(self.model, self.processor, waves)).wer
 
 
 def train(recipe: Recipe, corpus: Path, folder: Path, every: int, minutes: float) -> Pretraining:
@@ -270,10 +271,8 @@ def _command(recipe: Recipe) -> str:
 def finish(run: Pretraining, corpus: Corpus, output: Path, command: str) -> float:
     """Save the model in float16, judge what was saved on speakers it never heard, write its card; the test WER."""
     save_small(run.model, run.processor, output)
-    loaded = load_model(str(output))
-    data = read_speech(str(corpus.directory), family_of(loaded, RunConfig()).reader(), split="test")
-    waves = [example.wave for example in data.examples]
-    scores, _ = evaluate_waves(loaded.model, loaded.processor, waves, list(data.texts))
+    speech = speech_model(load_model(str(output)))
+    scores = evaluate(speech, read_speech(str(corpus.directory), speech.reader(), split="test")).scores
     curve = [json.loads(line) for line in (run.folder / CURVE).read_text().splitlines()]
     parts = {
         "command": command,

@@ -29,7 +29,7 @@ class ToyEngine(Engine):
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
         self.base_checksum = self.state.checksum()
-        self.device, self.family = torch.device("cpu"), None
+        self.device, self.speech = torch.device("cpu"), None
 
     def _prepare(self) -> None:
         self.precision = torch.float32

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
+from zo_common.speech.speech_model import Heard
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -99,8 +99,8 @@ def test_the_curve_survives_a_resume(
 ) -> None:
     """Decoding is replaced by a fixed word: a random model writes nonsense to the last of its 448 tokens."""
     monkeypatch.setattr(
-        "zo_common.speech.evaluation.evaluate_texts",
-        lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
+        "zo_common.speech.whisper_model.WhisperModel.transcribe",
+        lambda self, examples, **_: [Heard("anna counts to")] * len(examples),
     )
     config = settings(
         num_server_rounds=2,
@@ -129,8 +129,8 @@ def test_the_curve_survives_a_resume(
 def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding is a fixed word."""
     monkeypatch.setattr(
-        "zo_common.speech.evaluation.evaluate_texts",
-        lambda model, processor, windows, texts, **_: (_scores(texts), ["anna counts to"] * len(texts)),
+        "zo_common.speech.whisper_model.WhisperModel.transcribe",
+        lambda self, examples, **_: [Heard("anna counts to")] * len(examples),
     )
 
 
@@ -177,12 +177,6 @@ def test_a_last_evaluation_that_was_one_in_between_is_redone(settings: Settings,
     assert [(row["server_round"], row.get("utterances", 0)) for row in found] == [(0, 3), (1, some), (2, 3)]
     assert found[-1]["loss"] == before[-1]["loss"]
     assert [json.loads(line) for line in (output / "curve.jsonl").read_text().splitlines()] == found
-
-
-def _scores(texts: tuple[str, ...]) -> Any:
-    from zo_common.speech.metrics import score
-
-    return score(list(texts), ["anna counts to"] * len(texts))
 
 
 def test_a_users_error_is_one_sentence_and_exit_status_one(

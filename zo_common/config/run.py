@@ -150,6 +150,11 @@ class RunConfig(
         return self.objective == "supervised"
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """What a model's reader is told of the recordings."""
+        return {"language": self.language, "fold_accents": self.fold_accents}
+
+    @property
     def estimator_config(self) -> EstimatorConfig:
         """The estimator's part of the settings; its epsilon is 0 where each device chooses its own."""
         return EstimatorConfig(self.estimator, self.num_queries, 0.0 if self.epsilon == "auto" else self.epsilon)

@@ -34,6 +34,11 @@ class DataSection:
     train_split: str = setting("train", "Split that devices train on.", "fixed")
     text_column: str = setting("transcription", "Column of the table that holds the transcripts.", "fixed")
     language: str = setting("en", "Language of the speech, as the model's tokenizer names it.", "fixed", engine=True)
+    fold_accents: bool = setting(
+        False,
+        "Whether letters that a CTC model's vocabulary lacks are trained without their accents (é → e).",
+        "fixed",
+    )
     partition_by: str = setting(
         "speaker",
         "How a simulation shares the recordings out: a column, `iid`, `dirichlet:COLUMN:ALPHA` or `shard:COLUMN`.",

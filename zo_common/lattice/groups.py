@@ -20,7 +20,7 @@ FIRST_LAYERS = 3  # at least
 SEPARATOR = "/"  # which is in no parameter's name
 _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<index>\d+)\.")
 _PLAIN_STACKS = ("layers", "layer", "blocks", "block", "h")
-_WRITES = ("fc2", "out_proj", "output_dense", "o_proj", "c_proj")
+_WRITES = ("fc2", "out_proj", "output_dense", "o_proj", "c_proj", "linear2")
 _NORM = ("norm", "ln")
 
 

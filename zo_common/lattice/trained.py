@@ -23,6 +23,7 @@ _GAINS = ("*norm.weight", "*Norm.weight", "*.ln*.weight", "ln*.weight")
 _BIASES = ("*.bias", "bias")
 _ENCODER_LAYER = re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)\.")
 _LEAST_LAYERS = 3
+_WRITERS = ("decoder", "language_model")  # what turns an encoder's states into tokens
 AUTO = "auto"
 DEFAULT = "encoder-residual-bias"
 MOST_SCALE, MOST_WIDER = 20, 8
@@ -37,17 +38,42 @@ def _encoder_layers(names: Collection[str]) -> int:
     return max(found) + 1 if found else 0
 
 
+def _groups(names: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """The model's groups; none where the shapes are not known."""
+    return tensor_groups(shapes_of(names)) if isinstance(names, Mapping) else {}
+
+
+def _of_kinds(names: Collection[str], *kinds: str, place: str = "") -> Patterns:
+    """Tensors of some kinds, in places whose names end in `place` and that are no decoder or language model."""
+    found = [(group.rpartition(SEPARATOR), tensors) for group, tensors in _groups(names).items()]
+    return tuple(
+        name
+        for (where, _, kind), tensors in found
+        if kind in kinds and where.endswith(place) and not (place and any(word in where for word in _WRITERS))
+        for name in tensors
+    )
+
+
 def _encoder_residual_bias(names: Collection[str]) -> Patterns:
     """Biases of what the first half of the encoder's layers, and at least three, add to the residual stream.
 
     A model without a decoder (CTC) has its counterpart: the gains of all norms. With biases its loss falls as far, but
-    by blanks that are less sure, and hardly a word changes (docs/results/learning.md).
+    by blanks that are less sure, and hardly a word changes (docs/results/learning.md). An encoder without such biases
+    has the gains of the same layers.
     """
-    if not any("decoder." in name for name in names):
-        return _GAINS
+    if not any(f"{word}." in name for name in names for word in _WRITERS):
+        return _of_kinds(names, "gain") or _GAINS
     layers = range(max(_LEAST_LAYERS, _encoder_layers(names) // 2))
     written = ("fc2", "self_attn.out_proj")
-    return tuple(f"*encoder.layers.{layer}.{module}.bias" for layer in layers for module in written)
+    known = tuple(f"*encoder.layers.{layer}.{module}.bias" for layer in layers for module in written)
+    if any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in known):
+        return known
+    return _of_kinds(names, "residual-bias", place="-first") or _of_kinds(names, "gain", place="-first") or known
+
+
+def _norms(names: Collection[str]) -> Patterns:
+    """Weights and biases of all normalisations, by their names or by what they are."""
+    return (*_NORMS, *_of_kinds(names, "gain", "norm"))
 
 
 # shell-style patterns on parameter names, "!" excludes, or what makes them of a model's names; as in transformers
@@ -72,12 +98,21 @@ PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "bias": _BIASES,
     # what test-time adaptation moves in CTC models: norms alone, with the whole acoustic front end as in SUTA and
     # ZO-ASR (4.63 M of Wav2Vec2-base's 94 M), or with the other offsets
-    "norms": _NORMS,
-    "norm": _NORMS,  # its name in the files of earlier runs
-    "norms+features": (*_NORMS, "*feature_extractor.*", "*feature_projection.*"),
-    "norms+biases": (*_NORMS, *_BIASES),
+    "norms": _norms,
+    "norm": _norms,  # its name in the files of earlier runs
+    "norms+features": lambda names: (*_norms(names), "*feature_extractor.*", "*feature_projection.*"),
+    "norms+biases": lambda names: (*_norms(names), *_BIASES),
     # the same for Whisper: what the whole encoder's output is scaled and shifted by
     "encoder-norm": ("*encoder.layer_norm.*",),
+}
+
+
+# the same for models whose modules have other names: kinds of tensors, and the ending of their place
+_BY_KIND: dict[str, tuple[tuple[str, ...], str]] = {
+    "encoder-ffn": (("feed-forward",), "st"),  # -first and -last
+    "encoder-attention": (("attention",), "st"),
+    "encoder-early": (("feed-forward",), "-first"),
+    "encoder-conv": (("convolution",), "front"),
 }
 
 
@@ -148,7 +183,11 @@ def _expanded(part: str, names: Collection[str]) -> Patterns:
     if SEPARATOR in part and isinstance(names, Mapping):
         return tensor_groups(shapes_of(names)).get(part, (part,))
     preset = PRESETS.get(DEFAULT if part == AUTO else part, (part,))
-    return preset(names) if callable(preset) else preset
+    patterns = preset(names) if callable(preset) else preset
+    if part in _BY_KIND and not any(fnmatch.fnmatchcase(name, p) for name in names for p in patterns):
+        kinds, place = _BY_KIND[part]
+        return _of_kinds(names, *kinds, place=place) or patterns
+    return patterns
 
 
 def measured_groups(model: nn.Module) -> dict[str, tuple[str, ...]]:

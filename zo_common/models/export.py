@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_common.errors import ConfigError
+from zo_common.models.ctc.language import adapter_tensors
 
 
 def export_model(model: Any, processor: Any, directory: Path, *, replace: bool = False) -> Path:
@@ -30,12 +31,22 @@ def export_model(model: Any, processor: Any, directory: Path, *, replace: bool =
         # transformers 5 writes it into processor_config.json alone; CTranslate2 and older programs look for this file
         processor.feature_extractor.save_pretrained(temporary)
         _copy_normalizer(processor, temporary)
+        _write_language(model, processor, temporary)
         if directory.exists():
             shutil.rmtree(directory)
         os.replace(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
+
+
+def _write_language(model: Any, processor: Any, directory: Path) -> None:
+    """The file that a model with language adapters reads when it is asked for this language."""
+    from safetensors.torch import save_file
+
+    language = getattr(processor.tokenizer, "target_lang", None)
+    if language and (tensors := adapter_tensors(model)):
+        save_file(tensors, directory / f"adapter.{language}.safetensors", {"format": "pt"})
 
 
 def _copy_normalizer(processor: Any, directory: Path) -> None:

@@ -4,64 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.models.ctc.language import use_language
+from zo_common.models.ctc.loss import blank_of
+from zo_common.models.foreign import refuse_foreign, refuse_non_finite
 from zo_common.models.quiet import quiet_transformers
 from zo_common.models.whisper.generation_defaults import complete_generation_config
 from zo_common.models.whisper.silent_tail import mark_sinks
 
 WHISPER = "WhisperForConditionalGeneration"
-CTC_CLASSES = {"wav2vec2": "Wav2Vec2ForCTC", "hubert": "HubertForCTC", "wavlm": "WavLMForCTC"}
-
-Family = Literal["whisper", "ctc"]
 
 
 class LoadedModel(NamedTuple):
-    """A base model in eval mode, float32, without gradients, its processor, and which kind it is."""
+    """A base model in eval mode, float32, without gradients, and its processor."""
 
     model: nn.Module
     processor: Any
-    family: Family
 
 
-def load_model(source: str) -> LoadedModel:
-    """A Whisper model, or a Wav2Vec2, HuBERT or WavLM model with a CTC head.
+def load_model(source: str, *, language: str = "") -> LoadedModel:
+    """A Whisper model, or a model of any class that transformers registers for CTC.
 
     Nothing in it is random: eval mode has no dropout, no layer drop and no masking of the spectrum.
 
     Args:
         source: hub id (`facebook/wav2vec2-base-960h`) or a directory made by `save_pretrained`, processor included.
+        language: of the speech, for models with an adapter for each (MMS); "" keeps the checkpoint's own.
 
     Raises:
         ModelNotFound: no such directory or an incomplete one, or the hub does not have it or cannot be reached.
-        UnsupportedModel: another architecture, or one without a CTC head.
+        UnsupportedModel: another architecture, one without a CTC head, another program's files, or weights that are
+            not finite.
+        ConfigError: the model has adapters, and none for this language.
     """
-    config = _config(source)
+    config = model_config(source)
     if config.model_type == "whisper":
-        return LoadedModel(*_load_whisper(source, config), "whisper")
-    if config.model_type not in CTC_CLASSES:
-        raise UnsupportedModel(_unsupported(source, config, [WHISPER, *CTC_CLASSES.values()]))
-    return LoadedModel(*_load_ctc(source, config), "ctc")
+        return LoadedModel(*_load_whisper(source, config))
+    if config.model_type not in ctc_classes():
+        raise UnsupportedModel(_unsupported(source, config, [WHISPER, *ctc_classes().values()]))
+    return LoadedModel(*_load_ctc(source, config, language))
 
 
-def model_family(source: str) -> Family:
-    """Which kind of model a source is, its weights unread.
+def ctc_classes() -> dict[str, str]:
+    """Model types that transformers registers for CTC, with the names of their classes."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
 
-    Raises:
-        ModelNotFound: as `load_model`.
-    """
-    return "whisper" if _config(source).model_type == "whisper" else "ctc"
+    return dict(MODEL_FOR_CTC_MAPPING_NAMES)
 
 
-def _config(source: str) -> Any:
+def model_config(source: str) -> Any:
+    """The configuration of a source, its weights unread; raises as `load_model` does."""
     from transformers import AutoConfig
 
     quiet_transformers(warnings=False)
+    refuse_foreign(source)
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -85,37 +87,54 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
         _refuse_incomplete(report["missing_keys"], config.vocab_size, len(processor.tokenizer))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
+    refuse_non_finite(source, model)
     complete_generation_config(model, processor.tokenizer)
     model.eval().requires_grad_(False)
     mark_sinks(model)
     return model, processor
 
 
-def _load_ctc(source: str, config: Any) -> tuple[nn.Module, Any]:
+def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
     import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
 
     if not any(name.endswith("ForCTC") for name in config.architectures or ["ForCTC"]):
         raise UnsupportedModel(_headless(source))
+    # by its class: AutoProcessor takes the one that a checkpoint names, which may want a language model
+    reads = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, "Wav2Vec2Processor"))
     model: nn.Module
     try:
-        loaded: Any = getattr(transformers, CTC_CLASSES[config.model_type]).from_pretrained(
+        loaded: Any = getattr(transformers, ctc_classes()[config.model_type]).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
         model, report = loaded
         missing = set(report["missing_keys"])
-        if any(name.startswith("lm_head.") for name in missing):
+        if any(name.startswith(("lm_head.", "ctc_head.")) for name in missing):
             raise UnsupportedModel(_headless(source))
         # pretraining's mask embedding is not used, often not stored, and would be made up anew at each loading
         masks = {name for name in missing if name.endswith(".masked_spec_embed")}
         for name in masks:
             model.get_parameter(name).data.zero_()
-        processor = transformers.Wav2Vec2Processor.from_pretrained(source)
+        processor = reads.from_pretrained(source)
         _refuse_incomplete(missing - masks, 0, 0)
-        _refuse_vocabulary(config, processor.tokenizer)
+        use_language(source, model, processor.tokenizer, language)
+        _refuse_vocabulary(model, processor.tokenizer)
+    except ImportError as error:
+        raise UnsupportedModel(_needs_package(source, config, error)) from None
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
+    refuse_non_finite(source, model)
     model.eval().requires_grad_(False)
     return model, processor
+
+
+def _needs_package(source: str, config: Any, error: ImportError) -> str:
+    known = ("torchaudio", "sentencepiece", "phonemizer", "mistral_common", "librosa")
+    name = next((name for name in known if name in str(error)), str(error.name))
+    return (
+        f"model {source!r} is a {config.model_type!r} model, whose processor needs the package {name}, which is not "
+        f"installed: pip install {name}"
+    )
 
 
 def _headless(source: str) -> str:
@@ -125,18 +144,19 @@ def _headless(source: str) -> str:
     )
 
 
-def _refuse_vocabulary(config: Any, tokenizer: Any) -> None:
-    """Every class of the head must be a token, and the blank the tokenizer's padding.
+def _refuse_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Every class of the head must be a token, and the blank what the tokenizer leaves out, its padding.
 
     Raises:
         ValueError: says what does not fit.
     """
+    classes, blank = model.config.vocab_size, blank_of(model)
     known = set(tokenizer.get_vocab().values())
-    unknown = [index for index in range(config.vocab_size) if index not in known]
+    unknown = [index for index in range(classes) if index not in known and index != blank]
     if unknown:
-        raise ValueError(f"its tokenizer does not know {len(unknown)} of the model's {config.vocab_size} classes")
-    if tokenizer.pad_token_id != config.pad_token_id:
-        raise ValueError(f"its tokenizer's blank is {tokenizer.pad_token_id}, the model's {config.pad_token_id}")
+        raise ValueError(f"its tokenizer does not know {len(unknown)} of the model's {classes} classes")
+    if hasattr(tokenizer, "word_delimiter_token") and tokenizer.pad_token_id != blank:
+        raise ValueError(f"its tokenizer's blank is {tokenizer.pad_token_id}, the model's {blank}")
 
 
 def _refuse_incomplete(missing: Iterable[str], vocabulary: int, tokens: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zo_common.models.ctc.forward import receptive_field
+from zo_common.errors import DataError
+from zo_common.models.ctc.forward import frame_lengths, frames_of, prepare_waves, receptive_field, takes_samples
 from zo_common.models.ctc.loss import CTCBatch, ctc_batch
 from zo_common.models.ctc.objectives import alignable
-from zo_common.models.ctc.text import ctc_labels
+from zo_common.models.ctc.text import CTCVocabulary, told
 from zo_common.speech.audio import AudioProblem, decode
 from zo_common.speech.manifest import Utterance
 from zo_common.speech.recordings import Example, Recordings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,30 +38,37 @@ class CTCExample(Example):
 
 @dataclass(frozen=True, eq=False)
 class CTCDataset(Recordings):
-    """Checked examples, the feature extractor that normalises each of them, and the problems that were skipped."""
+    """Checked examples, the feature extractor of batches, the problems that were skipped, and what is to be told."""
 
     examples: tuple[CTCExample, ...] = field(repr=False)
     extractor: Any = field(repr=False)
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def batch(self, indices: Sequence[int]) -> CTCBatch:
-        """Normalised waveforms padded to the longest of them; labels are empty where nobody knows the text."""
+        """Inputs padded to the longest of them; labels are empty where nobody knows the text."""
         chosen = [self.examples[index] for index in indices]
         return ctc_batch(self.extractor, [e.wave for e in chosen], [e.labels for e in chosen])
 
 
 class CTCReader:
-    """Reads recordings for a CTC model, as `speech.Reader`; a row without a text has no labels."""
+    """Reads recordings for a CTC model, as `speech.Reader`; a row without a text has no labels.
 
-    def __init__(self, model: Any, processor: Any) -> None:
-        self._model, self._processor = model, processor
-        self._least = receptive_field(model.config)
+    Args:
+        fold_accents: as in `CTCVocabulary`.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False) -> None:
+        self._model, self._extractor = model, processor.feature_extractor
+        self._vocabulary = CTCVocabulary(processor.tokenizer, model.config.vocab_size, fold_accents=fold_accents)
+        self._least = least_samples(model, self._extractor)
+        self._lacking: dict[str, Counter[str]] = {}
 
     def example(self, utterance: Utterance) -> CTCExample | list[str]:
         """The example, or what is wrong with it."""
         text = utterance.text.strip()
-        labels = ctc_labels(self._processor.tokenizer, text, self._model.config.vocab_size)
-        rate = self._processor.feature_extractor.sampling_rate
+        labels, lacking = self._vocabulary.labels(text)
+        rate = self._extractor.sampling_rate
         faults = []
         if text and not labels:
             faults.append("the transcript has no character of the model's vocabulary, expected such: correct it.")
@@ -68,21 +81,62 @@ class CTCReader:
                 f"the recording has {len(wave)} samples, expected at least {self._least} at {rate} Hz, what one frame "
                 "of the model sees: delete the row."
             )
-        elif fault := self._unaligned(len(wave), labels):
+        elif fault := self._unaligned(wave, labels):
             faults.append(fault)
-        seconds = len(wave) / rate
-        return faults or CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), utterance.where)
+        if faults:
+            return faults
+        self._lacking[utterance.where] = lacking
+        return self._example(wave, text, labels, utterance.where)
+
+    def of_wave(self, wave: npt.NDArray[np.float32], labels: Sequence[int] = ()) -> CTCExample:
+        """As `WaveReader.of_wave`."""
+        return self._example(wave, "", labels, "")
+
+    def _example(self, wave: npt.NDArray[np.float32], text: str, labels: Sequence[int], where: str) -> CTCExample:
+        seconds = len(wave) / self._extractor.sampling_rate
+        return CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), where)
 
     def recordings(self, examples: tuple[CTCExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
         """Examples of this reader as a data set."""
-        return CTCDataset(examples, self._processor.feature_extractor, skipped)
+        word = told(self._lacking[example.where] for example in examples if example.where in self._lacking)
+        if word:
+            log.warning(word)
+        return CTCDataset(examples, self._extractor, skipped, (word,) if word else ())
 
-    def _unaligned(self, samples: int, labels: list[int]) -> str:
-        """What is wrong where the frames are too few for the characters; else nothing."""
-        frames = self._model._get_feat_extract_output_lengths(torch.tensor([samples]))
+    def _unaligned(self, wave: npt.NDArray[np.float32], labels: list[int]) -> str:
+        """What is wrong where the frames are too few for the labels; else nothing."""
+        samples = torch.tensor([len(wave)])
+        lengths = samples if takes_samples(self._extractor) else prepare_waves(self._extractor, [wave])[1]
+        frames = frames_of(self._model)(lengths)
         if bool(alignable(frames, torch.tensor([labels], dtype=torch.int64), torch.tensor([len(labels)]))):
             return ""
         return (
             f"the transcript has {len(labels)} characters, the recording {int(frames)} frames of the model, expected "
             "at least a frame for each and one between two equal ones: check that they belong together."
         )
+
+
+def least_samples(model: Any, extractor: Any) -> int:
+    """The fewest samples of which the model makes a frame: by its convolutions, else found by trying."""
+    if takes_samples(extractor):
+        return receptive_field(model.config)
+    noise = np.random.default_rng(0).standard_normal(extractor.sampling_rate).astype(np.float32)
+    fails, works = 0, len(noise)
+    while works - fails > 1:
+        middle = (fails + works) // 2
+        if _makes_a_frame(model, extractor, noise[:middle]):
+            works = middle
+        else:
+            fails = middle
+    return works
+
+
+def _makes_a_frame(model: Any, extractor: Any, wave: npt.NDArray[np.float32]) -> bool:
+    try:
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            values, lengths = prepare_waves(extractor, [wave])
+            frame_lengths(model, lengths)
+    except (DataError, ValueError, IndexError, RuntimeError, ZeroDivisionError):
+        return False
+    return bool(torch.isfinite(values).all())

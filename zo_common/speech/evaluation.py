@@ -11,21 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from zo_common.models.ctc.forward import ctc_logits
-from zo_common.models.ctc.loss import CTCBatch, CTCLoss
-from zo_common.models.ctc.objectives import frame_entropy, frame_mask
-from zo_common.models.ctc.transcribe import transcribe_waves
-from zo_common.models.whisper.frozen_prefix import FrozenPrefix
-from zo_common.models.whisper.hypothesis_loss import HypothesisLoss
-from zo_common.models.whisper.objectives import whisper_losses
-from zo_common.models.whisper.transcribe import transcribe
-from zo_common.speech.ctc import CTCDataset
 from zo_common.speech.metrics import Scores, score
 from zo_common.speech.recordings import Recordings
-
-_TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
+from zo_common.speech.speech_model import SpeechModel
 
 
 @dataclass(frozen=True)
@@ -66,14 +55,14 @@ class Health:
 
 
 @torch.inference_mode()
-def held_out_loss(model: nn.Module, data: Recordings, batch_size: int = 16) -> float:
+def held_out_loss(speech: SpeechModel, data: Recordings, batch_size: int = 16) -> float:
     """Mean per-utterance loss in float32, in nats a token or a character."""
-    return _mean_of_batches(_losses, model, data, batch_size)
+    return _mean_of_batches(speech.held_out_losses, speech, data, batch_size)
 
 
 @torch.inference_mode()
 def utterance_losses(
-    model: nn.Module,
+    speech: SpeechModel,
     data: Recordings,
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
@@ -86,7 +75,7 @@ def utterance_losses(
     losses = np.empty(len(data))
     done = 0
     for chosen, found in zip(
-        data.length_sorted_batches(batch_size), _batches(_losses, model, data, batch_size), strict=True
+        data.length_sorted_batches(batch_size), _batches(speech.held_out_losses, speech, data, batch_size), strict=True
     ):
         losses[chosen] = found
         done += len(chosen)
@@ -97,45 +86,32 @@ def utterance_losses(
 
 @torch.inference_mode()
 def health(
-    model: nn.Module,
-    processor: Any,
+    speech: SpeechModel,
     data: Recordings,
     *,
     language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Health:
     """How well a model is; see `Health`."""
-    found = evaluate(model, processor, data, language=language, on_progress=on_progress)
-    uncertainty = _mean_of_batches(_entropies, model, data, 16)
+    found = evaluate(speech, data, language=language, on_progress=on_progress)
+    uncertainty = _mean_of_batches(speech.uncertainties, speech, data, 16)
     said = _word_entropy(data.texts)
     diversity = min(1.0, _word_entropy(found.hypotheses) / said) if said else 1.0
     return Health(found.loss, found.scores.wer, uncertainty, diversity)
 
 
-Measure = Callable[[nn.Module, Any], torch.Tensor]
+Measure = Callable[[Any], torch.Tensor]
 
 
-def _mean_of_batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> float:
-    return float(np.mean(np.concatenate(list(_batches(measure, model, data, batch_size)))))
+def _mean_of_batches(measure: Measure, speech: SpeechModel, data: Recordings, batch_size: int) -> float:
+    return float(np.mean(np.concatenate(list(_batches(measure, speech, data, batch_size)))))
 
 
-def _batches(measure: Measure, model: nn.Module, data: Recordings, batch_size: int) -> Iterator[NDArray[np.float64]]:
+def _batches(measure: Measure, speech: SpeechModel, data: Recordings, batch_size: int) -> Iterator[NDArray[np.float64]]:
     """What is measured of each example, in batches of similar length."""
-    device = next(model.parameters()).device
+    device = next(speech.model.parameters()).device
     for chosen in data.length_sorted_batches(batch_size):
-        yield measure(model, data.batch(chosen).to(device)).double().numpy(force=True)
-
-
-def _losses(model: nn.Module, batch: Any) -> torch.Tensor:
-    return CTCLoss(model, batch)() if isinstance(batch, CTCBatch) else whisper_losses(model, batch, _TAIL)
-
-
-def _entropies(model: nn.Module, batch: Any) -> torch.Tensor:
-    """Mean entropy of each example's frames or tokens, (B,)."""
-    if isinstance(batch, CTCBatch):
-        logits, frames = ctc_logits(model, batch.values, batch.lengths)
-        return frame_entropy(logits, frame_mask(frames, logits.shape[1]))
-    return HypothesisLoss(model, batch, FrozenPrefix(model, ()), _TAIL, objective="entropy")()
+        yield measure(data.batch(chosen).to(device)).double().numpy(force=True)
 
 
 def _word_entropy(texts: Sequence[str]) -> float:
@@ -146,51 +122,13 @@ def _word_entropy(texts: Sequence[str]) -> float:
 
 
 def evaluate(
-    model: nn.Module,
-    processor: Any,
+    speech: SpeechModel,
     data: Recordings,
     *,
     language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Loss and word error rates of a data set."""
-    if isinstance(data, CTCDataset):
-        waves = [example.wave for example in data.examples]
-        scores, hypotheses = evaluate_waves(
-            model, processor, waves, data.texts, language=language, on_progress=on_progress
-        )
-    else:
-        windows = [example.window() for example in data.examples]
-        scores, hypotheses = evaluate_texts(
-            model, processor, windows, data.texts, language=language, on_progress=on_progress
-        )
-    return Evaluation(held_out_loss(model, data), scores, tuple(hypotheses))
-
-
-def evaluate_texts(
-    model: Any,
-    processor: Any,
-    features: Sequence[torch.Tensor],
-    references: Sequence[str],
-    *,
-    language: str = "en",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Scores, list[str]]:
-    """Error counts and transcripts of full windows against references."""
-    hypotheses = transcribe(model, processor, features, language=language, on_progress=on_progress)
-    return score(references, hypotheses, language=language), hypotheses
-
-
-def evaluate_waves(
-    model: Any,
-    processor: Any,
-    waves: Sequence[NDArray[np.float32]],
-    references: Sequence[str],
-    *,
-    batch_size: int = 1,
-    language: str = "en",
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Scores, list[str]]:
-    """Error counts and transcripts of waveforms against references."""
-    hypotheses = transcribe_waves(model, processor, waves, batch_size=batch_size, on_progress=on_progress)
-    return score(references, hypotheses, language=language), hypotheses
+    heard = speech.transcribe(data.examples, language=language, on_progress=on_progress)
+    hypotheses = tuple(h.text for h in heard)
+    return Evaluation(held_out_loss(speech, data), score(data.texts, hypotheses, language=language), hypotheses)

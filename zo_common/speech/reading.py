@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from zo_common.config.run import RunConfig
 from zo_common.models.load import LoadedModel
-from zo_common.speech.family import family_of
 from zo_common.speech.manifest import Manifest, Utterance
+from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.recordings import Reader, Recordings
 from zo_common.speech.recordings import read_speech as read_with
 
@@ -35,7 +34,7 @@ def read_speech(
         ConfigError: the reader cannot work with its settings.
     """
     if isinstance(reader, LoadedModel):
-        reader = family_of(reader, RunConfig()).reader()
+        reader = speech_model(reader).reader()
     return read_with(
         source, reader, split=split, text_column=text_column, skip_bad=skip_bad, keep=keep, progress=progress
     )

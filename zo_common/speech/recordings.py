@@ -41,6 +41,7 @@ class Recordings(ABC):
 
     examples: tuple[Any, ...]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what whoever trains on them should hear once
 
     @abstractmethod
     def batch(self, indices: Sequence[int]) -> Any:

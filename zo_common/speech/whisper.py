@@ -129,6 +129,11 @@ class WhisperReader:
             return [*faults, str(problem)]
         return faults or SpeechExample(torch.from_numpy(log_mel), seconds, text, tuple(tokens), utterance.where)
 
+    def of_wave(self, wave: npt.NDArray[np.float32], labels: Sequence[int] = ()) -> SpeechExample:
+        """As `WaveReader.of_wave`."""
+        log_mel = torch.from_numpy(self._features.extract(wave))
+        return SpeechExample(log_mel, len(wave) / SAMPLING_RATE, "", tuple(labels), "")
+
     def recordings(self, examples: tuple[SpeechExample, ...], skipped: tuple[str, ...]) -> SpeechDataset:
         """Examples of this reader as a data set."""
         return SpeechDataset(examples, self._prompt, int(self._tokenizer.eos_token_id), skipped)
@@ -150,12 +155,13 @@ class _FeatureReader:
         cached = self._load(path) if path is not None else None
         if cached is None:
             wave = decode(audio)
-            cached = self._extract(wave), len(wave) / SAMPLING_RATE
+            cached = self.extract(wave), len(wave) / SAMPLING_RATE
             if path is not None:
                 _store(path, *cached)
         return cached
 
-    def _extract(self, wave: npt.NDArray[np.float32]) -> _Features:
+    def extract(self, wave: npt.NDArray[np.float32]) -> _Features:
+        """Features (n_mels, T) of samples (n,). Raises AudioProblem where they are not finite."""
         output = self.extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np").input_features[0]
         full = np.asarray(output, dtype=np.float32)
         if not np.isfinite(full).all():

@@ -130,7 +130,7 @@ class TestMethods:
 def test_every_study_holds_the_defaults() -> None:
     for name, lists in STUDIES.items():
         assert set(lists[0]) & set(MODELS)
-        default = DEFAULTS["ctc" if name.endswith("-ctc") else "whisper"]
+        default = DEFAULTS["CTC" if name.endswith("-ctc") else "Whisper"]
         found = [one for each in lists for one in trials(parser().parse_args(each))]
         assert any(
             (one.method, one.tensors, one.learning_rate, one.epsilon, one.queries, one.scale, one.layout)

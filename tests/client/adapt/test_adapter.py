@@ -16,12 +16,12 @@ from client.adapt import adapter as adapt_module
 from client.adapt.adapter import Adapter, AdaptSettings, settings_of
 from client.adapt.drift_guard import DriftBounds
 from client.adapt.file import decode_file, encode_file
-from client.adapt.hearing import CTCHearing
 from client.adapt.record import Layout
 from zo_common.errors import ChecksumMismatch, ConfigError, NonFiniteLoss, WrongBaseModel, ZOError
 from zo_common.lattice.update import Update
 from zo_common.models.load import LoadedModel, load_model
 from zo_common.speech.audio import AudioProblem
+from zo_common.speech.ctc_model import CTCModel
 
 QUICK: dict[str, Any] = {
     "steps": 2, "num_queries": 2, "trained_tensors": "norms", "scale": "unit", "epsilon": 1e-3, "learning_rate": 1.6e-4
@@ -127,7 +127,7 @@ def test_the_objective_falls_and_is_reported(ctc: LoadedModel) -> None:
 
 def test_it_stops_early_where_the_objective_does_not_fall(ctc: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = Adapter(ctc, AdaptSettings(**QUICK | {"steps": 30, "patience": 3}))
-    monkeypatch.setattr(CTCHearing, "objective", lambda *_: lambda: lambda: torch.ones(1))
+    monkeypatch.setattr(CTCModel, "episode", lambda *_: lambda: lambda: torch.ones(1))
 
     result = adapter.adapt(noise_waves(800)[0])
 
@@ -189,13 +189,13 @@ def test_a_long_utterance_is_one_episode_of_bounded_passes(ctc: LoadedModel, mon
 def test_beyond_a_minute_the_steps_take_turns(ctc: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapt_module, "STEP_SECONDS", 0.5)
     looked: list[list[int]] = []
-    objective = CTCHearing.objective
+    episode = adapt_module.episode
 
-    def watched(self: CTCHearing, pieces: Any, heard: Any) -> Any:
-        looked.append([len(piece) for piece in pieces])
-        return objective(self, pieces, heard)
+    def watched(speech: Any, reader: Any, pieces: Any, *others: Any) -> Any:
+        looked.append([len(piece) for piece, _ in pieces])
+        return episode(speech, reader, pieces, *others)
 
-    monkeypatch.setattr(CTCHearing, "objective", watched)
+    monkeypatch.setattr(adapt_module, "episode", watched)
     adapter = Adapter(ctc, AdaptSettings(**QUICK | {"steps": 4, "patience": 1}))
 
     result = adapter.adapt_together(noise_waves(4000, 3000, 5000))[0]
@@ -253,14 +253,14 @@ class TestContinual:
         self, ctc: LoadedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         adapter = self._adapter(ctc)
-        listen, wave = CTCHearing.listen, noise_waves(8000)[0]
+        listen, wave = CTCModel.transcribe, noise_waves(8000)[0]
         base = adapter.transcribe(wave)
 
-        def deaf(self: CTCHearing, pieces: Any) -> Any:
-            heard = listen(self, pieces)
+        def deaf(self: CTCModel, examples: Any, **options: Any) -> Any:
+            heard = listen(self, examples, **options)
             return heard if adapter.state.checksum() == adapter.base_checksum else [type(h)("") for h in heard]
 
-        monkeypatch.setattr(CTCHearing, "listen", deaf)
+        monkeypatch.setattr(CTCModel, "transcribe", deaf)
         result = adapter.adapt(wave)
 
         assert result.note == "nothing was heard any more: back to the base model"
@@ -291,21 +291,21 @@ def test_any_failure_leaves_the_weights_where_they_were(
     adapter = Adapter(ctc, AdaptSettings(**QUICK, continual=continual))
     wave = noise_waves(2000)[0]
     adapter.adapt(wave)
-    before, drift, listen = adapter.state.checksum(), adapter.drift, CTCHearing.listen
+    before, drift, listen = adapter.state.checksum(), adapter.drift, CTCModel.transcribe
 
     def interrupt(step: int, loss: float) -> None:
         if place == "step":
             raise KeyboardInterrupt
 
-    def heard(self: CTCHearing, pieces: Any) -> Any:
+    def heard(self: CTCModel, examples: Any, **options: Any) -> Any:
         if adapter.state.checksum() != before:
             raise KeyboardInterrupt
-        return listen(self, pieces)
+        return listen(self, examples, **options)
 
     if place == "loss":
-        monkeypatch.setattr(CTCHearing, "objective", lambda *_: lambda: lambda: torch.full((1,), torch.nan))
+        monkeypatch.setattr(CTCModel, "episode", lambda *_: lambda: lambda: torch.full((1,), torch.nan))
     if place == "after":
-        monkeypatch.setattr(CTCHearing, "listen", heard)
+        monkeypatch.setattr(CTCModel, "transcribe", heard)
 
     with pytest.raises(NonFiniteLoss if place == "loss" else KeyboardInterrupt):
         adapter.adapt(wave, interrupt)
@@ -346,7 +346,7 @@ def test_a_record_of_another_model_or_other_tensors_is_refused(ctc: LoadedModel,
         ({"layout": "float8"}, "layout is 'float8', expected one of float32, float16, sign"),
         ({"scale": "x"}, "scale is 'x', expected one of unit, rms"),
         ({"precision": "x"}, "precision is 'x'"),
-        ({"objective": "self-training"}, "objective is 'self-training', a ctc model adapts by one of: suta, entropy"),
+        ({"objective": "self-training"}, "objective is 'self-training', a CTC model adapts by one of: suta, entropy"),
         ({"trained_tensors": "nope"}, "pattern 'nope' matches none"),
         ({"epsilon": 1e-12}, "epsilon 1e-12 rounds to zero"),
     ],

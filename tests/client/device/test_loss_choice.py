@@ -57,7 +57,7 @@ def _plan(engine: Engine, server_round: int = 1, **changes: Any) -> Plan:
 def _count(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Utterances in each forward pass of a loss from now on."""
     seen: list[int] = []
-    original = engine.family.losses
+    original = engine.speech.losses
 
     def losses(*arguments: Any) -> Callable[[Any], LossFn]:
         make = original(*arguments)
@@ -74,7 +74,7 @@ def _count(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         return counted
 
-    monkeypatch.setattr(engine.family, "losses", losses)
+    monkeypatch.setattr(engine.speech, "losses", losses)
     return seen
 
 
@@ -94,7 +94,7 @@ class TestEngine:
         reply = engine.train(_plan(engine), speech)
 
         choice = engine.choice
-        tail = engine.family.window if choice.tail_tokens is None else choice.tail_tokens
+        tail = engine.speech.window if choice.tail_tokens is None else choice.tail_tokens
         fixed = engine_of(tail_tokens=tail, precision=choice.precision, epsilon=choice.epsilon)
         plan = _plan(engine, estimator=EstimatorConfig("two-sided", 2, choice.epsilon))
         np.testing.assert_array_equal(fixed.train(plan, speech).projected_grads, reply.projected_grads)
@@ -326,7 +326,7 @@ class TestWhisperTiny:
     ) -> None:
         choices = LossChoices(
             replace(tiny_en.config, **changes),
-            tiny_en.family,
+            tiny_en.speech,
             tiny_en.state,
             tiny_en.device,
             "base",

@@ -24,6 +24,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
+from zo_common.speech.model_kinds import speech_model
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -59,7 +60,7 @@ def test_a_supervised_run_on_a_ctc_model(
     last = -1 if evaluate_on == "clients" else -2
     assert {d.engine.state.checksum() for d in grid.devices.values()} == {ledger.records[last].checksum}
     saved = load_model(str(Path(config.output) / "model"))
-    assert saved.family == "ctc"
+    assert speech_model(saved).name == "CTC"
     assert saved.processor.tokenizer("ANNA").input_ids
     for name, value in model.state_dict().items():
         assert torch.equal(saved.model.state_dict()[name], value), name

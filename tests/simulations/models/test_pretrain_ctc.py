@@ -29,6 +29,7 @@ from zo_common.errors import ConfigError
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves, receptive_field
 from zo_common.models.load import load_model
 from zo_common.speech.manifest import read_manifest
+from zo_common.speech.model_kinds import speech_model
 
 TOY = Recipe(
     steps=4,
@@ -167,7 +168,7 @@ def test_the_command_leaves_a_model_that_loads_with_its_card(tmp_path: Path) -> 
     assert done.exit_code == 0, done.output
     assert "speakers it never heard" in done.output
     loaded = load_model(str(tmp_path / "model"))
-    assert loaded.family == "ctc"
+    assert speech_model(loaded).name == "CTC"
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
     assert (tmp_path / "model" / "model.safetensors").stat().st_size < 2 * 2 * 1_000_000
     card = (tmp_path / "model" / "README.md").read_text()

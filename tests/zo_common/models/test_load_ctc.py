@@ -34,9 +34,8 @@ def copied(saved: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_saved_model_is_frozen_float32_and_in_eval_mode(tmp_path: Path, kind: str) -> None:
-    model, processor, family = load_model(str(write_tiny_ctc(tmp_path, kind, "layer")))
+    model, processor = load_model(str(write_tiny_ctc(tmp_path, kind, "layer")))
 
-    assert family == "ctc"
     assert type(model).__name__.endswith("ForCTC")
     assert not any(module.training for module in model.modules())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -56,7 +55,7 @@ def test_nothing_is_random(tmp_path: Path, kind: str) -> None:
     chances = {key: value for key, value in chances.items() if isinstance(config[key], float)}
     assert {"layerdrop", "mask_time_prob", "hidden_dropout", "final_dropout"} <= set(chances)
     (directory / "config.json").write_text(json.dumps(config | chances | {"apply_spec_augment": True}))
-    model, processor, _ = load_model(str(directory))
+    model, processor = load_model(str(directory))
     values = ctc_batch(processor.feature_extractor, noise_waves(16000)).values
 
     first, second = model(values).logits, model(values).logits
@@ -66,10 +65,9 @@ def test_nothing_is_random(tmp_path: Path, kind: str) -> None:
     torch.testing.assert_close(first, tiny_ctc(kind)(values).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_whisper_comes_with_its_family(tiny_whisper_dir: Path) -> None:
-    model, processor, family = load_model(str(tiny_whisper_dir))
+def test_whisper_comes_with_its_processor(tiny_whisper_dir: Path) -> None:
+    model, processor = load_model(str(tiny_whisper_dir))
 
-    assert family == "whisper"
     assert fingerprint(model) == fingerprint(load_model(str(tiny_whisper_dir)).model)
     assert processor.feature_extractor.feature_size == model.config.num_mel_bins
 
@@ -110,10 +108,9 @@ def test_other_architectures_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel) as caught:
         load_model(str(tmp_path))
 
-    assert str(caught.value) == (
-        f"model {str(tmp_path)!r} is a 'bert' model, supported are: WhisperForConditionalGeneration, Wav2Vec2ForCTC, "
-        "HubertForCTC, WavLMForCTC"
-    )
+    message = str(caught.value)
+    assert message.startswith(f"model {str(tmp_path)!r} is a 'bert' model, supported are: WhisperForConditionalGen")
+    assert all(name in message for name in ("HubertForCTC", "ParakeetForCTC", "WavLMForCTC"))
 
 
 @pytest.mark.parametrize("source", ["facebook/wav2vec2-of-nobody", "/no/such/directory"])

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 from tiny_ctc import CHARACTERS, RATE, noise_waves, write_tiny_ctc
 
-from zo_common.config.run import RunConfig
 from zo_common.errors import DataError
 from zo_common.models.ctc.loss import CTCLoss
 from zo_common.models.ctc.transcribe import transcribe_waves
@@ -18,8 +17,8 @@ from zo_common.models.objectives import IGNORE
 from zo_common.speech.audio import decode
 from zo_common.speech.ctc import CTCDataset
 from zo_common.speech.evaluation import evaluate, health, held_out_loss
-from zo_common.speech.family import family_of
 from zo_common.speech.manifest import read_manifest
+from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.reading import read_speech
 from zo_common.speech.recordings import spread
 
@@ -50,7 +49,7 @@ def source(tmp_path: Path) -> str:
 
 def read(loaded: LoadedModel, source: str, need_text: bool = True, skip_bad: bool = False) -> CTCDataset:
     manifest = read_manifest(source, need_text=need_text)
-    found = read_speech(manifest, family_of(loaded, RunConfig()).reader(), skip_bad=skip_bad)
+    found = read_speech(manifest, loaded, skip_bad=skip_bad)
     assert isinstance(found, CTCDataset)
     return found
 
@@ -83,13 +82,14 @@ def test_batches_hold_normalised_waves_and_characters(loaded: LoadedModel, sourc
 
 def test_a_test_set_is_judged_by_loss_and_errors(loaded: LoadedModel, source: str) -> None:
     data = read(loaded, source)
-    model, processor, _ = loaded
+    model, processor = loaded
+    speech = speech_model(loaded)
 
-    found = evaluate(model, processor, data)
-    seen = health(model, processor, data)
+    found = evaluate(speech, data)
+    seen = health(speech, data)
 
-    assert found.loss == held_out_loss(model, data) == seen.loss
-    assert held_out_loss(model, data) == pytest.approx(float(CTCLoss(model, data.batch([1, 0, 2]))().mean()), rel=1e-6)
+    assert found.loss == held_out_loss(speech, data) == seen.loss
+    assert held_out_loss(speech, data) == pytest.approx(float(CTCLoss(model, data.batch([1, 0, 2]))().mean()), rel=1e-6)
     assert list(found.hypotheses) == transcribe_waves(model, processor, [e.wave for e in data.examples])
     assert found.scores.utterances == 3
     assert seen.wer == found.scores.wer

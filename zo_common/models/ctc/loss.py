@@ -31,8 +31,7 @@ class CTCBatch:
     """Inputs of a CTC model.
 
     Attributes:
-        values: float32 (B, N): waveforms, each normalised by itself, padded with zeros.
-        lengths: int64 (B,): samples of each.
+        values, lengths: as `prepare_waves` makes them.
         labels: int64 (B, L): characters, padded with −100; None where nobody knows the text.
     """
 
@@ -177,4 +176,5 @@ class AdaptationLoss:
 
 def blank_of(model: Any) -> int:
     """The class that stands for no character."""
-    return int(model.config.pad_token_id)
+    own = getattr(model.config, "blank_token_id", None)
+    return int(model.config.pad_token_id if own is None else own)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.models.ctc.forward import ctc_logits, prepare_waves
+from zo_common.models.ctc.loss import blank_of
 
 
 @torch.inference_mode()
@@ -36,7 +37,16 @@ def transcribe_waves(
         values, lengths = prepare_waves(processor.feature_extractor, waves[start : start + batch_size])
         logits, frames = ctc_logits(model, values.to(device), lengths.to(device))
         classes = logits.argmax(dim=2).cpu()
-        texts += [processor.tokenizer.decode(row[:n]) for row, n in zip(classes, frames.tolist(), strict=True)]
+        blank = blank_of(model)
+        texts += [spelled(processor.tokenizer, row[:n], blank) for row, n in zip(classes, frames.tolist(), strict=True)]
         if on_progress is not None:
             on_progress(len(texts), len(waves))
     return [text.strip() for text in texts]
+
+
+def spelled(tokenizer: Any, classes: torch.Tensor, blank: int) -> str:
+    """The text of the likeliest classes of an utterance's frames, (T,)."""
+    if hasattr(tokenizer, "word_delimiter_token"):
+        return str(tokenizer.decode(classes))  # which joins repeats and drops blanks
+    joined = [int(c) for c in torch.unique_consecutive(classes) if int(c) != blank]
+    return str(tokenizer.decode(joined, skip_special_tokens=True, group_tokens=False))

@@ -38,25 +38,38 @@ def transcribe(
     Args:
         on_progress: called with (utterances done, utterances in all).
     """
-    texts: list[str] = []
-    for rows in _without_loops(model, processor, features, language, batch_size):
-        texts += processor.batch_decode(rows, skip_special_tokens=True)
-        if on_progress is not None:
-            on_progress(len(texts), len(features))
-    return [text.strip() for text in texts]
+    found = greedy(model, processor, features, language=language, batch_size=batch_size, on_progress=on_progress)
+    return [text for text, _ in found]
 
 
 def greedy_tokens(
     model: Any, processor: Any, features: Sequence[torch.Tensor], *, language: str = "en", batch_size: int = 16
 ) -> list[list[int]]:
     """The text tokens, as they were chosen, of the transcripts that `transcribe` gives: hypotheses to train on."""
+    return [tokens for _, tokens in greedy(model, processor, features, language=language, batch_size=batch_size)]
+
+
+def greedy(
+    model: Any,
+    processor: Any,
+    features: Sequence[torch.Tensor],
+    *,
+    language: str = "en",
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[tuple[str, list[int]]]:
+    """Transcripts with the text tokens that they consist of; see `transcribe`."""
     special = set(processor.tokenizer.all_special_ids)
     first_special = int(processor.tokenizer.eos_token_id)  # all tokens from end of text on are control tokens
-    return [
-        [token for token in row.tolist() if token < first_special and token not in special]
-        for rows in _without_loops(model, processor, features, language, batch_size)
-        for row in rows
-    ]
+    found: list[tuple[str, list[int]]] = []
+    for rows in _without_loops(model, processor, features, language, batch_size):
+        texts = processor.batch_decode(rows, skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            tokens = [token for token in row.tolist() if token < first_special and token not in special]
+            found.append((text.strip(), tokens))
+        if on_progress is not None:
+            on_progress(len(found), len(features))
+    return found
 
 
 def _without_loops(

@@ -118,7 +118,7 @@ class TestPadding:
 
 
 def test_a_saved_model_hears_what_it_heard(tmp_path: Path) -> None:
-    model, processor, _ = load_model(str(write_tiny_ctc(tmp_path, "hubert")))
+    model, processor = load_model(str(write_tiny_ctc(tmp_path, "hubert")))
     batch = prepare_waves(processor.feature_extractor, noise_waves(4000))
 
     with torch.inference_mode():

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from tiny_ctc import CHARACTERS, write_tiny_ctc
-from transformers import Wav2Vec2CTCTokenizer
+from tiny_models import piece_tokenizer
+from transformers import ParakeetTokenizer, Wav2Vec2CTCTokenizer
 
-from zo_common.models.ctc.text import ctc_labels
+from zo_common.models.ctc.text import CTCVocabulary, ctc_labels, told
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +70,39 @@ def test_a_head_without_a_delimiter_joins_words(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "a"])
 
     assert ctc_labels(tokenizer, "a a", 5) == [4, 4]
+
+
+def test_tokens_of_several_characters_are_labels_as_the_tokenizer_takes_them(tmp_path: Path) -> None:
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", "AA", "CH", "SH", "TH", "G", "H", "I", "N", "S", "T", "NG"]
+    tokenizer = _tokenizer(tmp_path, tokens)
+
+    labels, lacking = CTCVocabulary(tokenizer, len(tokens)).labels("Thing chaas")
+
+    assert [tokens[i] for i in labels] == ["TH", "I", "NG", "|", "CH", "AA", "S"]
+    assert labels[:3] == tokenizer("THING").input_ids  # behind such a token it would swallow the delimiter
+    assert not lacking
+
+
+def test_what_the_vocabulary_lacks_is_counted_and_what_keyboards_have_is_written(tmp_path: Path) -> None:
+    tokenizer = _tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "|", "a", "e", "'", "-"])
+    vocabulary = CTCVocabulary(tokenizer, 9)
+
+    labels, lacking = vocabulary.labels("a’e – ée 77 ｅ́!")
+
+    assert labels == tokenizer("a'e - e").input_ids
+    assert lacking == {"é": 1, "7": 2, "ｅ": 1, "\u0301": 1, "!": 1}
+    assert CTCVocabulary(tokenizer, 9, fold_accents=True).labels("ée è") == (tokenizer("ee e").input_ids, {})
+    assert told([lacking, lacking]) == (
+        "labels leave out 12 characters that the model's vocabulary lacks: 7 4, é 2, ｅ 2, \u0301 2, ! 2"
+    )
+    assert told([]) == ""
+
+
+def test_word_pieces_are_the_tokenizers_own(tmp_path: Path) -> None:
+    tokenizer = piece_tokenizer(ParakeetTokenizer)
+
+    labels, lacking = CTCVocabulary(tokenizer, len(tokenizer)).labels("can’t 5")
+
+    assert labels == tokenizer("can't ").input_ids
+    assert lacking == {"5": 1}
+    assert CTCVocabulary(tokenizer, len(tokenizer), fold_accents=True).labels("é")[0] == tokenizer("e").input_ids

@@ -12,7 +12,7 @@ from simulations.speech.corpus import CorpusConfig, in_room
 from simulations.speech.espeak import Speaker, synthesize
 from zo_common.models.load import load_model
 from zo_common.models.whisper.transcribe import MAX_COMPRESSION_RATIO, MAX_NEW_TOKENS, compression_ratio, transcribe
-from zo_common.speech.evaluation import evaluate_texts
+from zo_common.speech.metrics import score
 
 TEXTS = ["The weather in London is very nice today.", "Please open the window and close the door."]
 
@@ -54,9 +54,8 @@ def test_speech_is_recognised_as_greedy_search_does(whisper: tuple[Any, Any], fe
     model, processor = whisper
     seen: list[tuple[int, int]] = []
 
-    scores, texts = evaluate_texts(
-        model, processor, features, TEXTS, on_progress=lambda done, of: seen.append((done, of))
-    )
+    texts = transcribe(model, processor, features, on_progress=lambda done, of: seen.append((done, of)))
+    scores = score(TEXTS, texts)
 
     assert texts == [_greedy(model, processor, window) for window in features]
     assert scores.wer <= 0.25

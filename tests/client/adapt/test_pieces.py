@@ -1,9 +1,8 @@
-"""What each family hears, and how pieces share forward passes."""
+"""What is heard of pieces, and how they share forward passes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +11,14 @@ from tiny_ctc import NORMS, noise_waves, write_tiny_ctc
 
 from client.adapt.adapter import Adapter, AdaptSettings, settings_of
 from client.adapt.audio import split
-from client.adapt.hearing import CTCHearing, WhisperHearing, _groups
+from client.adapt.pieces import episode, groups, listen
 from zo_common.errors import ConfigError
-from zo_common.models.ctc.loss import AdaptationLoss, SutaSettings, ctc_batch
+from zo_common.models.ctc.loss import AdaptationLoss, ctc_batch
 from zo_common.models.load import LoadedModel, load_model
 from zo_common.models.whisper.transcribe import transcribe
+from zo_common.speech.loss_settings import LossSettings
+from zo_common.speech.model_kinds import speech_model
+from zo_common.speech.speech_model import Heard
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +32,30 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 8)
 
 
-def _whisper(loaded: LoadedModel, objective: Any = "entropy", language: str = "en") -> WhisperHearing:
-    return WhisperHearing(loaded, ["model.encoder.conv1.weight"], objective, language, "float32")
-
-
 class TestGroups:
-    def test_equal_lengths_share_a_pass_up_to_a_minute(self) -> None:
-        pieces = [np.zeros(20 * 16000, np.float32)] * 7
+    def _sizes(self, seconds: list[int], padded: bool) -> list[int]:
+        pieces = [(np.zeros(n * 16000, np.float32), Heard("")) for n in seconds]
+        return [len(group) for group in groups(pieces, 16000, padded)]
 
-        assert [len(group) for group in _groups(pieces, 16000, padded=False)] == [3, 3, 1]
+    def test_equal_lengths_share_a_pass_up_to_a_minute(self) -> None:
+        assert self._sizes([20] * 7, padded=False) == [3, 3, 1]
 
     def test_lengths_that_differ_share_one_where_padding_is_not_heard(self) -> None:
-        pieces = [np.zeros(n * 16000, np.float32) for n in (10, 10, 20, 5, 30)]
-
-        assert [len(group) for group in _groups(pieces, 16000, padded=False)] == [2, 1, 1, 1]
-        assert [len(group) for group in _groups(pieces, 16000, padded=True)] == [3, 2]
+        assert self._sizes([10, 10, 20, 5, 30], padded=False) == [2, 1, 1, 1]
+        assert self._sizes([10, 10, 20, 5, 30], padded=True) == [3, 2]
 
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_loss_of_pieces_is_that_of_each(norm: str, tmp_path: Path) -> None:
     loaded = load_model(str(write_tiny_ctc(tmp_path / "m", norm=norm)))
-    hearing = CTCHearing(loaded, SutaSettings(), "float32")
+    speech, settings = speech_model(loaded), LossSettings("suta")
+    reader = speech.reader()
     pieces = noise_waves(4000, 4000, 2500)
     extractor = loaded.processor.feature_extractor
 
     with torch.inference_mode():
-        together = hearing.objective(pieces, hearing.listen(pieces))()()
+        heard = listen(speech, reader, pieces, "en")
+        together = episode(speech, reader, list(zip(pieces, heard, strict=True)), (), settings, "float32")()()
         alone = [AdaptationLoss(loaded.model, ctc_batch(extractor, [piece])).freeze()() for piece in pieces]
 
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
@@ -63,16 +63,16 @@ def test_the_loss_of_pieces_is_that_of_each(norm: str, tmp_path: Path) -> None:
 
 class TestWhisper:
     def test_it_hears_what_transcribe_hears(self, whisper: LoadedModel, few_words: None) -> None:
-        hearing = _whisper(whisper)
+        speech = speech_model(whisper)
         waves = noise_waves(8000, 16000)
         extractor = whisper.processor.feature_extractor
         windows = [extractor(wave, sampling_rate=16000, return_tensors="pt").input_features[0] for wave in waves]
 
-        heard = hearing.listen(waves)
+        heard = listen(speech, speech.reader(), waves, "en")
 
         assert [h.text for h in heard] == transcribe(whisper.model, whisper.processor, windows)
         assert all(0 < len(h.tokens) <= 8 for h in heard)
-        assert (hearing.rate, hearing.least) == (16000, 400)
+        assert (speech.rate, speech.least) == (16000, 400)
 
     @pytest.mark.parametrize("objective", ["entropy", "self-training"])
     def test_an_episode_and_its_replay(
@@ -98,7 +98,8 @@ class TestWhisper:
 
         result = adapter.adapt(wave)
 
-        heard = _whisper(whisper).listen(split(wave))
+        speech = speech_model(whisper)
+        heard = listen(speech, speech.reader(), split(wave), "en")
         assert [bool(h.text) for h in heard] == [True, True]
         assert result.before == " ".join(h.text for h in heard)
         assert result.record.steps == 1
@@ -106,7 +107,7 @@ class TestWhisper:
     def test_what_it_hears_as_silence_is_left_alone(
         self, whisper: LoadedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("client.adapt.hearing.greedy_tokens", lambda *_, **__: [[]])
+        monkeypatch.setattr("zo_common.speech.whisper_model.greedy", lambda *_, **__: [("", [])])
         adapter = Adapter(whisper, AdaptSettings(1, 2))
 
         result = adapter.adapt(noise_waves(8000)[0])
@@ -116,7 +117,7 @@ class TestWhisper:
 
     def test_objectives_and_languages_it_lacks(self, whisper: LoadedModel) -> None:
         with pytest.raises(
-            ConfigError, match="objective is 'suta', a whisper model adapts by one of: entropy, self-tr"
+            ConfigError, match="objective is 'suta', a Whisper model adapts by one of: entropy, self-tr"
         ):
             Adapter(whisper, AdaptSettings(objective="suta"))
         with pytest.raises(ConfigError, match="English-only"):

@@ -1,0 +1,40 @@
+"""Which kind of `SpeechModel` a loaded model is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.models.load import LoadedModel
+from zo_common.speech.ctc_model import CTCModel
+from zo_common.speech.speech_model import SpeechModel
+from zo_common.speech.whisper_model import WhisperModel
+
+Kind = type[WhisperModel] | type[CTCModel]
+
+
+def kind_of(config: Any) -> Kind:
+    """The kind of a model that `load_model` takes, from its `PreTrainedConfig`."""
+    return WhisperModel if config.model_type == "whisper" else CTCModel
+
+
+def speech_model(loaded: LoadedModel) -> SpeechModel:
+    """A loaded model as one of its kind."""
+    model: Any = loaded.model
+    return kind_of(model.config)(model, loaded.processor)
+
+
+def trainable(loaded: LoadedModel, config: RunConfig) -> SpeechModel:
+    """A loaded model for a run.
+
+    Raises:
+        ConfigError: it cannot be trained on `config.objective`.
+    """
+    speech = speech_model(loaded)
+    if config.objective not in speech.objectives:
+        raise ConfigError(
+            f"objective is {config.objective!r}, but {config.model!r} is a {speech.name} model: "
+            f"use one of {', '.join(speech.objectives)}"
+        )
+    return speech
