@@ -90,7 +90,7 @@ def test_memory_does_not_grow_with_the_number_of_devices(
 ) -> None:
     config = settings(partition_by="round-robin", feature_cache=str(tmp_path / "features"))
     engine = warm_engine(config)
-    computed = _counted(monkeypatch, dataset._FeatureReader, "_extract")
+    computed = _counted(monkeypatch, dataset._FeatureReader, "extract")
     monkeypatch.setattr(warm, "MAX_FEATURE_BYTES", 150_000)  # of about 45 kB each
 
     first = [warm_dataset(config, engine, partition, 9) for partition in range(9)]

@@ -31,6 +31,7 @@ CHANGES: dict[str, Any] = {
     "train_split": "more",
     "text_column": "text",
     "language": "de",
+    "fold_accents": True,
     "partition_by": "iid",
     "trained_tensors": "encoder-conv",
     "scale": "rms",

@@ -25,7 +25,7 @@ def copied(tiny_whisper_dir: Path, tmp_path: Path) -> Path:
 
 
 def test_a_saved_model_is_frozen_float32_and_in_eval_mode(tiny_whisper_dir: Path) -> None:
-    model, processor, _ = load_model(str(tiny_whisper_dir))
+    model, processor = load_model(str(tiny_whisper_dir))
 
     assert not model.training
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -28,7 +28,7 @@ def test_an_incomplete_checkpoint_decodes(whisper_dir: Path, tmp_path: Path, kep
     (folder / "generation_config.json").unlink()
     if kept is not None:
         (folder / "generation_config.json").write_text(json.dumps(kept))
-    complete, (model, processor, _) = load_model(str(whisper_dir)).model, load_model(str(folder))
+    complete, (model, processor) = load_model(str(whisper_dir)).model, load_model(str(folder))
 
     settings = model.generation_config
     assert settings.is_multilingual is False
@@ -39,7 +39,7 @@ def test_an_incomplete_checkpoint_decodes(whisper_dir: Path, tmp_path: Path, kep
 
 
 def test_a_multilingual_model_gets_languages_and_tasks(tiny_whisper_dir: Path) -> None:
-    model, processor, _ = load_model(str(tiny_whisper_dir))
+    model, processor = load_model(str(tiny_whisper_dir))
     given = model.generation_config
     wanted = {name: getattr(given, name) for name in ("lang_to_id", "task_to_id", "no_timestamps_token_id")}
     for name in wanted:
@@ -53,7 +53,7 @@ def test_a_multilingual_model_gets_languages_and_tasks(tiny_whisper_dir: Path) -
 
 
 def test_what_a_checkpoint_says_stays(whisper_dir: Path) -> None:
-    model, processor, _ = load_model(str(whisper_dir))
+    model, processor = load_model(str(whisper_dir))
     model.generation_config.is_multilingual = True
     model.generation_config.lang_to_id = {"<|en|>": 1}
     complete_generation_config(model, processor.tokenizer)

@@ -79,7 +79,7 @@ def test_batches_change_nothing_and_are_reported(whisper: tuple[Any, Any], featu
 def test_a_multilingual_model_is_told_language_and_task(
     tiny_whisper_dir: Path, language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, processor, _ = load_model(str(tiny_whisper_dir))
+    model, processor = load_model(str(tiny_whisper_dir))
     window = torch.randn(80, 3000, generator=torch.Generator().manual_seed(0))
     generate = model.generate
     options: list[dict[str, Any]] = []
