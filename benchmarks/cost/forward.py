@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="measure torch.compile, too (a minute of compiling)")
     arguments = parser.parse_args()
     source = str(bundled_whisper(Path("models")))
-    model, processor, _ = load_model(source)
+    model, processor = load_model(source)
     data = demo_speech(processor)
     batch = data.batch(data.draw(BATCH, np.random.default_rng(0)))
     with torch.inference_mode():

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--tails", type=int, nargs="+", default=[0, 16, 32, 64, 128])
     parser.add_argument("--utterances-per-speaker", type=int, default=4)
     arguments = parser.parse_args()
-    model, processor, _ = load_model(str(bundled_whisper(Path("models"))))
+    model, processor = load_model(str(bundled_whisper(Path("models"))))
     for parameter in select(model, arguments.tensors).values():
         parameter.requires_grad_(True)
     with tempfile.TemporaryDirectory() as directory:
