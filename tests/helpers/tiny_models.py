@@ -125,7 +125,7 @@ def piece_tokenizer(kind: Any, extra_special_tokens: dict[str, str] | None = Non
     return kind(tokenizer_object=tokenizer, **names, extra_special_tokens=extra_special_tokens or {})
 
 
-TOKENS = ("moonshine", "speech_to_text", "speech-encoder-decoder", "canary", "qwen3_asr")
+TOKENS = ("moonshine", "moonshine_streaming", "speech_to_text", "speech-encoder-decoder", "canary", "qwen3_asr")
 _START, _END = 2, 3  # of `piece_tokenizer`
 _AUDIO = {"audio_token": "<|audio|>", "audio_bos_token": "<|audio_on|>", "audio_eos_token": "<|audio_off|>"}
 _ASK = (
@@ -170,6 +170,14 @@ def _token_model(kind: str, size: int, processor: Any) -> Any:
         layers = {f"{s}_{n}": 2 for s in ("encoder", "decoder") for n in ("num_hidden_layers", "num_attention_heads")}
         return hf.MoonshineForConditionalGeneration(
             hf.MoonshineConfig(vocab_size=size, hidden_size=16, intermediate_size=32, **layers, **begin)
+        )
+    if kind == "moonshine_streaming":
+        own = {**small, "num_key_value_heads": 2}
+        encoder = {**own, "sliding_windows": [[16, 4]] * 2, "head_dim": 8}
+        return hf.MoonshineStreamingForConditionalGeneration(
+            hf.MoonshineStreamingConfig(
+                encoder_config=encoder, vocab_size=size, head_dim=8, num_key_value_heads=2, **small, **begin
+            )
         )
     if kind == "speech_to_text":
         config: Any = hf.Speech2TextConfig(
@@ -219,8 +227,10 @@ def token_processor(kind: str, folder: Path) -> Any:
     if kind == "qwen3_asr":
         tokenizer = piece_tokenizer(hf.PreTrainedTokenizerFast, extra_special_tokens=_AUDIO)
         return hf.Qwen3ASRProcessor(hf.Qwen3ASRFeatureExtractor(feature_size=128), tokenizer, chat_template=_ASK)
-    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=kind != "moonshine", return_attention_mask=True)
-    return hf.Wav2Vec2Processor(extractor, piece_tokenizer(hf.PreTrainedTokenizerFast))
+    plain = kind.startswith("moonshine")
+    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=not plain, return_attention_mask=True)
+    joined = hf.MoonshineStreamingProcessor if kind == "moonshine_streaming" else hf.Wav2Vec2Processor
+    return joined(extractor, piece_tokenizer(hf.PreTrainedTokenizerFast))
 
 
 def _sentence_pieces(folder: Path) -> Any:

@@ -83,9 +83,12 @@ class Seq2SeqForm(_Tokens):
         return self._audio(waves) | {"decoder_input_ids": prompt}, len(self._prompt)
 
     def _audio(self, waves: Sequence[Wave]) -> dict[str, torch.Tensor]:
-        made = self._processor.feature_extractor(
-            list(waves), sampling_rate=self._rate, padding=True, return_attention_mask=self._masked, return_tensors="pt"
-        )
+        extractor = self._processor.feature_extractor
+        own = getattr(type(self._processor), "audio_kwargs", {})  # such as a multiple to pad to
+        known = inspect.signature(extractor.__call__).parameters
+        asked = {"padding": True, "return_attention_mask": self._masked, "return_tensors": "pt"}
+        asked = {name: value for name, value in own.items() if name in known} | asked
+        made = extractor(list(waves), **asked | {"sampling_rate": self._rate})
         known = inspect.signature(self._model.forward).parameters
         return {name: value for name, value in made.items() if name in known}
 
