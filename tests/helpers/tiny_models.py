@@ -112,14 +112,139 @@ def character_tokenizer(folder: Path) -> Any:
     return Wav2Vec2CTCTokenizer(str(vocabulary))
 
 
-def piece_tokenizer(kind: Any, **special: str) -> Any:
+def piece_tokenizer(kind: Any, extra_special_tokens: dict[str, str] | None = None) -> Any:
     """One of word pieces, two letters of which are one."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tokens = ["<pad>", "<unk>", "<s>", "</s>", *special.values(), "▁", *LETTERS, "an"]
+    tokens = ["<pad>", "<unk>", "<s>", "</s>", *(extra_special_tokens or {}).values(), "▁", *LETTERS, "an"]
     pieces = models.BPE({t: i for i, t in enumerate(tokens)}, [("a", "n")], unk_token="<unk>")
     tokenizer = Tokenizer(pieces)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    return kind(tokenizer_object=tokenizer, **names, **special)
+    return kind(tokenizer_object=tokenizer, **names, extra_special_tokens=extra_special_tokens or {})
+
+
+TOKENS = ("moonshine", "moonshine_streaming", "speech_to_text", "speech-encoder-decoder", "canary", "qwen3_asr")
+_START, _END = 2, 3  # of `piece_tokenizer`
+_AUDIO = {"audio_token": "<|audio|>", "audio_bos_token": "<|audio_on|>", "audio_eos_token": "<|audio_off|>"}
+_ASK = (
+    "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{% if c.type == 'audio' %}"
+    "<|audio_on|><|audio|><|audio_off|>{% endif %}{% endfor %}{% elif m.role == 'assistant' %}"
+    "{% for c in m.content %}{{ c.text }}{% endfor %}{% endif %}{% endfor %}"
+)
+_BEGIN = "{% for m in messages %}{% for c in m.content %}{% if c.type == 'text' %}<s>{{ c.source_language }}{% endif %}"
+_BEGIN += "{% endfor %}{% endfor %}"
+
+
+def write_tokens(kind: str, target: Path, seed: int = 0) -> Path:
+    """A tiny model of a class that writes tokens with its processor, as `save_pretrained` writes them."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    target.mkdir(parents=True, exist_ok=True)
+    processor = token_processor(kind, target)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _token_model(kind, len(processor.tokenizer), processor).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    ends = {"pad_token_id": 0, "bos_token_id": _START, "eos_token_id": _END}
+    if kind != "qwen3_asr":
+        ends["decoder_start_token_id"] = _START
+    for name, token in ends.items():
+        setattr(model.generation_config, name, token)
+    model.save_pretrained(target)
+    processor.save_pretrained(target)
+    return target
+
+
+def _token_model(kind: str, size: int, processor: Any) -> Any:
+    import transformers as hf
+
+    ends = {"pad_token_id": 0, "bos_token_id": _START, "eos_token_id": _END}
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    begin = {"decoder_start_token_id": _START, **ends}
+    if kind == "moonshine":
+        layers = {f"{s}_{n}": 2 for s in ("encoder", "decoder") for n in ("num_hidden_layers", "num_attention_heads")}
+        return hf.MoonshineForConditionalGeneration(
+            hf.MoonshineConfig(vocab_size=size, hidden_size=16, intermediate_size=32, **layers, **begin)
+        )
+    if kind == "moonshine_streaming":
+        own = {**small, "num_key_value_heads": 2}
+        encoder = {**own, "sliding_windows": [[16, 4]] * 2, "head_dim": 8}
+        return hf.MoonshineStreamingForConditionalGeneration(
+            hf.MoonshineStreamingConfig(
+                encoder_config=encoder, vocab_size=size, head_dim=8, num_key_value_heads=2, **small, **begin
+            )
+        )
+    if kind == "speech_to_text":
+        config: Any = hf.Speech2TextConfig(
+            vocab_size=size,
+            d_model=16,
+            encoder_layers=4,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=32,
+            decoder_ffn_dim=32,
+            conv_channels=16,
+            max_target_positions=64,
+            **begin,
+        )
+        return hf.Speech2TextForConditionalGeneration(config)
+    if kind == "speech-encoder-decoder":
+        encoder = hf.AutoConfig.for_model("wav2vec2", **_settings("wav2vec2", 10, 0), feat_extract_norm="layer")
+        decoder = hf.BertConfig(vocab_size=size, **small, max_position_embeddings=64, pad_token_id=0)
+        config = hf.SpeechEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder, **begin)
+        return hf.SpeechEncoderDecoderModel(config)
+    if kind == "canary":
+        encoder_settings = {**small, "num_mel_bins": 128, "subsampling_conv_channels": 8}
+        decoder_settings = {**small, **ends, "vocab_size": size, "num_key_value_heads": 2, "head_dim": 8}
+        config = hf.CanaryConfig(
+            encoder_config=encoder_settings, decoder_config=decoder_settings, vocab_size=size, **begin
+        )
+        return hf.CanaryForConditionalGeneration(config)
+    audio = {"num_mel_bins": 128, "encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    audio |= {"d_model": 16, "output_dim": 16, "downsample_hidden_size": 8}
+    text = {"model_type": "qwen3", **small, **ends, "vocab_size": size, "num_key_value_heads": 2, "head_dim": 8}
+    token = processor.tokenizer.convert_tokens_to_ids(_AUDIO["audio_token"])
+    return hf.Qwen3ASRForConditionalGeneration(
+        hf.Qwen3ASRConfig(audio_config=audio, text_config=text, audio_token_id=token, pad_token_id=0, eos_token_id=_END)
+    )
+
+
+def token_processor(kind: str, folder: Path) -> Any:
+    """The processor of a class that writes tokens; `folder` takes files of its vocabulary."""
+    import transformers as hf
+
+    if kind == "speech_to_text":
+        return hf.Speech2TextProcessor(hf.Speech2TextFeatureExtractor(), _sentence_pieces(folder))
+    if kind == "canary":
+        extractor: Any = hf.ParakeetFeatureExtractor(feature_size=128)
+        return hf.CanaryProcessor(extractor, piece_tokenizer(hf.PreTrainedTokenizerFast), chat_template=_BEGIN)
+    if kind == "qwen3_asr":
+        tokenizer = piece_tokenizer(hf.PreTrainedTokenizerFast, extra_special_tokens=_AUDIO)
+        return hf.Qwen3ASRProcessor(hf.Qwen3ASRFeatureExtractor(feature_size=128), tokenizer, chat_template=_ASK)
+    plain = kind.startswith("moonshine")
+    extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=not plain, return_attention_mask=True)
+    joined = hf.MoonshineStreamingProcessor if kind == "moonshine_streaming" else hf.Wav2Vec2Processor
+    return joined(extractor, piece_tokenizer(hf.PreTrainedTokenizerFast))
+
+
+def _sentence_pieces(folder: Path) -> Any:
+    """Speech2Text's tokenizer of letters."""
+    import sentencepiece
+    from transformers import Speech2TextTokenizer
+
+    text, model = folder / "letters.txt", folder / "sentencepiece.bpe"
+    text.write_text("\n".join([" ".join(LETTERS)] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(model), model_type="char", vocab_size=len(LETTERS) + 4, minloglevel=2
+    )
+    text.unlink()
+    tokens = ["<pad>", "<unk>", "<s>", "</s>", "▁", *LETTERS]
+    vocabulary = folder / "vocab.json"
+    vocabulary.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    return Speech2TextTokenizer(str(vocabulary), f"{model}.model")

@@ -44,13 +44,14 @@ def _groups(names: Collection[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _of_kinds(names: Collection[str], *kinds: str, place: str = "") -> Patterns:
-    """Tensors of some kinds, in places whose names end in `place` and that are no decoder or language model."""
+    """Tensors of some kinds, in places whose names end in `place`, if that is given outside of what writes tokens."""
     found = [(group.rpartition(SEPARATOR), tensors) for group, tensors in _groups(names).items()]
     return tuple(
         name
         for (where, _, kind), tensors in found
-        if kind in kinds and where.endswith(place) and not (place and any(word in where for word in _WRITERS))
+        if kind in kinds and where.endswith(place)
         for name in tensors
+        if not (place and any(f"{word}." in name for word in _WRITERS))
     )
 
 

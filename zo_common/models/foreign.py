@@ -23,8 +23,8 @@ def refuse_foreign(source: str) -> None:
     path = Path(source)
     if path.is_file():
         raise UnsupportedModel(
-            f"model {source!r} is a file, expected a directory made by save_pretrained: convert an original Whisper's "
-            ".pt with transformers' convert_openai_to_hf.py, or pass the directory"
+            f"model {source!r} is a file, expected a directory made by save_pretrained: convert OpenAI's "
+            ".pt with convert_openai_to_hf.py of transformers' sources, or pass the directory"
         )
     if not path.is_dir():
         return

@@ -19,6 +19,15 @@ from zo_common.models.whisper.generation_defaults import complete_generation_con
 from zo_common.models.whisper.silent_tail import mark_sinks
 
 WHISPER = "WhisperForConditionalGeneration"
+# model types that transformers registers for speech to text, as far as their labels are known to be a text's tokens
+SEQ2SEQ = {
+    "moonshine": "MoonshineForConditionalGeneration",
+    "moonshine_streaming": "MoonshineStreamingForConditionalGeneration",
+    "speech_to_text": "Speech2TextForConditionalGeneration",
+    "speech-encoder-decoder": "SpeechEncoderDecoderModel",
+    "canary": "CanaryForConditionalGeneration",
+}
+CAUSAL = {"qwen3_asr": "Qwen3ASRForConditionalGeneration", "voxtral": "VoxtralForConditionalGeneration"}
 
 
 class LoadedModel(NamedTuple):
@@ -29,7 +38,7 @@ class LoadedModel(NamedTuple):
 
 
 def load_model(source: str, *, language: str = "") -> LoadedModel:
-    """A Whisper model, or a model of any class that transformers registers for CTC.
+    """A Whisper model, another that writes tokens (`SEQ2SEQ`, `CAUSAL`), or one of any class registered for CTC.
 
     Nothing in it is random: eval mode has no dropout, no layer drop and no masking of the spectrum.
 
@@ -46,8 +55,11 @@ def load_model(source: str, *, language: str = "") -> LoadedModel:
     config = model_config(source)
     if config.model_type == "whisper":
         return LoadedModel(*_load_whisper(source, config))
+    if config.model_type in SEQ2SEQ | CAUSAL:
+        return LoadedModel(*_load_tokens(source, config))
     if config.model_type not in ctc_classes():
-        raise UnsupportedModel(_unsupported(source, config, [WHISPER, *ctc_classes().values()]))
+        supported = [WHISPER, *SEQ2SEQ.values(), *CAUSAL.values(), *ctc_classes().values()]
+        raise UnsupportedModel(_unsupported(source, config, supported))
     return LoadedModel(*_load_ctc(source, config, language))
 
 
@@ -111,12 +123,8 @@ def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
         missing = set(report["missing_keys"])
         if any(name.startswith(("lm_head.", "ctc_head.")) for name in missing):
             raise UnsupportedModel(_headless(source))
-        # pretraining's mask embedding is not used, often not stored, and would be made up anew at each loading
-        masks = {name for name in missing if name.endswith(".masked_spec_embed")}
-        for name in masks:
-            model.get_parameter(name).data.zero_()
         processor = reads.from_pretrained(source)
-        _refuse_incomplete(missing - masks, 0, 0)
+        _refuse_incomplete(_mended(model, missing), 0, 0)
         use_language(source, model, processor.tokenizer, language)
         _refuse_vocabulary(model, processor.tokenizer)
     except ImportError as error:
@@ -126,6 +134,48 @@ def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
     refuse_non_finite(source, model)
     model.eval().requires_grad_(False)
     return model, processor
+
+
+def _load_tokens(source: str, config: Any) -> tuple[nn.Module, Any]:
+    import transformers
+
+    model: nn.Module
+    try:
+        loaded: Any = getattr(transformers, (SEQ2SEQ | CAUSAL)[config.model_type]).from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
+        model, report = loaded
+        processor = _token_processor(source, config)
+        _refuse_incomplete(_mended(model, report["missing_keys"]), 0, 0)
+    except ImportError as error:
+        raise UnsupportedModel(_needs_package(source, config, error)) from None
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise ModelNotFound(_not_found(source, error)) from None
+    refuse_non_finite(source, model)
+    model.eval().requires_grad_(False)
+    return model, processor
+
+
+def _token_processor(source: str, config: Any) -> Any:
+    """A processor with extractor and tokenizer; the classes that join any two models have none of their own."""
+    import transformers
+
+    hf: Any = transformers
+    if config.model_type != "speech-encoder-decoder":
+        return hf.AutoProcessor.from_pretrained(source)
+    extractor = hf.AutoFeatureExtractor.from_pretrained(source)
+    return hf.Wav2Vec2Processor(extractor, hf.AutoTokenizer.from_pretrained(source))
+
+
+def _mended(model: nn.Module, missing: Iterable[str]) -> set[str]:
+    """What is missing but for pretraining's mask embeddings, which are set to zero.
+
+    They are not used, often not stored, and would be made up anew at each loading.
+    """
+    masks = {name for name in missing if name.endswith("masked_spec_embed")}
+    for name in masks:
+        model.get_parameter(name).data.zero_()
+    return set(missing) - masks
 
 
 def _needs_package(source: str, config: Any, error: ImportError) -> str:

@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
+
+from zo_common.estimator.curvature import OutputTrace
 
 IGNORE = -100
+
+
+def label_losses(
+    logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor, trace: OutputTrace | None = None
+) -> torch.Tensor:
+    """Mean negative log-likelihood of each example's labels, in nats, from the labelled positions' logits alone.
+
+    Args:
+        logits: float32 (P, vocabulary), row by row.
+        labels: (B, L).
+        counted: bool (B, L), which positions are labelled, P in all.
+        trace: is told the logits.
+
+    Returns:
+        float32 (B,); an example without any label has loss 0.
+    """
+    losses = F.cross_entropy(logits, labels[counted], reduction="none")
+    if trace is not None:  # a label's loss is what its logit lacks of the normaliser: the vocabulary is summed once
+        rows, counts = counted.nonzero()[:, 0], counted.sum(dim=1).clamp(min=1)
+        normaliser = losses + logits.gather(1, labels[counted][:, None])[:, 0]
+        trace.record(logits, normaliser, rows, 1 / (counts[rows] * len(labels)))
+    return spread_over(losses, counted)
+
+
+def spread_over(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Mean of each row's values, (P,) of the marked positions of bool (B, L) → (B,); 0 for a row without any."""
+    sums = torch.zeros(len(counted), device=values.device).index_add_(0, counted.nonzero()[:, 0], values)
+    return sums / counted.sum(dim=1).clamp(min=1)
 
 
 def entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -6,17 +6,22 @@ from typing import Any
 
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
-from zo_common.models.load import LoadedModel
+from zo_common.models.load import CAUSAL, SEQ2SEQ, LoadedModel
 from zo_common.speech.ctc_model import CTCModel
 from zo_common.speech.speech_model import SpeechModel
+from zo_common.speech.token_model import CausalModel, Seq2SeqModel
 from zo_common.speech.whisper_model import WhisperModel
 
-Kind = type[WhisperModel] | type[CTCModel]
+Kind = type[WhisperModel] | type[CTCModel] | type[Seq2SeqModel] | type[CausalModel]
 
 
 def kind_of(config: Any) -> Kind:
     """The kind of a model that `load_model` takes, from its `PreTrainedConfig`."""
-    return WhisperModel if config.model_type == "whisper" else CTCModel
+    if config.model_type == "whisper":
+        return WhisperModel
+    if config.model_type in SEQ2SEQ:
+        return Seq2SeqModel
+    return CausalModel if config.model_type in CAUSAL else CTCModel
 
 
 def speech_model(loaded: LoadedModel) -> SpeechModel:

