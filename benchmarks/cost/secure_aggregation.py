@@ -94,7 +94,7 @@ class Others:
     def share(self, owner: int, holder: int, *, of_key: bool) -> bytes:
         """The holder's share of one of the owner's secrets."""
         device = self.devices[owner]
-        secret = int.from_bytes(device._mask_key if of_key else device._seed, "little")
+        secret = int.from_bytes(device.memory.mask_key if of_key else device.memory.seed, "little")
         return ((self._base[holder + 1] + secret) % PRIME).to_bytes(SHARE_BYTES, "little")
 
     def sealed(self, client: int, target: Advertisement) -> SealedShares:
@@ -103,8 +103,8 @@ class Others:
         boxes = dict.fromkeys(near, os.urandom(BOX_BYTES))
         if 0 in boxes:
             pair = self.share(client, 0, of_key=True), self.share(client, 0, of_key=False)
-            boxes[0] = seal(device._box_key, target.box_key, self.terms.session, client, 0, pair)
-        return SealedShares(self.terms.session, client, commitment(device._seed), boxes)
+            boxes[0] = seal(device.memory.box_key, target.box_key, self.terms.session, client, 0, pair)
+        return SealedShares(self.terms.session, client, commitment(device.memory.seed), boxes)
 
     def revealed(self, client: int, alive: frozenset[int]) -> RevealedShares:
         """What a survivor reveals; of device 0's secrets it holds the real shares, which the caller puts in."""

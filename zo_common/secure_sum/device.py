@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NoReturn
 
@@ -59,6 +60,30 @@ def commitment(seed: bytes) -> bytes:
     return hashlib.blake2b(seed, digest_size=32, person=b"zo-asr/selfmask").digest()
 
 
+@dataclass
+class Memory:
+    """What a device must remember from step to step; its keys are private.
+
+    Attributes:
+        box_key, mask_key, seed: private keys of the sealed boxes and of the pairs' masks, and the self mask's seed.
+        own: this device's shares of its own mask key and seed.
+        cohort: client ids, ascending.
+        keys: what this device and its neighbours advertised, by client id.
+        sharers, survivors: bitmaps over the cohort, as the server told them.
+        total: the sharers' weights.
+    """
+
+    box_key: bytes
+    mask_key: bytes
+    seed: bytes
+    own: tuple[bytes, bytes] = (b"", b"")
+    cohort: tuple[int, ...] = ()
+    keys: dict[int, Advertisement] = field(default_factory=dict)
+    sharers: bytes = b""
+    survivors: bytes = b""
+    total: int = 0
+
+
 class SecureDevice:
     """A device in one secure sum, with keys made for it alone.
 
@@ -69,6 +94,7 @@ class SecureDevice:
         peers: the other devices' public node keys; None: the server is trusted not to swap keys.
         least: the smallest cohort that the device takes part in.
         last_round: the last round of this run that the device took part in; this one must be later.
+        memory: of a device that took steps before; default: fresh keys.
 
     Raises:
         SecureAggregationError: the round is over or under way already.
@@ -83,6 +109,7 @@ class SecureDevice:
         *,
         least: int = LEAST_COHORT,
         last_round: int = 0,
+        memory: Memory | None = None,
     ) -> None:
         if terms.server_round <= last_round:
             raise SecureAggregationError(
@@ -92,14 +119,9 @@ class SecureDevice:
         if peers is not None and signer is None:
             raise SecureAggregationError("peer-keys is set without node-key: others could not verify this device")
         self.terms, self.client_id, self.phase = terms, client_id, Phase.JOINED
-        self._signer, self._peers, self._least = signer, peers, max(least, LEAST_COHORT)
-        self._box_key, self._mask_key = new_private(), new_private()
-        self._seed = secrets.token_bytes(SECRET_BYTES)
-        self._own = (b"", b"")
-        self._keys: dict[int, Advertisement] = {}
-        self._graph = Graph(terms, ())
-        self._sharers = self._survivors = b""
-        self._total = 0
+        self._signer, self._peers, self.least = signer, peers, max(least, LEAST_COHORT)
+        self.memory = memory or Memory(new_private(), new_private(), secrets.token_bytes(SECRET_BYTES))
+        self._graph = Graph(terms, self.memory.cohort)
 
     def _begin(self, before: Phase, after: Phase, session: bytes) -> None:
         """A step is taken once, whether it succeeds or not: a second try with other data would be an oracle."""
@@ -125,7 +147,7 @@ class SecureDevice:
     def advertise(self) -> Advertisement:
         """Step 1: two fresh public keys, signed by the node key if there is one."""
         self._begin(Phase.JOINED, Phase.ADVERTISED, self.terms.session)
-        box, mask = public_of(self._box_key), public_of(self._mask_key)
+        box, mask = public_of(self.memory.box_key), public_of(self.memory.mask_key)
         bare = Advertisement(self.terms.session, self.client_id, box, mask)
         self.phase = Phase.ADVERTISED
         if self._signer is None:
@@ -141,24 +163,25 @@ class SecureDevice:
         """
         self._begin(Phase.ADVERTISED, Phase.SHARED, keys.session)
         self._check(keys)
-        self._graph, self._keys = Graph(self.terms, keys.cohort), {key.client_id: key for key in keys.keys}
+        self.memory.cohort, self.memory.keys = keys.cohort, {key.client_id: key for key in keys.keys}
+        self._graph = Graph(self.terms, keys.cohort)
         closed = self._graph.closed(self.client_id)
         needed = self.terms.needed(len(closed))
         points = [self._graph.point(other) for other in closed]
-        of_key, of_seed = (split(secret, needed, points) for secret in (self._mask_key, self._seed))
+        of_key, of_seed = (split(secret, needed, points) for secret in (self.memory.mask_key, self.memory.seed))
         pairs = {c: (of_key[p], of_seed[p]) for c, p in zip(closed, points, strict=True)}
-        self._own = pairs.pop(self.client_id)
+        self.memory.own = pairs.pop(self.client_id)
         boxes = {
-            other: seal(self._box_key, self._keys[other].box_key, keys.session, self.client_id, other, pair)
+            other: seal(self.memory.box_key, self.memory.keys[other].box_key, keys.session, self.client_id, other, pair)
             for other, pair in pairs.items()
         }
         self.phase = Phase.SHARED
-        return SealedShares(keys.session, self.client_id, commitment(self._seed), boxes)
+        return SealedShares(keys.session, self.client_id, commitment(self.memory.seed), boxes)
 
     def _check(self, keys: KeyList) -> None:
-        mine = public_of(self._box_key), public_of(self._mask_key)
-        if len(keys.cohort) < self._least:
-            self._refuse(f"the cohort has {len(keys.cohort)} devices, expected at least {self._least}")
+        mine = public_of(self.memory.box_key), public_of(self.memory.mask_key)
+        if len(keys.cohort) < self.least:
+            self._refuse(f"the cohort has {len(keys.cohort)} devices, expected at least {self.least}")
         if self.client_id not in keys.cohort:
             self._refuse("the key list leaves this device out")
         closed = Graph(self.terms, keys.cohort).closed(self.client_id)
@@ -204,12 +227,12 @@ class SecureDevice:
             values = noise(values)
         self._check_size(values, sharers)
         session, length = self.terms.session, self.terms.length
-        masked = values.view(np.uint64) + self_mask(self._seed, session, self.client_id, length)
+        masked = values.view(np.uint64) + self_mask(self.memory.seed, session, self.client_id, length)
         for other in self._graph.neighbours(self.client_id):
             if other in active:
-                secret = agree(self._mask_key, self._keys[other].mask_key)
+                secret = agree(self.memory.mask_key, self.memory.keys[other].mask_key)
                 masked += pair_mask(secret, session, self.client_id, other, length)
-        self._sharers, self._total, self.phase = sharers.bitmap, sharers.total, Phase.MASKED
+        self.memory.sharers, self.memory.total, self.phase = sharers.bitmap, sharers.total, Phase.MASKED
         return MaskedInput(session, self.client_id, masked)
 
     def _check_size(self, values: NDArray[np.int64], sharers: Sharers) -> None:
@@ -241,16 +264,17 @@ class SecureDevice:
         """
         self._begin(Phase.MASKED, Phase.CONSENTED, survivors.session)
         alive = self._members(survivors.bitmap, "the list of survivors")
-        if not alive <= self._members(self._sharers, "the list of sharers"):
+        if not alive <= self._members(self.memory.sharers, "the list of sharers"):
             self._refuse("a survivor had sent no shares")
         self._check_present(alive, "survived")
-        self._survivors, self.phase = survivors.bitmap, Phase.CONSENTED
+        self.memory.survivors, self.phase = survivors.bitmap, Phase.CONSENTED
         signature = self._signer.sign(self._agreed()) if self._signer else b""
         return Consent(survivors.session, self.client_id, signature)
 
     def _agreed(self) -> bytes:
         """What all must have been told alike before anyone reveals shares."""
-        return agreement(self.terms.session, self._graph.digest, self._sharers, self._survivors, self._total)
+        told = self.memory
+        return agreement(self.terms.session, self._graph.digest, told.sharers, told.survivors, told.total)
 
     def reveal(self, request: RevealRequest) -> RevealedShares:
         """Step 5: of each survivor the share of its self mask, of each that dropped out the share of its mask key.
@@ -260,16 +284,17 @@ class SecureDevice:
                 of strangers, or altered.
         """
         self._begin(Phase.CONSENTED, Phase.ENDED, request.session)
-        sharers, alive = self._members(self._sharers, "sharers"), self._members(self._survivors, "survivors")
+        sharers = self._members(self.memory.sharers, "sharers")
+        alive = self._members(self.memory.survivors, "survivors")
         self._check_consents(request, alive)
         senders = {other for other in self._graph.neighbours(self.client_id) if other in sharers}
         if set(request.boxes) != senders:
             self._refuse(f"boxes of {len(request.boxes)} devices came, expected those of {len(senders)} neighbours")
-        shares = {self.client_id: self._own[1]}
+        shares = {self.client_id: self.memory.own[1]}
         for sender, box in request.boxes.items():
-            key = self._keys[sender].box_key
+            key = self.memory.keys[sender].box_key
             try:
-                pair = unseal(self._box_key, key, request.session, sender, self.client_id, box)
+                pair = unseal(self.memory.box_key, key, request.session, sender, self.client_id, box)
             except SecureAggregationError as error:
                 self._refuse(str(error))
             shares[sender] = pair[1] if sender in alive else pair[0]

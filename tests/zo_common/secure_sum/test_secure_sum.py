@@ -102,7 +102,11 @@ class TestWhatTheServerSees:
     def test_no_vector_seed_or_private_key_occurs_in_it(self) -> None:
         drops = {1: "mask", 2: "consent", 3: "reveal"}
         cohort = Cohort(terms_of(length=3, threshold=0.5), vectors_of(range(8), 3), drops)
-        secrets = {(d.client_id, s) for d in cohort.devices.values() for s in (d._box_key, d._mask_key, d._seed)}
+        secrets = {
+            (d.client_id, s)
+            for d in cohort.devices.values()
+            for s in (d.memory.box_key, d.memory.mask_key, d.memory.seed)
+        }
         assert len(secrets) == 24
         assert (cohort.run() == cohort.plain()).all()
         seen = b"|".join(cohort.received)
@@ -116,11 +120,11 @@ class TestWhatTheServerSees:
         cohort = Cohort(terms_of(), vectors_of(range(6), 4), {1: "mask"})
         cohort.run()
         server = cohort.server
-        assert server._secret(0) == cohort.devices[0]._seed
-        assert server._secret(1) == cohort.devices[1]._mask_key
+        assert server._secret(0) == cohort.devices[0].memory.seed
+        assert server._secret(1) == cohort.devices[1].memory.mask_key
         for client, device in cohort.devices.items():
             opened = server._secret(client)
-            assert opened not in ({device._mask_key, device._seed, device._box_key} - {opened})
+            assert opened not in ({device.memory.mask_key, device.memory.seed, device.memory.box_key} - {opened})
 
     @pytest.mark.parametrize("kind", ["zeros", "scalars"])
     def test_masked_vectors_are_uniform_bytes(self, kind: str) -> None:
