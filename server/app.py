@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.guards.choice import guard_for
 from server.rounds.events import EvaluatedRun
-from server.rounds.federation import LEDGER_NAME, Events, Federation, refuse_used_ledger
+from server.rounds.federation import LEDGER_NAME, Events, Federation, ModelOf, refuse_used_ledger
 from server.rounds.private_step import step_size
 from server.rounds.verdict import EVALUATION, raise_if_worse, verdict_on
 from server.run.log import RoundReport, read_rows, write_rows
@@ -175,25 +175,33 @@ def log_round(report: RoundReport) -> None:
     logger.info(f"  └── checksum {report.checksum or 'unknown'}, {report.seconds:.1f} s")
 
 
+def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of: ModelOf = GlobalModel) -> None:
+    """A whole run on the devices of a grid: its rounds, `evaluation.json` and the adapted model.
+
+    Args:
+        model_of: as of `Federation`.
+    """
+    refuse_occupied(config)
+    held_out = HeldOut(config)
+    hooks = events or Events(on_round=log_round)
+    hooks.on_evaluate = held_out
+    hooks.on_model = held_out.prepare
+    federation = Federation(config, grid, hooks, model_of)
+    stopped = ""
+    try:
+        federation.run()
+    except RunStopped as error:  # what it came to is exported all the same, and the verdict ends the command
+        stopped = str(error)
+    finish(federation, held_out, stopped)
+
+
 def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:
     """A ServerApp; without `config` it takes `context.run_config`, as `flwr run` gives it."""
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        settings = config or RunConfig.from_mapping(context.run_config)
-        refuse_occupied(settings)
-        held_out = HeldOut(settings)
-        hooks = events or Events(on_round=log_round)
-        hooks.on_evaluate = held_out
-        hooks.on_model = held_out.prepare
-        federation = Federation(settings, grid, hooks)
-        stopped = ""
-        try:
-            federation.run()
-        except RunStopped as error:  # what it came to is exported all the same, and the verdict ends the command
-            stopped = str(error)
-        finish(federation, held_out, stopped)
+        run_on(grid, config or RunConfig.from_mapping(context.run_config), events)
 
     return app
 

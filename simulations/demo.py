@@ -42,22 +42,40 @@ def run_scenario(
     with console.status("preparing speech and model"):
         prepared = prepare(scenario, places, overrides)
     config, devices, corpus = prepared.config, prepared.devices, prepared.corpus
-    output = Path(config.output)
     if corpus is not None:
         _say_speech(console, corpus)
     check_before_start(config)
     _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
         run_federation(config, devices, progress.events(), scenario.actors)
+    unseen = corpus is not None and config.eval_split not in ("", config.train_split)
+    note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
+    title = f"{scenario.name}: {devices} devices, {note}"
+    return leave_results(
+        config, devices, console, command, title, start, figure=f"{scenario.name}: split {config.eval_split}"
+    )
+
+
+def leave_results(
+    config: RunConfig, devices: int, console: Console, command: str, title: str, start: float, *, figure: str
+) -> dict[str, Any]:
+    """Replay a run's ledger in another process, write `result.json` and `curve.png`, and print the table.
+
+    Args:
+        command: as the user wrote it.
+        title, figure: above the table, and above the picture.
+        start: when the run began, of `time.monotonic`.
+
+    Returns:
+        The numbers of `result.json`.
+    """
+    output = Path(config.output)
     numbers = _numbers(config, output, devices, start)
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / EVALUATION).read_text())["curve"]
     if curve:
-        title = f"{scenario.name}: split {config.eval_split}"
-        plot_curve(curve, output / "curve.png", title, devices, numbers["loss_unit"])
-    unseen = corpus is not None and config.eval_split not in ("", config.train_split)
-    note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
-    console.print(summary_table(numbers, f"{scenario.name}: {devices} devices, {note}"))
+        plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"])
+    console.print(summary_table(numbers, title))
     console.print(f"results in {output}", highlight=False)
     return numbers
 

@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 from zo_common.cli import run_typer
 
 GROUPS: dict[str, tuple[str, str]] = {
+    "train": ("train.cli", "Fine-tune a recogniser on this machine, with forward passes alone."),
     "sim": ("simulations.cli", "Simulate federations of speech devices, and make models and recordings for them."),
     "adapt": ("client.adapt.cli", "Adapt a recogniser to a recording by itself, without its text."),
     "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),

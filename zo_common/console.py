@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
-PACKAGES = ("zo_common", "client", "server", "simulations")
+PACKAGES = ("zo_common", "client", "server", "simulations", "train")
 
 
 class LineHandler(logging.Handler):

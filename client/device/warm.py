@@ -57,6 +57,19 @@ def warm_engine(config: RunConfig) -> Engine:
     return _engines[key]
 
 
+def keep_warm(config: RunConfig, engine: Engine, data: Recordings) -> None:
+    """Give the process an engine and recordings that were made elsewhere, in the place of those that it had."""
+    forget_all()
+    _engines[engine_key(config)] = engine
+    _datasets[data_key(config, None, 1)] = 0, data
+
+
+def forget_all() -> None:
+    """Let the engine and all recordings go."""
+    _engines.clear()
+    forget_recordings()
+
+
 def forget_recordings() -> None:
     """Read the tables again at the next use."""
     _manifest.cache_clear()

@@ -41,6 +41,7 @@ from zo_common.ledger.file import LedgerFile
 from zo_common.wire.plan import Plan, encode_plan
 
 logger = logging.getLogger(__name__)
+ModelOf = Callable[[RunConfig], GlobalModel]
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0
 _MOST_WORDS = 2  # of devices, printed in one round
@@ -55,14 +56,20 @@ class Federation:
     3. Each round: greet new devices, choose, send plans, collect replies until the deadline, refuse what is not valid.
     4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
 
+    Args:
+        model_of: makes the server's model of a run's settings; the devices of a run in one process may share theirs.
+
     Raises:
         OperatorError: before the first round; says what to correct.
         RunStopped: too many rounds in a row without enough valid replies.
     """
 
-    def __init__(self, config: RunConfig, grid: Grid, events: Events | None = None) -> None:
+    def __init__(
+        self, config: RunConfig, grid: Grid, events: Events | None = None, model_of: ModelOf = GlobalModel
+    ) -> None:
         self.config = config
         self.grid = grid
+        self._model_of = model_of
         self.events = events or Events()
         self._lock = RunLock(Path(config.output))  # before anything: a second server must not bother the devices
         try:
@@ -74,13 +81,13 @@ class Federation:
     def _start(self) -> None:
         refuse_used_ledger(self.config)
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
-        held = GlobalModel(config) if config.server_model else None
+        held = self._model_of(config) if config.server_model else None
         self.roster = Roster(self.grid, config)
         self.roster.also = self._also = told(asked, config)
         self.roster.start()
         if config.trained_tensors == AUTO:
             config = calibrate(config, self.grid, held, list(self.roster.members.values()))
-            held = GlobalModel(config) if config.server_model else None
+            held = self._model_of(config) if config.server_model else None
             self.roster.also = self._also = told(asked, config)
             self.roster.start()  # devices introduce themselves again, with what is chosen
         self._reference = reference_view(held, self.roster.members.values())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from server.run.settings import ledger_settings
@@ -10,6 +12,7 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import WrongBaseModel
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry
+from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import encode_snapshot
 from zo_common.models.load import load_model
 from zo_common.replica import Replica
@@ -22,6 +25,9 @@ class GlobalModel(Replica):
 
     def _place(self) -> torch.device:
         return torch.device("cpu")
+
+    def recorded(self, records: Sequence[Record]) -> None:
+        """Called where rounds that the weights have are in the ledger, after those before: nothing is to do."""
 
     def snapshot(self) -> bytes:
         """The present weights' difference to the base model, which is loaded again for the comparison.

@@ -74,6 +74,7 @@ class RunState:
             logger.warning(f"warning: {warning.message}")
         if self.held is not None:
             replay(self.held.state, opened.ledger)
+            self.held.recorded(opened.ledger.records)
         logger.info(f"resumed {path} after round {opened.ledger.last_round}")
         return opened
 
@@ -141,10 +142,13 @@ class RunState:
     def commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
         """Record the round and the checksum its weights have; if that fails, the weights go back."""
         before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
+        record = Record(server_round, self.checksum, contributions)
         try:
-            self.ledger.append(Record(server_round, self.checksum, contributions))
+            self.ledger.append(record)
         except LedgerError:
             if self.held is not None:  # what is not on disk did not happen
                 apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
             self.checksum = before_commit
             raise
+        if self.held is not None:
+            self.held.recorded([record])

@@ -61,14 +61,17 @@ class RunProgress:
             self._progress.reset(key, total=total)
         self._progress.update(key, completed=done, total=total)
 
+    def _word(self, report: RoundReport) -> str:
+        """What stands beside the bar after a round."""
+        loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
+        word = f"{loss}, {self._sent} B up"
+        return f"{word}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else word
+
     def _round(self, report: RoundReport) -> None:
         self._sent += report.up.payload
         if self._task is None:
             self._task = self._progress.add_task("rounds", total=self._num_rounds, word="", completed=0)
-        loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
-        word = f"{loss}, {self._sent} B up"
-        if report.evaluation:
-            word += f", held-out loss {report.evaluation['loss']:.3f}"
+        word = self._word(report)
         self._progress.update(self._task, completed=report.server_round, word=word)
         if not self._console.is_terminal:
             self.say(f"round {report.server_round}/{self._num_rounds}: {word}, {report.seconds:.1f} s")

@@ -1,0 +1,25 @@
+"""Training on one machine, in one process: the rounds of a federation without Flower's processes."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from zo_common.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from train.result import TrainResult
+    from train.run import train
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "TrainResult": "train.result",
+            "train": "train.run",
+        },
+    )
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+__all__ = [
+    "TrainResult",
+    "train",
+]

@@ -1,0 +1,96 @@
+"""Training on the recordings of a folder, in this process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from client.device.warm import forget_all
+from server.app import run_on
+from server.rounds.events import Events
+from server.run.log import RoundReport
+from simulations.models.whisper_import import bundled_whisper
+from train.one_process import OneProcess
+from train.result import TrainResult
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.speech.splits import splits_of
+
+
+def train(
+    recordings: str | Path, *, on_round: Callable[[RoundReport], None] | None = None, **settings: Any
+) -> TrainResult:
+    """Fine-tune a model on the train split of some recordings, by forward passes alone, and return the result.
+
+    The rounds are those of a federation with one device: the same updates, checks, guard, ledger and files. A run that
+    is interrupted goes on with `resume=True` and the same `output`, to the same bits.
+
+    Args:
+        recordings: folder or hub id, as `data` of a run.
+        on_round: called after each round, once it is in the ledger.
+        settings: fields of `RunConfig`, such as `model`, `eval_split`, `output`, `num_server_rounds`, `device`.
+            Without `model` it is the bundled Whisper-tiny.en, without `output` a folder `results/<time>-train`, and
+            without `eval_split` the split test, where there is one.
+
+    Raises:
+        ConfigError: a setting is wrong, or is of several devices.
+        ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the first round.
+        ZOError: what a federation raises.
+    """
+    config = config_for(recordings, settings)
+    run_here(config, Events(on_round=on_round) if on_round is not None else None)
+    return TrainResult.of(config)
+
+
+def config_for(recordings: str | Path, settings: dict[str, Any]) -> RunConfig:
+    """The settings of a run on one machine; see `train` for what is filled in.
+
+    Raises:
+        ConfigError: as `train`.
+    """
+    folder = Path(recordings).expanduser()
+    data = str(folder.resolve()) if folder.exists() else str(recordings)
+    chosen = {"output": f"results/{time.strftime('%Y%m%d-%H%M%S')}-train", "data": data} | settings
+    if "eval_split" not in settings and "eval-split" not in settings:
+        chosen["eval_split"] = "test" if "test" in splits_of(data) else ""
+    config = RunConfig.from_mapping(chosen)
+    refuse_several_devices(config)
+    return config if config.model else replace(config, model=str(bundled_whisper(Path("models")).resolve()))
+
+
+def refuse_several_devices(config: RunConfig) -> None:
+    """Refuse what one device cannot do.
+
+    Raises:
+        ConfigError: names the setting and its value.
+    """
+    alone = {
+        "server-model": (config.server_model, True),
+        "secure-aggregation": (config.secure_aggregation, False),
+        "evaluate-on": (config.evaluate_on, "server"),
+        "aggregation": (config.aggregation, "mean"),
+        "drop-out": (config.drop_out, 0.0),
+    }
+    for key, (value, expected) in alone.items():
+        if value != expected:
+            raise ConfigError(
+                f"{key} is {value!r} in training on one machine, expected {expected!r}: it is for several devices, "
+                "see 'zo-asr sim run'"
+            )
+
+
+def run_here(config: RunConfig, events: Events | None = None) -> None:
+    """All rounds in this process, with one copy of the model; the files of a run are in `output` afterwards.
+
+    Raises:
+        ZOError: as `train`.
+    """
+    forget_all()  # of an earlier run in this process
+    place = OneProcess(config)
+    try:
+        run_on(place.grid, config, events, place.model_of)
+    finally:
+        forget_all()
