@@ -33,7 +33,7 @@ from simulations.models.ctranslate2_reader import Array, CTranslate2Model, read_
 from simulations.speech.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 from zo_common.models.export import export_model
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model, model_config
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,11 @@ def import_whisper(
     with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent) as scratch:
         converted = Path(scratch) / output.name
         if is_transformers(folders.file("config.json")):
-            export_model(*load_whisper(str(folders.file("config.json").parent)), converted)
+            folder = str(folders.file("config.json").parent)
+            if (kind := model_config(folder).model_type) != "whisper":
+                raise UnsupportedModel(f"'{source}' is a {kind!r} model, expected a Whisper: give it as it is")
+            loaded = load_model(folder)
+            export_model(loaded.model, loaded.processor, converted)
         else:
             converted.mkdir()
             _write(folders, converted, torch.float32 if dtype == "float32" else None)
