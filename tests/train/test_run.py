@@ -120,7 +120,7 @@ def test_a_ledger_goes_on_in_a_federation_and_back(
 def test_one_model_is_loaded(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
     for module in ("zo_common.replica", "server.run.model"):
-        monkeypatch.setattr(f"{module}.load_model", lambda source: loaded.append(source) or load_model(source))
+        monkeypatch.setattr(f"{module}.load_model", lambda source, **_: loaded.append(source) or load_model(source))
 
     run_here(settings())
 
