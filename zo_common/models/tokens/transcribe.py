@@ -23,15 +23,17 @@ def transcribe_tokens(
 ) -> list[tuple[str, list[int]]]:
     """Transcripts of mono waveforms at the processor's rate, and the text tokens that they consist of.
 
+    Those of a model that hears padding are made one at a time.
+
     Args:
         on_progress: called with (utterances done, utterances in all).
     """
     device = next(model.parameters()).device
     special = set(processor.tokenizer.all_special_ids) | {form.end}
-    most = min(MAX_NEW_TOKENS, form.most)
+    most, size = min(MAX_NEW_TOKENS, form.most), BATCH_SIZE if form.masked else 1
     found: list[tuple[str, list[int]]] = []
-    for start in range(0, len(waves), BATCH_SIZE):
-        inputs, prompt = form.to_generate(waves[start : start + BATCH_SIZE])
+    for start in range(0, len(waves), size):
+        inputs, prompt = form.to_generate(waves[start : start + size])
         inputs = {name: value.to(device) for name, value in inputs.items()}
         rows = model.generate(**inputs, max_new_tokens=most, num_beams=1, do_sample=False)
         for row in rows[:, prompt:]:

@@ -68,6 +68,8 @@ def test_the_default_preset_is_in_the_first_layers_of_the_encoder(speech: Speech
     assert not any("decoder." in name or "language_model." in name for name in chosen)
     assert all(".layers." in name and int(name.split(".layers.")[1].split(".")[0]) < 3 for name in chosen)
     assert select(speech.model, "encoder-ffn") and select(speech.model, "norms")
+    halves = [set(select(speech.model, preset)) for preset in ("encoder", "decoder")]
+    assert not halves[0] & halves[1]
 
 
 @pytest.mark.parametrize("kind", ["canary", "qwen3_asr"])
