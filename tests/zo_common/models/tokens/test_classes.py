@@ -72,6 +72,22 @@ def test_the_default_preset_is_in_the_first_layers_of_the_encoder(speech: Speech
     assert not halves[0] & halves[1]
 
 
+def test_a_loop_is_searched_for_again(speech: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zo_common.models.tokens.transcribe.MAX_NEW_TOKENS", 12)
+    examples = [speech.reader().of_wave(wave) for wave in noise_waves(8000, 9000)]
+    seen: list[tuple[int, int]] = []
+    first = speech.transcribe(examples)
+    monkeypatch.setattr("zo_common.models.loops.MAX_COMPRESSION_RATIO", 0.01)
+
+    again = speech.transcribe(examples, on_progress=lambda done, of: seen.append((done, of)))
+
+    assert seen == [(2, 2)]
+    for before, after in zip(first, again, strict=True):
+        triples = [after.tokens[n : n + 3] for n in range(len(after.tokens) - 2)]
+        assert len(set(triples)) == len(triples) or not before.text
+        assert max((*before.tokens, *after.tokens), default=0) < len(speech.processor.tokenizer)
+
+
 @pytest.mark.parametrize("kind", ["canary", "qwen3_asr"])
 def test_a_language_that_is_not_known_is_told(kind: str, tmp_path: Path) -> None:
     speech = speech_model(load_model(str(write_tokens(kind, tmp_path))))
