@@ -125,6 +125,37 @@ def piece_tokenizer(kind: Any, extra_special_tokens: dict[str, str] | None = Non
     return kind(tokenizer_object=tokenizer, **names, extra_special_tokens=extra_special_tokens or {})
 
 
+def write_mms(target: Path) -> Path:
+    """A Wav2Vec2 with a head and small layers for English and French; of Swedish there is only the vocabulary."""
+    from safetensors.torch import save_file
+    from transformers import (
+        Wav2Vec2Config,
+        Wav2Vec2CTCTokenizer,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2ForCTC,
+        Wav2Vec2Processor,
+    )
+
+    from zo_common.models.ctc.language import adapter_tensors
+
+    target.mkdir(parents=True, exist_ok=True)
+    letters = {"eng": LETTERS, "fra": f"{LETTERS}é", "swe": f"{LETTERS}å"}
+    tokens = {code: ["<pad>", "<s>", "</s>", "<unk>", "|", *known] for code, known in letters.items()}
+    nested = {code: {token: index for index, token in enumerate(known)} for code, known in tokens.items()}
+    (target / "vocab.json").write_text(json.dumps(nested))
+    tokenizer = Wav2Vec2CTCTokenizer(str(target / "vocab.json"), target_lang="eng")
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(return_attention_mask=True), tokenizer).save_pretrained(target)
+    with torch.random.fork_rng():
+        for seed, code in enumerate(("fra", "eng")):
+            torch.manual_seed(seed)
+            own = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "adapter_attn_dim": 4}
+            model = Wav2Vec2ForCTC(Wav2Vec2Config(**_settings("wav2vec2", len(tokens[code]), 0), **own))
+            adapter = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
+            save_file(adapter, target / f"adapter.{code}.safetensors")
+    model.save_pretrained(target)
+    return target
+
+
 TOKENS = ("moonshine", "moonshine_streaming", "speech_to_text", "speech-encoder-decoder", "canary", "qwen3_asr")
 _START, _END = 2, 3  # of `piece_tokenizer`
 _AUDIO = {"audio_token": "<|audio|>", "audio_bos_token": "<|audio_on|>", "audio_eos_token": "<|audio_off|>"}

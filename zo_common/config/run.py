@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -28,6 +29,7 @@ from zo_common.secure_sum.terms import check_policy
 
 __all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
+_PLACES = ("model", "data", "output", "feature_cache")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class RunConfig(
     """
 
     def __post_init__(self) -> None:
+        for name in _PLACES:
+            # the home folder of whoever reads the setting; pathlib would raise for a user that there is not
+            object.__setattr__(self, name, os.path.expanduser(getattr(self, name)))  # noqa: PTH111
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")

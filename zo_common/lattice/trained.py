@@ -82,7 +82,7 @@ PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "all": ("*",),
     # a few thousand weights that reach every later layer: the most progress per forward pass; gains in CTC models
     "encoder-residual-bias": _encoder_residual_bias,
-    "encoder": ("*encoder.*", "!*embed_positions*"),
+    "encoder": ("*encoder.*", "*audio_tower.*", "!*embed_positions*", "!decoder.*"),
     # where a dialect is learned: the first convolution and the feed-forward weights of the first two layers
     "encoder-early": (
         "*encoder.conv1.*",
@@ -94,8 +94,13 @@ PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "encoder-ffn": ("*encoder.layers.*.fc1.*", "*encoder.layers.*.fc2.*", "*encoder.layers.*.feed_forward.*"),
     "encoder-attention": ("*encoder.layers.*attn.*", "*encoder.layers.*.attention.*"),
     "encoder-conv": ("*encoder.conv*", "*feature_extractor.conv_layers.*"),
-    "decoder": ("*decoder.*", "!*embed_*"),
-    "decoder-ffn": ("*decoder.layers.*.fc1.*", "*decoder.layers.*.fc2.*"),
+    "decoder": ("*decoder.*", "*language_model.*", "!*embed_*"),
+    "decoder-ffn": (
+        "*decoder.layers.*.fc1.*",
+        "*decoder.layers.*.fc2.*",
+        "*decoder.layers.*.mlp.*",
+        "*language_model.layers.*.mlp.*",
+    ),
     "bias": _BIASES,
     # what test-time adaptation moves in CTC models: norms alone, with the whole acoustic front end as in SUTA and
     # ZO-ASR (4.63 M of Wav2Vec2-base's 94 M), or with the other offsets

@@ -108,7 +108,7 @@ class TestMethods:
         self, whisper_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # a random Whisper repeats itself, and to hear it again would be another pass
-        monkeypatch.setattr("zo_common.models.whisper.transcribe.MAX_COMPRESSION_RATIO", float("inf"))
+        monkeypatch.setattr("zo_common.models.loops.MAX_COMPRESSION_RATIO", float("inf"))
         loaded = load_model(str(write_tiny_whisper(whisper_dir, tmp_path / "whisper")))
         passes = Passes(loaded)
         settings = AdaptSettings(steps=2, num_queries=3, patience=0, trained_tensors="encoder-norm")

@@ -12,7 +12,7 @@ import torch
 from fake_grid import FakeGrid, Memory
 from flwr.app import Context, RecordDict
 from tiny_ctc import noise_waves
-from tiny_models import CTC, TOKENS, write_ctc, write_tokens
+from tiny_models import CTC, TOKENS, write_ctc, write_mms, write_tokens
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -23,7 +23,6 @@ from transformers import (
 
 from client.adapt.adapter import Adapter, AdaptSettings
 from server.app import make_server_app
-from server.rounds.federation import Events
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
@@ -53,7 +52,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_once(config: RunConfig) -> FakeGrid:
     """One device, one round, and the model that is exported."""
     grid = FakeGrid(config, [Memory()])
-    app = make_server_app(config, Events(on_word=lambda word: None))
+    app = make_server_app(config)
     app(grid, Context(1, 1, {}, RecordDict(), config.to_mapping()))
     return grid
 
@@ -62,13 +61,13 @@ def check_round(config: RunConfig) -> None:
     """Device, server, replay and export hold the same weights, which are not the base's."""
     grid = run_once(config)
     ledger = read_ledger(Path(config.output) / "ledger.zo")
-    loaded = load_model(config.model)
+    loaded = load_model(config.model, language=config.language)
     state = restore_state(loaded.model, ledger.header, threads=1)
     base = state.checksum()
     checksum = replay(state, ledger)
     assert checksum != base
     assert grid[0].engine.state.checksum() == ledger.records[-1].checksum == checksum
-    exported = load_model(str(Path(config.output) / "model"))
+    exported = load_model(str(Path(config.output) / "model"), language=config.language)
     for name, value in loaded.model.state_dict().items():
         assert torch.equal(exported.model.state_dict()[name], value), name
     speech = speech_model(exported)
@@ -93,6 +92,15 @@ def test_a_ctc_class(kind: str, one_round: Settings, tmp_path: Path) -> None:
     result = adapter.adapt(noise_waves(16000)[0])
     assert result.record.steps == 1 and result.reached != adapter.base_checksum
     assert adapter.state.checksum() == adapter.base_checksum
+
+
+def test_a_language_of_mms(one_round: Settings, tmp_path: Path) -> None:
+    config = one_round(model=str(write_mms(tmp_path / "model")), language="fr")
+
+    check_round(config)
+
+    base, exported = (load_model(p, language="fra").model for p in (config.model, str(Path(config.output) / "model")))
+    assert base.lm_head.weight.shape[0] == exported.lm_head.weight.shape[0] == 27
 
 
 @pytest.mark.parametrize("kind", TOKENS)

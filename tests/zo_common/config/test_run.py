@@ -277,3 +277,13 @@ def test_tensors_are_not_calibrated_without_a_curvature(objective: Any) -> None:
     with pytest.raises(ConfigError, match="trained-tensors=encoder-norm"):
         RunConfig(objective=objective, learning_rate=0.1, trained_tensors="auto")
     assert RunConfig(objective="self-training", trained_tensors="auto").trained_tensors == "auto"
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/anna")
+
+    config = RunConfig(model="~/m", data="~/d", output="~/o", feature_cache="~/c", text_column="~")
+
+    assert (config.model, config.data, config.output) == ("/home/anna/m", "/home/anna/d", "/home/anna/o")
+    assert (config.feature_cache, config.text_column) == ("/home/anna/c", "~")
+    assert replace(config, batch_size=2) == replace(config, batch_size=2, model="~/m")

@@ -163,3 +163,22 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     with Memory().in_use():  # a process that has just started
         again.start()
     assert (again.have_round, again._state[1]) == (1, reply.checksum), words
+
+
+@pytest.mark.parametrize(("private", "told"), [(False, True), (True, False)])
+def test_what_labels_leave_out_is_told_in_the_first_round(
+    ctc_settings: Settings, monkeypatch: pytest.MonkeyPatch, private: bool, told: bool
+) -> None:
+    """Not where the devices' scalars are summed under masks."""
+    config = ctc_settings(
+        precision="float32", **({"secure_aggregation": True, "directions": "shared"} if private else {})
+    )
+    engine = Engine(config)
+    data = warm_dataset(config, engine, None, 1)
+
+    plan = Plan(1, 5, 7, engine.base_id, 0, 1, 2, 1e-4, config.estimator_config, ())
+    word = engine.train(plan, data).message
+
+    expected = "labels leave out 9 characters that the model's vocabulary lacks: 0 3, 1 3, 2 3"
+    assert word == (expected if told else "")
+    assert data.notes == (expected,)

@@ -23,10 +23,12 @@ class Form(Protocol):
     Attributes:
         end: the token that ends a text.
         most: tokens of the longest text.
+        masked: whether the model is told where padding is; if not, it hears it.
     """
 
     end: int
     most: int
+    masked: bool
 
     def tokens(self, text: str) -> list[int]:
         """The tokens of a text, without prompt and end."""
@@ -68,7 +70,7 @@ class Seq2SeqForm(_Tokens):
         self._prompt = self._started(language)
         self.most -= len(self._prompt)
         encoder = getattr(model.config, "encoder", model.config)
-        self._masked = uses_attention_mask(encoder)
+        self.masked = uses_attention_mask(encoder)
 
     def batch(self, waves: Sequence[Wave], texts: list[list[int]]) -> TokenBatch:
         """As `Form.batch`."""
@@ -86,7 +88,7 @@ class Seq2SeqForm(_Tokens):
         extractor = self._processor.feature_extractor
         own = getattr(type(self._processor), "audio_kwargs", {})  # such as a multiple to pad to
         known = inspect.signature(extractor.__call__).parameters
-        asked = {"padding": True, "return_attention_mask": self._masked, "return_tensors": "pt"}
+        asked = {"padding": True, "return_attention_mask": self.masked, "return_tensors": "pt"}
         asked = {name: value for name, value in own.items() if name in known} | asked
         made = extractor(list(waves), **asked | {"sampling_rate": self._rate})
         known = inspect.signature(self._model.forward).parameters
@@ -114,6 +116,8 @@ class CausalForm(_Tokens):
     Raises:
         ConfigError: the model does not know the language.
     """
+
+    masked = True
 
     def __init__(self, model: Any, processor: Any, language: str) -> None:
         super().__init__(model, processor)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from zo_common.models.loops import NO_REPEAT_NGRAM_SIZE, is_loop
 from zo_common.models.tokens.forms import Form, Wave
 
 MAX_NEW_TOKENS = 224
@@ -23,20 +24,39 @@ def transcribe_tokens(
 ) -> list[tuple[str, list[int]]]:
     """Transcripts of mono waveforms at the processor's rate, and the text tokens that they consist of.
 
+    Those of a model that hears padding are made one at a time; a loop is searched for again, as Whisper's are.
+
     Args:
         on_progress: called with (utterances done, utterances in all).
     """
-    device = next(model.parameters()).device
+    size = BATCH_SIZE if form.masked else 1
     special = set(processor.tokenizer.all_special_ids) | {form.end}
-    most = min(MAX_NEW_TOKENS, form.most)
     found: list[tuple[str, list[int]]] = []
-    for start in range(0, len(waves), BATCH_SIZE):
-        inputs, prompt = form.to_generate(waves[start : start + BATCH_SIZE])
-        inputs = {name: value.to(device) for name, value in inputs.items()}
-        rows = model.generate(**inputs, max_new_tokens=most, num_beams=1, do_sample=False)
-        for row in rows[:, prompt:]:
-            tokens = [token for token in row.tolist() if token not in special]
-            found.append((str(processor.tokenizer.decode(tokens, skip_special_tokens=True)).strip(), tokens))
+    for start in range(0, len(waves), size):
+        group = waves[start : start + size]
+        heard = _written(processor, special, _generate(model, form, group))
+        loops = [row for row, (text, _) in enumerate(heard) if is_loop(text)]
+        if loops:
+            rows = _generate(model, form, [group[row] for row in loops], no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
+            for row, one in zip(loops, _written(processor, special, rows), strict=True):
+                heard[row] = one
+        found += heard
         if on_progress is not None:
             on_progress(len(found), len(waves))
     return found
+
+
+def _generate(model: Any, form: Form, waves: Sequence[Wave], **others: Any) -> torch.Tensor:
+    """Greedy tokens behind the prompt, (B, length)."""
+    device = next(model.parameters()).device
+    inputs, prompt = form.to_generate(waves)
+    inputs = {name: value.to(device) for name, value in inputs.items()}
+    most = min(MAX_NEW_TOKENS, form.most)
+    rows: torch.Tensor = model.generate(**inputs, max_new_tokens=most, num_beams=1, do_sample=False, **others)
+    return rows[:, prompt:]
+
+
+def _written(processor: Any, special: set[int], rows: torch.Tensor) -> list[tuple[str, list[int]]]:
+    """The text of each row, and its tokens without control tokens."""
+    kept = [[token for token in row if token not in special] for row in rows.tolist()]
+    return [(str(processor.tokenizer.decode(tokens, skip_special_tokens=True)).strip(), tokens) for tokens in kept]

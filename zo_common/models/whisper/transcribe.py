@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
+from zo_common.models.loops import NO_REPEAT_NGRAM_SIZE, is_loop
+
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
-MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
-NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def transcribe(
@@ -30,7 +23,7 @@ def transcribe(
 ) -> list[str]:
     """Transcripts of full log-mel windows, each (n_mels, 3000), by greedy search without timestamps.
 
-    A transcript that repeats itself (`MAX_COMPRESSION_RATIO`) is decoded again, as OpenAI's Whisper does: there by
+    A transcript that repeats itself (`loops.is_loop`) is decoded again, as OpenAI's Whisper does: there by
     sampling at a higher temperature, here by the same greedy search in which no `NO_REPEAT_NGRAM_SIZE` tokens in a row
     may come twice, so that the same weights always give the same transcript. One endless loop would otherwise count for
     more words than all other recordings together.
@@ -79,7 +72,7 @@ def _without_loops(
     for start, tokens in enumerate(_generate(model, features, language, batch_size)):
         rows = list(tokens)
         texts = processor.batch_decode(rows, skip_special_tokens=True)
-        loops = [row for row, text in enumerate(texts) if compression_ratio(text) > MAX_COMPRESSION_RATIO]
+        loops = [row for row, text in enumerate(texts) if is_loop(text)]
         if loops:
             again = [features[start * batch_size + row] for row in loops]
             (found,) = _generate(model, again, language, len(again), no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)

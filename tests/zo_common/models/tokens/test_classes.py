@@ -68,6 +68,24 @@ def test_the_default_preset_is_in_the_first_layers_of_the_encoder(speech: Speech
     assert not any("decoder." in name or "language_model." in name for name in chosen)
     assert all(".layers." in name and int(name.split(".layers.")[1].split(".")[0]) < 3 for name in chosen)
     assert select(speech.model, "encoder-ffn") and select(speech.model, "norms")
+    halves = [set(select(speech.model, preset)) for preset in ("encoder", "decoder")]
+    assert not halves[0] & halves[1]
+
+
+def test_a_loop_is_searched_for_again(speech: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zo_common.models.tokens.transcribe.MAX_NEW_TOKENS", 12)
+    examples = [speech.reader().of_wave(wave) for wave in noise_waves(8000, 9000)]
+    seen: list[tuple[int, int]] = []
+    first = speech.transcribe(examples)
+    monkeypatch.setattr("zo_common.models.loops.MAX_COMPRESSION_RATIO", 0.01)
+
+    again = speech.transcribe(examples, on_progress=lambda done, of: seen.append((done, of)))
+
+    assert seen == [(2, 2)]
+    for before, after in zip(first, again, strict=True):
+        triples = [after.tokens[n : n + 3] for n in range(len(after.tokens) - 2)]
+        assert len(set(triples)) == len(triples) or not before.text
+        assert max((*before.tokens, *after.tokens), default=0) < len(speech.processor.tokenizer)
 
 
 @pytest.mark.parametrize("kind", ["canary", "qwen3_asr"])

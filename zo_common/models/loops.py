@@ -1,0 +1,19 @@
+"""Transcripts that repeat themselves: how they are told, and what the search that follows must not do."""
+
+from __future__ import annotations
+
+import zlib
+
+MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
+NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def is_loop(text: str) -> bool:
+    """Whether a transcript repeats itself."""
+    return compression_ratio(text) > MAX_COMPRESSION_RATIO
