@@ -212,7 +212,7 @@ def rows_of(path: Path, last_round: int) -> list[StepRow]:
         ConfigError: a line is none of a measured step.
     """
     try:
-        rows = read_values(list[StepRow], read_rows(path))
+        rows = [read_values(StepRow, row) for row in read_rows(path)]
     except ValueError as error:
         raise ConfigError(
             f"{path} holds a line that is not a measured step ({error}): move the file away, and the run goes on "
