@@ -24,6 +24,9 @@ from zo_common.config.run import RunConfig
 from zo_common.models.load import model_config
 from zo_common.speech.model_kinds import kind_of
 
+GRACE = 5.0
+"""Seconds after a signal within which a simulation ends by itself; then its process is ended."""
+
 
 def run_scenario(
     scenario: Scenario, places: Places, console: Console, command: str, overrides: dict[str, Any] | None = None
@@ -37,6 +40,9 @@ def run_scenario(
 
     Returns:
         The numbers of `result.json`.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came while devices trained.
     """
     start = time.monotonic()
     with console.status("preparing speech and model"):
@@ -47,7 +53,7 @@ def run_scenario(
     check_before_start(config)
     _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
-        run_federation(config, devices, progress.events(), scenario.actors)
+        run_federation(config, devices, progress.events(), scenario.actors, grace=GRACE)
     unseen = corpus is not None and config.eval_split not in ("", config.train_split)
     note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
     title = f"{scenario.name}: {devices} devices, {note}"

@@ -90,6 +90,7 @@ def run_simulation(
         ConfigError: a setting is wrong, or the simulation engine failed.
         ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the engine starts.
         ZOError: what the server raised in the run.
+        Interrupted: SIGINT or SIGTERM came in the run.
     """
     places = places or Places()
     if output is not None or "output" not in scenario.run:
