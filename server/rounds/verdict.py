@@ -60,12 +60,13 @@ def moved(records: Iterable[Record]) -> bool:
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """A sentence if loss, or word error rate where both were decoded, rose or is not a number any more."""
+    """A sentence if loss, or the headline error rate where both were decoded, rose or is not a number any more."""
     if not before or not after:
         return ""
     faults = []
-    if "wer" in before and "wer" in after and not after["wer"] <= before["wer"]:
-        faults.append(f"WER {before['wer']:.1%} → {after['wer']:.1%}")
+    rate = after.get("headline", "wer")
+    if rate in before and rate in after and not after[rate] <= before[rate]:
+        faults.append(f"{rate.upper()} {before[rate]:.1%} → {after[rate]:.1%}")
     if not after["loss"] <= before["loss"]:
         faults.append(f"loss {before['loss']:.3f} → {after['loss']:.3f}")
     return f"the result is worse than its start: {', '.join(faults)}" if faults else ""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from zo_common.models.whisper.languages import whisper_code
+
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
 MAX_COMPRESSION_RATIO = 2.4  # beyond it a transcript is a loop (Radford et al. 2022, section 4.5)
 NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
@@ -95,7 +97,7 @@ def _generate(
     """Greedy tokens of each batch, (B, length)."""
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **others}
     if model.generation_config.is_multilingual:
-        options |= {"language": language, "task": "transcribe"}
+        options |= {"language": whisper_code(language), "task": "transcribe"}
     for start in range(0, len(features), batch_size):
         window = torch.stack(list(features[start : start + batch_size]))
         yield model.generate(window.to(next(model.parameters()).device), **options)
