@@ -13,14 +13,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.guards.choice import guard_for
 from server.rounds.events import EvaluatedRun
-from server.rounds.federation import LEDGER_NAME, Events, Federation, ModelOf, refuse_used_ledger
+from server.rounds.federation import Events, Federation, ModelOf, refuse_used_ledger
 from server.rounds.private_step import step_size
 from server.rounds.verdict import EVALUATION, raise_if_worse, verdict_on
 from server.run.log import RoundReport, read_rows, write_rows
 from server.run.model import GlobalModel
+from server.run.output import check_output
 from zo_common.config.run import RunConfig
 from zo_common.console import hushed, shown
-from zo_common.errors import ConfigError, RunStopped, ZOError
+from zo_common.errors import RunStopped, ZOError
 from zo_common.models.compute import choose_device
 from zo_common.models.export import export_model
 from zo_common.speech.evaluation import evaluate, held_out_loss
@@ -137,21 +138,13 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None
         export_model(held.model, held.processor, output / "model", replace=federation.resumed)
 
 
-def refuse_occupied(config: RunConfig) -> None:
-    """Refuse, before the first round, an output in which a new run could not save its model."""
-    output = Path(config.output)
-    fresh = not (output / LEDGER_NAME).exists()
-    if config.server_model and fresh and (output / "model").exists():
-        raise ConfigError(f"{output / 'model'} exists already: name another output")
-
-
 def check_before_start(config: RunConfig) -> None:
     """Load the base model and check settings against it before slow things start (a simulation engine, devices).
 
     Raises:
         ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as the run itself would.
     """
-    refuse_occupied(config)
+    check_output(config)
     refuse_used_ledger(config)
     choose_device(config.device)  # those of a simulation are on this machine
     held = GlobalModel(config)
@@ -181,7 +174,7 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     Args:
         model_of: as of `Federation`.
     """
-    refuse_occupied(config)
+    check_output(config)
     held_out = HeldOut(config)
     hooks = events or Events(on_round=log_round)
     hooks.on_evaluate = held_out

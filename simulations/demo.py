@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
 from server.rounds.verdict import EVALUATION
+from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
 from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
@@ -21,6 +21,7 @@ from simulations.scenario import Scenario
 from simulations.simulation import Places, prepare
 from simulations.speech.corpus import Corpus
 from zo_common.config.run import RunConfig
+from zo_common.models.export import count_parameters
 from zo_common.models.load import model_config
 from zo_common.speech.model_kinds import kind_of
 
@@ -50,7 +51,7 @@ def run_scenario(
     config, devices, corpus = prepared.config, prepared.devices, prepared.corpus
     if corpus is not None:
         _say_speech(console, corpus)
-    check_before_start(config)
+    check_simulation(config, devices)
     _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
         run_federation(config, devices, progress.events(), scenario.actors, grace=GRACE)
@@ -124,16 +125,6 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
 
 
 def _parameters(output: Path, config: RunConfig) -> int:
-    """Number of weights of the saved model (tied ones once)."""
-    from safetensors import safe_open
-
+    """Number of weights of the saved model, else of the base."""
     source = output / "model" if (output / "model").exists() else Path(config.model)
-    count = 0
-    for file in sorted(source.glob("*.safetensors")):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                size = 1
-                for dimension in tensors.get_slice(name).get_shape():
-                    size *= dimension
-                count += size
-    return count
+    return count_parameters(source)
