@@ -15,7 +15,7 @@ from server.rounds.verdict import EVALUATION
 from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
-from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
+from simulations.reports.report import group_tables, replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_federation
 from simulations.scenario import Scenario
 from simulations.simulation import Places, prepare
@@ -83,6 +83,8 @@ def leave_results(
     if curve:
         plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"])
     console.print(summary_table(numbers, title))
+    for table in group_tables(numbers["comparison"]):
+        console.print(table)
     console.print(f"results in {output}", highlight=False)
     return numbers
 
@@ -112,6 +114,7 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
     return {
         "before": evaluation["before"],
         "after": evaluation["after"],
+        "comparison": evaluation["comparison"],
         "guard": evaluation["guard"],
         "verdict": evaluation["verdict"],
         "loss_unit": kind_of(model_config(config.model)).unit,

@@ -32,9 +32,8 @@ def verdict_on(
         return stopped
     held = federation.held is not None
     left = "the base model is exported unchanged" if held else "the ledger leads to the base model"
-    answered = any(row["answered"] for row in federation.log.rows)
-    if not answered and not any(record.contributions for record in ledger.records):
-        return f"no round had a valid reply, {left}: the log says why replies were refused"
+    if not answered(federation):
+        return "no round had a valid reply, no model is exported: the log says why replies were refused"
     same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger.records)
     if ledger.records and same:
         guard = federation.guard.summary()
@@ -47,6 +46,12 @@ def verdict_on(
             f"no round changed the model, {left}: rounds.jsonl has each round's learning rate, look whether all are 0"
         )
     return worse(before, after)
+
+
+def answered(federation: Federation) -> bool:
+    """Whether a round of the run, or of those that it goes on with, had a valid reply."""
+    rows, records = federation.log.rows, federation.ledger.ledger.records
+    return any(row["answered"] for row in rows) or any(record.contributions for record in records)
 
 
 def moved(records: Iterable[Record]) -> bool:

@@ -148,6 +148,14 @@ def test_a_resumed_runs_first_evaluation_is_whole(settings: Settings, grid_of: G
 
     found = json.loads((output / "evaluation.json").read_text())
     assert [(row["server_round"], row.get("utterances")) for row in found["curve"]] == [(2, 3), (3, None), (4, 3)]
+    heard = [json.loads(line) for line in (output / "transcripts-before.jsonl").read_text().splitlines()]
+    assert [row["hypothesis"] for row in heard] == ["anna counts to"] * 3
+    assert [(row["reference"], row["columns"]) for row in heard] == [
+        (f"dora counts to {index}", {"speaker": "dora"}) for index in range(3)
+    ]
+    compared = found["comparison"]
+    assert (compared["metric"], compared["utterances"], compared["units"]) == ("wer", 3, 12)
+    assert (compared["change"], compared["interval"], compared["groups"]) == (0.0, [0.0, 0.0], {})  # one speaker
     assert {"wer", "loss"} <= found["before"].keys() & found["after"].keys()
 
 

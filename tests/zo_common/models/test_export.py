@@ -39,7 +39,7 @@ def test_nothing_is_written_over(tiny_whisper_dir: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("language", ["de", "German", "de-AT"])
 def test_a_multilingual_model_speaks_the_runs_language(tiny_whisper_dir: Path, tmp_path: Path, language: str) -> None:
-    model, processor = load_whisper(str(tiny_whisper_dir))
+    model, processor = load_model(str(tiny_whisper_dir))
     model.generation_config.is_multilingual = True
     model.generation_config.forced_decoder_ids = [[1, 50259]]
 
@@ -52,7 +52,7 @@ def test_a_multilingual_model_speaks_the_runs_language(tiny_whisper_dir: Path, t
 
 def test_an_english_model_is_told_no_language(tiny_whisper_dir: Path, tmp_path: Path) -> None:
     """transformers refuses to be told one."""
-    model, processor = load_whisper(str(tiny_whisper_dir))
+    model, processor = load_model(str(tiny_whisper_dir))
     model.generation_config.is_multilingual = False
 
     saved = GenerationConfig.from_pretrained(export_model(model, processor, tmp_path / "model", language="en"))
@@ -66,7 +66,7 @@ def test_the_card_says_language_base_and_rates(tiny_whisper_dir: Path, tmp_path:
     after = {**rates, "wer": 0.9, "cer": 0.125, "raw_wer": 1.0, "raw_cer": 0.2}
     text = model_card("openai/whisper-base", "Chinese", rounds=40, trained="norms", before=before, after=after)
 
-    folder = export_model(*load_whisper(str(tiny_whisper_dir)), tmp_path / "model", card=text)
+    folder = export_model(*load_model(str(tiny_whisper_dir)), tmp_path / "model", card=text)
 
     card = ModelCard.load(folder / "README.md")
     assert (card.data.language, card.data.base_model, card.data.metrics) == ("zh", "openai/whisper-base", ["cer"])
@@ -92,8 +92,8 @@ import resource, signal
 from pathlib import Path
 from zo_common.errors import ExportFailed
 from zo_common.models.export import export_model
-from zo_common.models.load import load_whisper
-loaded = load_whisper({str(tiny_whisper_dir)!r})
+from zo_common.models.load import load_model
+loaded = load_model({str(tiny_whisper_dir)!r})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -113,4 +113,4 @@ def test_a_parent_that_is_a_file(tiny_whisper_dir: Path, tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
 
     with pytest.raises(ExportFailed, match="cannot be written to"):
-        export_model(*load_whisper(str(tiny_whisper_dir)), tmp_path / "file" / "model")
+        export_model(*load_model(str(tiny_whisper_dir)), tmp_path / "file" / "model")
