@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,23 @@ def output_of(config: RunConfig | None, context: Context) -> Path:
     return Path((config or RunConfig.from_mapping(context.run_config)).output)
 
 
+def say_in_the_end(line: str) -> None:
+    """Print a line once the simulation engine, if this process runs one, has ended and said what it says of that.
+
+    Flower counts a simulation as completed whose ServerApp ends with an exit status, so that the log alone can tell.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+
+    def wait() -> None:
+        while ray.is_initialized():
+            time.sleep(0.1)
+        print(line, flush=True)
+
+    threading.Thread(target=wait, name="last words", daemon=True).start()
+
+
 def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
     """The app `flwr run` starts: user errors are one sentence in the log, without a traceback.
 
@@ -167,6 +186,7 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
                 raise_if_worse(output_of(app_config, context))
             except (ZOError, OSError) as error:
                 logger.error(f"error: {error}")
+                say_in_the_end(f"the run failed: {str(error).splitlines()[0]}")
                 raise SystemExit(1) from None
 
     return app

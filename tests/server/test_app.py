@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,3 +203,25 @@ def test_a_users_error_is_one_sentence_and_exit_status_one(
     said = capsys.readouterr().out
     assert said.startswith("error: model '/nowhere/model' is neither")
     assert len(said.splitlines()) == 1
+
+
+def test_a_failed_run_says_so_after_the_engine_has_ended(
+    settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine, Ray, is a stand-in that ends a moment after the server; it says goodbye first."""
+    ended = threading.Event()
+    engine = types.SimpleNamespace(is_initialized=lambda: not ended.is_set())
+    monkeypatch.setitem(sys.modules, "ray", engine)
+    config = settings(model="/nowhere/model")
+
+    with pytest.raises(SystemExit):
+        friendly_main(config)(grid_of(settings()), Context(1, 1, {}, RecordDict(), {}))
+    print("engine: terminating", flush=True)
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "last words":
+            thread.join(10)
+
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("error: model '/nowhere/model' is neither")
+    assert others == ["engine: terminating", first.replace("error:", "the run failed:")]

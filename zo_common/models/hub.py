@@ -82,7 +82,7 @@ def from_hub_or_cache(load: Callable[Concatenate[str, P], T]) -> Callable[Concat
     """A function of a source within `hub_or_cache`; the home folder may be written ~ in it."""
 
     @wraps(load)
-    def loaded(source: str, *others: P.args, **named: P.kwargs) -> T:
+    def loaded(source: str, /, *others: P.args, **named: P.kwargs) -> T:
         with hub_or_cache(source):
             return load(home_expanded(source), *others, **named)
 
