@@ -19,6 +19,7 @@ from flwr.clientapp import ClientApp
 from client.place import place_of
 from zo_common.console import shown
 from zo_common.errors import ConfigError, ZOError
+from zo_common.paths import home_expanded
 
 if TYPE_CHECKING:
     from zo_common.config.run import RunConfig
@@ -116,9 +117,9 @@ def _ask_worker(
         if "max-epsilon" in node:
             raise ConfigError("max-epsilon is in the node config of a device with a worker: give it to zo-asr-worker")
         place = place_of(node, context.node_id)
-        token = read_token(Path(str(node["worker-token-file"]))) if node.get("worker-token-file") else ""
+        token = read_token(Path(home_expanded(str(node["worker-token-file"])))) if node.get("worker-token-file") else ""
         wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))
-        with WorkerClient(str(node["worker-address"]), token, wait=wait, timeout=timeout) as worker:
+        with WorkerClient(home_expanded(str(node["worker-address"])), token, wait=wait, timeout=timeout) as worker:
             if kind == "hello":
                 return "hello", worker.info(make_request(b"", settings, place)).hello
             if kind in ("train", "evaluate"):
@@ -165,7 +166,7 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     if "max-epsilon" in node:
         if "privacy-account" not in node:
             raise ConfigError("max-epsilon is set without privacy-account: name the file that remembers what was spent")
-        path, limit = Path(str(node["privacy-account"])), float(node["max-epsilon"])
+        path, limit = Path(home_expanded(str(node["privacy-account"]))), float(node["max-epsilon"])
         account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
     if kind in ("evaluate", "look"):
         answer = device.look if kind == "look" else device.evaluate

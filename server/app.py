@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,113 +14,35 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from server.guards.choice import guard_for
-from server.rounds.events import EvaluatedRun
-from server.rounds.federation import LEDGER_NAME, Events, Federation, ModelOf, refuse_used_ledger
+from server.rounds.federation import Events, Federation, ModelOf, refuse_used_ledger
+from server.rounds.held_out import HeldOut
 from server.rounds.private_step import step_size
-from server.rounds.verdict import EVALUATION, raise_if_worse, verdict_on
-from server.run.log import RoundReport, read_rows, write_rows
+from server.rounds.verdict import EVALUATION, answered, raise_if_worse, verdict_on
+from server.run.log import RoundReport, write_json
 from server.run.model import GlobalModel
+from server.run.output import check_output
+from server.run.state import LEDGER_NAME
 from zo_common.config.run import RunConfig
 from zo_common.console import hushed, shown
-from zo_common.errors import ConfigError, RunStopped, ZOError
+from zo_common.errors import ExportFailed, RunStopped, ZOError
+from zo_common.models.card import model_card
 from zo_common.models.compute import choose_device
 from zo_common.models.export import export_model
-from zo_common.speech.evaluation import evaluate, held_out_loss
-from zo_common.speech.recordings import Recordings, read_speech, spread
+from zo_common.speech.comparison import change_text
 
 logger = logging.getLogger(__name__)
-
-
-class HeldOut:
-    """Evaluates the global model on a held-out split before, during and after a run.
-
-    The first and last evaluation of a run decode the whole split, at whichever rounds they are; those between,
-    `eval-utterances` spread evenly over it (0: none). The loss is always that of the whole split.
-    Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before.
-    """
-
-    def __init__(self, config: RunConfig) -> None:
-        self.config = config
-        self.path = Path(config.output) / "curve.jsonl"
-        self.data: Recordings | None = None
-        self.curve: list[dict[str, Any]] = []
-
-    def prepare(self, held: GlobalModel | None) -> None:
-        """Read the held-out split: its problems are told before a ledger exists."""
-        if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
-            self._load(held)
-
-    def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
-        """Evaluate at a round, unless a run that is resumed did so already."""
-        held = federation.held
-        on_clients = self.config.evaluate_on == "clients"
-        if not self.config.eval_split or (held is None and not on_clients):
-            return None
-        if not self.curve and federation.resumed and self.path.exists():
-            self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
-        final = server_round >= federation.guard.final_round
-        again = bool(self.curve) and self.curve[-1]["server_round"] == server_round
-        if again and (not final or _is_whole(self.curve[-1])):
-            return self.curve[-1]
-        sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
-        measured: dict[str, Any] | None
-        if held is None or on_clients:
-            measured = federation.evaluate_on_clients(server_round)
-        else:
-            whole = not self.curve or final
-            measured = self._measure(server_round, held, federation.events, decode_all=whole)
-        if measured is None:
-            return None
-        row = {"server_round": server_round, "payload": sent, **measured}
-        self.curve = [*(self.curve[:-1] if again else self.curve), row]  # what is redone was not the last one then
-        try:
-            write_rows(self.path, self.curve)
-        except OSError as error:  # the next evaluation writes all of them
-            logger.warning(f"{self.path} is not written: {error.strerror}")
-        return row
-
-    def _measure(self, server_round: int, held: GlobalModel, events: Events, *, decode_all: bool) -> dict[str, Any]:
-        data = self._load(held)
-        whole: dict[str, Any] = {"loss_utterances": len(data)}
-        if decode_all:
-            return self._decode(server_round, held, data, events) | whole
-        whole |= {"loss": held_out_loss(held.speech, data)}
-        if not self.config.eval_utterances:
-            return whole
-        some = spread(data, self.config.eval_utterances)
-        return self._decode(server_round, held, some, events) | whole
-
-    def _decode(self, server_round: int, held: GlobalModel, data: Recordings, events: Events) -> dict[str, Any]:
-        label = f"decoding {self.config.eval_split}, round {server_round}"
-        return evaluate(
-            held.speech,
-            data,
-            language=self.config.language,
-            on_progress=lambda done, total: events.on_stage(label, done, total),
-        ).summary()
-
-    def _load(self, held: GlobalModel) -> Recordings:
-        if self.data is None:
-            self.data = read_speech(
-                self.config.data,
-                held.speech.reader(**self.config.reading),
-                split=self.config.eval_split,
-                text_column=self.config.text_column,
-                skip_bad=self.config.skip_bad,
-            )
-        return self.data
-
-
-def _is_whole(row: dict[str, Any]) -> bool:
-    """Whether an evaluation decoded all utterances, as devices always do with theirs."""
-    return "wer" in row and row["utterances"] == row.get("loss_utterances", row["utterances"])
 
 
 def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None:
     """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model.
 
+    No model is exported where no round had a valid reply: it would be the base under another name.
+
     Args:
         stopped: why the run stopped before its last round, its verdict then.
+
+    Raises:
+        ExportFailed: the files cannot be written; the ledger has everything.
     """
     output = Path(federation.config.output)
     curve = held_out.curve
@@ -126,23 +50,27 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None
     summary = {
         "before": before,
         "after": after,
+        "comparison": held_out.comparison(),
         "curve": curve,
         "guard": federation.guard.summary(),
         "verdict": verdict_on(federation, before, after, stopped),
         "checksum": f"{federation.checksum:016x}" if federation.checksum else "",
     }
-    (output / EVALUATION).write_text(json.dumps(summary, indent=1) + "\n")
-    if federation.held is not None:
-        held = federation.held
-        export_model(held.model, held.processor, output / "model", replace=federation.resumed)
+    try:
+        write_json(output / EVALUATION, summary)
+        if federation.held is not None and answered(federation):
+            _export(federation, federation.held, before, after)
+    except (OSError, ExportFailed) as error:
+        what = f"{EVALUATION} cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise ExportFailed(f"{what}: free some space, then resume the run, all of which is in {LEDGER_NAME}") from None
 
 
-def refuse_occupied(config: RunConfig) -> None:
-    """Refuse, before the first round, an output in which a new run could not save its model."""
-    output = Path(config.output)
-    fresh = not (output / LEDGER_NAME).exists()
-    if config.server_model and fresh and (output / "model").exists():
-        raise ConfigError(f"{output / 'model'} exists already: name another output")
+def _export(federation: Federation, held: GlobalModel, before: dict[str, Any] | None, after: Any) -> None:
+    config = federation.config
+    header, rounds = federation.ledger.ledger.header, federation.last_round
+    card = model_card(config.model, config.language, rounds=rounds, trained=header.pattern, before=before, after=after)
+    folder = Path(config.output) / "model"
+    export_model(held.model, held.processor, folder, replace=federation.resumed, language=config.language, card=card)
 
 
 def check_before_start(config: RunConfig) -> None:
@@ -151,7 +79,7 @@ def check_before_start(config: RunConfig) -> None:
     Raises:
         ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as the run itself would.
     """
-    refuse_occupied(config)
+    check_output(config)
     refuse_used_ledger(config)
     choose_device(config.device)  # those of a simulation are on this machine
     held = GlobalModel(config)
@@ -175,13 +103,25 @@ def log_round(report: RoundReport) -> None:
     logger.info(f"  └── checksum {report.checksum or 'unknown'}, {report.seconds:.1f} s")
 
 
+def log_comparison(found: dict[str, Any] | None) -> None:
+    """What the run changed on the held-out split, in all and by group, a line each."""
+    if found is None:
+        return
+    rate, normalizer = found["metric"].upper(), found["normalizer"]
+    logger.info(f"{rate} {change_text(found)}, {found['utterances']} utterances, {normalizer}")
+    for column, groups in found["groups"].items():
+        for group in groups:
+            value = group["value"] or "not given"
+            logger.info(f"  {column} {value}: {change_text(group)}, {group['utterances']} utterances")
+
+
 def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of: ModelOf = GlobalModel) -> None:
     """A whole run on the devices of a grid: its rounds, `evaluation.json` and the adapted model.
 
     Args:
         model_of: as of `Federation`.
     """
-    refuse_occupied(config)
+    check_output(config)
     held_out = HeldOut(config)
     hooks = events or Events(on_round=log_round)
     hooks.on_evaluate = held_out
@@ -193,6 +133,8 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     except RunStopped as error:  # what it came to is exported all the same, and the verdict ends the command
         stopped = str(error)
     finish(federation, held_out, stopped)
+    if events is None:
+        log_comparison(held_out.comparison())
 
 
 def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:
@@ -211,6 +153,23 @@ def output_of(config: RunConfig | None, context: Context) -> Path:
     return Path((config or RunConfig.from_mapping(context.run_config)).output)
 
 
+def say_in_the_end(line: str) -> None:
+    """Print a line once the simulation engine, if this process runs one, has ended and said what it says of that.
+
+    Flower counts a simulation as completed whose ServerApp ends with an exit status, so that the log alone can tell.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return
+
+    def wait() -> None:
+        while ray.is_initialized():
+            time.sleep(0.1)
+        print(line, flush=True)
+
+    threading.Thread(target=wait, name="last words", daemon=True).start()
+
+
 def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
     """The app `flwr run` starts: user errors are one sentence in the log, without a traceback.
 
@@ -225,8 +184,9 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
             try:
                 inner(grid, context)
                 raise_if_worse(output_of(app_config, context))
-            except ZOError as error:
+            except (ZOError, OSError) as error:
                 logger.error(f"error: {error}")
+                say_in_the_end(f"the run failed: {str(error).splitlines()[0]}")
                 raise SystemExit(1) from None
 
     return app

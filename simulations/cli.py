@@ -77,11 +77,16 @@ def run(
 def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> None:
     from simulations.demo import run_scenario
     from simulations.simulation import Places
+    from simulations.stopping import Interrupted
 
     stamp = time.strftime("%Y%m%d-%H%M%S")
     if output is not None or "output" not in scenario.run:
         settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
-    numbers = run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+    try:
+        numbers = run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise typer.Exit(128 + stop.number) from None
     if numbers["verdict"]:
         raise RunStopped(numbers["verdict"])
 

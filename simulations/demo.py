@@ -10,19 +10,23 @@ from typing import Any
 
 from rich.console import Console
 
-from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME
 from server.rounds.verdict import EVALUATION
+from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
-from simulations.reports.report import replayed_elsewhere, summary_table, traffic, write_result
+from simulations.reports.report import group_tables, replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_federation
 from simulations.scenario import Scenario
 from simulations.simulation import Places, prepare
 from simulations.speech.corpus import Corpus
 from zo_common.config.run import RunConfig
+from zo_common.models.export import count_parameters
 from zo_common.models.load import model_config
 from zo_common.speech.model_kinds import kind_of
+
+GRACE = 5.0
+"""Seconds after a signal within which a simulation ends by itself; then its process is ended."""
 
 
 def run_scenario(
@@ -37,6 +41,9 @@ def run_scenario(
 
     Returns:
         The numbers of `result.json`.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came while devices trained.
     """
     start = time.monotonic()
     with console.status("preparing speech and model"):
@@ -44,10 +51,10 @@ def run_scenario(
     config, devices, corpus = prepared.config, prepared.devices, prepared.corpus
     if corpus is not None:
         _say_speech(console, corpus)
-    check_before_start(config)
+    check_simulation(config, devices)
     _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
-        run_federation(config, devices, progress.events(), scenario.actors)
+        run_federation(config, devices, progress.events(), scenario.actors, grace=GRACE)
     unseen = corpus is not None and config.eval_split not in ("", config.train_split)
     note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
     title = f"{scenario.name}: {devices} devices, {note}"
@@ -76,6 +83,8 @@ def leave_results(
     if curve:
         plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"])
     console.print(summary_table(numbers, title))
+    for table in group_tables(numbers["comparison"]):
+        console.print(table)
     console.print(f"results in {output}", highlight=False)
     return numbers
 
@@ -105,6 +114,7 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
     return {
         "before": evaluation["before"],
         "after": evaluation["after"],
+        "comparison": evaluation["comparison"],
         "guard": evaluation["guard"],
         "verdict": evaluation["verdict"],
         "loss_unit": kind_of(model_config(config.model)).unit,
@@ -118,16 +128,6 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
 
 
 def _parameters(output: Path, config: RunConfig) -> int:
-    """Number of weights of the saved model (tied ones once)."""
-    from safetensors import safe_open
-
+    """Number of weights of the saved model, else of the base."""
     source = output / "model" if (output / "model").exists() else Path(config.model)
-    count = 0
-    for file in sorted(source.glob("*.safetensors")):
-        with safe_open(file, "np") as tensors:
-            for name in tensors.keys():  # noqa: SIM118  (not a dict)
-                size = 1
-                for dimension in tensors.get_slice(name).get_shape():
-                    size *= dimension
-                count += size
-    return count
+    return count_parameters(source)

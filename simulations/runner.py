@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -15,11 +17,15 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
 from client.app import make_client_app
-from server.app import make_server_app
-from server.rounds.federation import Events
+from server.app import log_round, make_server_app
+from server.rounds.federation import LEDGER_NAME, Events
+from simulations.stopping import GivenUp, Stop, ray_out_of_signals
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ZOError
+from zo_common.ledger.file import read_ledger
 from zo_common.models.quiet import quiet_transformers
+
+_FEATURES = "features-"
 
 
 def quiet_environment() -> None:
@@ -51,18 +57,24 @@ def _feature_cache(config: RunConfig) -> Iterator[RunConfig]:
     output = Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix="features-", dir=output.resolve(), ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(prefix=_FEATURES, dir=output.resolve(), ignore_cleanup_errors=True)
     except OSError as error:
         raise ConfigError(f"output {output} cannot be written ({error.strerror}): name another") from None
     with folder:
         yield replace(config, feature_cache=folder.name)
 
 
-def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int) -> None:
+def _remove_features(output: Path) -> None:
+    for folder in output.glob(f"{_FEATURES}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int, stop: Stop | None = None) -> None:
     """Run two Flower apps in the simulation engine, in this process, with `actors` Ray processes.
 
     Raises:
         ZOError: what the server raised; ConfigError where the simulation engine itself failed.
+        Interrupted: SIGINT or SIGTERM came.
     """
     quiet_environment()
     from flwr.simulation import run_simulation as flower_simulation
@@ -70,19 +82,29 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
     logging.getLogger("flwr").setLevel(logging.ERROR)
     logging.getLogger("ray").setLevel(logging.ERROR)
     cpus = available_cpus()
+    ray = {"num_cpus": cpus, "log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
     backend = {
-        "init_args": {"num_cpus": cpus, "log_to_driver": False, "include_dashboard": False, "logging_level": "error"},
+        "init_args": ray,
         "client_resources": {"num_cpus": cpus // actors, "num_gpus": 0.0},
         "actor": {"tensorflow": 0},
     }
-    with warnings.catch_warnings():
+    # Ray's workers import what this process can
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    with warnings.catch_warnings(), stop or Stop() as asked:
         warnings.simplefilter("ignore")
         try:
-            flower_simulation(server, client, num_supernodes=num_devices, backend_config=backend)  # type: ignore[arg-type]
+            with ray_out_of_signals(**ray):
+                asked.listen()
+                flower_simulation(asked.server(server), client, num_supernodes=num_devices, backend_config=backend)  # type: ignore[arg-type]
+        except GivenUp:
+            pass
         except ZOError:
-            raise
+            if not asked.number:
+                raise
         except RuntimeError as error:
-            raise ConfigError(f"the simulation engine stopped ({error}): see the log lines above") from error
+            if not asked.number:
+                raise ConfigError(f"the simulation engine stopped ({error}): see the log lines above") from error
+        asked.raise_if_asked()
 
 
 def actors_for(num_devices: int, actors: int = 0) -> int:
@@ -91,18 +113,36 @@ def actors_for(num_devices: int, actors: int = 0) -> int:
     return min(actors or cpus, cpus, num_devices)
 
 
-def run_federation(config: RunConfig, num_devices: int, events: Events | None = None, actors: int = 0) -> None:
+def run_federation(
+    config: RunConfig, num_devices: int, events: Events | None = None, actors: int = 0, grace: float = 0.0
+) -> None:
     """Run all rounds with `num_devices` virtual devices.
 
     Args:
         actors: how many processes serve them, each with its own warm model; 0 takes one a core (at most one a device).
+        grace: see `Stop`.
 
     Raises:
         ZOError: what the server raised; ConfigError where the simulation engine itself failed.
+        Interrupted: SIGINT or SIGTERM came; says how to go on.
     """
     if num_devices < 1:
         raise ConfigError(f"a simulation of {num_devices} devices was asked for, expected at least 1")
     actors = actors_for(num_devices, actors)
     config = replace(config, torch_threads=config.torch_threads or max(1, available_cpus() // actors))
+    stop = Stop(lambda: how_to_resume(config), grace, lambda: _remove_features(Path(config.output)))
+    hooks = stop.watched(events or Events(on_round=log_round))
     with _feature_cache(config) as settings:
-        simulate(make_server_app(settings, events), make_client_app(settings), num_devices, actors)
+        simulate(make_server_app(settings, hooks), make_client_app(settings), num_devices, actors, stop)
+
+
+def how_to_resume(config: RunConfig) -> str:
+    """What a run that was interrupted has left, and how it goes on."""
+    path = Path(config.output) / LEDGER_NAME
+    if not path.exists():
+        return "interrupted before round 1, nothing is recorded: start it again"
+    done = read_ledger(path).last_round
+    return (
+        f"interrupted after round {done} of {config.num_server_rounds}, {path} holds all of it: "
+        f"the same command with --output {config.output} --set resume=true goes on"
+    )

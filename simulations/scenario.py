@@ -19,7 +19,7 @@ class Scenario:
     """A simulation: `[run]` settings (see RunConfig), `[simulation]`, and optionally a `[corpus]` to synthesise.
 
     Attributes:
-        devices: number of virtual devices; 0 takes one a train speaker of the corpus.
+        devices: number of virtual devices; 0 takes one a train speaker of the corpus or of the data.
         actors: processes that serve them; 0 takes one a core.
     """
 

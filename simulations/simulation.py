@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from server.app import check_before_start
 from server.rounds.events import Events
 from server.rounds.federation import LEDGER_NAME
 from server.rounds.verdict import EVALUATION
+from simulations.before_start import check_simulation, devices_of
 from simulations.models.whisper_import import bundled_whisper
 from simulations.runner import run_federation
 from simulations.scenario import Scenario
 from simulations.speech.corpus import Corpus, write_corpus
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
 
@@ -90,13 +89,14 @@ def run_simulation(
         ConfigError: a setting is wrong, or the simulation engine failed.
         ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the engine starts.
         ZOError: what the server raised in the run.
+        Interrupted: SIGINT or SIGTERM came in the run.
     """
     places = places or Places()
     if output is not None or "output" not in scenario.run:
         output = output or places.results / f"{time.strftime('%Y%m%d-%H%M%S')}-{scenario.name}"
     prepared = prepare(scenario, places, {} if output is None else {"output": str(output)})
     config = prepared.config
-    check_before_start(config)
+    check_simulation(config, prepared.devices)
     run_federation(config, prepared.devices, events, scenario.actors)
     found = json.loads((Path(config.output) / EVALUATION).read_text())
     return SimulationResult(
@@ -111,12 +111,13 @@ def prepare(scenario: Scenario, places: Places, overrides: Mapping[str, Any] | N
         overrides: run settings that win over the scenario's.
 
     Raises:
-        ConfigError: a setting is wrong, or the scenario says neither devices nor a corpus; nothing is made then.
+        ConfigError: a setting is wrong, or neither scenario nor recordings say how many devices; nothing is made then.
     """
     settings = dict(overrides or {})
     scenario.config(**settings)  # a mistyped setting is named before speech is made
-    if scenario.corpus is None and not scenario.devices:
-        raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
+    devices = scenario.devices
+    if scenario.corpus is None and not devices:
+        devices = devices_of(scenario.config(**settings))
     corpus = None
     if scenario.corpus is not None:
         corpus = write_corpus(places.data / f"{scenario.name}-{scenario.corpus.seed}", scenario.corpus)
@@ -124,5 +125,6 @@ def prepare(scenario: Scenario, places: Places, overrides: Mapping[str, Any] | N
     config = scenario.config(**settings)
     if not config.model:
         config = replace(config, model=str(bundled_whisper(places.models).resolve()))
-    devices = scenario.devices or (len(corpus.speakers["train"]) if corpus else 0)
+    if corpus is not None:
+        devices = devices or len(corpus.speakers["train"])
     return Prepared(config, devices, corpus)

@@ -66,9 +66,9 @@ def _run(config: RunConfig, start: float) -> dict[str, Any]:
             run_here(config, progress.events())
         figure = f"train: split {config.eval_split}"
         return leave_results(config, 1, console, command, "train: one machine", start, figure=figure)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # of SIGINT and SIGTERM
         print(_interrupted(config, command), file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(end.code if isinstance(end, SystemExit) else 130) from None
 
 
 def _interrupted(config: RunConfig, command: str) -> str:

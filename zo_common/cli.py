@@ -1,29 +1,49 @@
-"""Shared behaviour of the command lines: a user error is one sentence on stderr, exit status 1, no traceback."""
+"""Shared behaviour of the command lines: a user error is one sentence on stderr, exit status 1, no traceback.
+
+SIGINT ends a command with status 130, SIGTERM with 143; both are exceptions on their way out, so that files in the
+making and processes that were started are put away.
+"""
 
 from __future__ import annotations
 
 import io
+import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from zo_common.errors import ZOError
+from zo_common.paths import home_expanded
+
+_OPTION = re.compile(r"((?:--)?[\w-]+=)((?:unix:)?~.*)", re.DOTALL)
+
+
+def _in_home(argument: str) -> str:
+    """A command-line argument with its path expanded: `~/x`, and what shells leave: `--output=~/x`, `output=~/x`."""
+    found = _OPTION.fullmatch(argument)
+    return found[1] + home_expanded(found[2]) if found else home_expanded(argument)
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 """The option of every command whose result another program may want."""
 
 
 def run_typer(app: typer.Typer) -> Callable[[], None]:
-    """An entry point for a Typer app that prints user errors plainly."""
+    """An entry point for a Typer app that prints user errors plainly; ~ is the home folder in all arguments."""
 
     def main() -> None:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+        sys.argv[1:] = [_in_home(argument) for argument in sys.argv[1:]]
         try:
-            app()
+            with _sigterm_raises():
+                app()
         except ZOError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(1) from None
@@ -35,3 +55,21 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
             raise SystemExit(130) from None
 
     return main
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """SIGTERM raises SystemExit(143), unless somebody else handles it or this process was started deaf to it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)

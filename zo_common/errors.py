@@ -52,6 +52,10 @@ class ModelNotFound(OperatorError):
     """Neither a local directory nor a reachable hub id."""
 
 
+class ExportFailed(OperatorError):
+    """The adapted model could not be saved; the ledger it was made from is whole."""
+
+
 class TensorIdCollision(OperatorError):
     """Two trained tensors share one 32-bit tensor id and would share their directions."""
 

@@ -47,7 +47,7 @@ def seeds_block() -> str:
     lines = [
         f"| {len(row['seeds'])} seeds, mean ± standard deviation | before | after |",
         "|---|---|---|",
-        f"| WER, Whisper normaliser | {_percent(row['wer_before'])} | {_percent(row['wer_after'])} |",
+        f"| WER, Whisper's English normaliser | {_percent(row['wer_before'])} | {_percent(row['wer_after'])} |",
         f"| WER, raw | {_percent(row['raw_wer_before'])} | {_percent(row['raw_wer_after'])} |",
         f"| CER | {_percent(row['cer_before'])} | {_percent(row['cer_after'])} |",
         "",

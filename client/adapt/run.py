@@ -16,7 +16,7 @@ from client.adapt.view import View
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.speech.audio import AudioProblem
 from zo_common.speech.manifest import read_manifest
-from zo_common.speech.metrics import Scores, normalizer_name, score
+from zo_common.speech.metrics import Scores, score
 from zo_common.speech.speech_model import Wave
 
 _STEM_BYTES = 200  # a file name may have 255 in all
@@ -128,7 +128,7 @@ class Run:
         no_rate = Scores()
         language = self._adapter.settings.language
         first, last = (score(spoken, heard, language=language) if spoken else no_rate for heard in (before, after))
-        self._view.rates(first, last, self.successes - len(spoken), normalizer_name(language))
+        self._view.rates(first, last, self.successes - len(spoken), language)
 
     def replay(self, paths: Sequence[Path], record: Path, file: AdaptationFile) -> None:
         """Transcribe recordings under a stored adaptation.

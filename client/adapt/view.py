@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.adapt.adapter import Adaptation
-from zo_common.speech.metrics import Scores
+from zo_common.speech.metrics import Scores, headline_metric, normalizer_name
 
+_LABELS = {"wer": "WER", "raw_wer": "raw WER", "cer": "CER", "raw_cer": "raw CER"}
 _PATIENCE = 2.0  # seconds without a bar
 
 
@@ -99,16 +100,27 @@ class View:
             else:
                 print(f"{path}\n  after   {text}")
 
-    def rates(self, before: Scores, after: Scores, without: int, normalizer: str) -> None:
-        """Word error rates, after a normaliser, of all utterances that have a reference; `without` have none."""
+    def rates(self, before: Scores, after: Scores, without: int, language: str) -> None:
+        """Error rates of all utterances that have a reference, the language's headline first; `without` have none."""
         if self._json:
-            print(json.dumps({"wer_before": before.wer, "wer_after": after.wer, "utterances": before.utterances}))
+            fields = {
+                f"{name}_{when}": rate
+                for when, found in (("before", before), ("after", after))
+                for name, rate in _rates(found, language)
+            }
+            named = {"headline": headline_metric(language), "normalizer": normalizer_name(language)}
+            print(json.dumps({**fields, "utterances": before.utterances, **named}))
             return
         missing = f", {without} without a reference" if without else ""
-        print(
-            f"WER {before.wer:.1%} → {after.wer:.1%}, CER {before.cer:.1%} → {after.cer:.1%} "
-            f"over {before.utterances} utterances{missing} ({normalizer})"
-        )
+        pairs = zip(_rates(before, language), _rates(after, language), strict=True)
+        told = [f"{_LABELS[name]} {first:.1%} → {last:.1%}" for (name, first), (_, last) in pairs]
+        print(f"{', '.join(told)} over {before.utterances} utterances{missing} ({normalizer_name(language)})")
+
+
+def _rates(scores: Scores, language: str) -> list[tuple[str, float]]:
+    """Error rates by name, the language's headline and then its raw one first."""
+    order = ("cer", "raw_cer", "wer", "raw_wer") if headline_metric(language) == "cer" else _LABELS
+    return [(name, getattr(scores, name)) for name in order]
 
 
 def _fields(path: Path, result: Adaptation, record: Path | None, reference: str | None) -> dict[str, object]:

@@ -21,6 +21,7 @@ from zo_common.ledger.file import read_ledger, write_ledger
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import replay, restore_state
+from zo_common.models.card import model_card
 from zo_common.models.export import export_model
 from zo_common.models.load import LoadedModel, load_model
 
@@ -108,10 +109,13 @@ def replay_command(
         if rounds > found.last_round:
             raise ConfigError(f"rounds is {rounds}, the ledger has {found.last_round}")
         found = Ledger(found.header, found.records[:rounds])
+    base = model or found.header.model
     loaded = _base(found, model)
     state = restore_state(loaded.model, found.header, threads=threads or None)
     _replay_with_bar(state, found)
-    export_model(loaded.model, loaded.processor, output)
+    language = str(found.header.settings.get("language", ""))  # older ledgers do not tell
+    card = model_card(base, language or "en", rounds=found.last_round, trained=found.header.pattern)
+    export_model(loaded.model, loaded.processor, output, language=language, card=card)
     checksum = f"{state.checksum():016x}"
     if as_json:
         print(json.dumps({"output": str(output), "rounds": found.last_round, "checksum": checksum}))

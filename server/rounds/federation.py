@@ -243,7 +243,7 @@ class Federation:
     def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
         """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        return found.told(server_round)
+        return found.told(server_round, self.config.language)
 
     def losses_on_clients(self) -> DeviceLosses:
         """Losses of the held-out speech of the devices that are online, at the ledger's last state."""

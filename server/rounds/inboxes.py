@@ -79,24 +79,17 @@ class EvaluationInbox:
         broken = frozenset(r.client_id for r in self.broken.values() if r.checksum == state)
         return DeviceLosses(sums, broken, tuple(self.details), self._down.payload, self._up.payload)
 
-    def told(self, server_round: int) -> dict[str, Any] | None:
+    def told(self, server_round: int, language: str) -> dict[str, Any] | None:
         """The summary of an evaluation, with its bytes; warnings of what was refused. None without a reply."""
         for detail in self.details:
             logger.warning(f"evaluation after round {server_round}: refused: {detail}")
         if not self.replies:
             logger.warning(f"evaluation after round {server_round}: no device answered, nothing is recorded")
             return None
-        return self.summary() | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
+        return self.summary(language) | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self, language: str) -> dict[str, Any]:
         """Rates of the summed counts, as `zo_common.speech.evaluation` gives them, and how many answered."""
         scores = sum((reply.scores for reply in self.replies.values()), Scores())
         loss = sum(reply.loss_sum for reply in self.replies.values()) / max(scores.utterances, 1)
-        return {
-            "loss": loss,
-            "wer": scores.wer,
-            "cer": scores.cer,
-            "raw_wer": scores.raw_wer,
-            "utterances": scores.utterances,
-            "devices": len(self.replies),
-        }
+        return {"loss": loss, **scores.summary(language), "devices": len(self.replies)}

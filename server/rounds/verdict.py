@@ -32,9 +32,8 @@ def verdict_on(
         return stopped
     held = federation.held is not None
     left = "the base model is exported unchanged" if held else "the ledger leads to the base model"
-    answered = any(row["answered"] for row in federation.log.rows)
-    if not answered and not any(record.contributions for record in ledger.records):
-        return f"no round had a valid reply, {left}: the log says why replies were refused"
+    if not answered(federation):
+        return "no round had a valid reply, no model is exported: the log says why replies were refused"
     same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger.records)
     if ledger.records and same:
         guard = federation.guard.summary()
@@ -49,6 +48,12 @@ def verdict_on(
     return worse(before, after)
 
 
+def answered(federation: Federation) -> bool:
+    """Whether a round of the run, or of those that it goes on with, had a valid reply."""
+    rows, records = federation.log.rows, federation.ledger.ledger.records
+    return any(row["answered"] for row in rows) or any(record.contributions for record in records)
+
+
 def moved(records: Iterable[Record]) -> bool:
     """Whether updates of a ledger's records are left once those that undo each other are taken out; needs no model."""
     left: Counter[tuple[int, int, int, float]] = Counter()
@@ -60,12 +65,13 @@ def moved(records: Iterable[Record]) -> bool:
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """A sentence if loss, or word error rate where both were decoded, rose or is not a number any more."""
+    """A sentence if loss, or the headline error rate where both were decoded, rose or is not a number any more."""
     if not before or not after:
         return ""
     faults = []
-    if "wer" in before and "wer" in after and not after["wer"] <= before["wer"]:
-        faults.append(f"WER {before['wer']:.1%} → {after['wer']:.1%}")
+    rate = after.get("headline", "wer")
+    if rate in before and rate in after and not after[rate] <= before[rate]:
+        faults.append(f"{rate.upper()} {before[rate]:.1%} → {after[rate]:.1%}")
     if not after["loss"] <= before["loss"]:
         faults.append(f"loss {before['loss']:.3f} → {after['loss']:.3f}")
     return f"the result is worse than its start: {', '.join(faults)}" if faults else ""

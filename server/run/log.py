@@ -79,8 +79,8 @@ class RunLog:
             self._torn = False
             return
         self._torn = True  # unless all of it is written
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_json(row) + "\n")
             file.flush()
         self._torn = False
 
@@ -105,13 +105,23 @@ def _lost(server_round: int) -> dict[str, Any]:
 def write_whole(path: Path, text: str) -> None:
     """Replace a file, whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, whole or not at all."""
+    write_whole(path, _json(value, indent=1) + "\n")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace a file of JSON lines, whole or not at all."""
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(path, "".join(_json(row) + "\n" for row in rows))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    """Letters of all scripts as they are, for people to read; names of files that are no text are escaped."""
+    return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Plots of a run with matplotlib: held-out loss and WER over the bytes that were sent."""
+"""Plots of a run with matplotlib: held-out loss and error rate over the bytes that were sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devices: int, unit: str = "token") -> Path:
-    """Two panels over the payload a device has sent up: held-out loss, and WER where it was decoded.
+    """Two panels over the payload a device has sent up: held-out loss, and the error rate where it was decoded.
 
     Args:
         curve: rows of `evaluation.json`.
@@ -25,15 +25,16 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
     left.set(xlabel="payload sent up by a device (bytes)", ylabel=f"held-out loss (nats a {unit})")
     # rounds in between decode a subset: only points on the whole split are comparable
     whole = max(row.get("utterances", 0) for row in curve)
-    decoded = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] == whole]
-    partial = [(s, row) for s, row in zip(sent, curve, strict=True) if "wer" in row and row["utterances"] != whole]
+    rate = next((row["headline"] for row in curve if "headline" in row), "wer")
+    decoded = [(s, row) for s, row in zip(sent, curve, strict=True) if rate in row and row["utterances"] == whole]
+    partial = [(s, row) for s, row in zip(sent, curve, strict=True) if rate in row and row["utterances"] != whole]
     for points, label, style in (
         (decoded, f"all {whole} utterances", {"marker": "o", "color": "tab:red"}),
         (partial, "a subset", {"marker": "x", "linestyle": ":", "color": "tab:orange"}),
     ):
         if points:
-            right.plot([s for s, _ in points], [100 * r["wer"] for _, r in points], label=label, **style)
-    heard = "held-out WER, 30 s window (%)" if unit == "token" else "held-out WER (%)"
+            right.plot([s for s, _ in points], [100 * r[rate] for _, r in points], label=label, **style)
+    heard = f"held-out {rate.upper()}{', 30 s window' if unit == 'token' else ''} (%)"
     right.set(xlabel="payload sent up by a device (bytes)", ylabel=heard, ylim=(0, None))
     if decoded or partial:
         right.legend()

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from server.rounds.federation import LEDGER_NAME
-from server.run.log import INTRODUCTIONS, read_rows
+from server.run.log import INTRODUCTIONS, read_rows, write_json
 from simulations.reports.machine import hardware, versions
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
+from zo_common.speech.comparison import points
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[st
         "chosen": chosen(read_rows(output / "rounds.jsonl")),
         **numbers,
     }
-    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_json(output / "result.json", result)
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,6 +106,41 @@ def human_bytes(count: float) -> str:
     raise AssertionError("unreachable")
 
 
+_LABELS = {"wer": "WER", "raw_wer": "WER, raw", "cer": "CER", "raw_cer": "CER, raw"}
+
+
+def _rates(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """An evaluation's error rates, the language's headline and then its raw one first."""
+    return ("cer", "raw_cer", "wer", "raw_wer") if summary.get("headline") == "cer" else tuple(_LABELS)
+
+
+def _interval_row(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    label = f"  points of {found['metric'].upper()}"
+    if found["interval"] is None:
+        return label, "", points(found["change"]), ""
+    low, high = (points(end) for end in found["interval"])
+    return f"{label}, {found['confidence']:.0%} interval", "", points(found["change"]), f"{low} … {high}"
+
+
+def group_tables(comparison: Mapping[str, Any] | None) -> list[Table]:
+    """Who gains and who loses: a table of error rates for each column of the held-out split that makes groups."""
+    tables = []
+    for column, groups in (comparison or {"groups": {}})["groups"].items():
+        assert comparison is not None
+        title = f"{comparison['metric'].upper()} by {column}, {comparison['normalizer']}"
+        table = Table(title=title, title_justify="left")
+        for name in (column, "utterances", "before", "after", "points", f"{comparison['confidence']:.0%} interval"):
+            table.add_column(Text(name), justify="left" if name == column else "right")
+        for group in groups:
+            low, high = (points(end) for end in group["interval"] or (0.0, 0.0))
+            interval = f"{low} … {high}" if group["interval"] else ""
+            value = Text(group["value"] or "not given")  # no markup of rich
+            rates = f"{group['before']:.1%}", f"{group['after']:.1%}", points(group["change"])
+            table.add_row(value, str(group["utterances"]), *rates, interval)
+        tables.append(table)
+    return tables
+
+
 def summary_table(numbers: dict[str, Any], title: str) -> Table:
     """The closing table of a run; where it has a verdict, that is part of the title.
 
@@ -116,11 +154,16 @@ def summary_table(numbers: dict[str, Any], title: str) -> Table:
         table.add_column(column, justify="left" if column == "held out" else "right", no_wrap=True)
     before, after = numbers["before"], numbers["after"]
     if before and after:
-        for label, key in (("WER, Whisper normaliser", "wer"), ("WER, raw", "raw_wer"), ("CER", "cer")):
+        if name := after.get("normalizer"):
+            table.caption = f"error rates after {name}; raw: of the texts as they are"
+            table.caption_justify = "left"
+        for key in _rates(after):
             if key not in before or key not in after:  # only the loss was measured
                 continue
             change = after[key] / before[key] - 1 if before[key] else 0.0
-            table.add_row(label, f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
+            table.add_row(_LABELS[key], f"{before[key]:.1%}", f"{after[key]:.1%}", f"{change:+.1%}")
+        if found := numbers.get("comparison"):
+            table.add_row(*_interval_row(found))
         table.add_row(
             f"loss (nats a {numbers.get('loss_unit', 'token')})", f"{before['loss']:.3f}", f"{after['loss']:.3f}", ""
         )

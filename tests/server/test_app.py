@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
+import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -148,6 +151,14 @@ def test_a_resumed_runs_first_evaluation_is_whole(settings: Settings, grid_of: G
 
     found = json.loads((output / "evaluation.json").read_text())
     assert [(row["server_round"], row.get("utterances")) for row in found["curve"]] == [(2, 3), (3, None), (4, 3)]
+    heard = [json.loads(line) for line in (output / "transcripts-before.jsonl").read_text().splitlines()]
+    assert [row["hypothesis"] for row in heard] == ["anna counts to"] * 3
+    assert [(row["reference"], row["columns"]) for row in heard] == [
+        (f"dora counts to {index}", {"speaker": "dora"}) for index in range(3)
+    ]
+    compared = found["comparison"]
+    assert (compared["metric"], compared["utterances"], compared["units"]) == ("wer", 3, 12)
+    assert (compared["change"], compared["interval"], compared["groups"]) == (0.0, [0.0, 0.0], {})  # one speaker
     assert {"wer", "loss"} <= found["before"].keys() & found["after"].keys()
 
 
@@ -192,3 +203,25 @@ def test_a_users_error_is_one_sentence_and_exit_status_one(
     said = capsys.readouterr().out
     assert said.startswith("error: model '/nowhere/model' is neither")
     assert len(said.splitlines()) == 1
+
+
+def test_a_failed_run_says_so_after_the_engine_has_ended(
+    settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine, Ray, is a stand-in that ends a moment after the server; it says goodbye first."""
+    ended = threading.Event()
+    engine = types.SimpleNamespace(is_initialized=lambda: not ended.is_set())
+    monkeypatch.setitem(sys.modules, "ray", engine)
+    config = settings(model="/nowhere/model")
+
+    with pytest.raises(SystemExit):
+        friendly_main(config)(grid_of(settings()), Context(1, 1, {}, RecordDict(), {}))
+    print("engine: terminating", flush=True)
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "last words":
+            thread.join(10)
+
+    first, *others = capsys.readouterr().out.splitlines()
+    assert first.startswith("error: model '/nowhere/model' is neither")
+    assert others == ["engine: terminating", first.replace("error:", "the run failed:")]

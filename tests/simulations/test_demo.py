@@ -79,8 +79,9 @@ def test_settings_are_checked_before_speech_is_made(tmp_path: Path) -> None:
 
 
 def test_neither_devices_nor_a_corpus(settings: Settings) -> None:
+    shared_out = Scenario("small", settings(partition_by="iid").to_mapping())
     with pytest.raises(ConfigError, match="set devices in"):
-        run_scenario(Scenario("small", settings().to_mapping()), Places(), Console(file=io.StringIO()), "")
+        run_scenario(shared_out, Places(), Console(file=io.StringIO()), "")
 
 
 def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> None:

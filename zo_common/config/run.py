@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -24,12 +23,12 @@ from zo_common.config.setting import Bound, Setting, kebab, settings_of
 from zo_common.errors import ConfigError
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.trained import AUTO
+from zo_common.paths import home_expanded
 from zo_common.privacy.mechanism import PrivacySettings, check_run
 from zo_common.secure_sum.terms import check_policy
 
 __all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
-_PLACES = ("model", "data", "output", "feature_cache")
 
 
 @dataclass(frozen=True)
@@ -50,9 +49,8 @@ class RunConfig(
     """
 
     def __post_init__(self) -> None:
-        for name in _PLACES:
-            # the home folder of whoever reads the setting; pathlib would raise for a user that there is not
-            object.__setattr__(self, name, os.path.expanduser(getattr(self, name)))  # noqa: PTH111
+        for name in PATHS:
+            object.__setattr__(self, name, home_expanded(getattr(self, name)))
         for name, options in CHOICES.items():
             if getattr(self, name) not in options:
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
@@ -238,6 +236,7 @@ class RunConfig(
 
 SETTINGS: tuple[Setting, ...] = tuple(settings_of(RunConfig))
 CHOICES: dict[str, tuple[str, ...]] = {each.name: each.choices for each in SETTINGS if each.choices}
+PATHS = tuple(each.name for each in SETTINGS if each.about.path)
 ENGINE_SETTINGS = tuple(each.name for each in SETTINGS if each.about.engine)
 
 

@@ -30,6 +30,7 @@ class DataSection:
         "Folder with a `metadata.csv` or `metadata.jsonl` for each split, directory of `save_to_disk`, or hub id.",
         "free",
         app_default="data",
+        path=True,
     )
     train_split: str = setting("train", "Split that devices train on.", "fixed")
     text_column: str = setting("transcription", "Column of the table that holds the transcripts.", "fixed")
@@ -48,7 +49,11 @@ class DataSection:
         False, "Whether recordings that cannot be used are left out and counted instead of stopping the run.", "free"
     )
     feature_cache: str = setting(
-        "", "Folder that keeps computed features on disk; empty keeps them in memory alone.", "free", quiet=True
+        "",
+        "Folder that keeps computed features on disk; empty keeps them in memory alone.",
+        "free",
+        quiet=True,
+        path=True,
     )
 
 
@@ -62,6 +67,7 @@ class ModelSection:
         "free",
         engine=True,
         app_default="openai/whisper-tiny.en",
+        path=True,
     )
     trained_tensors: str = setting(
         DEFAULT,
@@ -209,6 +215,7 @@ class FederationSection:
         "free",
         app_default="results/flwr-run",
         quiet=True,
+        path=True,
     )
 
 

@@ -25,6 +25,7 @@ class About:
         bound: the range that is checked for every such setting alike.
         app_default: the default of `flwr run`, where it is another than the field's.
         quiet: whether a resumed run may change it without a word, as it is of one start or one machine.
+        path: whether it names a file or folder, or may: a leading ~ is the home folder then.
     """
 
     doc: str
@@ -33,6 +34,7 @@ class About:
     bound: Bound = ""
     app_default: Any = None
     quiet: bool = False
+    path: bool = False
 
 
 def setting(
@@ -44,9 +46,10 @@ def setting(
     bound: Bound = "",
     app_default: T | None = None,
     quiet: bool = False,
+    path: bool = False,
 ) -> T:
     """A documented dataclass field; see `About` for the arguments."""
-    return field(default=default, metadata={_KEY: About(doc, resume, engine, bound, app_default, quiet)})
+    return field(default=default, metadata={_KEY: About(doc, resume, engine, bound, app_default, quiet, path)})
 
 
 @dataclass(frozen=True)

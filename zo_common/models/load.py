@@ -15,6 +15,7 @@ from zo_common.errors import ModelNotFound, UnsupportedModel
 from zo_common.models.ctc.language import use_language
 from zo_common.models.ctc.loss import blank_of
 from zo_common.models.foreign import refuse_foreign, refuse_non_finite
+from zo_common.models.hub import from_hub_or_cache
 from zo_common.models.quiet import quiet_transformers
 from zo_common.models.whisper.generation_defaults import complete_generation_config
 from zo_common.models.whisper.silent_tail import mark_sinks
@@ -38,6 +39,7 @@ class LoadedModel(NamedTuple):
     processor: Any
 
 
+@from_hub_or_cache
 def load_model(source: str, *, language: str = "") -> LoadedModel:
     """A Whisper model, another that writes tokens (`SEQ2SEQ`, `CAUSAL`), or one of any class registered for CTC.
 
@@ -72,6 +74,7 @@ def ctc_classes() -> dict[str, str]:
     return dict(MODEL_FOR_CTC_MAPPING_NAMES)
 
 
+@from_hub_or_cache
 def model_config(source: str) -> Any:
     """The configuration of a source, its weights unread; raises as `load_model` does."""
     from transformers import AutoConfig

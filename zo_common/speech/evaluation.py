@@ -12,28 +12,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.speech.metrics import Scores, score
+from zo_common.speech.metrics import Scores, is_unspaced, score
 from zo_common.speech.recordings import Recordings
 from zo_common.speech.speech_model import SpeechModel
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over utterances (nats a token or character), error counts, and the transcripts."""
+    """Mean loss over utterances (nats a token or character), error counts, the transcripts, and their language."""
 
     loss: float
     scores: Scores
     hypotheses: tuple[str, ...]
+    language: str = "en"
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for logs."""
-        return {
-            "loss": self.loss,
-            "wer": self.scores.wer,
-            "cer": self.scores.cer,
-            "raw_wer": self.scores.raw_wer,
-            "utterances": self.scores.utterances,
-        }
+        """Plain numbers for logs, with the names of the headline and of the normaliser."""
+        return {"loss": self.loss, **self.scores.summary(self.language)}
 
 
 @dataclass(frozen=True)
@@ -42,10 +37,11 @@ class Health:
 
     Attributes:
         loss: supervised, nats a token or a character.
-        wer: word error rate.
+        wer: word error rate, or character error rate of a language without spaces.
         uncertainty: mean entropy in nats, of the frames (CTC) or of the references' tokens (Whisper): what objectives
             without a text lower.
         diversity: entropy of the words heard ÷ that of the words said, at most 1; 0 where all is heard as one word.
+            Of a language without spaces, that of the characters.
     """
 
     loss: float
@@ -95,9 +91,9 @@ def health(
     """How well a model is; see `Health`."""
     found = evaluate(speech, data, language=language, on_progress=on_progress)
     uncertainty = _mean_of_batches(speech.uncertainties, speech, data, 16)
-    said = _word_entropy(data.texts)
-    diversity = min(1.0, _word_entropy(found.hypotheses) / said) if said else 1.0
-    return Health(found.loss, found.scores.wer, uncertainty, diversity)
+    said = _word_entropy(data.texts, language)
+    diversity = min(1.0, _word_entropy(found.hypotheses, language) / said) if said else 1.0
+    return Health(found.loss, found.scores.headline(language), uncertainty, diversity)
 
 
 Measure = Callable[[Any], torch.Tensor]
@@ -114,9 +110,10 @@ def _batches(measure: Measure, speech: SpeechModel, data: Recordings, batch_size
         yield measure(data.batch(chosen).to(device)).double().numpy(force=True)
 
 
-def _word_entropy(texts: Sequence[str]) -> float:
-    """Entropy in nats of the words of some texts, by how often each occurs."""
-    counts = Counter(word for text in texts for word in text.lower().split())
+def _word_entropy(texts: Sequence[str], language: str) -> float:
+    """Entropy in nats of the words of some texts, by how often each occurs; of characters where there are no spaces."""
+    words = [word for text in texts for word in text.lower().split()]
+    counts = Counter("".join(words) if is_unspaced(language) else words)
     total = counts.total()
     return -sum(n / total * math.log(n / total) for n in counts.values())
 
@@ -131,4 +128,5 @@ def evaluate(
     """Loss and word error rates of a data set."""
     heard = speech.transcribe(data.examples, language=language, on_progress=on_progress)
     hypotheses = tuple(h.text for h in heard)
-    return Evaluation(held_out_loss(speech, data), score(data.texts, hypotheses, language=language), hypotheses)
+    scores = score(data.texts, hypotheses, language=language)
+    return Evaluation(held_out_loss(speech, data), scores, hypotheses, language)

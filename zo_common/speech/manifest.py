@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_common.errors import DataError
+from zo_common.models.hub import hub_or_cache
 from zo_common.speech.audio import local_audio, stored_audio
 from zo_common.speech.table import Row, csv_rows
 
@@ -197,7 +198,8 @@ def _read_datasets(source: str, split: str | None, text_column: str, need_text: 
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, split=split)
+        with hub_or_cache(source):
+            loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, split=split)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         if saved:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, Literal
 
 import jiwer
 
 Normalizer = Callable[[str], str]
+Headline = Literal["wer", "cer"]
+
+# codes (ISO 639-1 and -3) and names, as Whisper's tokenizer and Common Voice have them
+_UNSPACED = re.compile(
+    "zh|cmn|chinese|mandarin|yue|cantonese|wuu|nan|hak|ja|jpn|japanese|th|tha|thai|lo|lao|my|mya|burmese|myanmar|"
+    "km|khm|khmer|bo|bod|tibetan"
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,17 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Error counts of a set of utterances: words and characters normalised, words raw."""
+    """Error counts of a set of utterances: words and characters, normalised and as they are.
+
+    Attributes:
+        raw_characters: left at zero by devices, whose counts come over the network without it.
+    """
 
     words: ErrorCounts = ErrorCounts()
     characters: ErrorCounts = ErrorCounts()
     raw_words: ErrorCounts = ErrorCounts()
     utterances: int = 0
+    raw_characters: ErrorCounts = ErrorCounts()
 
     @property
     def wer(self) -> float:
@@ -64,21 +78,40 @@ class Scores:
         """Word error rate of the texts as they are."""
         return self.raw_words.rate
 
+    @property
+    def raw_cer(self) -> float:
+        """Character error rate of the texts as they are."""
+        return self.raw_characters.rate
+
+    def headline(self, language: str) -> float:
+        """The rate that a language's results are told by: see `headline_metric`."""
+        return self.cer if headline_metric(language) == "cer" else self.wer
+
+    def summary(self, language: str) -> dict[str, Any]:
+        """Rates for tables and logs, with the names of the headline and of the normaliser."""
+        rates = {"wer": self.wer, "cer": self.cer, "raw_wer": self.raw_wer}
+        if self.raw_characters.length:
+            rates["raw_cer"] = self.raw_cer
+        named = {"headline": headline_metric(language), "normalizer": normalizer_name(language)}
+        return {**rates, "utterances": self.utterances, **named}
+
     def __add__(self, other: Scores) -> Scores:
         return Scores(
             self.words + other.words,
             self.characters + other.characters,
             self.raw_words + other.raw_words,
             self.utterances + other.utterances,
+            self.raw_characters + other.raw_characters,
         )
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def whisper_normalizer(language: str = "en") -> Normalizer:
     """OpenAI's Whisper normaliser of a language, as published error rates use it.
 
     English has its own; every other language the basic one (Radford et al. 2022, appendix C), with the marks of letters
-    kept: without them Hindi loses its vowels, and an error in a diacritic is none.
+    kept: without them Hindi loses its vowels, and an error in a diacritic is none. Turkish and Azerbaijani have a small
+    letter of their own to each of I and İ, which Unicode's default case mapping would not find.
 
     Args:
         language: code ("en", "de", "zh") or English name, as `language` of a run.
@@ -86,20 +119,47 @@ def whisper_normalizer(language: str = "en") -> Normalizer:
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    normalize: Normalizer = (
-        EnglishTextNormalizer() if is_english(language) else BasicTextNormalizer(preserve_marks=True)
-    )
-    return normalize
+    if is_english(language):
+        english: Normalizer = EnglishTextNormalizer()
+        return english
+    basic: Normalizer = BasicTextNormalizer(preserve_marks=True)
+    if not _has_turkish_case(language):
+        return basic
+    return lambda text: basic(unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı"))
 
 
 def is_english(language: str) -> bool:
     """Whether a language code or name, with or without a region, is English; an empty one is taken for it."""
-    return re.split("[-_]", language.lower())[0] in ("", "en", "english")
+    return _primary(language) in ("", "en", "english")
 
 
 def normalizer_name(language: str = "en") -> str:
     """What tables and results call `whisper_normalizer(language)`."""
-    return "Whisper's English normaliser" if is_english(language) else "Whisper's basic normaliser, marks kept"
+    if is_english(language):
+        return "Whisper's English normaliser"
+    return "Whisper's basic normaliser, marks kept" + (", Turkish case" if _has_turkish_case(language) else "")
+
+
+def headline_metric(language: str = "en") -> Headline:
+    """The error rate that a language's results are told by: "cer" where words are not set apart by spaces, else "wer".
+
+    A text without spaces is one word, wrong as a whole with its first wrong character; Whisper's published rates of
+    these languages are over characters too (Radford et al. 2022, appendix C).
+    """
+    return "cer" if is_unspaced(language) else "wer"
+
+
+def is_unspaced(language: str) -> bool:
+    """Whether a language, given as a code or English name, with or without a region, is written without spaces."""
+    return _UNSPACED.fullmatch(_primary(language)) is not None
+
+
+def _has_turkish_case(language: str) -> bool:
+    return _primary(language) in ("tr", "tur", "turkish", "az", "aze", "azerbaijani")
+
+
+def _primary(language: str) -> str:
+    return re.split("[-_]", language.lower())[0]
 
 
 def count_words(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
@@ -133,13 +193,17 @@ def score(
     *,
     language: str = "en",
 ) -> Scores:
-    """Counts of paired texts; `normalize` defaults to Whisper's normaliser of the language."""
+    """Counts of paired texts; `normalize` defaults to Whisper's normaliser of the language.
+
+    Normalised characters of a language without spaces are counted without the spaces that somebody may have put.
+    """
     normalize = normalize or whisper_normalizer(language)
-    clean_references = [normalize(r) for r in references]
-    clean_hypotheses = [normalize(h) for h in hypotheses]
+    clean = [[normalize(text) for text in texts] for texts in (references, hypotheses)]
+    letters = [["".join(text.split()) for text in texts] for texts in clean] if is_unspaced(language) else clean
     return Scores(
-        count_words(clean_references, clean_hypotheses),
-        count_characters(clean_references, clean_hypotheses),
+        count_words(*clean),
+        count_characters(*letters),
         count_words(references, hypotheses),
         len(references),
+        count_characters(references, hypotheses),
     )

@@ -12,6 +12,7 @@ from zo_common.errors import ConfigError
 from zo_common.speech.manifest import Utterance
 
 SHARDS_PER_PARTITION = 2
+_COUNT = "(devices in [simulation] of a scenario, num-supernodes of flwr run, num-partitions of node configs)"
 
 
 def partition(
@@ -50,8 +51,8 @@ class Partitions:
             )
         if self._count > len(self._utterances):
             raise ConfigError(
-                f"{self._count} partitions of {len(self._utterances)} utterances leave some empty: "
-                "lower num-partitions."
+                f"{self._count} devices share {len(self._utterances)} utterances, which leaves some without any: "
+                f"have fewer devices {_COUNT}."
             )
         return self._shares(partition_id)
 
@@ -87,6 +88,16 @@ class Partitions:
         return partitioner
 
 
+def natural_count(utterances: Sequence[Utterance], by: str) -> int | None:
+    """How many devices there are when each has one value of the column `by`; None where `by` is no column.
+
+    Raises:
+        ConfigError: the data has no such column, or rows without a value in it.
+    """
+    scheme = by.partition(":")[0]
+    return None if scheme in ("iid", "round-robin", "dirichlet", "shard") else len(set(_values(utterances, by)))
+
+
 def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
     known = sorted({name for utterance in utterances for name in utterance.columns})
     if column not in known:
@@ -110,8 +121,9 @@ def _natural(utterances: Sequence[Utterance], num_partitions: int, column: str) 
     distinct = sorted(shares)
     if len(distinct) != num_partitions:
         raise ConfigError(
-            f"num-partitions is {num_partitions}, but the data has {len(distinct)} values of {column} "
-            f"({', '.join(distinct[:8])}{', ...' if len(distinct) > 8 else ''}): set num-partitions={len(distinct)}."
+            f"{num_partitions} devices were asked for, but the data has {len(distinct)} values of {column} "
+            f"({', '.join(distinct[:8])}{', ...' if len(distinct) > 8 else ''}), one a device: have {len(distinct)} "
+            f"devices {_COUNT}, or partition by iid."
         )
     return [shares[value] for value in distinct]
 
@@ -154,6 +166,6 @@ def _load(partitioner: Any, task: str, partition_id: int) -> list[int]:
         chosen = []
     if not chosen:
         raise ConfigError(
-            f"Cannot share {task} without an empty one: lower num-partitions, or raise dirichlet's alpha."
+            f"Cannot share {task} without an empty one: have fewer devices {_COUNT}, or raise dirichlet's alpha."
         )
     return chosen

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from zo_common.config.run import RunConfig
+from zo_common.models.hub import hub_or_cache
 from zo_common.speech.manifest import TABLES
 
 DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
@@ -49,6 +50,7 @@ def _hub_splits(source: str) -> tuple[str, ...]:
     import datasets
 
     try:
-        return tuple(datasets.get_dataset_split_names(source))
+        with hub_or_cache(source):
+            return tuple(datasets.get_dataset_split_names(source))
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError):
         return ()

@@ -21,6 +21,7 @@ from transformers import GenerationConfig, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from zo_common.errors import ConfigError
+from zo_common.models.whisper.languages import whisper_code
 from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels
 from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, decode
 from zo_common.speech.manifest import Manifest, Utterance
@@ -214,7 +215,7 @@ def prompt_ids(source: WhisperProcessor | GenerationConfig, language: str = "en"
 
     Raises ConfigError for a language that the model does not know.
     """
-    code = TO_LANGUAGE_CODE.get(language.lower(), language.lower())
+    code = whisper_code(language)
     if isinstance(source, GenerationConfig):
         settings = source.to_dict()
         start, silent = settings["decoder_start_token_id"], settings["no_timestamps_token_id"]

@@ -103,7 +103,7 @@ def test_word_error_rates_before_and_after(call: Call, speech: Path, model: Path
 
     assert status == 0
     assert "  spoken  hello world" in out
-    assert out.splitlines()[-1].startswith("WER 100.0% → 100.0%, CER ")
+    assert out.splitlines()[-1].startswith("WER 100.0% → 100.0%, raw WER 100.0% → 100.0%, CER ")
     assert "over 2 utterances, 1 without a reference (Whisper's English normaliser)" in out
 
 
@@ -115,7 +115,21 @@ def test_references_are_known_by_name_elsewhere(call: Call, speech: Path, model:
     _, out, _ = call(copy, "--model", model, *QUICK, "--reference", speech, "--json")
 
     assert _lines(out)[0]["reference"] == "hello world"
-    assert _lines(out)[1]["utterances"] == 1
+    rates = _lines(out)[1]
+    assert (rates["utterances"], rates["headline"], rates["normalizer"]) == (1, "wer", "Whisper's English normaliser")
+    assert {f"{name}_{when}" for name in ("wer", "cer", "raw_wer", "raw_cer") for when in ("before", "after")} < set(
+        rates
+    )
+
+
+def test_a_language_without_spaces_is_told_by_its_characters(call: Call, speech: Path, model: Path) -> None:
+    (speech / "metadata.csv").write_text("file_name,transcription\na.wav,今天天气很好\nb.flac,再见\n", encoding="utf-8")
+
+    _, out, _ = call(speech, "--model", model, *QUICK, "--reference", speech, "--language", "zh")
+
+    assert "  spoken  今天天气很好" in out
+    assert out.splitlines()[-1].startswith("CER ")
+    assert "(Whisper's basic normaliser, marks kept)" in out
 
 
 def test_bad_recordings_get_a_sentence_each_and_the_others_go_on(

@@ -19,6 +19,7 @@ from server.commands import ledger as ledger_cli
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger, write_ledger
+from zo_common.ledger.ledger import Ledger
 
 Settings = Callable[..., RunConfig]
 Cli = Callable[..., tuple[int, str, str]]
@@ -252,3 +253,17 @@ def test_as_a_program(tmp_path: Path) -> None:
 
     assert _sentence((done.returncode, done.stdout, done.stderr)).endswith("check the path")
     assert done.stdout == ""
+
+
+def test_text_of_any_script_survives_and_is_shown(ledger: Path, tmp_path: Path, cli: Cli) -> None:
+    found = read_ledger(ledger)
+    words = {"text-column": "वाक्य", "train-split": "تدريب", "partition-by": "話者"}
+    header = replace(found.header, model="โมเดล/语音", settings=dict(found.header.settings) | words)
+    write_ledger(tmp_path / "लेजर.zo", Ledger(header, found.records))
+
+    status, said, _ = cli("show", tmp_path / "लेजर.zo")
+
+    assert status == 0
+    assert read_ledger(tmp_path / "लेजर.zo", tolerate_torn=False).header.settings == header.settings
+    for word in ("โมเดล/语音", *words.values()):
+        assert word in said

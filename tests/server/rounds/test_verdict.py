@@ -82,8 +82,8 @@ def test_a_run_without_a_valid_reply(settings: Settings, grid_of: Grids, capsys:
     status, said = _end(config, grid, capsys)
 
     assert status == 1
-    assert said.startswith("error: no round had a valid reply, the base model is exported unchanged")
-    assert (Path(config.output) / "model" / "config.json").exists()
+    assert said.startswith("error: no round had a valid reply, no model is exported")
+    assert not (Path(config.output) / "model").exists()
 
 
 def test_a_run_that_nothing_made_better_ends_with_the_base_model(

@@ -12,7 +12,15 @@ import pytest
 from rich.console import Console
 
 from server.rounds.federation import Federation
-from simulations.reports.report import chosen, human_bytes, replayed_elsewhere, summary_table, traffic, write_result
+from simulations.reports.report import (
+    chosen,
+    group_tables,
+    human_bytes,
+    replayed_elsewhere,
+    summary_table,
+    traffic,
+    write_result,
+)
 from zo_common.config.run import RunConfig
 
 NUMBERS: dict[str, Any] = {
@@ -37,6 +45,40 @@ def test_the_table_shows_the_numbers() -> None:
 
     for word in ("50.0%", "40.0%", "-20.0%", "3.250", "3.000", "1.23 kB", "99 B", "2.5 GB", "4.32 kB", "agree", "00ff"):
         assert word in said
+
+
+def test_the_headline_and_its_normaliser_come_first() -> None:
+    named = {"headline": "cer", "normalizer": "Whisper's basic normaliser, marks kept", "raw_cer": 0.5}
+    numbers = NUMBERS | {when: NUMBERS[when] | named | {"cer": 0.25} for when in ("before", "after")}
+
+    said = _printed(numbers)
+
+    labels = [line.split("│")[1].strip() for line in said.splitlines() if "%" in line]
+    assert labels == ["CER", "CER, raw", "WER", "WER, raw"]
+    caption = "error rates after Whisper's basic normaliser, marks kept; raw: of the texts as they are"
+    assert caption in " ".join(said.split())
+
+
+def test_the_interval_and_the_groups_are_shown_in_any_script() -> None:
+    def row(value: str, low: float) -> dict[str, Any]:
+        rates = {"utterances": 9, "units": 90, "before": 0.5, "after": 0.4, "change": -0.1, "interval": [low, 0.025]}
+        return {"value": value, **rates}
+
+    named = {"metric": "wer", "normalizer": "Whisper's English normaliser", "confidence": 0.95}
+    groups = {"accent": [row("स्कॉटिश", -0.2), row("[bold]", -0.3), {**row("", 0.0), "interval": None}]}
+    comparison = {**row("", -0.15), **named, "groups": groups}
+    console = Console(width=120, record=True, file=io.StringIO())
+
+    for table in group_tables(comparison):
+        console.print(table)
+    said = console.export_text()
+
+    assert "−10.0" in _printed(NUMBERS | {"comparison": comparison})
+    assert "−15.0 … +2.5" in _printed(NUMBERS | {"comparison": comparison})
+    assert "WER by accent, Whisper's English normaliser" in said
+    for word in ("स्कॉटिश", "[bold]", "not given", "−20.0 … +2.5", "−30.0 … +2.5", "50.0%", "40.0%"):
+        assert word in said
+    assert group_tables(None) == []
 
 
 def test_checksums_that_differ_are_not_overlooked() -> None:

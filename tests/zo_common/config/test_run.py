@@ -42,6 +42,18 @@ def test_settings_survive_the_round_trip(config: RunConfig) -> None:
     assert all(isinstance(value, str | int | float | bool) for value in mapping.values())
 
 
+def test_the_home_folder_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/of-somebody")
+    paths = {"model": "~/model", "data": "~/data", "output": "~/out", "feature-cache": "~/cache"}
+
+    found = RunConfig.from_mapping(paths | {"guard-split": "~"}).to_mapping()
+
+    assert {key: found[key] for key in paths} == {
+        key: value.replace("~", "/home/of-somebody") for key, value in paths.items()
+    }
+    assert found["guard-split"] == "~"  # the name of a split
+
+
 def test_snake_case_keys_are_the_same_settings() -> None:
     found = RunConfig.from_mapping({"num_queries": 4, "batch-size": 3, "lr_schedule": "constant"})
 

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.speech.metrics import ErrorCounts, Scores, count_characters, count_words, score, whisper_normalizer
+from zo_common.speech.metrics import (
+    ErrorCounts,
+    Scores,
+    count_characters,
+    count_words,
+    headline_metric,
+    normalizer_name,
+    score,
+    whisper_normalizer,
+)
 
 words = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), max_size=5).map(" ".join)
 pairs = st.lists(st.tuples(words, words), max_size=6)
@@ -136,6 +145,56 @@ def test_a_wrong_letter_is_an_error_in_its_own_language() -> None:
     assert score(["मैं हूँ"], ["मा ह"], language="hi").wer == 1.0
     assert score(["été"], ["ete"], language="fr").wer == 1.0
     assert score(["今天天气很好啊我们走吧"], ["今天天气很好啊我们走了"], language="zh").cer == pytest.approx(1 / 11)
+
+
+@pytest.mark.parametrize(
+    ("language", "reference", "hypothesis", "rates"),
+    [  # WER, CER, raw WER, raw CER, counted by hand
+        # a word of four; cat → hat: 1 of 15 letters and spaces; raw, "Colour," is wrong too, by o, u and the comma
+        ("en", "Colour, the cat sat", "color the hat sat", (1 / 4, 1 / 17, 2 / 4, 4 / 19)),
+        ("de", "Schöne Grüße!", "schone grüße", (1 / 2, 1 / 12, 2 / 2, 4 / 13)),  # ö → o
+        ("hi", "मैं हिन्दी बोलता हूँ।", "मैं हिन्दि बोलता हूँ", (1 / 4, 1 / 20, 2 / 4, 2 / 21)),  # ी → ि
+        ("ar", "مَرْحَبًا، كيف حالك؟", "مرحبا كيف حالك", (1 / 3, 4 / 18, 2 / 3, 6 / 20)),  # four marks, two stops
+        ("tr", "IŞIK İstanbul'da", "ışık istanbul da", (0.0, 0.0, 3 / 2, 6 / 16)),
+        ("zh", "今天天气很好，我们走吧。", "今天天气很好我们走了", (1.0, 1 / 10, 1.0, 3 / 12)),
+        ("ja", "今日は、いい 天気です。", "今日はいい元気です", (1.0, 1 / 9, 1.0, 4 / 12)),  # spaces count for nothing
+        ("th", "สวัสดี ครับ", "สวัสดีคะ", (1.0, 3 / 10, 1.0, 4 / 11)),
+    ],
+)
+def test_known_answers_in_languages(
+    language: str, reference: str, hypothesis: str, rates: tuple[float, float, float, float]
+) -> None:
+    found = score([reference], [hypothesis], language=language)
+
+    assert (found.wer, found.cer, found.raw_wer, found.raw_cer) == pytest.approx(rates)
+    assert found.headline(language) == (found.cer if language in ("zh", "ja", "th") else found.wer)
+
+
+@pytest.mark.parametrize("language", ["zh", "zh-CN", "Chinese", "mandarin", "yue", "ja", "th", "lo", "my", "km"])
+def test_the_headline_of_languages_without_spaces(language: str) -> None:
+    assert headline_metric(language) == "cer"
+
+
+@pytest.mark.parametrize("language", ["en", "", "de", "hi", "ar", "tr", "vi", "ko", "english"])
+def test_the_headline_of_others(language: str) -> None:
+    assert headline_metric(language) == "wer"
+
+
+def test_every_summary_names_its_normaliser() -> None:
+    found = score(["今天"], ["今天"], language="zh").summary("zh")
+
+    assert found == {
+        "wer": 0.0,
+        "cer": 0.0,
+        "raw_wer": 0.0,
+        "raw_cer": 0.0,
+        "utterances": 1,
+        "headline": "cer",
+        "normalizer": "Whisper's basic normaliser, marks kept",
+    }
+    assert Scores().summary("en")["normalizer"] == "Whisper's English normaliser"
+    assert "raw_cer" not in Scores().summary("en")  # as devices' counts come
+    assert normalizer_name("tr") == "Whisper's basic normaliser, marks kept, Turkish case"
 
 
 def test_scores_are_normalised_and_raw() -> None:

@@ -65,7 +65,12 @@ def test_schemes_differ_as_they_should() -> None:
 @pytest.mark.parametrize(
     ("by", "partition_id", "count", "message"),
     [
-        ("speaker", 0, 4, r"num-partitions is 4, but the data has 6 values of speaker \(s0, .*set num-partitions=6"),
+        (
+            "speaker",
+            0,
+            4,
+            r"4 devices were asked for, but the data has 6 values of speaker \(s0, .*: have 6 devices",
+        ),
         ("dialect", 0, 4, r"Column 'dialect' not found, the data has accent, speaker: .*dirichlet:<column>:<alpha>"),
         ("dirichlet:dialect:1", 0, 4, "Column 'dialect' not found"),
         ("dirichlet:speaker", 0, 4, "Cannot partition by 'dirichlet:speaker': expected dirichlet:<column>:<alpha>"),
@@ -73,10 +78,10 @@ def test_schemes_differ_as_they_should() -> None:
         ("dirichlet:speaker:nan", 0, 4, "with alpha above 0"),
         ("dirichlet:speaker:0.0001", 0, 30, "Cannot share 48 utterances by .* among 30 clients .* raise"),
         ("shard", 0, 4, "expected shard:<column>"),
-        ("shard:speaker", 0, 30, "without an empty one: lower num-partitions"),
+        ("shard:speaker", 0, 30, "without an empty one: have fewer devices"),
         ("iid", 4, 4, "partition-id is 4 with num-partitions 4"),
         ("iid", 0, 0, "partition-id is 0 with num-partitions 0"),
-        ("iid", 0, 49, "49 partitions of 48 utterances leave some empty: lower num-partitions"),
+        ("iid", 0, 49, "49 devices share 48 utterances, which leaves some without any: have fewer devices"),
         ("iid:3", 0, 4, "Column 'iid:3' not found"),
     ],
 )

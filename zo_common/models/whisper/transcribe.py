@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zo_common.models.loops import NO_REPEAT_NGRAM_SIZE, is_loop
+from zo_common.models.whisper.languages import whisper_code
 
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
 
@@ -88,7 +89,7 @@ def _generate(
     """Greedy tokens of each batch, (B, length)."""
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **others}
     if model.generation_config.is_multilingual:
-        options |= {"language": language, "task": "transcribe"}
+        options |= {"language": whisper_code(language), "task": "transcribe"}
     for start in range(0, len(features), batch_size):
         window = torch.stack(list(features[start : start + batch_size]))
         yield model.generate(window.to(next(model.parameters()).device), **options)

@@ -1,0 +1,128 @@
+"""Evaluation of the server's model on a held-out split: before, during and after a run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from server.rounds.events import EvaluatedRun, Events
+from server.run.log import read_rows, write_rows
+from server.run.model import GlobalModel
+from zo_common.config.run import RunConfig
+from zo_common.speech.comparison import compare, error_counts
+from zo_common.speech.evaluation import Evaluation, evaluate, held_out_loss
+from zo_common.speech.manifest import read_manifest
+from zo_common.speech.recordings import Recordings, read_speech, spread
+
+logger = logging.getLogger(__name__)
+BEFORE, AFTER = "transcripts-before.jsonl", "transcripts-after.jsonl"
+
+
+class HeldOut:
+    """Evaluates the global model on a held-out split before, during and after a run.
+
+    The first and last evaluation of a run decode the whole split, at whichever rounds they are; those between,
+    `eval-utterances` spread evenly over it (0: none). The loss is always that of the whole split.
+    Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before; what the
+    first and the last one transcribe is in `<output>/transcripts-before.jsonl` and `-after.jsonl`.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.path = Path(config.output) / "curve.jsonl"
+        self.data: Recordings | None = None
+        self.curve: list[dict[str, Any]] = []
+        self._columns: dict[str, Mapping[str, str]] = {}
+
+    def prepare(self, held: GlobalModel | None) -> None:
+        """Read the held-out split: its problems are told before a ledger exists."""
+        if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
+            self._load(held)
+
+    def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
+        """Evaluate at a round, unless a run that is resumed did so already."""
+        held = federation.held
+        on_clients = self.config.evaluate_on == "clients"
+        if not self.config.eval_split or (held is None and not on_clients):
+            return None
+        if not self.curve and federation.resumed and self.path.exists():
+            self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
+        final = server_round >= federation.guard.final_round
+        again = bool(self.curve) and self.curve[-1]["server_round"] == server_round
+        if again and (not final or _is_whole(self.curve[-1])):
+            return self.curve[-1]
+        sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
+        measured: dict[str, Any] | None
+        if held is None or on_clients:
+            measured = federation.evaluate_on_clients(server_round)
+        else:
+            name = "" if self.curve and not final else AFTER if self.curve else BEFORE
+            measured = self._measure(server_round, held, federation.events, name)
+        if measured is None:
+            return None
+        row = {"server_round": server_round, "payload": sent, **measured}
+        self.curve = [*(self.curve[:-1] if again else self.curve), row]  # what is redone was not the last one then
+        self._write(self.path, self.curve)
+        return row
+
+    def comparison(self) -> dict[str, Any] | None:
+        """The last whole evaluation against the first, with intervals and groups; None where there are not both."""
+        paths = [self.path.with_name(name) for name in (BEFORE, AFTER)]
+        whole = [row for row in self.curve if _is_whole(row)]
+        if self.config.evaluate_on != "server" or len(whole) < 2 or not all(path.exists() for path in paths):
+            return None
+        before, after = (read_rows(path) for path in paths)
+        return compare(before, after, self.config.language, self.config.partition_by)
+
+    def _measure(self, server_round: int, held: GlobalModel, events: Events, transcripts: str) -> dict[str, Any]:
+        """Loss of the whole split, and error rates of all of it, where `transcripts` names their file, or of some."""
+        data = self._load(held)
+        whole: dict[str, Any] = {"loss_utterances": len(data)}
+        if transcripts:
+            found = self._decode(server_round, held, data, events)
+            self._write(self.path.with_name(transcripts), self._transcripts(data, found))
+            return found.summary() | whole
+        whole |= {"loss": held_out_loss(held.speech, data)}
+        if not self.config.eval_utterances:
+            return whole
+        some = spread(data, self.config.eval_utterances)
+        return self._decode(server_round, held, some, events).summary() | whole
+
+    def _decode(self, server_round: int, held: GlobalModel, data: Recordings, events: Events) -> Evaluation:
+        label = f"decoding {self.config.eval_split}, round {server_round}"
+        return evaluate(
+            held.speech,
+            data,
+            language=self.config.language,
+            on_progress=lambda done, total: events.on_stage(label, done, total),
+        )
+
+    def _transcripts(self, data: Recordings, found: Evaluation) -> list[dict[str, Any]]:
+        rows = []
+        for example, heard in zip(data.examples, found.hypotheses, strict=True):
+            errors, units = error_counts(example.text, heard, self.config.language)
+            columns = {name: str(value) for name, value in self._columns.get(example.where, {}).items()}
+            row = {"where": example.where, "reference": example.text, "hypothesis": heard}
+            rows.append({**row, "errors": errors, "units": units, "columns": columns})
+        return rows
+
+    def _write(self, path: Path, rows: list[dict[str, Any]]) -> None:
+        try:
+            write_rows(path, rows)
+        except OSError as error:  # the next evaluation writes all of them
+            logger.warning(f"{path} is not written: {error.strerror}")
+
+    def _load(self, held: GlobalModel) -> Recordings:
+        if self.data is None:
+            config = self.config
+            manifest = read_manifest(config.data, split=config.eval_split, text_column=config.text_column)
+            self._columns = {utterance.where: utterance.columns for utterance in manifest.utterances}
+            self.data = read_speech(manifest, held.speech.reader(**config.reading), skip_bad=config.skip_bad)
+        return self.data
+
+
+def _is_whole(row: dict[str, Any]) -> bool:
+    """Whether an evaluation decoded all utterances, as devices always do with theirs."""
+    return "wer" in row and row["utterances"] == row.get("loss_utterances", row["utterances"])

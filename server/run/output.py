@@ -1,0 +1,50 @@
+"""The folder of a run, looked at before anything slow starts: can it be written, is it free, is there space."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from server.run.state import LEDGER_NAME
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+from zo_common.models.export import exported_bytes
+
+SPARE_BYTES = 16 << 20
+"""For ledger, logs and tokenizer, which are far smaller than a model."""
+
+
+def check_output(config: RunConfig) -> None:
+    """Refuse, before the first round, an output in which a run could not leave its ledger and its model.
+
+    Raises:
+        ConfigError: it cannot be written, holds a model of before, or its disk is too full; names the remedy.
+    """
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output) as file:
+            file.write(b"\0")
+        free = shutil.disk_usage(output).free
+    except OSError as error:
+        raise ConfigError(f"output {output} cannot be written ({error.strerror}): name another") from None
+    refuse_occupied(config)
+    need = SPARE_BYTES + (exported_bytes(Path(config.model)) if config.server_model else 0)
+    if free < need:
+        raise ConfigError(
+            f"output {output} has {free >> 20} MiB free, the run leaves up to {need >> 20} MiB with the adapted model: "
+            "free some space, or name another output"
+        )
+
+
+def refuse_occupied(config: RunConfig) -> None:
+    """Refuse an output in which a new run could not save its model.
+
+    Raises:
+        ConfigError: there is a model, and no ledger to go on with.
+    """
+    output = Path(config.output)
+    fresh = not (output / LEDGER_NAME).exists()
+    if config.server_model and fresh and (output / "model").exists():
+        raise ConfigError(f"{output / 'model'} exists already: name another output")

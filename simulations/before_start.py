@@ -1,0 +1,71 @@
+"""What can be wrong with a simulation, looked at before Ray starts: what is fast to know comes first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from server.app import check_before_start
+from server.run.output import check_output
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, DataError
+from zo_common.speech.manifest import Manifest, read_manifest
+from zo_common.speech.partition import Partitions, natural_count
+
+
+def check_simulation(config: RunConfig, devices: int) -> None:
+    """Refuse what the run would find out later, once the engine has started.
+
+    1. The output folder: written, free, with space for the model.
+    2. The table of recordings: readable, and a share for each device.
+    3. The base model, and all settings against it; the held-out recordings.
+
+    Raises:
+        ConfigError, DataError, ModelNotFound, …: one sentence each, with the remedy.
+    """
+    check_output(config)
+    manifest = read_train_split(config)
+    _check_shares(config, manifest, devices)
+    check_before_start(config)
+
+
+def devices_of(config: RunConfig) -> int:
+    """How many devices the recordings make: one for each value of the column `partition-by`.
+
+    Raises:
+        ConfigError: they say nothing of devices.
+    """
+    found = natural_count(read_train_split(config).utterances, config.partition_by) if config.data else None
+    if found is None:
+        raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
+    return found
+
+
+def read_train_split(config: RunConfig) -> Manifest:
+    """The table of what devices train on; no audio is decoded.
+
+    Raises:
+        ConfigError: rows that cannot be used, unless `skip-bad`, or nothing that can.
+    """
+    if not config.data:
+        raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
+    try:
+        manifest = read_manifest(
+            config.data, split=config.train_split or None, text_column=config.text_column, need_text=config.needs_text
+        )
+    except DataError as error:
+        raise _uncorrected(error) from None
+    if manifest.problems and not (config.skip_bad and manifest.utterances):
+        raise _uncorrected(DataError(manifest.problems))
+    return manifest
+
+
+def _uncorrected(error: DataError) -> ConfigError:
+    head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
+    return ConfigError(f"{head}\n  {error}")
+
+
+def _check_shares(config: RunConfig, manifest: Manifest, devices: int) -> None:
+    Partitions(manifest.utterances, devices, config.partition_by, seed=config.run_seed).of(devices - 1)
+    if config.eval_split and config.evaluate_on == "clients":
+        held_out = read_train_split(replace(config, train_split=config.eval_split, objective="supervised"))
+        Partitions(held_out.utterances, devices, "round-robin").of(devices - 1)

@@ -1,0 +1,70 @@
+"""What all command lines share, in processes of their own: signals, and ~ in arguments."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import typer
+from zo_common.cli import run_typer
+
+app = typer.Typer()
+
+@app.command()
+def work(folder: Path, output: Path = Path(), setting: str = "", words: str = "") -> None:
+    print(folder, output, setting, words, flush=True)
+    try:
+        if words == "wait":
+            time.sleep(30)
+    finally:
+        print("put away", flush=True)
+
+run_typer(app)()
+"""
+
+
+def _start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"HOME": "/home/of-somebody"},
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_command_in_order(number: int, status: int) -> None:
+    process = _start("x", "--words", "wait")
+    assert process.stdout is not None
+    process.stdout.readline()
+
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+
+    assert process.returncode == status
+    assert out == "put away\n"
+    assert err == ""
+
+
+def test_the_home_folder_in_arguments() -> None:
+    """A shell expands the first alone."""
+    arguments = ("~/data", "--output=~/out", "--setting", "output=~/x", "--words", "half ~ of it, a~b")
+    out, _ = _start(*arguments).communicate(timeout=20)
+
+    home = "/home/of-somebody"
+    assert out.splitlines()[0] == f"{home}/data {home}/out output={home}/x half ~ of it, a~b"
+
+
+def test_a_folder_that_is_called_tilde_can_be_named() -> None:
+    out, _ = _start("./~", "--output", "./~/out").communicate(timeout=20)
+
+    assert out.splitlines()[0] == f"~ {Path('~/out')}  "

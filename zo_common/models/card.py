@@ -1,0 +1,70 @@
+"""The model card of an adapted model: what the Hugging Face hub reads, and what a person wants to know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zo_common.models.whisper.languages import whisper_code
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def model_card(
+    base: str,
+    language: str,
+    *,
+    rounds: int,
+    trained: str,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> str:
+    """Markdown with the hub's metadata; folders of this machine are not named.
+
+    Args:
+        base: hub id or folder of the base model.
+        language: code or English name.
+        trained: the choice of tensors.
+        before, after: summaries of evaluations (`zo_common.speech.evaluation.Evaluation.summary`).
+    """
+    from huggingface_hub import ModelCardData
+
+    on_hub = bool(_HUB_ID.fullmatch(base)) and not Path(base).expanduser().exists()
+    rated = bool(before and after and "wer" in before and "wer" in after)
+    headline = (after or {}).get("headline", "wer")
+    data = ModelCardData(
+        language=whisper_code(language),
+        base_model=base if on_hub else None,
+        library_name="transformers",
+        pipeline_tag="automatic-speech-recognition",
+        metrics=[headline] if rated else None,
+        tags=["zeroth-order", "federated"],
+    )
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {base if on_hub else Path(base).name}, adapted",
+        f"{rounds} rounds of federated zeroth-order fine-tuning: devices sent seeds and scalars, no speech and no "
+        f"weights. Trained tensors: `{trained}`; language: {whisper_code(language)}.",
+    ]
+    if rated and before and after:
+        order = ("cer", "raw_cer", "wer", "raw_wer") if headline == "cer" else ("wer", "raw_wer", "cer", "raw_cer")
+        names = [rate for rate in order if rate in before and rate in after]
+        rows = [f"| {_label(name)} | {before[name]:.1%} | {after[name]:.1%} |" for name in names]
+        lines.append(
+            "\n".join(
+                [
+                    f"Held-out speech, {after['utterances']} utterances; texts through {after['normalizer']}, raw ones "
+                    "as they are:\n",
+                    "| | before | after |",
+                    "|---|---|---|",
+                    *rows,
+                ]
+            )
+        )
+    return "\n\n".join(lines) + "\n"
+
+
+def _label(rate: str) -> str:
+    return f"{rate.removeprefix('raw_').upper()}{', raw' if rate.startswith('raw_') else ''}"

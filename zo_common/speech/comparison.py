@@ -1,0 +1,155 @@
+"""What adaptation changed on held-out speech: the error rate's change with its interval, in all and by group.
+
+The same utterances are transcribed before and after, so they are resampled as pairs (Bisani & Ney 2004, "Bootstrap
+estimates for confidence intervals in ASR performance evaluation").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zo_common.speech.metrics import headline_metric, normalizer_name, score
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+METHOD = f"paired bootstrap over utterances, percentiles of {RESAMPLES} resamples"
+MOST_GROUPS = 50
+_BATCH = 100  # resamples in memory at once
+_LEAST = 2  # utterances of an interval, and of a group in the mean
+
+Counts = NDArray[np.int64]
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """Error rates of some utterances before and after, as shares.
+
+    Attributes:
+        units: words or characters of the references.
+        interval: of `change` at `CONFIDENCE`; None for fewer than two utterances.
+    """
+
+    utterances: int
+    units: int
+    before: float
+    after: float
+    interval: tuple[float, float] | None
+
+    @property
+    def change(self) -> float:
+        """`after` − `before`: below 0 where errors became fewer."""
+        return self.after - self.before
+
+    def row(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"change": self.change}
+
+
+def error_counts(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
+    """Errors of one utterance and units of its reference: words, or characters where the headline is over them."""
+    found = score([reference], [hypothesis], language=language)
+    counts = found.characters if headline_metric(language) == "cer" else found.words
+    return counts.errors, counts.length
+
+
+def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0) -> Change:
+    """The change of a rate, from each utterance's errors before and after and units of its reference, (N,) each."""
+    rates = [_rate(errors, units) for errors in (before, after)]
+    interval = _interval(before, after, units, seed) if len(units) >= _LEAST else None
+    return Change(len(units), int(units.sum()), float(rates[0]), float(rates[1]), interval)
+
+
+def _rate(errors: Counts, units: Counts, axis: int = -1) -> Any:
+    return errors.sum(axis=axis) / np.maximum(units.sum(axis=axis), 1)
+
+
+def _interval(before: Counts, after: Counts, units: Counts, seed: int) -> tuple[float, float]:
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (before, after, units),
+        lambda b, a, u, axis: _rate(a, u, axis) - _rate(b, u, axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_BATCH,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def compare(before: Rows, after: Rows, language: str, speaker: str) -> dict[str, Any] | None:
+    """The comparison of two evaluations of one split, as JSON has it: the whole, and each group of its columns.
+
+    Args:
+        before, after: rows with `where`, `columns`, `errors` and `units`, the same utterances in the same order.
+        speaker: the column of speakers, which counts though its values may be numbers.
+
+    Returns:
+        None where they are not the same utterances.
+    """
+    if not before or [row["where"] for row in before] != [row["where"] for row in after]:
+        return None
+    wanted = (before, "errors"), (after, "errors"), (after, "units")
+    first, last, units = (np.array([row[name] for row in rows]) for rows, name in wanted)
+    columns = [row["columns"] for row in after]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for name in group_columns(columns, speaker):
+        values = np.array([str(each.get(name, "")) for each in columns])
+        groups[name] = [
+            {"value": value, **change_of(*(counts[values == value] for counts in (first, last, units))).row()}
+            for value in sorted(set(values.tolist()))
+        ]
+    return {
+        "metric": headline_metric(language),
+        "normalizer": normalizer_name(language),
+        **change_of(first, last, units).row(),
+        "confidence": CONFIDENCE,
+        "method": METHOD,
+        "groups": groups,
+    }
+
+
+def group_columns(columns: Sequence[Mapping[str, str]], speaker: str) -> list[str]:
+    """The columns that sort utterances into groups: 2 … `MOST_GROUPS` values, in the mean of two utterances or more.
+
+    Columns of numbers, such as votes or durations, sort nothing, unless the speakers have numbers.
+    """
+    names = dict.fromkeys(name for each in columns for name in each)
+    found = []
+    for name in names:
+        values = [str(each.get(name, "")) for each in columns]
+        few = 2 <= len(set(values)) <= min(MOST_GROUPS, len(values) // _LEAST)
+        if few and (name == speaker or not all(_is_number(value) for value in values)):
+            found.append(name)
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text or "0")
+    except ValueError:
+        return False
+    return True
+
+
+def points(share: float) -> str:
+    """A difference of rates in percentage points: −7.1."""
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def change_text(found: Mapping[str, Any]) -> str:
+    """Rates and change of a comparison, or of one of its groups, in words."""
+    text = f"{found['before']:.1%} → {found['after']:.1%}, {points(found['change'])} points"
+    if found["interval"] is not None:
+        low, high = found["interval"]
+        text += f" ({CONFIDENCE:.0%} interval {points(low)} … {points(high)})"
+    return text
