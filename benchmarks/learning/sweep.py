@@ -181,7 +181,7 @@ def chosen(arguments: argparse.Namespace) -> Mapping[str, Entry]:
 
 def main() -> None:
     arguments = parser().parse_args()
-    quiet_transformers(warnings=False)
+    quiet_transformers()
     places = Places(arguments.models, arguments.data, arguments.debian)
     budget = Budget(arguments.passes, arguments.minutes, arguments.points, arguments.words, arguments.test_utterances)
     lab = Lab(Kept(arguments.rows), places, budget, arguments.work, arguments.threads, arguments.forgetting)
