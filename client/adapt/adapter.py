@@ -320,18 +320,16 @@ class Adapter:
         return record, tuple(losses)
 
     def _loss_of_step(self, parts: Sequence[Sequence[tuple[Wave, Heard]]]) -> Callable[[int], LossFn]:
-        if len(parts) == 1:
-            whole = self._objective_of(parts[0])
-            return lambda step: whole()
-        # features of the present part alone are in memory
-        return lambda step: self._objective_of(parts[step % len(parts)])()
+        def make(part: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
+            trained = list(self.state.exponents)
+            return episode(self._speech, self._reader, part, trained, self._losses, self._precision)
 
-    def _objective_of(self, pieces: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
-        """Makes the loss of a step from the present weights, for pieces of which there is at least one."""
-        return episode(self._speech, self._reader, pieces, list(self.state.exponents), self._losses, self._precision)
+        if len(parts) == 1:
+            whole = make(parts[0])
+            return lambda step: whole()
+        return lambda step: make(parts[step % len(parts)])()  # features of the present part alone are in memory
 
     def _listen(self, pieces: Sequence[Wave]) -> list[Heard]:
-        """Transcripts under the present weights."""
         return listen(self._speech, self._reader, pieces, self.settings.language)
 
     def reset(self) -> None:

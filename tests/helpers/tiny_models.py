@@ -156,9 +156,21 @@ def write_mms(target: Path) -> Path:
     return target
 
 
-TOKENS = ("moonshine", "moonshine_streaming", "speech_to_text", "speech-encoder-decoder", "canary", "qwen3_asr")
+TOKENS = (
+    "moonshine",
+    "moonshine_streaming",
+    "speech_to_text",
+    "speech-encoder-decoder",
+    "canary",
+    "qwen3_asr",
+    "omniasr",
+)
 _START, _END = 2, 3  # of `piece_tokenizer`
 _AUDIO = {"audio_token": "<|audio|>", "audio_bos_token": "<|audio_on|>", "audio_eos_token": "<|audio_off|>"}
+_ASK_OMNI = (
+    "{% for m in messages %}{% for c in m.content %}{% if c.type == 'audio' %}<|audio|>{% elif c.type == 'language' %}"
+    "<|lang:{{ c.language }}|>{% endif %}{% endfor %}{% endfor %}<s>"
+)
 _ASK = (
     "{% for m in messages %}{% if m.role == 'user' %}{% for c in m.content %}{% if c.type == 'audio' %}"
     "<|audio_on|><|audio|><|audio_off|>{% endif %}{% endfor %}{% elif m.role == 'assistant' %}"
@@ -182,7 +194,7 @@ def write_tokens(kind: str, target: Path, seed: int = 0) -> Path:
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
     ends = {"pad_token_id": 0, "bos_token_id": _START, "eos_token_id": _END}
-    if kind != "qwen3_asr":
+    if kind not in ("qwen3_asr", "omniasr"):
         ends["decoder_start_token_id"] = _START
     for name, token in ends.items():
         setattr(model.generation_config, name, token)
@@ -237,10 +249,16 @@ def _token_model(kind: str, size: int, processor: Any) -> Any:
             encoder_config=encoder_settings, decoder_config=decoder_settings, vocab_size=size, **begin
         )
         return hf.CanaryForConditionalGeneration(config)
+    text = {"model_type": "llama", **small, **ends, "vocab_size": size, "num_key_value_heads": 2}
+    token = processor.tokenizer.convert_tokens_to_ids(_AUDIO["audio_token"])
+    if kind == "omniasr":
+        audio: dict[str, Any] = _settings("omniasr_ctc", size, 0)["audio_config"]
+        return hf.OmniASRForConditionalGeneration(
+            hf.OmniASRConfig(audio_config=audio, text_config=text, audio_token_id=token, **ends)
+        )
     audio = {"num_mel_bins": 128, "encoder_layers": 4, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     audio |= {"d_model": 16, "output_dim": 16, "downsample_hidden_size": 8}
-    text = {"model_type": "qwen3", **small, **ends, "vocab_size": size, "num_key_value_heads": 2, "head_dim": 8}
-    token = processor.tokenizer.convert_tokens_to_ids(_AUDIO["audio_token"])
+    text |= {"model_type": "qwen3", "head_dim": 8}
     return hf.Qwen3ASRForConditionalGeneration(
         hf.Qwen3ASRConfig(audio_config=audio, text_config=text, audio_token_id=token, pad_token_id=0, eos_token_id=_END)
     )
@@ -258,6 +276,12 @@ def token_processor(kind: str, folder: Path) -> Any:
     if kind == "qwen3_asr":
         tokenizer = piece_tokenizer(hf.PreTrainedTokenizerFast, extra_special_tokens=_AUDIO)
         return hf.Qwen3ASRProcessor(hf.Qwen3ASRFeatureExtractor(feature_size=128), tokenizer, chat_template=_ASK)
+    if kind == "omniasr":
+        special = {"audio_token": _AUDIO["audio_token"], "english": "<|lang:eng_latn|>"}
+        tokenizer = piece_tokenizer(hf.PreTrainedTokenizerFast, extra_special_tokens=special)
+        return hf.OmniASRProcessor(
+            hf.OmniASRFeatureExtractor(), tokenizer, chat_template=_ASK_OMNI, audio_token=_AUDIO["audio_token"]
+        )
     plain = kind.startswith("moonshine")
     extractor = hf.Wav2Vec2FeatureExtractor(do_normalize=not plain, return_attention_mask=True)
     joined = hf.MoonshineStreamingProcessor if kind == "moonshine_streaming" else hf.Wav2Vec2Processor

@@ -26,9 +26,10 @@ def refuse_foreign(source: str) -> None:
             f"model {source!r} is a file, expected a directory made by save_pretrained: convert OpenAI's "
             ".pt with convert_openai_to_hf.py of transformers' sources, or pass the directory"
         )
-    if not path.is_dir():
-        return
-    names = {entry.name for entry in path.iterdir()}
+    try:
+        names = {entry.name for entry in path.iterdir()}
+    except OSError:
+        return  # a hub id, or what cannot be read: loading says which
     if "adapter_config.json" in names and not _has_weights(path):
         raise UnsupportedModel(
             f"model {source!r} is a PEFT adapter, expected a whole model: merge it first, with "
@@ -74,11 +75,8 @@ def _has_weights(path: Path) -> bool:
 
 def _refuse_pointers(source: str, path: Path) -> None:
     for entry in sorted(path.iterdir()):
-        if entry.is_file() and entry.stat().st_size < 1024:
-            with entry.open("rb") as file:
-                pointer = file.read(len(_POINTER)) == _POINTER
-            if pointer:
-                raise ModelNotFound(
-                    f"directory {source!r} is not a complete saved model ({entry.name} is a git-lfs pointer, not the "
-                    "file itself): run `git lfs pull` in it"
-                )
+        if entry.is_file() and entry.stat().st_size < 1024 and entry.read_bytes().startswith(_POINTER):
+            raise ModelNotFound(
+                f"directory {source!r} is not a complete saved model ({entry.name} is a git-lfs pointer, not the file "
+                "itself): run `git lfs pull` in it"
+            )

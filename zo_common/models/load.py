@@ -29,7 +29,7 @@ SEQ2SEQ = {
     "speech-encoder-decoder": "SpeechEncoderDecoderModel",
     "canary": "CanaryForConditionalGeneration",
 }
-CAUSAL = {"qwen3_asr": "Qwen3ASRForConditionalGeneration", "voxtral": "VoxtralForConditionalGeneration"}
+CAUSAL = {"qwen3_asr": "Qwen3ASRForConditionalGeneration", "omniasr": "OmniASRForConditionalGeneration"}
 
 
 class LoadedModel(NamedTuple):

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class CTCReader:
         """Examples of this reader as a data set."""
         word = told(self._lacking[example.where] for example in examples if example.where in self._lacking)
         if word:
-            log.warning(word)
+            _tell(word)
         return CTCDataset(examples, self._extractor, skipped, (word,) if word else ())
 
     def _unaligned(self, wave: npt.NDArray[np.float32], labels: list[int]) -> str:
@@ -114,6 +115,12 @@ class CTCReader:
             f"the transcript has {len(labels)} characters, the recording {int(frames)} frames of the model, expected "
             "at least a frame for each and one between two equal ones: check that they belong together."
         )
+
+
+@cache
+def _tell(word: str) -> None:
+    """Say something once a process, however often the same recordings are read."""
+    log.warning(word)
 
 
 def least_samples(model: Any, extractor: Any) -> int:

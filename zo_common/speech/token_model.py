@@ -83,7 +83,7 @@ class Seq2SeqModel(TokenModel):
 
 
 class CausalModel(TokenModel):
-    """Qwen3-ASR, Voxtral."""
+    """Qwen3-ASR, OmniASR."""
 
     name = "causal"
     form = CausalForm

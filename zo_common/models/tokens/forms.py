@@ -142,7 +142,14 @@ class CausalForm(_Tokens):
 
     def to_generate(self, waves: Sequence[Wave]) -> tuple[dict[str, torch.Tensor], int]:
         """As `Form.to_generate`, padded before the prompts."""
-        made = dict(self._processor(text=[self._prompt] * len(waves), audio=list(waves), sampling_rate=self._rate))
+        made = dict(
+            self._processor(
+                text=[self._prompt] * len(waves),
+                audio=list(waves),
+                text_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
+                audio_kwargs={"sampling_rate": self._rate, "padding": True, "return_tensors": "pt"},
+            )
+        )
         return made, int(made["input_ids"].shape[1])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_a_loop_is_searched_for_again(speech: SpeechModel, monkeypatch: pytest.M
         assert max((*before.tokens, *after.tokens), default=0) < len(speech.processor.tokenizer)
 
 
-@pytest.mark.parametrize("kind", ["canary", "qwen3_asr"])
+@pytest.mark.parametrize("kind", ["canary", "qwen3_asr", "omniasr"])
 def test_a_language_that_is_not_known_is_told(kind: str, tmp_path: Path) -> None:
     speech = speech_model(load_model(str(write_tokens(kind, tmp_path))))
 
@@ -96,10 +97,12 @@ def test_a_language_that_is_not_known_is_told(kind: str, tmp_path: Path) -> None
         speech.reader(language="xx")
 
 
-def test_others_of_the_registry_are_refused_by_name(tmp_path: Path) -> None:
-    from transformers import SpeechT5Config
+@pytest.mark.parametrize(
+    "kind",
+    ["speecht5", "seamless_m4t", "granite_speech", "cohere_asr", "voxtral", "parakeet_rnnt", "parakeet_tdt"],
+)
+def test_others_of_the_registry_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
 
-    SpeechT5Config().save_pretrained(tmp_path)
-
-    with pytest.raises(UnsupportedModel, match=r"is a 'speecht5' model, supported are: WhisperFor.*MoonshineFor"):
+    with pytest.raises(UnsupportedModel, match=rf"is a '{kind}' model, supported are: WhisperFor.*MoonshineFor"):
         load_model(str(tmp_path))
