@@ -30,7 +30,11 @@ def read_json(kind: type[T], text: str | bytes) -> T:
 
 def read_values(kind: type[T], values: Any) -> T:
     """As `read_json`, of a table that was read from JSON or TOML."""
-    return read_json(kind, json.dumps(values, default=str))  # what JSON has no type for, such as a date, fits none here
+    try:
+        text = json.dumps(values, default=str)  # what JSON has no type for, such as a date, fits none here
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return read_json(kind, text)
 
 
 @cache

@@ -49,6 +49,18 @@ def test_anything_else_is_refused_with_what_was_got_and_expected(values: Any, ph
     assert str(caught.value) == phrase
 
 
+def test_what_is_nested_without_end_is_refused() -> None:
+    nested: list[Any] = []
+    nested.append(nested)
+    with pytest.raises(ValueError):
+        read_values(Row, nested)
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_values(Row, deep)
+
+
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b'{"number": 1' + b"0" * 10_000 + b"}"])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):
