@@ -133,8 +133,9 @@ class Stop:
 
     def _end_at_once(self) -> None:
         _kill(b"")
-        self._put_away()
-        _say(self._message())
+        with suppress(Exception):  # nothing may keep the process
+            self._put_away()
+            _say(self._message())
         os._exit(128 + self.number)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +54,6 @@ def load_model(source: str, *, language: str = "") -> LoadedModel:
             not finite.
         ConfigError: the model has adapters, and none for this language.
     """
-    source = os.path.expanduser(source)  # noqa: PTH111  (pathlib would raise for a user that there is not)
     config = model_config(source)
     if config.model_type == "whisper":
         return LoadedModel(*_load_whisper(source, config))
