@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from zo_common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from train.module import train_module
     from train.result import TrainResult
     from train.run import train
 else:
@@ -14,6 +15,7 @@ else:
         {
             "TrainResult": "train.result",
             "train": "train.run",
+            "train_module": "train.module",
         },
     )
 
@@ -22,4 +24,5 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())
 __all__ = [
     "TrainResult",
     "train",
+    "train_module",
 ]

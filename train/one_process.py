@@ -41,7 +41,7 @@ class SharedModel(GlobalModel):
         return warm_engine(self.config)
 
     def __getattr__(self, name: str) -> Any:
-        """The engine's model, processor, family, fingerprint, state …"""
+        """The engine's model, processor, speech, fingerprint, state …"""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._engine, name)

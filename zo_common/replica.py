@@ -41,11 +41,14 @@ class Replica:
         self._load_base()
 
     def _load_base(self) -> None:
-        config = self.config
-        loaded = load_model(config.model, language=config.language)
+        loaded = load_model(self.config.model, language=self.config.language)
         self.processor = loaded.processor
-        self.speech = trainable(loaded, config)
-        self.model = loaded.model.to(self._place())
+        self.speech = trainable(loaded, self.config)
+        self._hold(loaded.model.to(self._place()))
+
+    def _hold(self, model: nn.Module) -> None:
+        """Make the replica's own of a base model."""
+        config, self.model = self.config, model
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)
         self.state = LatticeState(self.model, config.trained_tensors, config.scale)

@@ -48,6 +48,22 @@ def test_steps_on_any_module_lower_its_loss(tmp_path: Path) -> None:
     assert float(after) < 0.5 * float(before)
 
 
+def test_any_module_is_trained(tmp_path: Path) -> None:
+    said = _run(tmp_path, "train_module.py", tmp_path / "run")
+
+    before, after, checksum = _found(r"loss (\d+\.\d+) -> (\d+\.\d+), checksum ([0-9a-f]{16})\n", said)
+    assert float(after) < 0.5 * float(before)
+    assert read_ledger(tmp_path / "run" / "ledger.zo").records[-1].checksum == int(checksum, 16)
+
+
+@pytest.mark.slow
+def test_training_on_speech(mini_corpus: Path, tmp_path: Path) -> None:
+    said = _run(tmp_path, "train_speech.py", mini_corpus, SMALL_CTC)
+
+    assert "round 1: loss " in said and "round 2: loss " in said
+    _found(r"WER \d+\.\d% -> \d+\.\d%, checksum [0-9a-f]{16}\n", said)
+
+
 def test_a_recording_is_adapted_to(tmp_path: Path) -> None:
     recording = tmp_path / "talk.wav"
     soundfile.write(recording, noise_waves(RATE)[0], RATE)

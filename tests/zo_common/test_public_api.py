@@ -16,6 +16,7 @@ PUBLIC = {
     "zo_common.speech": "read_manifest read_speech score Scores",
     "zo_common.privacy": "PrivacySettings epsilon_spent noise_for",
     "client.adapt": "Adapter AdaptSettings",
+    "train": "train TrainResult train_module",
     "simulations": "Scenario run_simulation",
     "server": "Federation Events",
 }
@@ -75,6 +76,6 @@ def test_the_page_names_all_of_them() -> None:
     }
 
 
-@pytest.mark.parametrize("package", ["zo_common", "client", "server", "simulations"])
+@pytest.mark.parametrize("package", ["zo_common", "client", "server", "simulations", "train"])
 def test_the_packages_are_typed(package: str) -> None:
     assert (files(package) / "py.typed").is_file()
