@@ -27,7 +27,6 @@ _TABLES = ("metadata.csv", "metadata.jsonl")
 class Reading:
     """How recordings are read: see `read_wave`."""
 
-    convert: bool = False
     max_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
@@ -146,12 +145,7 @@ class Run:
 
     def _read(self, path: Path) -> Wave | None:
         try:
-            wave = read_wave(
-                path,
-                rate=self._adapter.rate,
-                convert=self._reading.convert,
-                max_seconds=self._reading.max_seconds,
-            )
+            wave = read_wave(path, rate=self._adapter.rate, max_seconds=self._reading.max_seconds)
         except AudioProblem as problem:
             self.fail(str(problem))
             return None
