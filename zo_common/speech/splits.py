@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zo_common.config.run import RunConfig
 from zo_common.errors import DataError
 from zo_common.models.hub import hub_or_cache
 from zo_common.speech.layouts import split_places
+
+if TYPE_CHECKING:
+    from zo_common.config.run import RunConfig
 
 DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
 
