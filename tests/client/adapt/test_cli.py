@@ -262,7 +262,7 @@ def test_recordings_together(call: Call, speech: Path, model: Path, tmp_path: Pa
         (("--continual", "--max-drift", "0"), "max-drift is 0.0, expected a positive share"),
         (("--layout", "int8"), "layout is 'int8'"),
         (("--objective", "self-training"), "a CTC model adapts by one of"),
-        (("--reference", "texts.csv"), "reference is 'texts.csv', expected a file metadata.csv"),
+        (("--reference", "texts.csv"), "reference is 'texts.csv', expected a table or a folder"),
         (("--text-column", "said", "--reference", "{speech}"), "text column 'said' not found"),
         (("--device", "abacus"), "device 'abacus' cannot be used"),
         (("--max-seconds", "nan"), "max-seconds is nan, expected a positive number"),
