@@ -102,14 +102,16 @@ class Partitions:
         return partitioner
 
 
-def natural_count(utterances: Sequence[Utterance], by: str) -> int | None:
+def natural_count(utterances: Sequence[Utterance], by: str, left_out: Sequence[Mapping[str, str]] = ()) -> int | None:
     """How many devices there are when each has one value of the column `by`; None where `by` is no column.
 
     Raises:
         ConfigError: the data has no such column, or rows without a value in it.
     """
     scheme = by.partition(":")[0]
-    return None if scheme in ("iid", "round-robin", "dirichlet", "shard") else len(set(_values(utterances, by)))
+    if scheme in ("iid", "round-robin", "dirichlet", "shard"):
+        return None
+    return len({*_values(utterances, by), *(name for columns in left_out if (name := columns.get(by, "")))})
 
 
 def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
