@@ -38,12 +38,12 @@ def hello(config: RunConfig, place: Place) -> dict[str, object]:
         word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
         return word | engine.describe()
     except ZOError as error:
-        word: dict[str, object] = {"client_id": place.client_id, "error": str(error)}
+        refusal: dict[str, object] = {"client_id": place.client_id, "error": str(error)}
         if not isinstance(error, DataError):
-            return word
+            return refusal
         # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
         stop = place.partition_id is not None and not config.skip_bad
-        return word | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": stop}
+        return refusal | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": stop}
 
 
 def train(

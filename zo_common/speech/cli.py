@@ -55,6 +55,10 @@ def check(
     total = sum(len(part.manifest.utterances) for part in found)
     surveys, done = [], 0
     with _bar(total) as advance:
+
+        def on_progress(at: int, of: int) -> None:
+            advance(done + at)
+
         for part in found:
             surveys.append(
                 survey(
@@ -63,7 +67,7 @@ def check(
                     layout=part.layout,
                     by=partition_by,
                     folder=part.folder,
-                    on_progress=lambda at, _, before=done: advance(before + at),
+                    on_progress=on_progress,
                 )
             )
             done += len(part.manifest.utterances)

@@ -7,6 +7,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import soundfile
@@ -45,7 +46,7 @@ def convert(
             counts, problems, done = {}, [], 0
             total = sum(len(manifest.utterances) for manifest in splits.values())
             for name, manifest in splits.items():
-                bad = _write(made / name, manifest, lambda at, before=done: on_progress(before + at, total))
+                bad = _write(made / name, manifest, partial(_onwards, on_progress, done, total))
                 done += len(manifest.utterances)
                 counts[name] = len(manifest.utterances) - len(bad)
                 problems += [*manifest.problems, *bad]
@@ -59,6 +60,10 @@ def convert(
     except OSError as error:
         raise ConfigError(f"output '{output}' cannot be written ({error.strerror}): name another") from None
     return counts
+
+
+def _onwards(on_progress: Callable[[int, int], None], before: int, total: int, at: int) -> None:
+    on_progress(before + at, total)
 
 
 def _write(folder: Path, manifest: Manifest, on_progress: Callable[[int], None]) -> list[str]:
