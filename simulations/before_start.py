@@ -9,7 +9,7 @@ from server.run.output import check_output
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.manifest import Manifest, read_manifest
-from zo_common.speech.partition import Partitions, natural_count
+from zo_common.speech.partition import Partitions, named_rows, natural_count
 
 
 def check_simulation(config: RunConfig, devices: int) -> None:
@@ -34,7 +34,10 @@ def devices_of(config: RunConfig) -> int:
     Raises:
         ConfigError: they say nothing of devices.
     """
-    found = natural_count(read_train_split(config).utterances, config.partition_by) if config.data else None
+    found = None
+    if config.data:
+        manifest = read_train_split(config)
+        found = natural_count(manifest.utterances, config.partition_by, manifest.left_out)
     if found is None:
         raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
     return found
@@ -54,6 +57,7 @@ def read_train_split(config: RunConfig) -> Manifest:
         )
     except DataError as error:
         raise _uncorrected(error) from None
+    manifest = named_rows(manifest, config.partition_by)
     if manifest.problems and not (config.skip_bad and manifest.utterances):
         raise _uncorrected(DataError(manifest.problems))
     return manifest
@@ -65,7 +69,8 @@ def _uncorrected(error: DataError) -> ConfigError:
 
 
 def _check_shares(config: RunConfig, manifest: Manifest, devices: int) -> None:
-    Partitions(manifest.utterances, devices, config.partition_by, seed=config.run_seed).of(devices - 1)
+    rows, left_out = manifest.utterances, manifest.left_out
+    Partitions(rows, devices, config.partition_by, seed=config.run_seed, left_out=left_out).of(devices - 1)
     if config.eval_split and config.evaluate_on == "clients":
-        held_out = read_train_split(replace(config, train_split=config.eval_split, objective="supervised"))
-        Partitions(held_out.utterances, devices, "round-robin").of(devices - 1)
+        held_out = replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
+        Partitions(read_train_split(held_out).utterances, devices, "round-robin").of(devices - 1)

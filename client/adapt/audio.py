@@ -1,92 +1,53 @@
-"""Recordings to be recognised: read as they are or refused, told from silence, and cut at pauses."""
+"""Recordings to be recognised: found, read as those of training are, and cut at pauses."""
 
 from __future__ import annotations
 
-import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 from numpy.typing import NDArray
 
-from zo_common.speech.audio import SAMPLING_RATE, AudioProblem, refuse_cut_short, told_in_a_sentence
+from zo_common.speech.audio import FOREIGN_SUFFIXES, SAMPLING_RATE, SUFFIXES, decode
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
-_LOUDEST = 1e6  # whole numbers of 16 bits that were stored as floats are below; what is above is damaged
 PIECE_SECONDS = 25.0
 SLACK_SECONDS = 2.5  # a cut may be this far from where equal pieces would be cut, so no piece exceeds 30 s
 _PAUSE_SECONDS = 0.1
 
 
 def find_recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """All recordings, those of folders at any depth and in the order of their names, and what is wrong with a path."""
+    """All recordings, those of folders at any depth and in the order of their names, and what is wrong with a path.
+
+    Recordings of a folder that are in a format which cannot be decoded are one of these sentences.
+    """
     found: list[Path] = []
     problems: list[str] = []
     for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not path.is_dir():
             found.append(path)
-        elif inside:
-            found += inside
-        else:
+            continue
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES and p.is_file())
+        inside = [p for p in files if p.suffix.lower() in SUFFIXES]
+        found += inside
+        foreign = Counter(p.suffix.lower() for p in files if p.suffix.lower() in FOREIGN_SUFFIXES)
+        if foreign:
+            kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(foreign.items()))
+            problems.append(
+                f"{foreign.total()} recordings of folder '{path}' are left out, {kinds}, expected one of "
+                f"{', '.join(SUFFIXES)}: convert them to FLAC, for example with ffmpeg."
+            )
+        elif not inside:
             problems.append(f"folder '{path}' holds no recording ({', '.join(SUFFIXES)}): name another one.")
     return found, problems
 
 
-def read_wave(
-    path: Path, *, rate: int = SAMPLING_RATE, convert: bool = False, max_seconds: float = 3600.0
-) -> NDArray[np.float32]:
-    """Mono samples (n,) at `rate` Hz; n is 0 for a recording without samples.
-
-    A higher sampling rate is brought down, which loses nothing that the model could hear.
-
-    Args:
-        convert: average channels and resample from lower rates instead of refusing them.
+def read_wave(path: Path, *, rate: int = SAMPLING_RATE, max_seconds: float = 3600.0) -> NDArray[np.float32]:
+    """Mono samples (n,) at `rate` Hz, n > 0; see `decode`, whose checks are those of training.
 
     Raises:
-        AudioProblem: it cannot be read or decoded, is longer than `max_seconds`, has several channels, a lower rate,
-            or samples that are not finite or far out of range.
+        AudioProblem: as `decode` does.
     """
-    samples, found = _read(path, rate, convert, max_seconds)
-    if not np.isfinite(samples).all():
-        raise AudioProblem(f"'{path.name}' has NaN or infinite samples, expected numbers: convert it again.")
-    if len(samples) and float(np.abs(samples).max()) > _LOUDEST:
-        raise AudioProblem(
-            f"'{path.name}' has samples of up to {float(np.abs(samples).max()):.3g}, expected −1 … 1: convert it again."
-        )
-    mono = samples.mean(axis=1) if samples.shape[1] > 1 else samples[:, 0]
-    if found != rate and len(mono):
-        mono = soxr.resample(mono, found, rate, quality="HQ")
-    return np.ascontiguousarray(mono, dtype=np.float32)
-
-
-def _read(path: Path, rate: int, convert: bool, max_seconds: float) -> tuple[NDArray[np.float32], int]:
-    """Samples (n, channels) and their rate in Hz."""
-    name = f"'{path.name}'"
-    with told_in_a_sentence(name):
-        data = path.read_bytes()
-        if not data:
-            raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again.")
-        refuse_cut_short(data, name)
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            if not convert and file.channels > 1:
-                raise AudioProblem(
-                    f"{name} has {file.channels} channels, expected one: pick the speaker's, or pass --convert to "
-                    "average them."
-                )
-            if not convert and file.samplerate < rate:
-                raise AudioProblem(
-                    f"{name} is sampled at {file.samplerate} Hz, expected {rate} or more: record it so, or pass "
-                    "--convert to resample it (the band that is missing stays missing)."
-                )
-            samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
-            if len(samples) > max_seconds * file.samplerate:
-                raise AudioProblem(
-                    f"{name} lasts {max(file.frames, len(samples)) / file.samplerate:.0f} s, expected at most "
-                    f"{max_seconds:g}: cut it at a pause, or raise --max-seconds."
-                )
-            return samples, file.samplerate
+    return decode(path, rate, max_seconds, shorten="cut it at a pause, or raise --max-seconds")
 
 
 def split(wave: NDArray[np.float32], rate: int = SAMPLING_RATE) -> list[NDArray[np.float32]]:

@@ -39,7 +39,7 @@ app = typer.Typer(
 
 Audio = Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", show_default=False)]
 Model = Annotated[str, typer.Option(help="A Whisper or CTC model: a directory or a hub id.", show_default=False)]
-Convert = Annotated[bool, typer.Option("--convert", help="Average channels, resample from lower rates.")]
+Convert = Annotated[bool, typer.Option("--convert", hidden=True, help="Without effect: it is always done.")]
 MaxSeconds = Annotated[float, typer.Option(help="The longest recording that is read.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")]
@@ -100,6 +100,7 @@ def adapt(
     """Print what is heard in each recording before and after adapting to it."""
     from client.adapt.run import Reading, Run, prepare_records, read_references
     from client.adapt.view import View
+    from zo_common.speech.conversions import counted
 
     settings = _settings(ctx.params)
     if batch < 1:
@@ -111,9 +112,11 @@ def adapt(
     adapter = _adapter(model, settings, device, torch_threads)
     work = -(-len(paths) // batch) * adapter.steps + len(paths) * continual
     with View(work, as_json=as_json) as view:
-        run = Run(adapter, Reading(convert, max_seconds), view, records=records, references=references)
+        run = Run(adapter, Reading(max_seconds), view, records=records, references=references)
         run.fail(*problems)
-        run.adapt(run.listen(paths) if continual else paths, batch)
+        with counted() as changes:
+            run.adapt(run.listen(paths) if continual else paths, batch)
+        view.note(changes.note)
         run.rates()
     _end(run)
 
@@ -147,14 +150,17 @@ def replay(
     from client.adapt.file import read_file
     from client.adapt.run import Reading, Run
     from client.adapt.view import View
+    from zo_common.speech.conversions import counted
 
     file = read_file(record)
     paths, problems = _recordings(audio)
     adapter = _adapter(model, settings_of(file), device, torch_threads)
     with View(len(paths), as_json=as_json) as view:
-        run = Run(adapter, Reading(convert, max_seconds), view, records=None, references=None)
+        run = Run(adapter, Reading(max_seconds), view, records=None, references=None)
         run.fail(*problems)
-        run.replay(paths, record, file)
+        with counted() as changes:
+            run.replay(paths, record, file)
+        view.note(changes.note)
     _end(run)
 
 

@@ -20,14 +20,12 @@ from zo_common.speech.metrics import Scores, score
 from zo_common.speech.speech_model import Wave
 
 _STEM_BYTES = 200  # a file name may have 255 in all
-_TABLES = ("metadata.csv", "metadata.jsonl")
 
 
 @dataclass(frozen=True)
 class Reading:
     """How recordings are read: see `read_wave`."""
 
-    convert: bool = False
     max_seconds: float = 3600.0
 
     def __post_init__(self) -> None:
@@ -48,21 +46,20 @@ class References:
 
 
 def read_references(path: Path, text_column: str = "transcription") -> References:
-    """References of a metadata.csv or metadata.jsonl.
+    """References of a table, or of a folder with one, in any layout (docs/data.md).
 
     Raises:
-        ConfigError: the file has another name, or no row that can be used.
+        ConfigError: there is none, or no row that can be used.
     """
-    table = path / _TABLES[0] if path.is_dir() else path
-    if table.name not in _TABLES or not table.is_file():
-        raise ConfigError(f"reference is '{path}', expected a file {' or '.join(_TABLES)}: check the path")
+    if not path.exists():
+        raise ConfigError(f"reference is '{path}', expected a table or a folder with one: check the path")
     try:
-        manifest = read_manifest(str(table.parent), text_column=text_column)
+        manifest = read_manifest(str(path), text_column=text_column)
     except DataError as error:
         raise ConfigError(error.problems[0]) from None
     rows = [(u.source, u.text) for u in manifest.utterances if isinstance(u.source, Path)]
     if not rows:
-        raise ConfigError(f"'{table}' has no row with a recording and its text: {manifest.problems[0]}")
+        raise ConfigError(f"'{path}' has no row with a recording and its text: {manifest.problems[0]}")
     seen = [source.name for source, _ in rows]
     return References(
         {source.resolve(): text for source, text in rows},
@@ -146,12 +143,7 @@ class Run:
 
     def _read(self, path: Path) -> Wave | None:
         try:
-            wave = read_wave(
-                path,
-                rate=self._adapter.rate,
-                convert=self._reading.convert,
-                max_seconds=self._reading.max_seconds,
-            )
+            wave = read_wave(path, rate=self._adapter.rate, max_seconds=self._reading.max_seconds)
         except AudioProblem as problem:
             self.fail(str(problem))
             return None

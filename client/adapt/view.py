@@ -79,6 +79,12 @@ class View:
         with self._aside():
             print(f"error: {word}", file=sys.stderr)
 
+    def note(self, word: str) -> None:
+        """What was changed of the recordings, on stderr; nothing where there is no word."""
+        if word:
+            with self._aside():
+                print(f"note: {word}", file=sys.stderr)
+
     def adapted(self, path: Path, result: Adaptation, record: Path | None, reference: str | None) -> None:
         """An utterance's transcripts and what it took."""
         with self._aside():

@@ -21,6 +21,7 @@ from zo_common.speech.splits import DEVELOPMENT, guarded_split
 from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Plan, Reply, Status
 
+_MOST_PROBLEMS = 1000
 _DROP_STREAM = 1 << 41
 OnSynced = Callable[[Engine], None]
 
@@ -37,9 +38,12 @@ def hello(config: RunConfig, place: Place) -> dict[str, object]:
         word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
         return word | engine.describe()
     except ZOError as error:
+        refusal: dict[str, object] = {"client_id": place.client_id, "error": str(error)}
+        if not isinstance(error, DataError):
+            return refusal
         # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
-        stop = isinstance(error, DataError) and place.partition_id is not None
-        return {"client_id": place.client_id, "error": str(error), "stop": stop}
+        stop = place.partition_id is not None and not config.skip_bad
+        return refusal | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": stop}
 
 
 def train(

@@ -14,7 +14,7 @@ from client.device.engine import Engine
 from zo_common.config.run import ENGINE_SETTINGS, RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.manifest import Manifest, read_manifest
-from zo_common.speech.partition import Partitions
+from zo_common.speech.partition import Partitions, named_rows
 from zo_common.speech.recordings import Recordings, read_speech
 
 MAX_FEATURE_BYTES = 256 << 20  # of data sets in memory, about 2000 utterances of 5 s; others wait in `feature-cache`
@@ -115,6 +115,7 @@ def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> 
     manifest = _manifest(*table)
     if partition_id is None:
         return manifest
+    manifest = named_rows(manifest, config.partition_by)
     if not manifest.utterances:  # the table's own problems say more than that nothing can be shared out
         raise DataError(manifest.problems)
     mine = _partitions(*table, config.partition_by, config.run_seed, num_partitions).of(partition_id)
@@ -128,4 +129,5 @@ def _manifest(data: str, split: str, text_column: str, need_text: bool = True) -
 
 @lru_cache(maxsize=2)
 def _partitions(data: str, split: str, text_column: str, need_text: bool, by: str, seed: int, count: int) -> Partitions:
-    return Partitions(_manifest(data, split, text_column, need_text).utterances, count, by, seed=seed)
+    manifest = named_rows(_manifest(data, split, text_column, need_text), by)
+    return Partitions(manifest.utterances, count, by, seed=seed, left_out=manifest.left_out)

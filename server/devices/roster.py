@@ -25,6 +25,8 @@ _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that int
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
 _FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
 _MOST_ROUNDS_APART = 32
+_MOST_FAULTS, _LONGEST_FAULT = 1000, 2000  # that a device may list
+_MOST_NAMED = 8  # devices, in one line
 
 
 @dataclass
@@ -108,7 +110,8 @@ class _Roll:
             if word.get("busy") is True:
                 self.busy.add(node)
             what, who = printable(str(word["error"])[:20_000]), plain(str(word.get("client_id")), 20)
-            self._refusals.setdefault(what, []).append(who)
+            for fault in _faults(word) or [what]:
+                self._refusals.setdefault(fault, []).append(who)
             self.words[node] = f"device {who}: {what}"
             return
         client, examples, skipped = (word.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
@@ -132,9 +135,21 @@ class _Roll:
 
     def problems(self) -> list[str]:
         """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
-        return self._problems + [
-            f"device{'s' if len(who) > 1 else ''} {', '.join(who)}: {what}" for what, who in self._refusals.items()
-        ]
+        return self._problems + [f"{_devices(who)}: {what}" for what, who in self._refusals.items()]
+
+
+def _faults(word: dict[str, Any]) -> list[str]:
+    """What is wrong with a device's recordings, one by one, where it says so."""
+    told = word.get("problems")
+    if not isinstance(told, list) or len(told) > _MOST_FAULTS:
+        return []
+    return [printable(fault[:_LONGEST_FAULT]) for fault in told if isinstance(fault, str)]
+
+
+def _devices(who: list[str]) -> str:
+    if len(who) > _MOST_NAMED:
+        return f"{len(who)} devices ({', '.join(who[:_MOST_NAMED])}, …)"
+    return f"device{'s' if len(who) > 1 else ''} {', '.join(who)}"
 
 
 def _call_the_roll(
@@ -199,6 +214,8 @@ class Roster:
                 "\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])])
             )
         self.members = roll.members
+        if len(roll.members) < len(nodes):
+            logger.warning(f"{len(nodes) - len(roll.members)} of {len(nodes)} devices are left out, for these reasons")
         for node in set(nodes) - set(roll.members):
             self._ask_again_later(node, 0, roll.words.get(node, ""), busy=node in roll.busy)
         for client, count in self.told.skipped.items():

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from fuzz_layouts import layout_targets
 from fuzz_private import private_targets
 from fuzz_samples import (
     GRADS,
@@ -81,7 +82,8 @@ from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_plan
 def targets() -> dict[str, Target]:
     """All of them by name; each call makes folders of its own, which end with the process."""
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # Flower's messages ask for it
-    return {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker(), **private_targets()}
+    own = {**_messages(), **_ledgers(), **_weights(), **_adaptations(), **_server(), **_worker()}
+    return {**own, **private_targets(), **layout_targets()}
 
 
 def _messages() -> dict[str, Target]:

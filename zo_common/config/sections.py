@@ -27,7 +27,7 @@ class DataSection:
 
     data: str = setting(
         "",
-        "Folder with a `metadata.csv` or `metadata.jsonl` for each split, directory of `save_to_disk`, or hub id.",
+        "Folder of recordings in one of the layouts of [data.md](data.md), a table of them, or a hub id.",
         "free",
         app_default="data",
         path=True,

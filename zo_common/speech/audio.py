@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,24 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from zo_common.speech.conversions import changed as _changed
+
 SAMPLING_RATE = 16_000
+SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
+    *(".w64", ".rf64", ".caf", ".sph", ".nist", ".voc"),
+)
+"""Of files that are decoded here."""
+FOREIGN_SUFFIXES = (
+    *(".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".mkv", ".mov", ".ac3", ".m4b", ".mp2", ".ra"),
+)
+"""Of recordings that must be converted first."""
 MAX_SECONDS = 30.0
 MIN_SECONDS = 0.01  # of which a spectrogram has one frame
 LOUDEST = 16.0  # 24 dB beyond full scale; 16-bit numbers that were stored as floats reach 32768
 SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
 _CANCELLED = 1e-3  # of the channels' own level, below which their mean is none
+_HEAD = 12  # bytes that say how long a WAV file is
 _STREAMED = 0x7FFFF000  # from here on, the size in a WAV file means that its writer did not know it
 
 
@@ -29,22 +41,29 @@ class AudioProblem(ValueError):
 
 
 def decode(
-    audio: Path | bytes, sampling_rate: int = SAMPLING_RATE, max_seconds: float = MAX_SECONDS
+    audio: Path | bytes,
+    sampling_rate: int = SAMPLING_RATE,
+    max_seconds: float = MAX_SECONDS,
+    *,
+    shorten: str = "cut it and its transcript at a pause, or list its parts with their times (docs/data.md)",
 ) -> npt.NDArray[np.float32]:
     """Samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
+
+    All recordings are read by this one function, whatever they are for; `counted` tells what it had to change.
+
+    Args:
+        shorten: the remedy for a recording that is too long.
 
     Raises:
         AudioProblem: the recording is unreadable, cut short, empty, shorter than `MIN_SECONDS`, longer than
             `max_seconds`, silent, not finite, beyond `LOUDEST`, or its channels cancel each other.
     """
-    name = f"'{audio.name}'" if isinstance(audio, Path) else "the recording"
+    name = name_of(audio)
     samples, rate, seconds = _read(audio, name, max_seconds)
     if len(samples) == 0:
         raise AudioProblem(f"{name} has no samples, expected speech: record it again or delete the row.")
     if len(samples) > max_seconds * rate:
-        raise AudioProblem(
-            f"{name} lasts {seconds:.2f} s, expected at most {max_seconds:g} s: cut it and its transcript at a pause."
-        )
+        raise AudioProblem(f"{name} lasts {seconds:.2f} s, expected at most {max_seconds:g} s: {shorten}.")
     if not np.isfinite(samples).all():
         raise AudioProblem(f"{name} has NaN or infinite samples, expected numbers: convert it again from its source.")
     if len(samples) < MIN_SECONDS * rate:
@@ -69,27 +88,51 @@ def decode(
         mono = soxr.resample(mono, rate, sampling_rate, quality="HQ")[: int(max_seconds * sampling_rate)]
     if len(mono) == 0 or not np.isfinite(mono).all():
         raise AudioProblem(f"{name} cannot be resampled from {rate} to {sampling_rate} Hz: convert it yourself.")
+    _changed(rate, sampling_rate, samples.shape[1])
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
 def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArray[np.float32], int, float]:
     """Samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
-    with told_in_a_sentence(name):
-        data = audio.read_bytes() if isinstance(audio, Path) else audio
-        if not data:
-            raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
-        refuse_cut_short(data, name)
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
-            # One sample more than allowed shows that it is too long, without decoding hours of it.
-            samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
-            return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
+    with told_in_a_sentence(name), opened(audio, name) as file:
+        # One sample more than allowed shows that it is too long, without decoding hours of it.
+        samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
+        return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
 
 
-def refuse_cut_short(data: bytes, name: str) -> None:
-    """Raises AudioProblem where a WAV file, called `name`, has fewer bytes than its header says (RIFF 1.0)."""
-    promised = int.from_bytes(data[4:8], "little") + 8
-    if data[:4] == b"RIFF" and len(data) < promised < _STREAMED:
-        raise AudioProblem(f"{name} ends after {len(data)} of {promised} bytes, expected all: copy it again.")
+@contextmanager
+def opened(audio: Path | bytes, name: str) -> Iterator[soundfile.SoundFile]:
+    """A recording, called `name`, open for reading.
+
+    Raises:
+        AudioProblem: it has no bytes, or ends before what its header promises.
+        OSError, soundfile.SoundFileError: it cannot be opened.
+    """
+    head = audio[:_HEAD] if isinstance(audio, bytes) else _head(audio)
+    if not head:
+        raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
+    _refuse_cut_short(head, len(audio) if isinstance(audio, bytes) else audio.stat().st_size, name)
+    # by what it holds, not by its name, from which soundfile would take a format of its own accord
+    stream = io.BytesIO(audio) if isinstance(audio, bytes) else os.fdopen(os.open(audio, os.O_RDONLY), "rb")
+    with stream, soundfile.SoundFile(stream) as file:
+        yield file
+
+
+def name_of(audio: Path | bytes) -> str:
+    """What messages call a recording."""
+    return f"'{audio.name}'" if isinstance(audio, Path) else "the recording"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _refuse_cut_short(head: bytes, size: int, name: str) -> None:
+    """Raises AudioProblem where a WAV file of `size` bytes has fewer than its header says (RIFF 1.0)."""
+    promised = int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"RIFF" and size < promised < _STREAMED:
+        raise AudioProblem(f"{name} ends after {size} of {promised} bytes, expected all: copy it again.")
 
 
 def is_silent(wave: npt.NDArray[np.float32]) -> bool:
@@ -114,17 +157,37 @@ def told_in_a_sentence(name: str) -> Iterator[None]:
         ) from None
 
 
-def local_audio(folder: Path, name: object) -> Path | str:
+def local_audio(folder: Path, name: object, *, column: str = "file_name") -> Path | str:
     """Path of the recording that a table in `folder` names, or as a string what is wrong with the name."""
     if not isinstance(name, str) or not name.strip():
-        return "got no file_name, expected the path of a recording: fill it in or delete the row."
+        return f"got no {column}, expected the path of a recording: fill it in or delete the row."
     for spelled in _spellings(name):
         # Lexical: links inside the folder may lead to where the recordings are stored.
         if Path(spelled).is_absolute() or Path(os.path.normpath(spelled)).parts[:1] == (os.pardir,):
-            return f"got file_name '{name}', expected a path inside the folder of the table: move the recording there."
-        if os.path.isfile(folder / spelled):  # noqa: PTH113 - false, not an error, for a name that no file can have
+            return f"got {column} '{name}', expected a path inside the folder of the table: move the recording there."
+        if _is_file(folder / spelled):
             return folder / spelled
-    return f"got file_name '{name}', expected a file that exists: correct the name or delete the row."
+    return _not_there(column, name)
+
+
+def stated_audio(folders: Sequence[Path], name: object, *, column: str) -> Path | str:
+    """As `local_audio`, for a table that may name recordings anywhere, with ~ too; a relative name is of a folder."""
+    if not isinstance(name, str) or not name.strip():
+        return f"got no {column}, expected the path of a recording: fill it in or delete the row."
+    for spelled in _spellings(name):
+        whole = os.path.expanduser(spelled)  # noqa: PTH111 - no error for a user who does not exist
+        for folder in folders:
+            if _is_file(folder / whole):
+                return folder / whole
+    return _not_there(column, name)
+
+
+def _not_there(column: str, name: str) -> str:
+    return f"got {column} '{name[:300]}', expected a file that exists: correct the name or delete the row."
+
+
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # noqa: PTH113 - false, not an error, for a name that no file can have
 
 
 def _spellings(name: str) -> Iterator[str]:

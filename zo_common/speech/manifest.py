@@ -3,129 +3,80 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import unicodedata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zo_common.errors import DataError
 from zo_common.models.hub import hub_or_cache
-from zo_common.speech.audio import local_audio, stored_audio
-from zo_common.speech.table import Row, csv_rows
+from zo_common.speech.clip import Clip
+from zo_common.speech.layouts import LAYOUTS, Place, inner_places, own_places, place_of_file
+from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing, ListingFault, Row
+from zo_common.speech.layouts.saved import listing_of
+from zo_common.speech.times import LISTS, timed_parts
+from zo_common.speech.utterance import Manifest, Utterance
 
-_FILE = "file_name"
-TABLES = ("metadata.csv", "metadata.jsonl")
+__all__ = ["Manifest", "Utterance", "read_manifest"]
 _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_text", "raw_text")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
-_Source = Path | bytes | Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One recording: where it is listed ("train/metadata.csv:12"), where its sound is, text, and other columns.
-
-    `source` is a file, bytes, or what reads the bytes: a manifest that is kept must not hold all recordings.
-    """
-
-    where: str
-    source: _Source = field(repr=False)
-    text: str
-    columns: Mapping[str, str]
-
-    @property
-    def audio(self) -> Path | bytes:
-        """The recording's file or bytes."""
-        return self.source if isinstance(self.source, Path | bytes) else self.source()
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The usable rows of a source, and one sentence for each that is not."""
-
-    utterances: tuple[Utterance, ...]
-    problems: tuple[str, ...]
-
-
-@dataclass
-class _Collector:
-    text_column: str
-    problems: list[str]
-    need_text: bool
-    utterances: list[Utterance] = field(default_factory=list)
-
-    def add(self, where: str, audio: _Source | str, row: dict[str, Any]) -> None:
-        """Take the row's utterance, or all that is wrong with it; `audio` is a fault where it is a string."""
-        text = row.pop(self.text_column, None)
-        if not self.need_text:
-            text = None  # whoever has no use for a transcript does not get to see one
-        faults = [audio] if isinstance(audio, str) else []
-        if not isinstance(text, str | None):
-            faults.append(f"got a {self.text_column} of type {type(text).__name__}, expected text: correct the row.")
-        elif self.need_text and not (text and text.strip()):
-            faults.append(f"got an empty transcript, expected what is said: fill in {self.text_column} or delete it.")
-        self.problems.extend(f"{where}: {fault}" for fault in faults)
-        if not isinstance(audio, str) and not faults:
-            columns = {name: "" if value is None else str(value) for name, value in row.items()}
-            self.utterances.append(Utterance(where, audio, text or "", columns))
-
-    def manifest(self, table: str, rows: int) -> Manifest:
-        if rows == 0 and not self.problems:
-            self.problems.append(f"{table}: got no rows, expected one for each recording: add them or change split.")
-        return Manifest(tuple(self.utterances), tuple(self.problems))
-
 
 def read_manifest(
-    source: str, *, split: str | None = None, text_column: str = "transcription", need_text: bool = True
+    source: str, *, split: str | None = None, text_column: str = TRANSCRIPTION, need_text: bool = True
 ) -> Manifest:
-    """Read a folder in `audiofolder` layout, a folder written by `save_to_disk`, or a Hugging Face hub id.
+    """Read a folder in one of `LAYOUTS`, a table of one, or a Hugging Face hub id.
 
-    A folder without splits counts as "train". A source with one split needs no `split`.
+    A folder without splits counts as "train". A source with one split needs no `split`. Where a layout has a column of
+    its own for transcripts, that is taken unless `text_column` is another than its default.
     Without `need_text`, rows may lack a transcript, and tables the column of them; those that are there are dropped.
     Raises DataError where there is nothing to read; faults of rows and columns are in `Manifest.problems`.
     """
     try:
-        folder = Path(source).expanduser()
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-            return _read_datasets(str(folder), split, text_column, need_text, saved=True)
-        if folder.is_dir():
-            return _read_table(_find_table(folder, split), text_column, need_text)
-        got = "a file" if folder.exists() else "not there"
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return _read_place(find_place(path, split), text_column, need_text)
+        if path.is_file() and (place := place_of_file(path)):
+            return _read_place(place, text_column, need_text)
+        got = "a file" if path.exists() else "not there"
     except (OSError, RuntimeError) as error:
         raise _fault(f"'{source}' cannot be read ({error}), expected a readable folder: check its rights.") from None
     if got == "a file" or not _HUB_ID.fullmatch(source):
-        raise _fault(f"'{source}' is {got}, expected a folder with {' or '.join(TABLES)}: check the path.")
-    return _read_datasets(source, split, text_column, need_text, saved=False)
+        raise _fault(
+            f"'{source}' is {got}, expected a folder with metadata.csv or metadata.jsonl, or in another layout of "
+            f"docs/data.md: check the path."
+        )
+    return _read_hub(source, split, text_column, need_text)
 
 
 def _fault(message: str) -> DataError:
     return DataError([message])
 
 
-def _table_in(folder: Path) -> Path | None:
-    found = [folder / name for name in TABLES if (folder / name).is_file()]
-    if len(found) > 1:
-        raise _fault(f"'{folder}' holds both {' and '.join(TABLES)}, expected one of them: delete the other.")
-    return found[0] if found else None
+def find_place(folder: Path, split: str | None) -> Place:
+    """Where a split of a folder is.
 
-
-def _find_table(folder: Path, split: str | None) -> Path:
-    own, chosen = _table_in(folder), _table_in(folder / split) if split else None
-    if chosen is not None:
+    Raises:
+        DataError: there is no such split, or no layout that is known.
+    """
+    if split and (folder / split).is_dir() and (chosen := own_places(folder / split).get("")):
         return chosen
+    own = own_places(folder)
+    if split in own:
+        return own[split]
     # `datasets` calls a folder without splits "train"; any other split must not silently be the same recordings.
-    if own is not None and split in (None, "train", folder.resolve().name):
-        return own
-    splits = {child.name: table for child in sorted(folder.iterdir()) if child.is_dir() and (table := _table_in(child))}
-    if not splits and own is None:
+    if "" in own and split in (None, "train", folder.resolve().name):
+        return own[""]
+    splits = own or inner_places(folder)
+    if not splits:
+        known = ", ".join(layout.NAME for layout in LAYOUTS)
         raise _fault(
-            f"'{folder}' has neither {' nor '.join(TABLES)}, in itself or in a folder per split: "
-            f"write one with the columns {_FILE} and transcription (Hugging Face's audiofolder layout)."
+            f"'{folder}' has neither metadata.csv nor metadata.jsonl nor another layout that is known ({known}), in "
+            "itself or in a folder per split: write a metadata.csv with the columns file_name and transcription."
         )
-    return splits[_choose_split(str(folder), split, [*splits] or ["train"])]
+    names = [name for name in splits if name] or ["train"]
+    return splits[_choose_split(str(folder), split, names)]
 
 
 def _choose_split(source: str, split: str | None, splits: Sequence[str]) -> str:
@@ -137,111 +88,118 @@ def _choose_split(source: str, split: str | None, splits: Sequence[str]) -> str:
     raise _fault(f"'{source}' has {', '.join(splits)}, but {got}: name one of these as split.")
 
 
-def _read_table(path: Path, text_column: str, need_text: bool) -> Manifest:
-    table = f"{path.resolve().parent.name}/{path.name}"
-    data = path.read_bytes()
+def _read_place(place: Place, text_column: str, need_text: bool) -> Manifest:
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        return Manifest((), (f"{table}:{line}: got bytes that are not UTF-8, expected text: save the table as UTF-8.",))
-    columns, rows = csv_rows(text) if path.suffix == ".csv" else _json_rows(text)
-    faults = _column_problems(table, columns, text_column, need_text) if columns else []
-    found = _Collector(text_column, faults.copy(), need_text)
-    for line, row in rows:
+        listing = place.layout.read(place.path)
+    except ListingFault as fault:
+        return Manifest((), (str(fault),))
+    return checked(listing, text_column, need_text)
+
+
+def checked(listing: Listing, text_column: str, need_text: bool) -> Manifest:
+    """The usable rows of a listing, and one sentence for each that is not."""
+    column = _text_column(listing, text_column)
+    faults = list(listing.faults)
+    if need_text and listing.columns and column not in listing.columns:
+        faults.append(_no_text_column(listing, text_column))
+    found = _Collector(column, listing.speaker, need_text)
+    found.problems += faults
+    for row in listing.rows:
         if isinstance(row, str):
-            found.problems.append(f"{table}:{line}: {row}")
+            found.problems.append(row)
         elif not faults:
-            found.add(f"{table}:{line}", local_audio(path.parent, row.pop(_FILE, None)), row)
-    return found.manifest(table, len(rows))
+            found.add(row)
+    if not listing.rows and not found.problems:
+        found.problems.append(
+            f"{listing.name}: got no rows, expected one for each recording: add them or change split."
+        )
+    return Manifest(tuple(found.utterances), tuple(found.problems), tuple(found.left_out))
 
 
-def _json_rows(text: str) -> tuple[list[str], list[Row]]:
-    """All keys that occur, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
-    columns: dict[str, None] = {}
-    rows: list[Row] = []
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            row = f"JSON with a fault at column {error.colno} ({error.msg})"
-        except (ValueError, RecursionError) as error:
-            row = f"JSON that cannot be read ({str(error)[:80]})"
-        if isinstance(row, dict):
-            columns.update(dict.fromkeys(row))
-            rows.append((line, row))
-        else:
-            rows.append((line, f'got {row!s:.80}, expected an object {{"{_FILE}": ...}}: correct the line.'))
-    return list(columns), rows
+def _text_column(listing: Listing, asked: str) -> str:
+    if asked in listing.columns or asked != TRANSCRIPTION:
+        return asked
+    return next((name for name in listing.texts if name in listing.columns), asked)
 
 
-def _column_problems(table: str, columns: Sequence[str], text_column: str, need_text: bool) -> list[str]:
-    problems, listed = [], ", ".join(columns)
-    if _FILE not in columns:
-        problems.append(f"column '{_FILE}' not found in {table}, it has {listed}: rename the column of audio paths.")
-    if need_text and text_column not in columns:
-        problems.append(_no_text_column(table, [name for name in columns if name != _FILE], listed, text_column))
-    return problems
-
-
-def _no_text_column(table: str, candidates: Sequence[str], listed: str, text_column: str) -> str:
-    lower = {name.lower(): name for name in candidates}
+def _no_text_column(listing: Listing, text_column: str) -> str:
+    lower = {name.lower(): name for name in listing.columns if name != listing.audio}
     near = difflib.get_close_matches(text_column.lower(), lower, n=1)
     near = near or [name for name in _TEXT_NAMES if name in lower]
     hint = f"did you mean text-column={lower[near[0]]}?" if near else "name that of the transcripts as text-column."
-    return f"text column '{text_column}' not found in {table}, it has {listed}: {hint}"
+    return f"text column '{text_column}' not found in {listing.name}, it has {', '.join(listing.columns)}: {hint}"
 
 
-def _read_datasets(source: str, split: str | None, text_column: str, need_text: bool, *, saved: bool) -> Manifest:
+class _Collector:
+    """Takes rows one by one, the same checks for each layout."""
+
+    def __init__(self, text_column: str, speaker: str, need_text: bool) -> None:
+        self._text_column, self._speaker, self._need_text = text_column, speaker, need_text
+        self.utterances: list[Utterance] = []
+        self.problems: list[str] = []
+        self.left_out: list[Mapping[str, str]] = []
+
+    def add(self, row: Row) -> None:
+        """Take the row's utterances, or all that is wrong with it."""
+        fields = dict(row.fields)
+        # whoever has no use for a transcript does not get to see one
+        text = fields.pop(self._text_column, None) if self._need_text else None
+        faults = [row.audio] if isinstance(row.audio, str) else []
+        parts = timed_parts(fields)
+        if isinstance(parts, str):
+            faults.append(parts)
+        elif not isinstance(text, str | None):
+            kind = type(text).__name__
+            faults.append(f"got a {self._text_column} of type {kind}, expected text: correct the row.")
+        elif self._need_text and not parts and not (text and text.strip()):
+            faults.append(f"got an empty transcript, expected what is said: fill in {self._text_column} or delete it.")
+        self.problems += [f"{row.where}: {fault}" for fault in faults]
+        columns = self._columns(fields)
+        if faults or isinstance(row.audio, str):
+            self.left_out.append(columns)
+        elif isinstance(parts, list):
+            for part in parts:
+                clip = Clip(row.audio, row.start + part.start, part.end - part.start)
+                said = _composed(part.text) if self._need_text else ""
+                self.utterances.append(Utterance(f"{row.where} at {part.start:.2f} s", clip, said, columns))
+        else:
+            whole = row.start == 0 and row.seconds is None
+            audio = row.audio if whole else Clip(row.audio, row.start, row.seconds)
+            self.utterances.append(Utterance(row.where, audio, _composed(str(text or "")), columns))
+
+    def _columns(self, fields: Mapping[str, Any]) -> dict[str, str]:
+        """Values as they are compared: without spaces around them, letters and accents put together."""
+        dropped = {self._text_column, *LISTS} if not self._need_text else set(LISTS)
+        columns = {
+            name: "" if value is None else _composed(str(value)).strip()
+            for name, value in fields.items()
+            if name not in dropped
+        }
+        if self._speaker in columns:
+            columns.setdefault("speaker", columns[self._speaker])
+        return columns
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _read_hub(source: str, split: str | None, text_column: str, need_text: bool) -> Manifest:
     import datasets
 
     try:
         with hub_or_cache(source):
-            loaded = datasets.load_from_disk(source) if saved else datasets.load_dataset(source, split=split)
+            loaded = datasets.load_dataset(source, split=split)
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        if saved:
-            raise _fault(f"'{source}' is not what save_to_disk writes ({reason}): save the data set again.") from None
         raise _fault(
             f"'{source}' is neither a folder here nor a data set that the Hugging Face hub gives ({reason}): "
             "correct the name, or download it on a machine with network, save it with save_to_disk and pass that "
             "folder (HF_HUB_OFFLINE=1 uses earlier downloads without waiting for the network)."
         ) from None
-    return _read_loaded(loaded, source, split, text_column, need_text)
-
-
-def _read_loaded(loaded: Any, source: str, split: str | None, text_column: str, need_text: bool) -> Manifest:
-    """Rows of a `datasets.Dataset` or `DatasetDict`, counted from 0 as `dataset[row]` does."""
-    import datasets
-
     if isinstance(loaded, datasets.DatasetDict):
         split = _choose_split(source, split, list(loaded))
         loaded = loaded[split]
-    elif split not in (None, "train", str(loaded.split)):
-        _choose_split(source, split, [str(loaded.split or "train")])
-    table = f"{Path(source).name}[{split or loaded.split or 'train'}]"
-    audio = [name for name, feature in loaded.features.items() if isinstance(feature, datasets.Audio)]
-    problems, listed = [], ", ".join(loaded.features)
-    if not audio:
-        problems.append(f"no Audio column found in {table}, it has {listed}: make one with cast_column(..., Audio()).")
-    if need_text and text_column not in loaded.features:
-        candidates = [name for name in loaded.features if name not in audio]
-        problems.append(_no_text_column(table, candidates, listed, text_column))
-    found = _Collector(text_column, problems, need_text)
-    if not problems:
-        name = "audio" if "audio" in audio else audio[0]
-        # Any further column of audio would be decoded on access.
-        rows = loaded.remove_columns([other for other in audio if other != name])
-        rows = rows.cast_column(name, datasets.Audio(decode=False))
-        sounds = rows.select_columns(name)
-        for index, row in enumerate(rows):
-            sound = stored_audio(row.pop(name))
-            lazy = partial(_bytes_of, sounds, index, name) if isinstance(sound, bytes) else sound
-            found.add(f"{table} row {index}", lazy, row)
-    return found.manifest(table, len(loaded))
-
-
-def _bytes_of(sounds: Any, index: int, name: str) -> bytes:
-    return bytes(sounds[index][name]["bytes"])
+    return checked(
+        listing_of(loaded, f"{Path(source).name}[{split or loaded.split or 'train'}]"), text_column, need_text
+    )

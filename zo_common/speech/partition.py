@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 from zo_common.errors import ConfigError
-from zo_common.speech.manifest import Utterance
+from zo_common.speech.manifest import Manifest, Utterance
 
 SHARDS_PER_PARTITION = 2
 _COUNT = "(devices in [simulation] of a scenario, num-supernodes of flwr run, num-partitions of node configs)"
@@ -29,10 +30,23 @@ class Partitions:
     "dirichlet:<column>:<alpha>"
     or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that
     equal shards leave over belong to nobody).
+
+    Args:
+        left_out: columns of rows that cannot be used: by a column, a client whose rows are all such has an empty share,
+            and every other client the one that it would have if they could be.
     """
 
-    def __init__(self, utterances: Sequence[Utterance], num_partitions: int, by: str, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        num_partitions: int,
+        by: str,
+        *,
+        seed: int = 0,
+        left_out: Sequence[Mapping[str, str]] = (),
+    ) -> None:
         self._utterances = utterances
+        self._left_out = left_out
         self._count = num_partitions
         self._by = by
         self._seed = seed
@@ -40,7 +54,7 @@ class Partitions:
     def of(self, partition_id: int) -> list[int]:
         """Ascending indices of the utterances of one client.
 
-        Raises ConfigError for unknown columns, numbers that do not fit, and a client without utterances.
+        Raises ConfigError for unknown columns, numbers that do not fit, and a client without any rows.
         """
         if self._by == "round-robin" and 0 <= partition_id < min(self._count, len(self._utterances)):
             return list(range(partition_id, len(self._utterances), self._count))
@@ -49,7 +63,7 @@ class Partitions:
                 f"partition-id is {partition_id} with num-partitions {self._count}: "
                 "give num-partitions a positive number, and partition-id one from 0 to below it."
             )
-        if self._count > len(self._utterances):
+        if self._count > len(self._utterances) + len(self._left_out):
             raise ConfigError(
                 f"{self._count} devices share {len(self._utterances)} utterances, which leaves some without any: "
                 f"have fewer devices {_COUNT}."
@@ -60,7 +74,7 @@ class Partitions:
     def _shares(self) -> Callable[[int], list[int]]:
         scheme, _, argument = self._by.partition(":")
         if self._by != "iid" and scheme not in ("dirichlet", "shard"):
-            return _natural(self._utterances, self._count, self._by).__getitem__
+            return _natural(self._utterances, self._count, self._by, self._left_out).__getitem__
         task = f"{len(self._utterances)} utterances by '{self._by}' among {self._count} clients"
         return partial(_load, self._partitioner(scheme, argument), task)
 
@@ -88,14 +102,16 @@ class Partitions:
         return partitioner
 
 
-def natural_count(utterances: Sequence[Utterance], by: str) -> int | None:
+def natural_count(utterances: Sequence[Utterance], by: str, left_out: Sequence[Mapping[str, str]] = ()) -> int | None:
     """How many devices there are when each has one value of the column `by`; None where `by` is no column.
 
     Raises:
         ConfigError: the data has no such column, or rows without a value in it.
     """
     scheme = by.partition(":")[0]
-    return None if scheme in ("iid", "round-robin", "dirichlet", "shard") else len(set(_values(utterances, by)))
+    if scheme in ("iid", "round-robin", "dirichlet", "shard"):
+        return None
+    return len({*_values(utterances, by), *(name for columns in left_out if (name := columns.get(by, "")))})
 
 
 def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
@@ -114,8 +130,28 @@ def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
     return values
 
 
-def _natural(utterances: Sequence[Utterance], num_partitions: int, column: str) -> list[list[int]]:
-    shares: dict[str, list[int]] = {}
+def named_rows(manifest: Manifest, by: str) -> Manifest:
+    """A manifest without the rows that have no value in the column that they are shared out by; these are problems.
+
+    Where no row has a value, or `by` is no column, it is as it was: sharing it out says what is wrong.
+    """
+    scheme, _, argument = by.partition(":")
+    column = {"dirichlet": argument.rpartition(":")[0], "shard": argument}.get(scheme, by)
+    named = tuple(u for u in manifest.utterances if u.columns.get(column))
+    if not named or len(named) == len(manifest.utterances):
+        return manifest
+    nameless = tuple(
+        f"{u.where}: got no {column}, by which recordings are shared out: fill it in or delete the row."
+        for u in manifest.utterances
+        if not u.columns.get(column)
+    )
+    return replace(manifest, utterances=named, problems=(*manifest.problems, *nameless))
+
+
+def _natural(
+    utterances: Sequence[Utterance], num_partitions: int, column: str, left_out: Sequence[Mapping[str, str]]
+) -> list[list[int]]:
+    shares: dict[str, list[int]] = {name: [] for columns in left_out if (name := columns.get(column, ""))}
     for index, value in enumerate(_values(utterances, column)):
         shares.setdefault(value, []).append(index)
     distinct = sorted(shares)

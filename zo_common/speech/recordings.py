@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 
 from zo_common.errors import ConfigError, DataError
+from zo_common.speech.conversions import counted
 from zo_common.speech.manifest import Manifest, Utterance, read_manifest
 
+logger = logging.getLogger(__name__)
 BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
 
 
@@ -131,14 +134,17 @@ def read_speech(
     wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
     examples: list[Example] = []
     problems = list(manifest.problems)
-    for done, utterance in enumerate(wanted, 1):
-        example = reader.example(utterance)
-        if isinstance(example, list):
-            problems.extend(f"{utterance.where}: {fault}" for fault in example)
-        else:
-            examples.append(example)
-        if progress is not None:
-            progress(done, len(wanted))
+    with counted() as changes:
+        for done, utterance in enumerate(wanted, 1):
+            example = reader.example(utterance)
+            if isinstance(example, list):
+                problems.extend(f"{utterance.where}: {fault}" for fault in example)
+            else:
+                examples.append(example)
+            if progress is not None:
+                progress(done, len(wanted))
+    if changes.note:
+        logger.info(changes.note)
     if problems and not skip_bad:
         raise DataError(problems)
     if not examples:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zo_common.config.run import RunConfig
+from zo_common.errors import DataError
 from zo_common.models.hub import hub_or_cache
-from zo_common.speech.manifest import TABLES
+from zo_common.speech.layouts import split_places
+
+if TYPE_CHECKING:
+    from zo_common.config.run import RunConfig
 
 DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
 
@@ -23,13 +26,9 @@ def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
         return ()  # else the current directory
     folder = Path(source).expanduser()
     try:
-        if (folder / "dataset_dict.json").is_file():
-            names = json.loads((folder / "dataset_dict.json").read_bytes())["splits"]
-            return tuple(str(name) for name in names)
         if folder.is_dir():
-            tables = [(child, child / name) for child in folder.iterdir() for name in TABLES]
-            return tuple(sorted({child.name for child, table in tables if table.is_file()}))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+            return tuple(sorted(name for name in split_places(folder) if name))
+    except (OSError, ValueError, RuntimeError, DataError):
         return ()  # whoever reads the source says what is wrong with it
     return _hub_splits(source) if ask_hub and not folder.exists() else ()
 

@@ -5,20 +5,24 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-_TABLES = ("metadata.csv", "metadata.jsonl", "dataset_dict.json", "state.json", "*/state.json")
+from zo_common.errors import DataError
+from zo_common.speech.layouts import inner_places, own_places, place_of_file
 
 
 def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
     """Name, time of change in ns and size of every table in a folder and in the folders of its splits.
 
-    Empty for what is not a folder, such as a hub id.
+    Empty for what is neither a folder nor a table, such as a hub id.
     """
-    found = []
-    with suppress(OSError):
-        folder = Path(source).expanduser()
-        for pattern in _TABLES + tuple(f"*/{name}" for name in _TABLES[:2]):
-            for path in folder.glob(pattern):
-                with suppress(OSError):  # removed while we look
-                    stat = path.stat()
-                    found.append((str(path), stat.st_mtime_ns, stat.st_size))
+    found = set()
+    with suppress(OSError, RuntimeError, DataError):
+        path = Path(source).expanduser()
+        if path.is_dir():
+            places = [*own_places(path).values(), *inner_places(path).values()]
+        else:
+            places = [place for place in (place_of_file(path),) if place is not None and path.is_file()]
+        for table in {table for place in places for table in place.layout.tables(place.path)}:
+            with suppress(OSError):  # removed while we look
+                stat = table.stat()
+                found.add((str(table), stat.st_mtime_ns, stat.st_size))
     return tuple(sorted(found))

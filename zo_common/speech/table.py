@@ -1,8 +1,9 @@
-"""CSV tables as people's programs write them: comma, semicolon or tab, empty rows and columns."""
+"""Tables as people's programs write them: CSV by comma, semicolon or tab, empty rows and columns; lines of JSON."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,3 +89,24 @@ def _named(header: Sequence[str], fields: list[str], delimiter: str) -> dict[str
         remedy = f"put double quotes around a text that contains a {_NAMES[delimiter]}"
         return f"got {len(fields)} fields, expected {expected}: {remedy}."
     return {name: value for name, value in zip(header, fields, strict=True) if name}
+
+
+def json_rows(text: str) -> tuple[list[str], list[Row]]:
+    """All keys that occur, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
+    columns: dict[str, None] = {}
+    rows: list[Row] = []
+    for line, content in enumerate(text.split("\n"), 1):
+        if not content.strip():
+            continue
+        try:
+            row = json.loads(content)
+        except json.JSONDecodeError as error:
+            row = f"JSON with a fault at column {error.colno} ({error.msg})"
+        except (ValueError, RecursionError) as error:
+            row = f"JSON that cannot be read ({str(error)[:80]})"
+        if isinstance(row, dict):
+            columns.update(dict.fromkeys(row))
+            rows.append((line, row))
+        else:
+            rows.append((line, f'got {row!s:.80}, expected an object {{"file_name": ...}}: correct the line.'))
+    return list(columns), rows

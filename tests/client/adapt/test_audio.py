@@ -10,7 +10,8 @@ import soundfile as sf
 from tiny_ctc import noise_waves
 
 from client.adapt.audio import find_recordings, read_wave, split
-from zo_common.speech.audio import AudioProblem, is_silent
+from zo_common.speech.audio import AudioProblem, decode, is_silent
+from zo_common.speech.conversions import counted
 
 RATE = 16000
 
@@ -39,23 +40,34 @@ class TestReading:
         assert len(found) == 8000
         np.testing.assert_allclose(found[500:-500], _tone(0.5)[500:-500], atol=2e-3)
 
-    def test_no_samples_are_no_problem(self, tmp_path: Path) -> None:
-        assert len(read_wave(_write(tmp_path / "a.wav", _tone(0)))) == 0
-        assert len(read_wave(_write(tmp_path / "b.wav", _tone(0, 48000), 48000))) == 0
+    def test_the_checks_are_those_of_training(self, tmp_path: Path) -> None:
+        cases = {
+            "has no samples": _write(tmp_path / "e.wav", _tone(0)),
+            "holds only silence": _write(tmp_path / "s.wav", 0 * _tone(0.5)),
+            "cancel each other": _write(tmp_path / "c.wav", np.stack([_tone(0.5), -_tone(0.5)], axis=1)),
+            "samples of up to 9.83e\\+03": _write(tmp_path / "l.wav", 32768 * _tone(0.5), subtype="FLOAT"),
+            "at least 10": _write(tmp_path / "o.wav", _tone(0.5)[10:11]),
+        }
+        for message, path in cases.items():
+            for reader in (read_wave, decode):
+                with pytest.raises(AudioProblem, match=message):
+                    reader(path)
 
-    def test_stereo_and_low_rates_are_refused_unless_converted(self, tmp_path: Path) -> None:
+    def test_stereo_and_low_rates_are_taken_with_one_note(self, tmp_path: Path) -> None:
         left, right = _tone(0.5, 8000), np.zeros(4000, np.float32)
         stereo = _write(tmp_path / "s.wav", np.stack([_tone(0.5), 0 * _tone(0.5)], axis=1))
         telephone = _write(tmp_path / "t.wav", left, 8000)
         both = _write(tmp_path / "b.wav", np.stack([left, right], axis=1), 8000)
 
-        with pytest.raises(AudioProblem, match=r"'s\.wav' has 2 channels, expected one: .* --convert"):
-            read_wave(stereo)
-        with pytest.raises(AudioProblem, match=r"'t\.wav' is sampled at 8000 Hz, expected 16000 or more: .* --convert"):
-            read_wave(telephone)
+        with counted() as changes:
+            np.testing.assert_allclose(read_wave(stereo), _tone(0.5) / 2, atol=1e-4)
+            assert len(read_wave(telephone)) == len(read_wave(both)) == 8000
+            read_wave(_write(tmp_path / "h.wav", _tone(0.5, 44100), 44100))
 
-        np.testing.assert_allclose(read_wave(stereo, convert=True), _tone(0.5) / 2, atol=1e-4)
-        assert len(read_wave(telephone, convert=True)) == len(read_wave(both, convert=True)) == 8000
+        assert changes.note == (
+            "recordings resampled to 16 kHz: 2 of 8 kHz (nothing above 4 kHz), 1 of 44.1 kHz; recordings averaged over "
+            "channels: 2 of 2"
+        )
 
     @pytest.mark.parametrize(
         ("data", "message"),
@@ -90,7 +102,7 @@ class TestReading:
     def test_too_long_not_finite_or_not_there(self, tmp_path: Path) -> None:
         broken = _write(tmp_path / "n.wav", np.array([0.0, np.nan], np.float32), subtype="FLOAT")
 
-        with pytest.raises(AudioProblem, match=r"lasts 2 s, expected at most 1: .*--max-seconds"):
+        with pytest.raises(AudioProblem, match=r"lasts 2\.00 s, expected at most 1 s: .*--max-seconds"):
             read_wave(_write(tmp_path / "l.wav", _tone(2)), max_seconds=1.0)
         with pytest.raises(AudioProblem, match="NaN or infinite"):
             read_wave(broken)
@@ -152,3 +164,15 @@ def test_folders_are_searched_in_the_order_of_names(tmp_path: Path) -> None:
     assert found == [tmp_path / "z.wav", inside[2], inside[0], inside[1]]
     assert len(problems) == 1
     assert "e' holds no recording" in problems[0]
+
+
+def test_what_a_folder_holds_in_formats_that_are_not_decoded_is_counted(tmp_path: Path) -> None:
+    for name in ("a.m4a", "b.webm", "c/d.M4A", "e.w64", "f.sph", "g.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    found, problems = find_recordings([tmp_path])
+
+    assert [path.name for path in found] == ["e.w64", "f.sph"]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"3 recordings of folder '{tmp_path}' are left out, 2 .m4a, 1 .webm, expected one of")

@@ -72,6 +72,44 @@ def test_skipped_recordings_are_told_and_counted(
     assert told["up"]["serialised"] > told["up"]["payload"] > 0
 
 
+def test_a_speaker_without_a_usable_recording_is_left_out_where_bad_ones_are_skipped(
+    settings: Settings, federate: Federate, observed: Any, mini_corpus: Path, tmp_path: Path, ledger_of: Ledgers
+) -> None:
+    corpus = _with_broken_audio(mini_corpus, tmp_path, "anna*.wav")
+    for path in (corpus / "train").glob("bert*.wav"):
+        path.unlink()  # his rows are none: the others' shares stay what they were
+    config = settings(data=str(corpus), skip_bad=True)
+
+    federate(config)
+
+    assert "2 of 3 devices are left out" in observed.text
+    assert "device 0: No utterance is left to train on (3 of 6 readable rows were chosen)" in observed.text
+    assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[2]] * 3
+
+
+def test_a_row_without_a_speaker_is_a_problem_like_others(
+    settings: Settings, federate: Federate, observed: Any, mini_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = _with_broken_audio(mini_corpus, tmp_path, "none")
+    table = corpus / "train" / "metadata.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = lines[1].rpartition("anna")[0]
+    lines[5] = lines[5].replace("wav", "gone", 1)
+    table.write_text("\n".join(lines) + "\n")
+
+    with pytest.raises(ConfigError) as caught:
+        federate(settings(data=str(corpus)))
+    federate(settings(data=str(corpus), skip_bad=True))
+
+    first, *others = str(caught.value).splitlines()
+    assert first.endswith("(skip-bad=true trains on what is good):")
+    assert [line.split(": ")[:3] for line in others] == [
+        ["  devices 0, 1, 2", "train/metadata.csv:6", others[0].split(": ")[2]],
+        ["  devices 0, 1, 2", "train/metadata.csv:2", others[1].split(": ")[2]],
+    ]
+    assert "got no speaker, by which recordings are shared out" in others[1]
+
+
 def test_fewer_usable_devices_than_wanted_stop_the_run_with_the_reason(
     settings: Settings, federate: Federate, grid_of: Grids, tmp_path: Path
 ) -> None:
@@ -280,8 +318,9 @@ def test_settings_may_come_with_the_run(settings: Settings, grid_of: Grids, fede
     assert federate(config, grid).checksum
 
 
-def _with_broken_audio(corpus: Path, directory: Path) -> Path:
+def _with_broken_audio(corpus: Path, directory: Path, names: str = "anna0.wav") -> Path:
     broken = directory / "broken"
     shutil.copytree(corpus, broken)
-    (broken / "train" / "anna0.wav").write_bytes(b"not audio")
+    for path in (broken / "train").glob(names):
+        path.write_bytes(b"not audio")
     return broken

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from zo_common.errors import ConfigError
-from zo_common.speech.manifest import Utterance
-from zo_common.speech.partition import Partitions, partition
+from zo_common.speech.manifest import Manifest, Utterance
+from zo_common.speech.partition import Partitions, named_rows, partition
 
 UTTERANCES = [
     Utterance(
@@ -102,3 +102,24 @@ def test_flwr_datasets_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"pip install 'federated-zo-asr\[demo\]'"):
         partition(UTTERANCES, 0, 4, "iid")
     assert partition(UTTERANCES, 0, 6, "speaker") == list(range(8))
+
+
+def test_whose_rows_are_all_left_out_has_an_empty_share_and_the_others_keep_theirs() -> None:
+    rest = [u for u in UTTERANCES if u.columns["speaker"] != "s2"]
+    gone = [u.columns for u in UTTERANCES if u.columns["speaker"] == "s2"]
+    shares = Partitions(rest, 6, "speaker", left_out=gone)
+    assert [{rest[i].columns["speaker"] for i in shares.of(client)} for client in range(6)] == [
+        {"s0"}, {"s1"}, set(), {"s3"}, {"s4"}, {"s5"},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["speaker", "shard:speaker", "dirichlet:speaker:0.5"])
+def test_rows_without_a_name_are_problems(by: str) -> None:
+    nameless = Utterance("metadata.csv:99", Path("a.wav"), "text", {"speaker": ""})
+    found = named_rows(Manifest((*UTTERANCES, nameless), ("first",)), by)
+    assert found.utterances == tuple(UTTERANCES)
+    assert found.problems[0] == "first"
+    assert found.problems[1].startswith("metadata.csv:99: got no speaker, by which recordings are shared out")
+    alone = Manifest((nameless,), ())
+    assert named_rows(alone, by) == alone
+    assert named_rows(Manifest(tuple(UTTERANCES), ()), "iid").problems == ()

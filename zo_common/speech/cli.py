@@ -1,0 +1,168 @@
+"""`zo-asr data check | convert`: recordings looked at before anything is trained, and written in one layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import progress
+from rich.console import Console
+
+from zo_common.cli import AsJson, run_typer
+from zo_common.speech.survey import Survey
+
+app = typer.Typer(
+    help="Look at recordings before training, and convert them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[str, typer.Argument(help="Folder, table or hub id: see docs/data.md.", show_default=False)]
+Split = Annotated[str, typer.Option(help="Only this split; by default all.")]
+TextColumn = Annotated[str, typer.Option(help="Column of the transcripts.")]
+By = Annotated[str, typer.Option(help="Column that says whose a recording is.")]
+NoText = Annotated[bool, typer.Option("--no-text", help="Recordings alone, as objectives without transcripts take.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be used, and count it.")]
+Problems = Annotated[int, typer.Option(min=0, help="How many problems are printed of each split; 0 for all.")]
+_PATIENCE = 2.0
+
+
+@app.callback()
+def _group() -> None:
+    """Look at recordings before training, and convert them."""
+
+
+@app.command()
+def check(
+    source: Source,
+    split: Split = "",
+    text_column: TextColumn = "transcription",
+    partition_by: By = "speaker",
+    no_text: NoText = False,
+    problems: Problems = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Print what would be trained on, and all that cannot be: every recording is decoded, no model is loaded."""
+    from zo_common.speech.source import read_splits
+    from zo_common.speech.survey import survey
+
+    found = read_splits(source, split, text_column, need_text=not no_text)
+    total = sum(len(part.manifest.utterances) for part in found)
+    surveys, done = [], 0
+    with _bar(total) as advance:
+
+        def on_progress(at: int, of: int) -> None:
+            advance(done + at)
+
+        for part in found:
+            surveys.append(
+                survey(
+                    part.manifest,
+                    split=part.name,
+                    layout=part.layout,
+                    by=partition_by,
+                    folder=part.folder,
+                    on_progress=on_progress,
+                )
+            )
+            done += len(part.manifest.utterances)
+    if as_json:
+        print(json.dumps({"source": source, "splits": [each.to_json() for each in surveys]}, ensure_ascii=False))
+    else:
+        for each in surveys:
+            _show(each, problems)
+    if not any(each.utterances for each in surveys):
+        raise typer.Exit(1)
+
+
+@app.command()
+def convert(
+    source: Source,
+    output: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    split: Split = "",
+    text_column: TextColumn = "transcription",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Write recordings of any layout as Hugging Face's audiofolder, cut by their times where they have such."""
+    from zo_common.speech.convert import convert as write
+    from zo_common.speech.source import read_splits
+
+    found = {part.name: part.manifest for part in read_splits(source, split, text_column)}
+    with _bar(sum(len(manifest.utterances) for manifest in found.values())) as advance:
+        counts = write(found, output, skip_bad=skip_bad, on_progress=lambda done, _: advance(done))
+    for name, count in counts.items():
+        listed = len(found[name].utterances) + len(found[name].problems)
+        print(f"{output / name}: {count} recordings" + (f", {listed - count} left out" if listed > count else ""))
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr, on a terminal alone, once the work has taken two seconds."""
+    import time
+
+    console, started = Console(stderr=True), time.monotonic()
+    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
+    bar = progress.Progress(progress.TextColumn("recordings"), *columns, console=console, transient=True)
+    task = bar.add_task("", total=max(1, total))
+
+    def advance(done: int) -> None:
+        bar.update(task, completed=done)
+        if console.is_terminal and not bar.live.is_started and time.monotonic() - started > _PATIENCE:
+            bar.start()
+
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()
+
+
+def _show(found: Survey, most: int) -> None:
+    """A split for people."""
+    print(f"{found.split} ({found.layout}): {found.utterances} recordings, {found.minutes:.1f} min")
+    for line in _lines(found):
+        print(f"  {line}")
+    shown = found.problems if not most else found.problems[:most]
+    if found.problems:
+        print(f"  {len(found.problems)} cannot be used:")
+    for problem in shown:
+        print(f"    {problem}")
+    if len(shown) < len(found.problems):
+        print(f"    … and {len(found.problems) - len(shown)} more: --problems 0 prints all")
+
+
+def _lines(found: Survey) -> Iterator[str]:
+    named = {name: minutes for name, minutes in found.speakers.items() if name}
+    if named:
+        least, most = min(named.values()), max(named.values())
+        mute = [name for name, minutes in named.items() if not minutes]
+        yield f"{found.by}: {len(named)}, {least:.1f} … {most:.1f} min each ({_some(list(named))})"
+        if mute:
+            yield f"{found.by} without a usable recording: {len(mute)} ({_some(mute)})"
+    if "" in found.speakers:
+        yield f"{found.by}: none of {found.speakers['']:.1f} min"
+    if found.lengths is not None:
+        each = found.lengths
+        yield f"lengths: {each.shortest:.1f} … {each.longest:.1f} s, median {each.median:.1f} s"
+    if found.scripts:
+        yield "scripts: " + ", ".join(f"{name} {share:.1%}" for name, share in list(found.scripts.items())[:6])
+    if found.note:
+        yield found.note
+    if found.unlisted:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.unlisted.items())
+        yield f"{sum(found.unlisted.values())} recordings in the folder are in no usable row: {kinds}"
+
+
+def _some(names: list[Any]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

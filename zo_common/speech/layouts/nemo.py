@@ -1,0 +1,62 @@
+"""NeMo's manifests, which Lhotse writes too: lines of JSON with audio_filepath, text, and maybe offset, duration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from zo_common.speech.audio import stated_audio
+from zo_common.speech.layouts.layout import Listing, Row, short_name
+from zo_common.speech.layouts.rows import first_columns, read_rows, seconds_of
+
+NAME = "NeMo"
+_AUDIO = "audio_filepath"
+_NEVER = ("dataset_dict.json", "state.json", "dataset_info.json")
+
+
+def splits(folder: Path) -> dict[str, Path]:
+    """As `Layout.splits`: `train_manifest.json` is that of "train", and one of any other name the folder's own."""
+    found = [
+        path
+        for pattern in ("*.json", "*.jsonl")
+        for path in sorted(folder.glob(pattern))
+        if path.name not in _NEVER and _AUDIO in first_columns(path)
+    ]
+    return named_by_files(found)
+
+
+def named_by_files(found: list[Path]) -> dict[str, Path]:
+    """Splits by the names of their tables, without the word "manifest"; a table alone is the folder's own as well."""
+    named = {path.stem.replace("manifest", "").strip("_-. ") or path.stem: path for path in found}
+    return named if len(found) != 1 else {"": found[0], **named}
+
+
+def tables(place: Path) -> Iterable[Path]:
+    """As `Layout.tables`."""
+    return (place,)
+
+
+def read(place: Path) -> Listing:
+    """As `Layout.read`."""
+    name = short_name(place)
+    columns, rows = read_rows(place)
+    listed = tuple(_row(name, place.parent, line, row) for line, row in rows)
+    return Listing(name, tuple(columns), listed, audio=_AUDIO, texts=("text", "transcription"))
+
+
+def _row(name: str, folder: Path, line: int, row: dict[str, Any] | str) -> Row | str:
+    if isinstance(row, str):
+        return f"{name}:{line}: {row}"
+    return timed_row(f"{name}:{line}", stated_audio([folder], row.get(_AUDIO), column=_AUDIO), _AUDIO, row)
+
+
+def timed_row(where: str, audio: Any, column: str, row: dict[str, Any]) -> Row:
+    """A row with the part that its `offset` and `duration` say, in seconds."""
+    offset, duration = seconds_of(row.get("offset"), "offset"), seconds_of(row.get("duration"), "duration")
+    fields = {key: value for key, value in row.items() if key != column}
+    if isinstance(offset, str) or isinstance(duration, str):
+        fault = next(str(value) for value in (offset, duration) if isinstance(value, str))
+        return Row(where, audio if isinstance(audio, str) else fault, fields)
+    # without an offset, a duration is often that of the whole recording, rounded: `Clip` sees to it
+    return Row(where, audio, fields, offset or 0.0, duration or None)

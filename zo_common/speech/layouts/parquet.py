@@ -1,0 +1,73 @@
+"""Parquet tables, with recordings named or held in them, which are read when they are asked for."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zo_common.speech.audio import AudioProblem
+from zo_common.speech.layouts.layout import ListingFault, short_name
+from zo_common.speech.table import Row
+
+
+def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], list[Row]]:
+    """Names of the columns, and the rows, counted from 1; of recordings in the table, what reads them.
+
+    Raises:
+        ListingFault: the file is not Parquet.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        columns = list(file.schema_arrow.names)
+        if schema_alone:
+            return columns, []
+        held = [field.name for field in file.schema_arrow if _holds_audio(field.type)]
+        plain = [name for name in columns if name not in held]
+        rows = file.read(columns=plain).to_pylist() if plain else [{} for _ in range(file.metadata.num_rows)]
+        groups = [file.metadata.row_group(at).num_rows for at in range(file.metadata.num_row_groups)]
+    except (pyarrow.ArrowException, ValueError, OSError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ListingFault(f"{short_name(path)} is not a Parquet table ({reason}): write it again.") from None
+    places = ((group, inner) for group, count in enumerate(groups) for inner in range(count))
+    for row, place in zip(rows, places, strict=True):
+        row.update((name, HeldAudio(path, name, *place)) for name in held)
+    return columns, list(enumerate(rows, 1))
+
+
+def _holds_audio(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_struct(kind)) and {"bytes", "path"} <= {kind.field(at).name for at in range(kind.num_fields)}
+
+
+class HeldAudio:
+    """A recording in a Parquet table; called, it gives the bytes."""
+
+    def __init__(self, path: Path, column: str, group: int, row: int) -> None:
+        self._path, self._column, self._group, self._row = path, column, group, row
+
+    def __call__(self) -> bytes:
+        """The recording. Raises AudioProblem where the table has none, or cannot be read any more."""
+        import pyarrow
+
+        try:
+            value = _group_of(self._path, self._column, self._group)[self._row].as_py() or {}
+            if value.get("bytes"):
+                return bytes(value["bytes"])
+            if value.get("path"):
+                return Path(self._path.parent, str(value["path"])).read_bytes()
+        except (pyarrow.ArrowException, OSError, IndexError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AudioProblem(f"the recording cannot be read ({reason}): write the table again.") from None
+        raise AudioProblem("got no audio, expected bytes or the path of a recording: delete the row.")
+
+
+@lru_cache(maxsize=1)  # rows are read in order
+def _group_of(path: Path, column: str, group: int) -> Any:
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(path).read_row_group(group, columns=[column]).column(column)

@@ -1,0 +1,133 @@
+"""What would be trained on: speakers, minutes, lengths and scripts of a split, and all that cannot be used."""
+
+from __future__ import annotations
+
+import statistics
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zo_common.speech.audio import FOREIGN_SUFFIXES, SAMPLING_RATE, SUFFIXES, AudioProblem, decode
+from zo_common.speech.conversions import counted
+from zo_common.speech.manifest import Manifest
+from zo_common.speech.utterance import Utterance
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Seconds of the shortest, the middle and the longest of some recordings."""
+
+    shortest: float
+    median: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A split as training would find it.
+
+    Attributes:
+        split, layout: what was looked at, and how it was recognised.
+        utterances: that can be used.
+        minutes: of speech in them.
+        lengths: of them; None where there are none.
+        by: the column that says whose a recording is.
+        speakers: name → minutes, in the order of names, also those without a usable recording; "" is of nobody.
+        scripts: of the transcripts' letters, name → share, the commonest first.
+        problems: one sentence for all that cannot be used, file and line first.
+        unlisted: recordings in the folder that no row names, by suffix.
+        note: what is changed of recordings as they are read.
+    """
+
+    split: str
+    layout: str
+    utterances: int
+    minutes: float
+    lengths: Lengths | None
+    by: str
+    speakers: dict[str, float]
+    scripts: dict[str, float]
+    problems: tuple[str, ...]
+    unlisted: dict[str, int]
+    note: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def survey(
+    manifest: Manifest,
+    *,
+    split: str,
+    layout: str,
+    by: str = "speaker",
+    folder: Path | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Survey:
+    """Decode and check every recording of a manifest, as training would, without a model.
+
+    Args:
+        folder: where to look for recordings that no row names.
+        on_progress: called with the recordings done and their total.
+    """
+    problems = list(manifest.problems)
+    seconds: list[float] = []
+    rows = [*manifest.left_out, *(utterance.columns for utterance in manifest.utterances)]
+    speakers = dict.fromkeys((columns.get(by, "") for columns in rows), 0.0)
+    scripts: Counter[str] = Counter()
+    with counted() as changes:
+        for done, utterance in enumerate(manifest.utterances, 1):
+            try:
+                length = len(decode(utterance.audio)) / SAMPLING_RATE
+            except AudioProblem as problem:
+                problems.append(f"{utterance.where}: {problem}")
+            else:
+                seconds.append(length)
+                speakers[utterance.columns.get(by, "")] += length
+                scripts.update(script for letter in utterance.text if (script := script_of(letter)))
+            on_progress(done, len(manifest.utterances))
+    lengths = Lengths(min(seconds), statistics.median(seconds), max(seconds)) if seconds else None
+    return Survey(
+        split=split,
+        layout=layout,
+        utterances=len(seconds),
+        minutes=sum(seconds) / 60,
+        lengths=lengths,
+        by=by,
+        speakers={name: speakers[name] / 60 for name in sorted(speakers)},
+        scripts={name: count / scripts.total() for name, count in scripts.most_common()},
+        problems=tuple(problems),
+        unlisted=_unlisted(folder, manifest.utterances) if folder is not None else {},
+        note=changes.note,
+    )
+
+
+@lru_cache(maxsize=4096)
+def script_of(character: str) -> str:
+    """Script of a letter by its Unicode name, such as "Latin" or "Cyrillic"; empty for all that is no letter."""
+    if not character.isalpha():
+        return ""
+    name = unicodedata.name(character, "")
+    return {"CJK": "Han"}.get(name.split(" ")[0], name.split(" ")[0].split("-")[0].title())
+
+
+def _unlisted(folder: Path, utterances: Sequence[Utterance]) -> dict[str, int]:
+    """Recordings in a folder whose names no usable row has, counted by suffix."""
+    listed = {source.resolve() for u in utterances if (source := _file_of(u.source)) is not None}
+    found = Counter(
+        path.suffix.lower()
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES and path.is_file() and path.resolve() not in listed
+    )
+    return dict(sorted(found.items()))
+
+
+def _file_of(source: object) -> Path | None:
+    """The file of a recording, or of that which it is a part of."""
+    inner = getattr(source, "source", source)
+    return inner if isinstance(inner, Path) else None

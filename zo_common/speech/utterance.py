@@ -1,0 +1,42 @@
+"""Utterances as tables list them, before any audio is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Source = Path | bytes | Callable[[], bytes]
+"""A recording: a file, bytes, or what reads the bytes, as a manifest that is kept must not hold all recordings."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording: where it is listed ("train/metadata.csv:12"), where its sound is, text, and other columns."""
+
+    where: str
+    source: Source = field(repr=False)
+    text: str
+    columns: Mapping[str, str]
+
+    @property
+    def audio(self) -> Path | bytes:
+        """The recording's file or bytes.
+
+        Raises:
+            AudioProblem: it is part of a recording that cannot be read or does not reach so far.
+        """
+        return self.source if isinstance(self.source, Path | bytes) else self.source()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The usable rows of a source, and one sentence for each that is not.
+
+    Attributes:
+        left_out: the columns of rows that are not usable, where they could be told apart: whose they are is known.
+    """
+
+    utterances: tuple[Utterance, ...]
+    problems: tuple[str, ...]
+    left_out: tuple[Mapping[str, str], ...] = ()
