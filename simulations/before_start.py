@@ -34,10 +34,7 @@ def devices_of(config: RunConfig) -> int:
     Raises:
         ConfigError: they say nothing of devices.
     """
-    found = None
-    if config.data:
-        manifest = read_train_split(config)
-        found = natural_count(manifest.utterances, config.partition_by, manifest.left_out)
+    found = natural_count(read_train_split(config).utterances, config.partition_by) if config.data else None
     if found is None:
         raise ConfigError("the scenario says neither devices nor a corpus: set devices in [simulation]")
     return found

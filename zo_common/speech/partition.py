@@ -32,8 +32,8 @@ class Partitions:
     equal shards leave over belong to nobody).
 
     Args:
-        left_out: columns of rows that cannot be used: by a column, a client whose rows are all such has an empty share,
-            and every other client the one that it would have if they could be.
+        left_out: columns of rows that cannot be used: by a column, where the clients are as many as the values with
+            these, one whose rows are all such has an empty share.
     """
 
     def __init__(
@@ -102,16 +102,14 @@ class Partitions:
         return partitioner
 
 
-def natural_count(utterances: Sequence[Utterance], by: str, left_out: Sequence[Mapping[str, str]] = ()) -> int | None:
+def natural_count(utterances: Sequence[Utterance], by: str) -> int | None:
     """How many devices there are when each has one value of the column `by`; None where `by` is no column.
 
     Raises:
         ConfigError: the data has no such column, or rows without a value in it.
     """
     scheme = by.partition(":")[0]
-    if scheme in ("iid", "round-robin", "dirichlet", "shard"):
-        return None
-    return len({*_values(utterances, by), *(name for columns in left_out if (name := columns.get(by, "")))})
+    return None if scheme in ("iid", "round-robin", "dirichlet", "shard") else len(set(_values(utterances, by)))
 
 
 def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
@@ -151,9 +149,12 @@ def named_rows(manifest: Manifest, by: str) -> Manifest:
 def _natural(
     utterances: Sequence[Utterance], num_partitions: int, column: str, left_out: Sequence[Mapping[str, str]]
 ) -> list[list[int]]:
-    shares: dict[str, list[int]] = {name: [] for columns in left_out if (name := columns.get(column, ""))}
+    shares: dict[str, list[int]] = {}
     for index, value in enumerate(_values(utterances, column)):
         shares.setdefault(value, []).append(index)
+    if len(shares) < num_partitions:  # those who asked may have counted everybody
+        everybody = shares | {name: [] for c in left_out if (name := c.get(column, "")) and name not in shares}
+        shares = everybody if len(everybody) == num_partitions else shares
     distinct = sorted(shares)
     if len(distinct) != num_partitions:
         raise ConfigError(

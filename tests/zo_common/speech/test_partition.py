@@ -104,9 +104,11 @@ def test_flwr_datasets_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert partition(UTTERANCES, 0, 6, "speaker") == list(range(8))
 
 
-def test_whose_rows_are_all_left_out_has_an_empty_share_and_the_others_keep_theirs() -> None:
+def test_whose_rows_are_all_left_out_has_an_empty_share_where_it_was_counted() -> None:
     rest = [u for u in UTTERANCES if u.columns["speaker"] != "s2"]
     gone = [u.columns for u in UTTERANCES if u.columns["speaker"] == "s2"]
+    shares = Partitions(rest, 5, "speaker", left_out=gone)
+    assert all(shares.of(client) for client in range(5))
     shares = Partitions(rest, 6, "speaker", left_out=gone)
     assert [{rest[i].columns["speaker"] for i in shares.of(client)} for client in range(6)] == [
         {"s0"}, {"s1"}, set(), {"s3"}, {"s4"}, {"s5"},
