@@ -19,6 +19,9 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.speech.splits import splits_of
 
+ALONE: dict[str, int] = {"num_server_rounds": 320, "guard_every": 32}
+"""Defaults of one device: the forward passes of eight in a federation's 40 rounds, the guard's looks as far apart."""
+
 
 def train(
     recordings: str | Path, *, on_round: Callable[[RoundReport], None] | None = None, **settings: Any
@@ -33,7 +36,7 @@ def train(
         on_round: called after each round, once it is in the ledger.
         settings: fields of `RunConfig`, such as `model`, `eval_split`, `output`, `num_server_rounds`, `device`.
             Without `model` it is the bundled Whisper-tiny.en, without `output` a folder `results/<time>-train`, and
-            without `eval_split` the split test, where there is one.
+            without `eval_split` the split test, where there is one; rounds and the guard's looks are `ALONE`.
 
     Raises:
         ConfigError: a setting is wrong, or is of several devices.
@@ -53,10 +56,12 @@ def config_for(recordings: str | Path, settings: dict[str, Any]) -> RunConfig:
     """
     folder = Path(recordings).expanduser()
     data = str(folder.resolve()) if folder.exists() else str(recordings)
-    chosen = {"output": f"results/{time.strftime('%Y%m%d-%H%M%S')}-train", "data": data} | settings
-    if "eval_split" not in settings and "eval-split" not in settings:
-        chosen["eval_split"] = "test" if "test" in splits_of(data) else ""
-    config = RunConfig.from_mapping(chosen)
+    usual = {**ALONE, "output": f"results/{time.strftime('%Y%m%d-%H%M%S')}-train", "data": data}
+    given = {key.replace("-", "_") for key in settings}
+    if "eval_split" not in given:
+        usual["eval_split"] = "test" if "test" in splits_of(data) else ""
+    chosen = {name: value for name, value in usual.items() if name not in given}
+    config = RunConfig.from_mapping(chosen | settings)
     refuse_several_devices(config)
     return config if config.model else replace(config, model=str(bundled_whisper(Path("models")).resolve()))
 

@@ -16,7 +16,7 @@ from server.rounds.federation import Federation
 from server.run.log import RoundReport
 from train import train
 from train.one_process import OneProcess
-from train.run import run_here
+from train.run import config_for, run_here
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, LatticeOverflow
 from zo_common.ledger.file import read_ledger
@@ -45,6 +45,15 @@ def _federated(config: RunConfig, grid: FakeGrid) -> Federation:
     federation = Federation(config, grid)
     federation.run()
     return federation
+
+
+def test_one_device_makes_the_passes_of_eight(settings: Settings, mini_corpus: Path) -> None:
+    usual = config_for(mini_corpus, {"model": settings().model})
+    given = config_for(mini_corpus, {"model": settings().model, "num-server-rounds": 7, "guard_every": 3})
+
+    assert usual.num_server_rounds == 8 * RunConfig().num_server_rounds
+    assert usual.guard_every == 8 * RunConfig().guard_every
+    assert (given.num_server_rounds, given.guard_every) == (7, 3)
 
 
 def test_a_run_has_the_bits_of_a_federation_of_one_device(
