@@ -32,9 +32,7 @@ def train(
         str | None, typer.Option(help="Split that results are reported on; default: test, where there is one.")
     ] = None,
     output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-train.")] = None,
-    rounds: Annotated[
-        int | None, typer.Option(help="Rounds in all; default 320: what eight devices learn in 40.")
-    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds in all; default 320.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     skip_bad: SkipBad = False,
