@@ -147,6 +147,7 @@ def _faults(word: dict[str, Any]) -> list[str]:
 
 
 def _devices(who: list[str]) -> str:
+    who = sorted(who, key=lambda name: (len(name), name))  # as numbers are
     if len(who) > _MOST_NAMED:
         return f"{len(who)} devices ({', '.join(who[:_MOST_NAMED])}, …)"
     return f"device{'s' if len(who) > 1 else ''} {', '.join(who)}"

@@ -83,7 +83,7 @@ def test_a_speaker_without_a_usable_recording_is_left_out_where_bad_ones_are_ski
     federate(config)
 
     assert "2 of 3 devices are left out" in observed.text
-    assert "device 0: No utterance is left to train on (3 of 6 readable rows were chosen)" in observed.text
+    assert "device 0: No utterance is left to train on (3 of 3 readable rows were chosen)" in observed.text
     assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[2]] * 3
 
 
