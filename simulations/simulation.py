@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from server.rounds.events import Events
-from server.rounds.federation import LEDGER_NAME
-from server.rounds.verdict import EVALUATION
+from server.rounds.result import RunResult
 from simulations.before_start import check_simulation, devices_of
 from simulations.models.whisper_import import bundled_whisper
 from simulations.runner import run_federation
 from simulations.scenario import Scenario
 from simulations.speech.corpus import Corpus, write_corpus
 from zo_common.config.run import RunConfig
-from zo_common.ledger.file import read_ledger
-from zo_common.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -41,34 +37,10 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class SimulationResult:
-    """Outcome of a simulation.
+class SimulationResult(RunResult):
+    """What a simulation came to; `devices` is how many virtual devices it had."""
 
-    Attributes:
-        config: the settings that it ran with.
-        devices: virtual devices.
-        before, after: evaluation of the base and of the adapted model on `eval-split`: loss (nats a token or
-            character), wer, cer, raw_wer (shares) and utterances; None where nothing is evaluated.
-        checksum: state checksum of the adapted model, 16 hex digits; empty with `server-model = false`.
-        verdict: one sentence where the run did not make the model better; empty otherwise.
-    """
-
-    config: RunConfig
     devices: int
-    before: Mapping[str, Any] | None
-    after: Mapping[str, Any] | None
-    checksum: str
-    verdict: str
-
-    @property
-    def output(self) -> Path:
-        """Folder of the run: `ledger.zo`, `rounds.jsonl`, `evaluation.json` and, with a server model, `model/`."""
-        return Path(self.config.output)
-
-    @property
-    def ledger(self) -> Ledger:
-        """The run's ledger, read from `output`."""
-        return read_ledger(self.output / LEDGER_NAME)
 
 
 def run_simulation(
@@ -98,10 +70,7 @@ def run_simulation(
     config = prepared.config
     check_simulation(config, prepared.devices)
     run_federation(config, prepared.devices, events, scenario.actors)
-    found = json.loads((Path(config.output) / EVALUATION).read_text())
-    return SimulationResult(
-        config, prepared.devices, found["before"], found["after"], found["checksum"], found["verdict"]
-    )
+    return SimulationResult.of(config, devices=prepared.devices)
 
 
 def prepare(scenario: Scenario, places: Places, overrides: Mapping[str, Any] | None = None) -> Prepared:

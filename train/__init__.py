@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 from zo_common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from server.rounds.result import RunResult
     from train.module import train_module
-    from train.result import TrainResult
     from train.run import train
 else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "TrainResult": "train.result",
+            "RunResult": "server.rounds.result",
             "train": "train.run",
             "train_module": "train.module",
         },
@@ -22,7 +22,7 @@ else:
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
-    "TrainResult",
+    "RunResult",
     "train",
     "train_module",
 ]

@@ -19,10 +19,10 @@ from server.guards.held_out_guard import HeldOutGuard
 from server.guards.round_guard import RoundGuard
 from server.rounds.events import EvaluatedRun, Events
 from server.rounds.federation import Federation
+from server.rounds.result import RunResult
 from server.rounds.verdict import EVALUATION, verdict_on
 from server.run.log import RoundReport, write_whole
 from train.one_process import OneProcess
-from train.result import TrainResult
 from zo_common.config.run import RunConfig
 from zo_common.errors import ChecksumMismatch, ConfigError, RunStopped
 from zo_common.estimator.step import LossFn
@@ -42,7 +42,7 @@ def train_module(
     held_out: Sequence[Any] = (),
     on_round: Callable[[RoundReport], None] | None = None,
     **settings: Any,
-) -> TrainResult:
+) -> RunResult:
     """Train a module in place, by forward passes alone, and return the result.
 
     The module is put into eval mode without gradients, its trained tensors onto their lattice. With `held_out` a guard
@@ -77,7 +77,7 @@ def train_module(
         _run(config, losses, _Examples(held_out), on_round)
     finally:
         forget_all()
-    return TrainResult.of(config)
+    return RunResult.of(config)
 
 
 def _run(

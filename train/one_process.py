@@ -83,20 +83,24 @@ class OneProcessGrid(Grid):
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # messages carry them
         self._app, self._after = app, after
         self._context = Context(1, NODE, {"client-id": 0}, RecordDict(), {})
+        self._run: Any = None
         self._ids = count(1)
         self._answers: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
-        """Nothing: there is one run."""
+        """Take the run's description, which nothing here asks for."""
+        self._run = run
 
     @property
     def run(self) -> Any:
-        """Not known: there is no SuperLink."""
-        raise NotImplementedError
+        """What `set_run` was given; None where it was not called, as there is no SuperLink."""
+        return self._run
 
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Messages are made by their class."""
-        raise NotImplementedError
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to the device, as its class makes it."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
         """The one device."""

@@ -11,10 +11,10 @@ from typing import Any
 from client.device.warm import forget_all
 from server.app import run_on
 from server.rounds.events import Events
+from server.rounds.result import RunResult
 from server.run.log import RoundReport
 from simulations.models.whisper_import import bundled_whisper
 from train.one_process import OneProcess
-from train.result import TrainResult
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.speech.splits import splits_of
@@ -25,7 +25,7 @@ ALONE: dict[str, int] = {"num_server_rounds": 320, "guard_every": 32}
 
 def train(
     recordings: str | Path, *, on_round: Callable[[RoundReport], None] | None = None, **settings: Any
-) -> TrainResult:
+) -> RunResult:
     """Fine-tune a model on the train split of some recordings, by forward passes alone, and return the result.
 
     The rounds are those of a federation with one device: the same updates, checks, guard, ledger and files. A run that
@@ -45,7 +45,7 @@ def train(
     """
     config = config_for(recordings, settings)
     run_here(config, Events(on_round=on_round) if on_round is not None else None)
-    return TrainResult.of(config)
+    return RunResult.of(config)
 
 
 def config_for(recordings: str | Path, settings: dict[str, Any]) -> RunConfig:

@@ -24,7 +24,7 @@ class LineHandler(logging.Handler):
         """As `logging.Handler.emit`."""
         try:
             self._write(self.format(record))
-        except Exception:
+        except Exception:  # as logging's own handlers: a message that cannot be shown ends no program
             self.handleError(record)
 
 

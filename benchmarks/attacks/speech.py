@@ -12,7 +12,8 @@ from simulations.speech.corpus import SPLITS, CorpusConfig, corpus_speakers, in_
 from simulations.speech.espeak import synthesize
 from simulations.speech.sentences import sentences
 from zo_common.models.ctc.text import ctc_labels
-from zo_common.speech.ctc import CTCDataset, CTCExample
+from zo_common.speech.ctc import CTCDataset
+from zo_common.speech.recordings import WaveExample
 
 _OTHER_VOICE = 5  # places further on in the list of voices: another one for every sentence
 
@@ -36,11 +37,11 @@ def speech(engine: Engine, settings: Settings, seed: int) -> Speech:
     voices = [voice for split in SPLITS for voice in corpus_speakers(config)[split]]
     rate, classes = config.sampling_rate, engine.model.config.vocab_size
 
-    def read(index: int, text: str, further: int) -> CTCExample:
+    def read(index: int, text: str, further: int) -> WaveExample:
         voice = voices[(index + further) % len(voices)]
         wave = in_room(synthesize(text, voice, rate), config, key=f"{voice.id}/{index}")
         labels = tuple(ctc_labels(engine.processor.tokenizer, text, classes))
-        return CTCExample(torch.from_numpy(wave)[None], len(wave) / rate, text, labels, f"{voice.id}/{index}")
+        return WaveExample(torch.from_numpy(wave)[None], len(wave) / rate, text, labels, f"{voice.id}/{index}")
 
     texts = sentences(settings.pool, seed)
     extractor = engine.processor.feature_extractor

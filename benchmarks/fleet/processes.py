@@ -32,7 +32,7 @@ from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
 
 START_SECONDS = 90.0
-ROUND_SECONDS = 240.0  # a bound, which a loaded machine comes near to
+ROUND_SECONDS = 90.0
 COMMAND_SECONDS = 90.0
 SPEAKERS = ("anna", "ben", "cleo")
 QUICK = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,9 +100,7 @@ def adapt(
     as_json: Json = False,
 ) -> None:
     """Print what is heard in each recording before and after adapting to it."""
-    from client.adapt.run import Reading, Run, prepare_records, read_references
-    from client.adapt.view import View
-    from zo_common.speech.conversions import counted
+    from client.adapt.run import prepare_records, read_references
 
     settings = _settings(ctx.params)
     if batch < 1:
@@ -111,14 +111,8 @@ def adapt(
         prepare_records(records)
     adapter = _adapter(model, settings, device, torch_threads)
     work = -(-len(paths) // batch) * adapter.steps + len(paths) * continual
-    with View(work, as_json=as_json) as view:
-        run = Run(adapter, Reading(max_seconds), view, records=records, references=references)
-        run.fail(*problems)
-        with counted() as changes:
-            run.adapt(run.listen(paths) if continual else paths, batch)
-        view.note(changes.note)
-        run.rates()
-    _end(run)
+    with _running(adapter, max_seconds, work, problems, as_json, records=records, references=references) as run:
+        run.adapt(run.listen(paths) if continual else paths, batch)
 
 
 def _settings(given: dict[str, Any]) -> AdaptSettings:
@@ -148,20 +142,12 @@ def replay(
     """Print what is heard in recordings under a stored adaptation."""
     from client.adapt.adapter import settings_of
     from client.adapt.file import read_file
-    from client.adapt.run import Reading, Run
-    from client.adapt.view import View
-    from zo_common.speech.conversions import counted
 
     file = read_file(record)
     paths, problems = _recordings(audio)
     adapter = _adapter(model, settings_of(file), device, torch_threads)
-    with View(len(paths), as_json=as_json) as view:
-        run = Run(adapter, Reading(max_seconds), view, records=None, references=None)
-        run.fail(*problems)
-        with counted() as changes:
-            run.replay(paths, record, file)
-        view.note(changes.note)
-    _end(run)
+    with _running(adapter, max_seconds, len(paths), problems, as_json) as run:
+        run.replay(paths, record, file)
 
 
 def _recordings(audio: list[Path]) -> tuple[list[Path], list[str]]:
@@ -197,7 +183,22 @@ def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> 
     return Adapter(loaded, settings)
 
 
-def _end(run: Run) -> None:
+@contextmanager
+def _running(
+    adapter: Adapter, max_seconds: float, work: int, problems: list[str], as_json: bool, **others: Any
+) -> Iterator[Run]:
+    """A run with its view, which ends with a note on what was resampled, the error rates, and an error for failures."""
+    from client.adapt.run import Reading, Run
+    from client.adapt.view import View
+    from zo_common.speech.conversions import counted
+
+    with View(work, as_json=as_json) as view:
+        run = Run(adapter, Reading(max_seconds), view, **{"records": None, "references": None, **others})
+        run.fail(*problems)
+        with counted() as changes:
+            yield run
+        view.note(changes.note)
+        run.rates()
     if run.failures:
         raise ConfigError(f"{run.failures} of {run.failures + run.successes} could not be used, see above")
 

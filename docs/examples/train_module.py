@@ -26,7 +26,7 @@ result = train_module(
     losses,
     examples[:64],
     held_out=examples[64:],
-    learning_rate=1e-2,
+    learning_rate=5e-2,
     on_round=lambda report: print(f"round {report.server_round}: loss {report.loss:.5f}"),
     **settings,
 )

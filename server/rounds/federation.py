@@ -26,6 +26,7 @@ from server.messaging.validation import RoundInbox
 from server.rounds.calibration import calibrate, known_tensors, told
 from server.rounds.events import Events
 from server.rounds.inboxes import EvaluationInbox
+from server.rounds.plans import plan_for
 from server.rounds.private_step import step_size
 from server.rounds.secure_round import secure_aggregation
 from server.rounds.sync_inbox import SyncInbox
@@ -34,7 +35,6 @@ from server.run.log import RoundReport, RunLog
 from server.run.model import GlobalModel
 from server.run.state import LEDGER_NAME, RunState, refuse_used_ledger
 from zo_common.config.run import RunConfig
-from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.lattice.trained import AUTO
 from zo_common.ledger.file import LedgerFile
@@ -386,22 +386,5 @@ class Federation:
                 self.standings.rebuilt(self.members[node].client_id)
 
     def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
-        config = self.config
-        ledger = self.ledger.ledger
-        if config.directions == "shared":
-            seed = shared_seed(config.run_seed, server_round)
-        else:
-            seed = client_seed(config.run_seed, server_round, member.client_id)
-        plan = Plan(
-            server_round=server_round,
-            seed=seed,
-            client_id=member.client_id,
-            base_id=ledger.header.base_id,
-            checksum=self.checksum,
-            local_steps=config.local_steps,
-            batch_size=config.batch_size,
-            learning_rate=learning_rate,
-            estimator=config.estimator_config,
-            records=ledger.records[-1:],
-        )
+        plan = plan_for(self.config, self.ledger.ledger, self.checksum, server_round, member, learning_rate)
         return plan if self.privacy is None else self.privacy.ask(plan, member)

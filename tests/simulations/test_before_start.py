@@ -126,7 +126,7 @@ def test_the_home_folder_in_all_settings_of_a_scenario(tiny_wav2vec2: Path, mini
             csv.writer(file).writerows([rows[0], *([*row[:2], names.get(row[2], row[2])] for row in rows[1:])])
     (tmp_path / "home.toml").write_text(
         "[run]\nmodel = '~/ctc'\ndata = '~/data'\noutput = '~/आउट'\nfeature-cache = '~/cache'\neval-split = 'test'\n"
-        "guard-split = 'none'\nnum-queries = 2\nnum-server-rounds = 1\nlearning-rate = 1e-4\nloss-check = false\n"
+        "guard-split = 'none'\nnum-queries = 2\nnum-server-rounds = 1\nlearning-rate = 1e-4\n"
     )
 
     done = subprocess.run(
@@ -137,5 +137,6 @@ def test_the_home_folder_in_all_settings_of_a_scenario(tiny_wav2vec2: Path, mini
 
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     assert (home / "आउट" / "model" / "config.json").exists(), done.stderr + done.stdout
-    assert not (tmp_path / "~").exists()  # nor for a feature cache, which a CTC model has no use for
+    assert list((home / "cache").glob("loss-*.json"))  # what a CTC model leaves there
+    assert not (tmp_path / "~").exists()
     assert "3 devices" in done.stdout and "आउट" in done.stdout

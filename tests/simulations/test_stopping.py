@@ -49,7 +49,7 @@ class Simulation:
         return self._log.read_text()
 
     def wait_for(self, what: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 120
         while not what():
             assert self.process.poll() is None, self.said
             assert time.monotonic() < deadline, self.said
@@ -124,7 +124,7 @@ def test_one_signal_gives_the_round_up_and_the_run_goes_on_later(
 
     rounds = ledger.last_round + 1
     resumed = started("--set", "resume=true", "--set", f"num-server-rounds={rounds}", local_steps=60)
-    assert resumed.process.wait(400) in (0, 1)  # of tones it may have become worse
+    assert resumed.process.wait(200) in (0, 1)  # of tones it may have become worse
     again = read_ledger(run.output / "ledger.zo", tolerate_torn=False)
     assert again.last_round == rounds
     assert again.records[:-1] == ledger.records

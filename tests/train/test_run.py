@@ -20,6 +20,7 @@ from train.run import config_for, run_here
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, LatticeOverflow
 from zo_common.ledger.file import read_ledger
+from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.replay import replay
 from zo_common.models.load import load_model
 from zo_common.wire.plan import Plan
@@ -35,7 +36,7 @@ def _records(config: RunConfig) -> list[bytes]:
     return [b"".join(c.coefficients.tobytes() for c in r.contributions) for r in _ledger(config).records]
 
 
-def _ledger(config: RunConfig):  # type: ignore[no-untyped-def]
+def _ledger(config: RunConfig) -> Ledger:
     return read_ledger(Path(config.output) / "ledger.zo", tolerate_torn=False)
 
 

@@ -20,8 +20,8 @@ app = typer.Typer()
 
 @app.command()
 def work(folder: Path, output: Path = Path(), setting: str = "", words: str = "") -> None:
-    print(folder, output, setting, words, flush=True)
     try:
+        print(folder, output, setting, words, flush=True)
         if words == "wait":
             time.sleep(30)
     finally:

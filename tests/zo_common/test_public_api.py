@@ -16,7 +16,7 @@ PUBLIC = {
     "zo_common.speech": "read_manifest read_speech score Scores",
     "zo_common.privacy": "PrivacySettings epsilon_spent noise_for",
     "client.adapt": "Adapter AdaptSettings",
-    "train": "train TrainResult train_module",
+    "train": "train RunResult train_module",
     "simulations": "Scenario run_simulation",
     "server": "Federation Events",
 }

@@ -49,21 +49,23 @@ def model_card(
         f"weights. Trained tensors: `{trained}`; language: {whisper_code(language)}.",
     ]
     if rated and before and after:
-        order = ("cer", "raw_cer", "wer", "raw_wer") if headline == "cer" else ("wer", "raw_wer", "cer", "raw_cer")
-        names = [rate for rate in order if rate in before and rate in after]
-        rows = [f"| {_label(name)} | {before[name]:.1%} | {after[name]:.1%} |" for name in names]
-        lines.append(
-            "\n".join(
-                [
-                    f"Held-out speech, {after['utterances']} utterances; texts through {after['normalizer']}, raw ones "
-                    "as they are:\n",
-                    "| | before | after |",
-                    "|---|---|---|",
-                    *rows,
-                ]
-            )
-        )
+        lines.append(_rates(before, after, headline))
     return "\n\n".join(lines) + "\n"
+
+
+def _rates(before: Mapping[str, Any], after: Mapping[str, Any], headline: str) -> str:
+    """A table of error rates, the language's headline first."""
+    order = ("cer", "raw_cer", "wer", "raw_wer") if headline == "cer" else ("wer", "raw_wer", "cer", "raw_cer")
+    names = [rate for rate in order if rate in before and rate in after]
+    lines = [
+        f"Held-out speech, {after['utterances']} utterances; texts through {after['normalizer']}, raw ones as they "
+        "are:",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *(f"| {_label(name)} | {before[name]:.1%} | {after[name]:.1%} |" for name in names),
+    ]
+    return "\n".join(lines)
 
 
 def _label(rate: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,18 +94,14 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
     model: nn.Module
-    try:
+    with _loading(source, config):
         loaded: Any = WhisperForConditionalGeneration.from_pretrained(
             source, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
         model, report = loaded
         processor = WhisperProcessor.from_pretrained(source)
         _refuse_incomplete(report["missing_keys"], config.vocab_size, len(processor.tokenizer))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelNotFound(_not_found(source, error)) from None
-    refuse_non_finite(source, model)
-    complete_generation_config(model, processor.tokenizer)
-    model.eval().requires_grad_(False)
+    complete_generation_config(_ready(source, model), processor.tokenizer)
     mark_sinks(model)
     return model, processor
 
@@ -118,7 +115,7 @@ def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
     # by its class: AutoProcessor takes the one that a checkpoint names, which may want a language model
     reads = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, "Wav2Vec2Processor"))
     model: nn.Module
-    try:
+    with _loading(source, config):
         loaded: Any = getattr(transformers, ctc_classes()[config.model_type]).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
@@ -130,33 +127,38 @@ def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
         _refuse_incomplete(_mended(model, missing), 0, 0)
         use_language(source, model, processor.tokenizer, language)
         _refuse_vocabulary(model, processor.tokenizer)
-    except ImportError as error:
-        raise UnsupportedModel(_needs_package(source, config, error)) from None
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelNotFound(_not_found(source, error)) from None
-    refuse_non_finite(source, model)
-    model.eval().requires_grad_(False)
-    return model, processor
+    return _ready(source, model), processor
 
 
 def _load_tokens(source: str, config: Any) -> tuple[nn.Module, Any]:
     import transformers
 
     model: nn.Module
-    try:
+    with _loading(source, config):
         loaded: Any = getattr(transformers, (SEQ2SEQ | CAUSAL)[config.model_type]).from_pretrained(
             source, dtype=torch.float32, output_loading_info=True
         )
         model, report = loaded
         processor = _token_processor(source, config)
         _refuse_incomplete(_mended(model, report["missing_keys"]), 0, 0)
+    return _ready(source, model), processor
+
+
+@contextmanager
+def _loading(source: str, config: Any) -> Iterator[None]:
+    """What transformers raises for a package that is missing, and for files that are, as errors of ours."""
+    try:
+        yield
     except ImportError as error:
         raise UnsupportedModel(_needs_package(source, config, error)) from None
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
+
+
+def _ready(source: str, model: nn.Module) -> nn.Module:
+    """A model in eval mode that is not trained by gradients; raises UnsupportedModel where weights are no numbers."""
     refuse_non_finite(source, model)
-    model.eval().requires_grad_(False)
-    return model, processor
+    return model.eval().requires_grad_(False)
 
 
 def _token_processor(source: str, config: Any) -> Any:

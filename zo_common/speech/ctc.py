@@ -21,27 +21,16 @@ from zo_common.models.ctc.objectives import alignable
 from zo_common.models.ctc.text import CTCVocabulary, told
 from zo_common.speech.audio import AudioProblem, decode
 from zo_common.speech.manifest import Utterance
-from zo_common.speech.recordings import Example, Recordings
+from zo_common.speech.recordings import Recordings, WaveExample
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class CTCExample(Example):
-    """One utterance: its features are the samples as recorded, float32 (1, N), its labels characters."""
-
-    @property
-    def wave(self) -> npt.NDArray[np.float32]:
-        """The samples, (N,)."""
-        samples: npt.NDArray[np.float32] = self.features[0].numpy()
-        return samples
 
 
 @dataclass(frozen=True, eq=False)
 class CTCDataset(Recordings):
     """Checked examples, the feature extractor of batches, the problems that were skipped, and what is to be told."""
 
-    examples: tuple[CTCExample, ...] = field(repr=False)
+    examples: tuple[WaveExample, ...] = field(repr=False)
     extractor: Any = field(repr=False)
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -65,7 +54,7 @@ class CTCReader:
         self._least = least_samples(model, self._extractor)
         self._lacking: dict[str, Counter[str]] = {}
 
-    def example(self, utterance: Utterance) -> CTCExample | list[str]:
+    def example(self, utterance: Utterance) -> WaveExample | list[str]:
         """The example, or what is wrong with it."""
         text = utterance.text.strip()
         labels, lacking = self._vocabulary.labels(text)
@@ -89,15 +78,15 @@ class CTCReader:
         self._lacking[utterance.where] = lacking
         return self._example(wave, text, labels, utterance.where)
 
-    def of_wave(self, wave: npt.NDArray[np.float32], labels: Sequence[int] = ()) -> CTCExample:
+    def of_wave(self, wave: npt.NDArray[np.float32], labels: Sequence[int] = ()) -> WaveExample:
         """As `WaveReader.of_wave`."""
         return self._example(wave, "", labels, "")
 
-    def _example(self, wave: npt.NDArray[np.float32], text: str, labels: Sequence[int], where: str) -> CTCExample:
+    def _example(self, wave: npt.NDArray[np.float32], text: str, labels: Sequence[int], where: str) -> WaveExample:
         seconds = len(wave) / self._extractor.sampling_rate
-        return CTCExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), where)
+        return WaveExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), where)
 
-    def recordings(self, examples: tuple[CTCExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
+    def recordings(self, examples: tuple[WaveExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
         """Examples of this reader as a data set."""
         word = told(self._lacking[example.where] for example in examples if example.where in self._lacking)
         if word:

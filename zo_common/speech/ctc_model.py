@@ -14,8 +14,9 @@ from zo_common.models.ctc.forward import ctc_logits, uses_attention_mask
 from zo_common.models.ctc.loss import AdaptationLoss, CTCBatch, CTCLoss
 from zo_common.models.ctc.objectives import frame_entropy, frame_mask
 from zo_common.models.ctc.transcribe import transcribe_waves
-from zo_common.speech.ctc import CTCExample, CTCReader, least_samples
+from zo_common.speech.ctc import CTCReader, least_samples
 from zo_common.speech.loss_settings import LossSettings
+from zo_common.speech.recordings import WaveExample
 from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
 
 
@@ -64,7 +65,7 @@ class CTCModel(SpeechModel):
 
     def transcribe(
         self,
-        examples: Sequence[CTCExample],
+        examples: Sequence[WaveExample],
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,

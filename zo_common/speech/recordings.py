@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zo_common.errors import ConfigError, DataError
 from zo_common.speech.conversions import counted
@@ -37,6 +38,17 @@ class Example:
     text: str
     labels: tuple[int, ...]
     where: str
+
+
+@dataclass(frozen=True, eq=False)
+class WaveExample(Example):
+    """One utterance whose features are its samples as recorded, float32 (1, N)."""
+
+    @property
+    def wave(self) -> NDArray[np.float32]:
+        """The samples, (N,)."""
+        samples: NDArray[np.float32] = self.features[0].numpy()
+        return samples
 
 
 class Recordings(ABC):

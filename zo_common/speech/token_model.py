@@ -16,8 +16,9 @@ from zo_common.models.tokens.forms import CausalForm, Form, Seq2SeqForm
 from zo_common.models.tokens.loss import TokenLoss
 from zo_common.models.tokens.transcribe import transcribe_tokens
 from zo_common.speech.loss_settings import LossSettings
+from zo_common.speech.recordings import WaveExample
 from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
-from zo_common.speech.tokens import LEAST_SECONDS, TokenExample, TokenReader
+from zo_common.speech.tokens import LEAST_SECONDS, TokenReader
 
 
 class TokenModel(SpeechModel):
@@ -61,7 +62,7 @@ class TokenModel(SpeechModel):
 
     def transcribe(
         self,
-        examples: Sequence[TokenExample],
+        examples: Sequence[WaveExample],
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,

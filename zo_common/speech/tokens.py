@@ -11,27 +11,16 @@ from zo_common.models.tokens.batch import TokenBatch
 from zo_common.models.tokens.forms import Form, Wave
 from zo_common.speech.audio import AudioProblem, decode
 from zo_common.speech.manifest import Utterance
-from zo_common.speech.recordings import Example, Recordings
+from zo_common.speech.recordings import Recordings, WaveExample
 
 LEAST_SECONDS = 0.1
-
-
-@dataclass(frozen=True, eq=False)
-class TokenExample(Example):
-    """One utterance: its features are the samples as recorded, float32 (1, N), its labels text tokens."""
-
-    @property
-    def wave(self) -> Wave:
-        """The samples, (N,)."""
-        samples: Wave = self.features[0].numpy()
-        return samples
 
 
 @dataclass(frozen=True, eq=False)
 class TokenDataset(Recordings):
     """Checked examples, how the model is given them, and the problems that were skipped."""
 
-    examples: tuple[TokenExample, ...] = field(repr=False)
+    examples: tuple[WaveExample, ...] = field(repr=False)
     form: Form = field(repr=False)
     skipped: tuple[str, ...] = ()
 
@@ -48,7 +37,7 @@ class TokenReader:
         self._form, self._rate = form, rate
         self._least = round(LEAST_SECONDS * rate)
 
-    def example(self, utterance: Utterance) -> TokenExample | list[str]:
+    def example(self, utterance: Utterance) -> WaveExample | list[str]:
         """The example, or what is wrong with it."""
         text = utterance.text.strip()
         tokens = self._form.tokens(text) if text else []
@@ -68,13 +57,13 @@ class TokenReader:
             )
         return faults or self._example(wave, text, tokens, utterance.where)
 
-    def of_wave(self, wave: Wave, labels: Sequence[int] = ()) -> TokenExample:
+    def of_wave(self, wave: Wave, labels: Sequence[int] = ()) -> WaveExample:
         """As `WaveReader.of_wave`."""
         return self._example(wave, "", labels, "")
 
-    def recordings(self, examples: tuple[TokenExample, ...], skipped: tuple[str, ...]) -> TokenDataset:
+    def recordings(self, examples: tuple[WaveExample, ...], skipped: tuple[str, ...]) -> TokenDataset:
         """Examples of this reader as a data set."""
         return TokenDataset(examples, self._form, skipped)
 
-    def _example(self, wave: Wave, text: str, labels: Sequence[int], where: str) -> TokenExample:
-        return TokenExample(torch.from_numpy(wave)[None], len(wave) / self._rate, text, tuple(labels), where)
+    def _example(self, wave: Wave, text: str, labels: Sequence[int], where: str) -> WaveExample:
+        return WaveExample(torch.from_numpy(wave)[None], len(wave) / self._rate, text, tuple(labels), where)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile as sf
+from called import Call, caller
 from rich.console import Console
 from tiny_ctc import noise_waves, write_tiny_ctc
 
@@ -22,7 +21,6 @@ from client.adapt.file import read_file
 from client.adapt.view import View
 from zo_common.errors import LatticeOverflow
 
-Call = Callable[..., tuple[int, str, str]]
 QUICK = ("--steps", "3", "--queries", "2", "--learning-rate", "0.1", "--trained-tensors", "norms")
 
 
@@ -45,18 +43,7 @@ def speech(tmp_path: Path) -> Path:
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Runs the command: exit status, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["zo-asr-adapt", *map(str, arguments)])
-        try:
-            adapt_cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
+    return caller("zo-asr-adapt", adapt_cli.main, monkeypatch, capsys)
 
 
 def _lines(out: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The outcome of a run in one process."""
+"""The outcome of a run, as its output has it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from server.rounds.verdict import EVALUATION
 from server.run.state import LEDGER_NAME
@@ -16,14 +16,14 @@ from zo_common.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)
-class TrainResult:
-    """What training came to.
+class RunResult:
+    """What a run came to.
 
     Attributes:
         config: the settings that it ran with.
         before, after: evaluation of the base and of the adapted model on `eval-split`: loss (nats a token or
             character), wer, cer, raw_wer (shares) and utterances; None where nothing is evaluated.
-        checksum: state checksum of the adapted model, 16 hex digits.
+        checksum: state checksum of the adapted model, 16 hex digits; empty with `server-model = false`.
         verdict: one sentence where the run did not make the model better; empty otherwise.
     """
 
@@ -34,14 +34,14 @@ class TrainResult:
     verdict: str
 
     @classmethod
-    def of(cls, config: RunConfig) -> TrainResult:
-        """The result that a run left in its output."""
+    def of(cls, config: RunConfig, **others: Any) -> Self:
+        """The result that a run left in its output; `others` are a subclass's own fields."""
         found = json.loads((Path(config.output) / EVALUATION).read_text())
-        return cls(config, found["before"], found["after"], found["checksum"], found["verdict"])
+        return cls(config, found["before"], found["after"], found["checksum"], found["verdict"], **others)
 
     @property
     def output(self) -> Path:
-        """Folder of the run: `ledger.zo`, `rounds.jsonl`, `evaluation.json` and `model/`."""
+        """Folder of the run: `ledger.zo`, `rounds.jsonl`, `evaluation.json` and, with a server model, `model/`."""
         return Path(self.config.output)
 
     @property
