@@ -6,8 +6,12 @@ answer is charged on disk before it leaves; removing the file, as for other reco
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zo_common.binary.durable import seal, unseal, write_durably
@@ -56,18 +60,31 @@ class PrivacyAccount:
         self._after(plan, size)
 
     def charge(self, plan: Plan, size: int) -> None:
-        """Enter an answer, on disk when this returns; it must not leave if this raises.
+        """Enter an answer, on disk when this returns; it must not leave if this raises. Processes take turns.
 
         Raises:
             ConfigError: as `check`, or the account cannot be written.
         """
-        rows = [[r.noise_multiplier, r.batch, r.examples, n] for r, n in sorted(self._after(plan, size).items())]
         try:
-            write_durably(self._path, seal(_KIND, _VERSION, json.dumps(rows).encode()))
+            with self._locked():
+                spent = self._after(plan, size)
+                rows = [[r.noise_multiplier, r.batch, r.examples, n] for r, n in sorted(spent.items())]
+                write_durably(self._path, seal(_KIND, _VERSION, json.dumps(rows).encode()))
         except OSError as error:
             raise ConfigError(
                 f"the privacy account {self._path} cannot be written ({error.strerror}): nothing is answered"
             ) from None
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """No other process charges meanwhile; the lock is a file beside, as each charge replaces the account's own."""
+        path = self._path.with_name(self._path.name + ".lock")
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it, however this process ends
+            yield
+        finally:
+            os.close(descriptor)
 
     def refuse_counts(self) -> None:
         """Error counts of an evaluation carry no noise.
