@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from simulations.runner import quiet_environment
+from simulations.environment import quiet_environment
 from simulations.scenario import Scenario, read_scenario
 from simulations.speech.corpus import CorpusConfig, write_corpus
 from zo_common.cli import run_typer
@@ -141,7 +141,9 @@ def import_whisper_command(
     A source that is one of transformers already, such as a run's exported model, is read and written anew.
     """
     from simulations.models.whisper_import import BASE, TINY, bundled_whisper, import_whisper
+    from zo_common.models.quiet import quiet_transformers
 
+    quiet_transformers()
     *source, output = places
     if source and base:
         raise ConfigError("both sources and --base are given, expected one of them: leave --base off")

@@ -19,6 +19,7 @@ from flwr.serverapp import ServerApp
 from client.app import make_client_app
 from server.app import log_round, make_server_app
 from server.rounds.federation import LEDGER_NAME, Events
+from simulations.environment import quiet_environment
 from simulations.stopping import GivenUp, Stop, ray_out_of_signals
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, ZOError
@@ -26,21 +27,6 @@ from zo_common.ledger.file import read_ledger
 from zo_common.models.quiet import quiet_transformers
 
 _FEATURES = "features-"
-
-
-def quiet_environment() -> None:
-    """No telemetry, no update checks, no hub progress bars: a simulation talks to nobody."""
-    for name, value in {
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DEDUP_LOGS": "0",
-        "RAY_worker_niceness": "0",  # devices compete with nothing but each other
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-    }.items():
-        os.environ.setdefault(name, value)
-    quiet_transformers()
 
 
 def available_cpus() -> int:
@@ -77,6 +63,7 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
         Interrupted: SIGINT or SIGTERM came.
     """
     quiet_environment()
+    quiet_transformers()
     from flwr.simulation import run_simulation as flower_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)

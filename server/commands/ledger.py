@@ -6,7 +6,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,15 +15,13 @@ from rich.table import Table
 
 from zo_common.cli import AsJson, run_typer
 from zo_common.errors import ConfigError
-from zo_common.lattice.state import LatticeState
-from zo_common.ledger.combine import combine
 from zo_common.ledger.file import read_ledger, write_ledger
 from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
-from zo_common.ledger.replay import replay, restore_state
-from zo_common.models.card import model_card
-from zo_common.models.export import export_model
-from zo_common.models.load import LoadedModel, load_model
+
+if TYPE_CHECKING:  # `show` and `--help` start without torch and transformers
+    from zo_common.lattice.state import LatticeState
+    from zo_common.models.load import LoadedModel
 
 app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
 console = Console(soft_wrap=True, highlight=False)
@@ -102,6 +100,10 @@ def replay_command(
     as_json: AsJson = False,
 ) -> None:
     """Base model + ledger → a directory for `from_pretrained`, processor included."""
+    from zo_common.ledger.replay import restore_state
+    from zo_common.models.card import model_card
+    from zo_common.models.export import export_model
+
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"{output} exists and is not empty: name a new directory")
     found = read_ledger(ledger)
@@ -133,6 +135,8 @@ def combine_command(
     as_json: AsJson = False,
 ) -> None:
     """Add the adaptations of several ledgers on one base model."""
+    from zo_common.ledger.combine import combine
+
     weights = weight or [1.0] * len(ledgers)
     if len(weights) != len(ledgers):
         raise ConfigError(f"{len(weights)} weights for {len(ledgers)} ledgers: give one --weight a ledger")
@@ -150,10 +154,14 @@ def combine_command(
 
 def _base(ledger: Ledger, model: str) -> LoadedModel:
     """The base model of a ledger, of a model with an adapter for each language in the run's."""
+    from zo_common.models.load import load_model
+
     return load_model(model or ledger.header.model, language=str(ledger.header.settings.get("language", "")))
 
 
 def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
+    from zo_common.ledger.replay import restore_state
+
     loaded = _base(ledger, model)
     state = restore_state(loaded.model, ledger.header, threads=threads or None)
     _replay_with_bar(state, ledger)
@@ -161,6 +169,8 @@ def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
 
 
 def _replay_with_bar(state: LatticeState, ledger: Ledger) -> None:
+    from zo_common.ledger.replay import replay
+
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("replaying directions", total=None)
         replay(state, ledger, lambda done, total: progress.update(task, completed=done, total=total))

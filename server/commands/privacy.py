@@ -11,8 +11,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from server.guards.privacy_guard import answered_rounds
-from server.run.state import LEDGER_NAME
 from zo_common.cli import AsJson, run_typer
 from zo_common.directions.seeds import Directions
 from zo_common.errors import ConfigError
@@ -94,6 +92,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute what a run has spent from its charges, and check them against its ledger."""
+    from server.guards.privacy_guard import answered_rounds
+    from server.run.state import LEDGER_NAME
+
     ledger = read_ledger(run / LEDGER_NAME)
     level = ledger.header.settings.get("privacy", "none")
     if level == "none":

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from simulations.demo import run_scenario
-from simulations.runner import available_cpus, quiet_environment, run_federation
+from simulations.environment import quiet_environment
+from simulations.runner import available_cpus, run_federation
 from simulations.scenario import Scenario, read_scenario
 from simulations.simulation import Places
 from zo_common.config.run import RunConfig
