@@ -336,6 +336,7 @@ def saver() -> Iterator[subprocess.Popen[str]]:
     process.wait(10)
 
 
+@pytest.mark.slow
 def test_killed_at_random_times_it_is_back_at_a_round_of_a_history(
     tmp_path: Path, saver: subprocess.Popen[str]
 ) -> None:

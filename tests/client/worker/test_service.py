@@ -160,6 +160,7 @@ def test_sigterm_in_training_saves_and_ends_well(worker: Worker, truth: Truth) -
     assert "cannot be used" not in worker.log.read_text()
 
 
+@pytest.mark.slow
 def test_sigkill_in_training_is_recovered_and_the_caller_gets_its_answer(worker: Worker, truth: Truth) -> None:
     worker.start()
     worker.ready()

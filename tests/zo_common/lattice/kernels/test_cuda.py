@@ -91,6 +91,7 @@ def _model_bytes(model: nn.Module) -> dict[str, str]:
     return {name: p.detach().cpu().numpy().tobytes().hex() for name, p in model.named_parameters()}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or NATIVE, reason="the checks run in this process")
 def test_all_checks_under_the_interpreter() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"} | {"TRITON_INTERPRET": "1"}

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import zo_common
 
 LIMIT_SECONDS = 1.0
@@ -35,6 +37,7 @@ def _seconds() -> float:
     return float(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_second_process_starts_in_less_than_a_second() -> None:
     _seconds()  # compiles, unless someone did before
 
