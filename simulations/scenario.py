@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.speech.corpus import CorpusConfig
-from zo_common.config.run import RunConfig
+from zo_common.config.run import RunConfig, todays_name
 from zo_common.errors import ConfigError
 
 
@@ -31,8 +31,10 @@ class Scenario:
 
     def config(self, **overrides: Any) -> RunConfig:
         """The run's settings; keyword arguments (snake_case) win over the file."""
-        chosen = {k.replace("_", "-"): v for k, v in self.run.items()}
-        return RunConfig.from_mapping(chosen | {k.replace("_", "-"): v for k, v in overrides.items()})
+        chosen: dict[str, Any] = {}
+        for settings in (self.run, overrides):
+            chosen |= {todays_name(k).replace("_", "-"): v for k, v in settings.items()}
+        return RunConfig.from_mapping(chosen)
 
 
 def read_scenario(path: Path) -> Scenario:

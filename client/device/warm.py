@@ -110,7 +110,10 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
 
 
 def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> Manifest:
-    """The rows of one device, with the problems of the whole table."""
+    """The rows of one device, and those left out that are counted as its own.
+
+    Where bad rows stop the run, it has those of the whole table: each device refuses.
+    """
     table = config.data, config.train_split, config.text_column, config.needs_text
     manifest = _manifest(*table)
     if partition_id is None:
@@ -118,8 +121,10 @@ def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> 
     manifest = named_rows(manifest, config.partition_by)
     if not manifest.utterances:  # the table's own problems say more than that nothing can be shared out
         raise DataError(manifest.problems)
-    mine = _partitions(*table, config.partition_by, config.run_seed, num_partitions).of(partition_id)
-    return replace(manifest, utterances=tuple(manifest.utterances[index] for index in mine))
+    partitions = _partitions(*table, config.partition_by, config.run_seed, num_partitions)
+    mine = tuple(manifest.utterances[index] for index in partitions.of(partition_id))
+    left_out = tuple(partitions.left_out_of(partition_id)) if config.skip_bad else manifest.left_out
+    return replace(manifest, utterances=mine, left_out=left_out)
 
 
 @lru_cache(maxsize=2)  # the train and the held-out split

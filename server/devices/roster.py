@@ -219,8 +219,12 @@ class Roster:
             logger.warning(f"{len(nodes) - len(roll.members)} of {len(nodes)} devices are left out, for these reasons")
         for node in set(nodes) - set(roll.members):
             self._ask_again_later(node, 0, roll.words.get(node, ""), busy=node in roll.busy)
-        for client, count in self.told.skipped.items():
-            logger.warning(f"device {client} skipped {count} bad recordings")
+        self._tell_skipped(roll.members.values())
+
+    def _tell_skipped(self, members: Iterable[Member]) -> None:
+        for client in (str(member.client_id) for member in members):
+            if count := self.told.skipped.get(client):
+                logger.warning(f"device {client} skipped {count} bad recording{'s' if count > 1 else ''}")
 
     def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
         """Take a device off the roster; it is asked again who it is some rounds later, a busy one in the next."""
@@ -260,6 +264,7 @@ class Roster:
             elif self._takes_a_place(member, server_round):
                 self.members[node] = member
                 fresh.append(member)
+        self._tell_skipped(fresh)
         return fresh
 
     def _takes_a_place(self, member: Member, server_round: int) -> bool:

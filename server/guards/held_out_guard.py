@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from zo_common.errors import ConfigError, LatticeOverflow
 from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 from zo_common.speech.evaluation import utterance_losses
-from zo_common.speech.manifest import Manifest, read_manifest
+from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech
 
 _NOISE = 2.0  # standard errors by which a rise is not taken for the choice of utterances
@@ -178,7 +179,7 @@ def _sample(config: RunConfig, held: GlobalModel, split: str, skip_bad: bool) ->
     if most and len(rows) > most:
         rows = tuple(rows[index * len(rows) // most] for index in range(most))
     reader = held.speech.reader(**config.reading)
-    return read_speech(Manifest(rows, manifest.problems), reader, skip_bad=skip_bad)
+    return read_speech(replace(manifest, utterances=rows), reader, skip_bad=skip_bad)
 
 
 def _why(found: list[Candidate], chosen: Candidate) -> str:

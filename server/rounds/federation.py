@@ -240,10 +240,11 @@ class Federation:
         every = self.config.evaluate_every
         return self.last_round >= self.guard.final_round or bool(every and server_round % every == 0)
 
-    def evaluate_on_clients(self, server_round: int) -> dict[str, Any] | None:
-        """Summed error counts of the devices' own held-out speech at the state after `server_round`."""
+    def evaluate_on_clients(self, server_round: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+        """Summary of the devices' own held-out speech at the state after `server_round`, and each one's counts."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        return found.told(server_round, self.config.language)
+        told = found.told(server_round, self.config.language)
+        return None if told is None else (told, found.counts(self.config.language))
 
     def losses_on_clients(self) -> DeviceLosses:
         """Losses of the held-out speech of the devices that are online, at the ledger's last state."""

@@ -11,13 +11,14 @@ from server.rounds.events import EvaluatedRun, Events
 from server.run.log import read_rows, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
-from zo_common.speech.comparison import compare, error_counts
+from zo_common.speech.comparison import compare, compare_devices, error_counts
 from zo_common.speech.evaluation import Evaluation, evaluate, held_out_loss
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech, spread
 
 logger = logging.getLogger(__name__)
 BEFORE, AFTER = "transcripts-before.jsonl", "transcripts-after.jsonl"
+ON_DEVICES = {BEFORE: "devices-before.jsonl", AFTER: "devices-after.jsonl"}
 
 
 class HeldOut:
@@ -26,7 +27,8 @@ class HeldOut:
     The first and last evaluation of a run decode the whole split, at whichever rounds they are; those between,
     `eval-utterances` spread evenly over it (0: none). The loss is always that of the whole split.
     Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before; what the
-    first and the last one transcribe is in `<output>/transcripts-before.jsonl` and `-after.jsonl`.
+    first and the last one transcribe is in `<output>/transcripts-before.jsonl` and `-after.jsonl`; what devices count
+    where they evaluate, in `devices-before.jsonl` and `-after.jsonl`.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -55,10 +57,10 @@ class HeldOut:
             return self.curve[-1]
         sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
         measured: dict[str, Any] | None
+        name = "" if self.curve and not final else AFTER if self.curve else BEFORE
         if held is None or on_clients:
-            measured = federation.evaluate_on_clients(server_round)
+            measured = self._ask_devices(server_round, federation, name)
         else:
-            name = "" if self.curve and not final else AFTER if self.curve else BEFORE
             measured = self._measure(server_round, held, federation.events, name)
         if measured is None:
             return None
@@ -69,12 +71,24 @@ class HeldOut:
 
     def comparison(self) -> dict[str, Any] | None:
         """The last whole evaluation against the first, with intervals and groups; None where there are not both."""
-        paths = [self.path.with_name(name) for name in (BEFORE, AFTER)]
+        on_clients = self.config.evaluate_on == "clients"
+        paths = [self.path.with_name(ON_DEVICES[name] if on_clients else name) for name in (BEFORE, AFTER)]
         whole = [row for row in self.curve if _is_whole(row)]
-        if self.config.evaluate_on != "server" or len(whole) < 2 or not all(path.exists() for path in paths):
+        if len(whole) < 2 or not all(path.exists() for path in paths):
             return None
         before, after = (read_rows(path) for path in paths)
+        if on_clients:
+            return compare_devices(before, after, self.config.language)
         return compare(before, after, self.config.language, self.config.partition_by)
+
+    def _ask_devices(self, server_round: int, federation: EvaluatedRun, transcripts: str) -> dict[str, Any] | None:
+        """As `_measure`, on the devices' own speech: they send counts."""
+        if (found := federation.evaluate_on_clients(server_round)) is None:
+            return None
+        told, counts = found
+        if transcripts:
+            self._write(self.path.with_name(ON_DEVICES[transcripts]), counts)
+        return told
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events, transcripts: str) -> dict[str, Any]:
         """Loss of the whole split, and error rates of all of it, where `transcripts` names their file, or of some."""

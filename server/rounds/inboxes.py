@@ -10,7 +10,7 @@ from server.guards.device_losses import DeviceLosses
 from server.messaging.byte_counts import ByteCounts
 from server.messaging.foreign_text import plain
 from zo_common.errors import CodecError
-from zo_common.speech.metrics import Scores
+from zo_common.speech.metrics import Scores, headline_metric
 from zo_common.wire.evaluation import EvaluationReply, decode_evaluation
 from zo_common.wire.plan import Plan, Status
 
@@ -87,6 +87,16 @@ class EvaluationInbox:
             logger.warning(f"evaluation after round {server_round}: no device answered, nothing is recorded")
             return None
         return self.summary(language) | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
+
+    def counts(self, language: str) -> list[dict[str, Any]]:
+        """Errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
+        rows = []
+        for reply in sorted(self.replies.values(), key=lambda reply: reply.client_id):
+            scores = reply.scores
+            found = scores.characters if headline_metric(language) == "cer" else scores.words
+            row = {"device": reply.client_id, "utterances": scores.utterances}
+            rows.append({**row, "errors": found.errors, "units": found.length})
+        return rows
 
     def summary(self, language: str) -> dict[str, Any]:
         """Rates of the summed counts, as `zo_common.speech.evaluation` gives them, and how many answered."""

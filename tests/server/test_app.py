@@ -126,6 +126,9 @@ def test_the_curve_survives_a_resume(
     sent = [row["payload"]["up"] for row in found["curve"]]
     assert sent == [3 * 67 * done for done in range(5)]
     assert found["before"]["loss"] != found["after"]["loss"]
+    compared = found["comparison"]
+    assert (compared["utterances"], compared["change"], compared["interval"]) == (3, 0.0, [0.0, 0.0])
+    assert compared["resampled"] == {"server": "utterances", "clients": "devices"}[evaluate_on]
 
 
 @pytest.fixture

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from zo_common.aggregation.robust import Aggregator, aggregator_of
@@ -29,6 +31,9 @@ from zo_common.secure_sum.terms import check_policy
 
 __all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
+RENAMED = {"noise-check": "loss-check"}
+"""Settings of earlier releases → what they are called now."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -214,13 +219,18 @@ class RunConfig(
     def from_mapping(cls, values: Mapping[str, Any]) -> RunConfig:
         """Settings from kebab-case (or snake_case) keys, as `context.run_config` or a TOML table give them.
 
+        Earlier names are taken with a word on the log.
+
         Raises:
-            ConfigError: an unknown key, with the nearest valid name, or a value of the wrong type.
+            ConfigError: an unknown key, with the nearest valid name, one given twice, or a value of the wrong type.
         """
         hints = get_type_hints(cls)
         chosen: dict[str, Any] = {}
-        for key, value in values.items():
+        for given, value in values.items():
+            key = todays_name(given)
             name = key.replace("-", "_")
+            if name in chosen:
+                raise ConfigError(f"{given} is set though {kebab(name)} is: leave one of them out")
             if name not in hints:
                 known = [each.key for each in SETTINGS]
                 near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
@@ -238,6 +248,20 @@ SETTINGS: tuple[Setting, ...] = tuple(settings_of(RunConfig))
 CHOICES: dict[str, tuple[str, ...]] = {each.name: each.choices for each in SETTINGS if each.choices}
 PATHS = tuple(each.name for each in SETTINGS if each.about.path)
 ENGINE_SETTINGS = tuple(each.name for each in SETTINGS if each.about.engine)
+
+
+def todays_name(key: str) -> str:
+    """What a setting is called now; one of an earlier release is told."""
+    new = RENAMED.get(key.replace("_", "-"))
+    if new is None:
+        return key
+    _tell_new_name(key, new)
+    return new
+
+
+@cache  # settings are read several times on their way to a run
+def _tell_new_name(key: str, new: str) -> None:
+    logger.warning(f"{key} is called {new} now, and is taken as that: rename it in your settings")
 
 
 def _within(value: Any, bound: Bound) -> bool:

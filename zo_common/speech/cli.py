@@ -96,7 +96,7 @@ def convert(
     with _bar(sum(len(manifest.utterances) for manifest in found.values())) as advance:
         counts = write(found, output, skip_bad=skip_bad, on_progress=lambda done, _: advance(done))
     for name, count in counts.items():
-        listed = len(found[name].utterances) + len(found[name].problems)
+        listed = len(found[name].utterances) + len(found[name].left_out)
         print(f"{output / name}: {count} recordings" + (f", {listed - count} left out" if listed > count else ""))
 
 
@@ -129,7 +129,7 @@ def _show(found: Survey, most: int) -> None:
         print(f"  {line}")
     shown = found.problems if not most else found.problems[:most]
     if found.problems:
-        print(f"  {len(found.problems)} cannot be used:")
+        print(f"  {found.left_out} cannot be used:" if found.left_out else "  none can be used:")
     for problem in shown:
         print(f"    {problem}")
     if len(shown) < len(found.problems):

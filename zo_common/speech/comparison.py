@@ -1,14 +1,16 @@
 """What adaptation changed on held-out speech: the error rate's change with its interval, in all and by group.
 
 The same utterances are transcribed before and after, so they are resampled as pairs (Bisani & Ney 2004, "Bootstrap
-estimates for confidence intervals in ASR performance evaluation").
+estimates for confidence intervals in ASR performance evaluation"). Where devices evaluate their own speech and send sums
+alone, devices are resampled with all of their utterances, as clusters are (Davison & Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +19,13 @@ from zo_common.speech.metrics import headline_metric, normalizer_name, score
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-METHOD = f"paired bootstrap over utterances, percentiles of {RESAMPLES} resamples"
 MOST_GROUPS = 50
 _BATCH = 100  # resamples in memory at once
 _LEAST = 2  # utterances of an interval, and of a group in the mean
 
 Counts = NDArray[np.int64]
 Rows = Sequence[Mapping[str, Any]]
+Resampled = Literal["utterances", "devices"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Change:
 
     Attributes:
         units: words or characters of the references.
-        interval: of `change` at `CONFIDENCE`; None for fewer than two utterances.
+        interval: of `change` at `CONFIDENCE`; None for fewer than two of what is resampled.
     """
 
     utterances: int
@@ -58,11 +60,17 @@ def error_counts(reference: str, hypothesis: str, language: str) -> tuple[int, i
     return counts.errors, counts.length
 
 
-def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0) -> Change:
-    """The change of a rate, from each utterance's errors before and after and units of its reference, (N,) each."""
+def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0, *, utterances: int | None = None) -> Change:
+    """The change of a rate, from each utterance's errors before and after and units of its reference, (N,) each.
+
+    Args:
+        utterances: how many they are, where the counts are sums over several.
+    """
     rates = [_rate(errors, units) for errors in (before, after)]
     interval = _interval(before, after, units, seed) if len(units) >= _LEAST else None
-    return Change(len(units), int(units.sum()), float(rates[0]), float(rates[1]), interval)
+    return Change(
+        len(units) if utterances is None else utterances, int(units.sum()), float(rates[0]), float(rates[1]), interval
+    )
 
 
 def _rate(errors: Counts, units: Counts, axis: int = -1) -> Any:
@@ -98,8 +106,7 @@ def compare(before: Rows, after: Rows, language: str, speaker: str) -> dict[str,
     """
     if not before or [row["where"] for row in before] != [row["where"] for row in after]:
         return None
-    wanted = (before, "errors"), (after, "errors"), (after, "units")
-    first, last, units = (np.array([row[name] for row in rows]) for rows, name in wanted)
+    first, last, units = _counts(before, after)
     columns = [row["columns"] for row in after]
     groups: dict[str, list[dict[str, Any]]] = {}
     for name in group_columns(columns, speaker):
@@ -108,13 +115,43 @@ def compare(before: Rows, after: Rows, language: str, speaker: str) -> dict[str,
             {"value": value, **change_of(*(counts[values == value] for counts in (first, last, units))).row()}
             for value in sorted(set(values.tolist()))
         ]
+    return _comparison(change_of(first, last, units), language, "utterances") | {"groups": groups}
+
+
+def compare_devices(before: Rows, after: Rows, language: str) -> dict[str, Any] | None:
+    """As `compare`, of what devices counted of their own speech: those that answered both times, without groups.
+
+    Args:
+        before, after: rows with `device`, `utterances`, `errors` and `units`, one a device.
+
+    Returns:
+        None where no device has the same utterances in both.
+    """
+    key = itemgetter("device", "utterances", "units")
+    first = {key(row): row for row in before}
+    both = [(first[key(row)], row) for row in after if key(row) in first]
+    if not both:
+        return None
+    utterances = sum(row["utterances"] for _, row in both)
+    change = change_of(*_counts(*zip(*both, strict=True)), utterances=utterances)
+    return _comparison(change, language, "devices") | {"devices": len(both), "groups": {}}
+
+
+def _counts(before: Rows, after: Rows) -> tuple[Counts, Counts, Counts]:
+    """Errors before and after, and units."""
+    wanted = (before, "errors"), (after, "errors"), (after, "units")
+    first, last, units = (np.array([row[name] for row in rows]) for rows, name in wanted)
+    return first, last, units
+
+
+def _comparison(change: Change, language: str, resampled: Resampled) -> dict[str, Any]:
     return {
         "metric": headline_metric(language),
         "normalizer": normalizer_name(language),
-        **change_of(first, last, units).row(),
+        **change.row(),
         "confidence": CONFIDENCE,
-        "method": METHOD,
-        "groups": groups,
+        "resampled": resampled,
+        "method": f"paired bootstrap over {resampled}, percentiles of {RESAMPLES} resamples",
     }
 
 
@@ -151,5 +188,6 @@ def change_text(found: Mapping[str, Any]) -> str:
     text = f"{found['before']:.1%} → {found['after']:.1%}, {points(found['change'])} points"
     if found["interval"] is not None:
         low, high = found["interval"]
-        text += f" ({CONFIDENCE:.0%} interval {points(low)} … {points(high)})"
+        over = " over devices" if found.get("resampled") == "devices" else ""
+        text += f" ({CONFIDENCE:.0%} interval{over} {points(low)} … {points(high)})"
     return text

@@ -16,7 +16,7 @@ from zo_common.speech.layouts import LAYOUTS, Place, inner_places, own_places, p
 from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing, ListingFault, Row
 from zo_common.speech.layouts.saved import listing_of
 from zo_common.speech.times import LISTS, timed_parts
-from zo_common.speech.utterance import Manifest, Utterance
+from zo_common.speech.utterance import LeftOut, Manifest, Utterance
 
 __all__ = ["Manifest", "Utterance", "read_manifest"]
 _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_text", "raw_text")
@@ -102,18 +102,15 @@ def checked(listing: Listing, text_column: str, need_text: bool) -> Manifest:
     faults = list(listing.faults)
     if need_text and listing.columns and column not in listing.columns:
         faults.append(_no_text_column(listing, text_column))
+    if not listing.rows and not faults:
+        faults.append(f"{listing.name}: got no rows, expected one for each recording: add them or change split.")
     found = _Collector(column, listing.speaker, need_text)
-    found.problems += faults
     for row in listing.rows:
         if isinstance(row, str):
-            found.problems.append(row)
+            found.left_out.append(LeftOut((row,)))
         elif not faults:
             found.add(row)
-    if not listing.rows and not found.problems:
-        found.problems.append(
-            f"{listing.name}: got no rows, expected one for each recording: add them or change split."
-        )
-    return Manifest(tuple(found.utterances), tuple(found.problems), tuple(found.left_out))
+    return Manifest(tuple(found.utterances), tuple(faults), tuple(found.left_out))
 
 
 def _text_column(listing: Listing, asked: str) -> str:
@@ -136,8 +133,7 @@ class _Collector:
     def __init__(self, text_column: str, speaker: str, need_text: bool) -> None:
         self._text_column, self._speaker, self._need_text = text_column, speaker, need_text
         self.utterances: list[Utterance] = []
-        self.problems: list[str] = []
-        self.left_out: list[Mapping[str, str]] = []
+        self.left_out: list[LeftOut] = []
 
     def add(self, row: Row) -> None:
         """Take the row's utterances, or all that is wrong with it."""
@@ -153,10 +149,9 @@ class _Collector:
             faults.append(f"got a {self._text_column} of type {kind}, expected text: correct the row.")
         elif self._need_text and not parts and not (text and text.strip()):
             faults.append(f"got an empty transcript, expected what is said: fill in {self._text_column} or delete it.")
-        self.problems += [f"{row.where}: {fault}" for fault in faults]
         columns = self._columns(fields)
         if faults or isinstance(row.audio, str):
-            self.left_out.append(columns)
+            self.left_out.append(LeftOut(tuple(f"{row.where}: {fault}" for fault in faults), columns))
         elif isinstance(parts, list):
             for part in parts:
                 clip = Clip(row.audio, row.start + part.start, part.end - part.start)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
 from zo_common.errors import ConfigError
-from zo_common.speech.manifest import Manifest, Utterance
+from zo_common.speech.utterance import LeftOut, Manifest, Utterance
 
 SHARDS_PER_PARTITION = 2
 _COUNT = "(devices in [simulation] of a scenario, num-supernodes of flwr run, num-partitions of node configs)"
@@ -32,8 +32,8 @@ class Partitions:
     equal shards leave over belong to nobody).
 
     Args:
-        left_out: columns of rows that cannot be used: by a column, where the clients are as many as the values with
-            these, one whose rows are all such has an empty share.
+        left_out: rows that cannot be used: by a column, where the clients are as many as the values with these, one
+            whose rows are all such has an empty share.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Partitions:
         by: str,
         *,
         seed: int = 0,
-        left_out: Sequence[Mapping[str, str]] = (),
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
         self._utterances = utterances
         self._left_out = left_out
@@ -70,11 +70,31 @@ class Partitions:
             )
         return self._shares(partition_id)
 
+    def left_out_of(self, partition_id: int) -> list[LeftOut]:
+        """The rows that cannot be used and are counted as one client's, each row as that of one client alone.
+
+        By a column, those with the client's value; all others, whose they are nobody knows, are dealt out in turn.
+        Raises ConfigError as `of` does.
+        """
+        self.of(partition_id)
+        names = [] if self._is_scheme else list(self._natural)
+        of_nobody = [row for row in self._left_out if row.columns.get(self._by) not in names]
+        own = [row for row in self._left_out if names and row.columns.get(self._by) == names[partition_id]]
+        return own + of_nobody[partition_id :: self._count]
+
+    @property
+    def _is_scheme(self) -> bool:
+        return self._by in ("iid", "round-robin") or self._by.partition(":")[0] in ("dirichlet", "shard")
+
+    @cached_property
+    def _natural(self) -> dict[str, list[int]]:
+        return _natural(self._utterances, self._count, self._by, self._left_out)
+
     @cached_property
     def _shares(self) -> Callable[[int], list[int]]:
+        if not self._is_scheme:
+            return list(self._natural.values()).__getitem__
         scheme, _, argument = self._by.partition(":")
-        if self._by != "iid" and scheme not in ("dirichlet", "shard"):
-            return _natural(self._utterances, self._count, self._by, self._left_out).__getitem__
         task = f"{len(self._utterances)} utterances by '{self._by}' among {self._count} clients"
         return partial(_load, self._partitioner(scheme, argument), task)
 
@@ -138,22 +158,21 @@ def named_rows(manifest: Manifest, by: str) -> Manifest:
     named = tuple(u for u in manifest.utterances if u.columns.get(column))
     if not named or len(named) == len(manifest.utterances):
         return manifest
-    nameless = tuple(
-        f"{u.where}: got no {column}, by which recordings are shared out: fill it in or delete the row."
-        for u in manifest.utterances
-        if not u.columns.get(column)
-    )
-    return replace(manifest, utterances=named, problems=(*manifest.problems, *nameless))
+    fault = f"got no {column}, by which recordings are shared out: fill it in or delete the row."
+    nameless = (LeftOut((f"{u.where}: {fault}",), u.columns) for u in manifest.utterances if not u.columns.get(column))
+    return replace(manifest, utterances=named, left_out=(*manifest.left_out, *nameless))
 
 
 def _natural(
-    utterances: Sequence[Utterance], num_partitions: int, column: str, left_out: Sequence[Mapping[str, str]]
-) -> list[list[int]]:
+    utterances: Sequence[Utterance], num_partitions: int, column: str, left_out: Sequence[LeftOut]
+) -> dict[str, list[int]]:
+    """Value of the column → the indices of its utterances, in the order of clients."""
     shares: dict[str, list[int]] = {}
     for index, value in enumerate(_values(utterances, column)):
         shares.setdefault(value, []).append(index)
     if len(shares) < num_partitions:  # those who asked may have counted everybody
-        everybody = shares | {name: [] for c in left_out if (name := c.get(column, "")) and name not in shares}
+        missing = (row.columns.get(column, "") for row in left_out)
+        everybody = shares | {name: [] for name in missing if name and name not in shares}
         shares = everybody if len(everybody) == num_partitions else shares
     distinct = sorted(shares)
     if len(distinct) != num_partitions:
@@ -162,7 +181,7 @@ def _natural(
             f"({', '.join(distinct[:8])}{', ...' if len(distinct) > 8 else ''}), one a device: have {len(distinct)} "
             f"devices {_COUNT}, or partition by iid."
         )
-    return [shares[value] for value in distinct]
+    return {value: shares[value] for value in distinct}
 
 
 def _arguments(scheme: str, argument: str) -> tuple[str, float]:

@@ -52,7 +52,11 @@ class WaveExample(Example):
 
 
 class Recordings(ABC):
-    """Checked examples of one device; what a batch of them is, the kinds of models say."""
+    """Checked examples of one device; what a batch of them is, the kinds of models say.
+
+    Attributes:
+        skipped: what is wrong with each recording that was left out, one text each.
+    """
 
     examples: tuple[Any, ...]
     skipped: tuple[str, ...]
@@ -146,11 +150,14 @@ def read_speech(
     wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
     examples: list[Example] = []
     problems = list(manifest.problems)
+    left_out = [*manifest.faults, *(" ".join(row.problems) for row in manifest.left_out)]
     with counted() as changes:
         for done, utterance in enumerate(wanted, 1):
             example = reader.example(utterance)
             if isinstance(example, list):
-                problems.extend(f"{utterance.where}: {fault}" for fault in example)
+                faults = [f"{utterance.where}: {fault}" for fault in example]
+                problems.extend(faults)
+                left_out.append(" ".join(faults))
             else:
                 examples.append(example)
             if progress is not None:
@@ -162,7 +169,7 @@ def read_speech(
     if not examples:
         chosen = f"{len(wanted)} of {len(manifest.utterances)} readable rows were chosen"
         raise DataError([*problems, f"No utterance is left to train on ({chosen}): correct the data or the choice."])
-    return reader.recordings(tuple(examples), tuple(problems))
+    return reader.recordings(tuple(examples), tuple(left_out))
 
 
 def evenly(data: Recordings, most: int) -> Recordings:

@@ -38,7 +38,8 @@ class Survey:
         by: the column that says whose a recording is.
         speakers: name → minutes, in the order of names, also those without a usable recording; "" is of nobody.
         scripts: of the transcripts' letters, name → share, the commonest first.
-        problems: one sentence for all that cannot be used, file and line first.
+        problems: one sentence for all that is wrong, file and line first.
+        left_out: recordings that cannot be used; each may have several problems.
         unlisted: recordings in the folder that no row names, by suffix.
         note: what is changed of recordings as they are read.
     """
@@ -52,6 +53,7 @@ class Survey:
     speakers: dict[str, float]
     scripts: dict[str, float]
     problems: tuple[str, ...]
+    left_out: int
     unlisted: dict[str, int]
     note: str
 
@@ -77,8 +79,8 @@ def survey(
     """
     problems = list(manifest.problems)
     seconds: list[float] = []
-    rows = [*manifest.left_out, *(utterance.columns for utterance in manifest.utterances)]
-    speakers = dict.fromkeys((columns.get(by, "") for columns in rows), 0.0)
+    columns = [*(row.columns for row in manifest.left_out if row.columns), *(u.columns for u in manifest.utterances)]
+    speakers = dict.fromkeys((each.get(by, "") for each in columns), 0.0)
     scripts: Counter[str] = Counter()
     with counted() as changes:
         for done, utterance in enumerate(manifest.utterances, 1):
@@ -102,6 +104,7 @@ def survey(
         speakers={name: speakers[name] / 60 for name in sorted(speakers)},
         scripts={name: count / scripts.total() for name, count in scripts.most_common()},
         problems=tuple(problems),
+        left_out=len(manifest.left_out) + len(manifest.utterances) - len(seconds),
         unlisted=_unlisted(folder, manifest.utterances) if folder is not None else {},
         note=changes.note,
     )

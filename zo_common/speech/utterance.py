@@ -30,13 +30,27 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A row that cannot be used: all that is wrong with it, and its columns, empty where they cannot be told apart."""
+
+    problems: tuple[str, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The usable rows of a source, and one sentence for each that is not.
+    """The usable rows of a source, and what is wrong with it.
 
     Attributes:
-        left_out: the columns of rows that are not usable, where they could be told apart: whose they are is known.
+        faults: of the source as a whole, one sentence each.
+        left_out: the rows that are not usable.
     """
 
     utterances: tuple[Utterance, ...]
-    problems: tuple[str, ...]
-    left_out: tuple[Mapping[str, str], ...] = ()
+    faults: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is wrong, one sentence each."""
+        return (*self.faults, *(problem for row in self.left_out for problem in row.problems))

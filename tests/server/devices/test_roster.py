@@ -66,10 +66,25 @@ def test_skipped_recordings_are_told_and_counted(
 
     federate(config)
 
-    assert "device 0 skipped 1 bad recordings" in observed.text
+    assert "device 0 skipped 1 bad recording\n" in observed.text + "\n"
     told = json.loads((Path(config.output) / "introductions.jsonl").read_text())
     assert told["skipped"] == {"0": 1}
     assert told["up"]["serialised"] > told["up"]["payload"] > 0
+
+
+def test_a_device_skips_what_is_its_own_and_each_row_counts_once(
+    settings: Settings, federate: Federate, observed: Any, mini_corpus: Path, tmp_path: Path
+) -> None:
+    corpus = _with_broken_audio(mini_corpus, tmp_path)  # one of anna's
+    with (corpus / "train" / "metadata.csv").open("a") as table:
+        table.write("gone.wav,,ben\n")  # two faults of one row
+        table.write("gone.wav,whose it is nobody knows,\n" * 2 + "a row,of,four,columns\n")
+
+    federate(config := settings(data=str(corpus), skip_bad=True))
+
+    told = json.loads((Path(config.output) / "introductions.jsonl").read_text())
+    assert told["skipped"] == {"0": 2, "1": 2, "2": 1}
+    assert "device 1 skipped 2 bad recordings" in observed.text
 
 
 def test_a_speaker_without_a_usable_recording_is_left_out_where_bad_ones_are_skipped(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zo_common.config.run import CHOICES, SETTINGS, RunConfig, kebab
+from zo_common.config.run import CHOICES, SETTINGS, RunConfig, _tell_new_name, kebab
 from zo_common.errors import ConfigError
 from zo_common.estimator.settings import EstimatorConfig
 
@@ -122,6 +122,18 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
 def test_a_key_like_no_other_lists_them_all() -> None:
     with pytest.raises(ConfigError, match=r"^unknown setting '%%': known keys are data, train-split, text-column"):
         RunConfig.from_mapping({"%%": 1})
+
+
+@pytest.mark.parametrize("key", ["noise-check", "noise_check"])
+def test_a_setting_by_its_earlier_name_is_taken_and_told_once(key: str, caplog: pytest.LogCaptureFixture) -> None:
+    _tell_new_name.cache_clear()
+
+    found = [RunConfig.from_mapping({key: False}) for _ in range(2)]
+
+    assert found == [RunConfig(loss_check=False)] * 2
+    assert [record.message.split(",")[0] for record in caplog.records] == [f"{key} is called loss-check now"]
+    with pytest.raises(ConfigError, match=f"{key} is set though loss-check is: leave one of them out"):
+        RunConfig.from_mapping({"loss-check": True, key: False})
 
 
 @pytest.mark.parametrize(

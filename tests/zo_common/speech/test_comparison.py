@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zo_common.speech.comparison import change_of, change_text, compare, error_counts, group_columns, points
+from zo_common.speech.comparison import (
+    change_of,
+    change_text,
+    compare,
+    compare_devices,
+    error_counts,
+    group_columns,
+    points,
+)
 
 
 def _row(where: str, errors: int, units: int, **columns: str) -> dict[str, Any]:
@@ -91,6 +99,36 @@ def test_missing_values_are_a_group_and_too_many_values_are_none() -> None:
 def test_other_utterances_are_not_compared() -> None:
     assert compare([_row("t:1", 0, 1)], [_row("t:2", 0, 1)], "en", "speaker") is None
     assert compare([], [], "en", "speaker") is None
+
+
+def _sums(device: int, errors: int, units: int, utterances: int = 4) -> dict[str, int]:
+    return {"device": device, "utterances": utterances, "errors": errors, "units": units}
+
+
+def test_devices_are_resampled_whole() -> None:
+    """Two gain a quarter of their words and two lose as much: no device is an average one, however much it says."""
+    before = [_sums(device, 500, 1000) for device in range(4)]
+    after = [_sums(device, 250 if device < 2 else 750, 1000) for device in range(4)]
+
+    found = compare_devices(before, after, "en")
+
+    assert found is not None
+    assert (found["resampled"], found["devices"], found["utterances"], found["units"]) == ("devices", 4, 16, 4000)
+    assert (found["before"], found["after"], found["groups"]) == (0.5, 0.5, {})
+    assert found["interval"] == (-0.25, 0.25)
+    assert "over devices" in found["method"] and "interval over devices −25.0" in change_text(found)
+
+
+def test_devices_that_answered_once_or_have_other_speech_are_not_compared() -> None:
+    before, after = [_sums(0, 5, 10), _sums(1, 5, 10), _sums(2, 5, 10)], [_sums(2, 5, 12), _sums(1, 4, 10)]
+
+    found = compare_devices(before, after, "zh")
+
+    assert found is not None
+    assert (found["metric"], found["devices"], found["before"], found["after"]) == ("cer", 1, 0.5, 0.4)
+    assert found["interval"] is None
+    assert compare_devices(before, after[:1], "zh") is None
+    assert compare_devices([], [], "zh") is None
 
 
 def test_units_are_characters_where_there_are_no_spaces() -> None:

@@ -10,6 +10,7 @@ import pytest
 from zo_common.errors import ConfigError
 from zo_common.speech.manifest import Manifest, Utterance
 from zo_common.speech.partition import Partitions, named_rows, partition
+from zo_common.speech.utterance import LeftOut
 
 UTTERANCES = [
     Utterance(
@@ -106,13 +107,27 @@ def test_flwr_datasets_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_whose_rows_are_all_left_out_has_an_empty_share_where_it_was_counted() -> None:
     rest = [u for u in UTTERANCES if u.columns["speaker"] != "s2"]
-    gone = [u.columns for u in UTTERANCES if u.columns["speaker"] == "s2"]
+    gone = [LeftOut((f"{u.where}: bad",), u.columns) for u in UTTERANCES if u.columns["speaker"] == "s2"]
     shares = Partitions(rest, 5, "speaker", left_out=gone)
     assert all(shares.of(client) for client in range(5))
     shares = Partitions(rest, 6, "speaker", left_out=gone)
     assert [{rest[i].columns["speaker"] for i in shares.of(client)} for client in range(6)] == [
         {"s0"}, {"s1"}, set(), {"s3"}, {"s4"}, {"s5"},
     ]  # fmt: skip
+    assert [len(shares.left_out_of(client)) for client in range(6)] == [0, 0, 8, 0, 0, 0]
+
+
+@pytest.mark.parametrize("by", ["speaker", "iid", "shard:speaker", "dirichlet:speaker:5", "round-robin"])
+def test_each_row_that_is_left_out_counts_as_one_clients(by: str) -> None:
+    gone = [LeftOut((f"{number}",), {"speaker": name}) for number, name in enumerate(("s1", "", "s1", "x", "y"))]
+    gone.append(LeftOut(("unreadable",)))
+    shares = Partitions(UTTERANCES, 6, by, left_out=gone)
+
+    counted = [[row.problems[0] for row in shares.left_out_of(client)] for client in range(6)]
+
+    assert sorted(problem for each in counted for problem in each) == sorted(row.problems[0] for row in gone)
+    if by == "speaker":
+        assert counted == [["1"], ["0", "2", "3"], ["4"], ["unreadable"], [], []]
 
 
 @pytest.mark.parametrize("by", ["speaker", "shard:speaker", "dirichlet:speaker:0.5"])
