@@ -1,4 +1,4 @@
-"""Flower ServerApp: runs a federation and leaves ledger, rounds, curve data and model in the output directory."""
+"""Flower ServerApp: runs a federation and writes ledger, round log, learning curve and model to the output folder."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ logger = logging.getLogger(__name__)
 def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None:
     """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model.
 
-    No model is exported where no round had a valid reply: it would be the base under another name.
+    No model is exported if no round had a valid reply, because it would equal the base model.
 
     Args:
-        stopped: why the run stopped before its last round, its verdict then.
+        stopped: why the run stopped before its last round; this becomes the verdict.
 
     Raises:
-        ExportFailed: the files cannot be written; the ledger has everything.
+        ExportFailed: the files cannot be written; the ledger still holds the whole run.
     """
     output = Path(federation.config.output)
     curve = held_out.curve
@@ -74,14 +74,14 @@ def _export(federation: Federation, held: GlobalModel, before: dict[str, Any] | 
 
 
 def check_before_start(config: RunConfig) -> None:
-    """Load the base model and check settings against it before slow things start (a simulation engine, devices).
+    """Load the base model and check the settings against it, before a simulation engine or devices start.
 
     Raises:
         ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: as the run itself would.
     """
     check_output(config)
     refuse_used_ledger(config)
-    choose_device(config.device)  # those of a simulation are on this machine
+    choose_device(config.device)  # simulated devices run on this machine
     held = GlobalModel(config)
     HeldOut(config).prepare(held)
     with hushed("server"):
@@ -104,7 +104,7 @@ def log_round(report: RoundReport) -> None:
 
 
 def log_comparison(found: dict[str, Any] | None) -> None:
-    """What the run changed on the held-out split, in all and by group, a line each."""
+    """Log the change on the held-out split: one line for the whole split and one for each group."""
     if found is None:
         return
     rate, normalizer = found["metric"].upper(), found["normalizer"]
@@ -116,10 +116,10 @@ def log_comparison(found: dict[str, Any] | None) -> None:
 
 
 def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of: ModelOf = GlobalModel) -> None:
-    """A whole run on the devices of a grid: its rounds, `evaluation.json` and the adapted model.
+    """Run all rounds on the devices of a grid; write `evaluation.json` and the adapted model.
 
     Args:
-        model_of: as of `Federation`.
+        model_of: as in `Federation`.
     """
     check_output(config)
     held_out = HeldOut(config)
@@ -130,7 +130,7 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     stopped = ""
     try:
         federation.run()
-    except RunStopped as error:  # what it came to is exported all the same, and the verdict ends the command
+    except RunStopped as error:  # the model is exported all the same; the verdict ends the command
         stopped = str(error)
     finish(federation, held_out, stopped)
     if events is None:
@@ -138,7 +138,7 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
 
 
 def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:
-    """A ServerApp; without `config` it takes `context.run_config`, as `flwr run` gives it."""
+    """Return a ServerApp; without `config` it uses `context.run_config`, as `flwr run` passes it."""
     app = ServerApp()
 
     @app.main()
@@ -149,14 +149,14 @@ def make_server_app(config: RunConfig | None = None, events: Events | None = Non
 
 
 def output_of(config: RunConfig | None, context: Context) -> Path:
-    """Where a run leaves its files: of `config`, or the settings that `flwr run` gives."""
+    """Return the output folder, from `config` or from the settings that `flwr run` passes."""
     return Path((config or RunConfig.from_mapping(context.run_config)).output)
 
 
 def say_in_the_end(line: str) -> None:
-    """Print a line once the simulation engine, if this process runs one, has ended and said what it says of that.
+    """Print a line after the simulation engine, if this process runs one, has shut down and printed its own messages.
 
-    Flower counts a simulation as completed whose ServerApp ends with an exit status, so that the log alone can tell.
+    Flower reports a simulation as completed even if its ServerApp exits with an error, so only the log shows it.
     """
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
@@ -171,7 +171,7 @@ def say_in_the_end(line: str) -> None:
 
 
 def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
-    """The app `flwr run` starts: user errors are one sentence in the log, without a traceback.
+    """Return the app that `flwr run` starts: user errors are one sentence in the log, without a traceback.
 
     A run whose result is worse than its start ends in the same way, once the best state is exported.
     """

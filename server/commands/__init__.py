@@ -1,1 +1,1 @@
-"""Commands on what runs leave, and on what guarantees cost."""
+"""Commands that read ledgers, and that plan and check differential privacy."""

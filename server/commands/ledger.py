@@ -1,4 +1,4 @@
-"""`zo-asr-ledger show | verify | replay | combine`: ledgers as files that people look at, check, use and join."""
+"""`zo-asr-ledger show | verify | replay | combine`: commands on ledger files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def show(
     rounds: Annotated[bool, typer.Option(help="List every round.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What a ledger holds: base model, trained tensors, settings, rounds."""
+    """Show what a ledger holds: base model, trained tensors, settings, rounds."""
     found = read_ledger(ledger)
     header, size = found.header, ledger.stat().st_size
     updates = sum(c.coefficients.size for r in found.records for c in r.contributions)
@@ -115,7 +115,7 @@ def replay_command(
     loaded = _base(found, model)
     state = restore_state(loaded.model, found.header, threads=threads or None)
     _replay_with_bar(state, found)
-    language = str(found.header.settings.get("language", ""))  # older ledgers do not tell
+    language = str(found.header.settings.get("language", ""))  # older ledgers lack it
     card = model_card(base, language or "en", rounds=found.last_round, trained=found.header.pattern)
     export_model(loaded.model, loaded.processor, output, language=language, card=card)
     checksum = f"{state.checksum():016x}"
@@ -153,7 +153,7 @@ def combine_command(
 
 
 def _base(ledger: Ledger, model: str) -> LoadedModel:
-    """The base model of a ledger, of a model with an adapter for each language in the run's."""
+    """Load a ledger's base model; if it has one adapter for each language, with the adapter of the run's language."""
     from zo_common.models.load import load_model
 
     return load_model(model or ledger.header.model, language=str(ledger.header.settings.get("language", "")))

@@ -1,4 +1,4 @@
-"""`zo-asr-privacy plan | verify`: what a guarantee will cost, and what a run has spent."""
+"""`zo-asr-privacy plan | verify`: the cost of a privacy guarantee, and the budget that a run has spent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan(
     directions: Annotated[str, typer.Option(help='"independent", or "shared" by all devices.')] = "independent",
     as_json: AsJson = False,
 ) -> None:
-    """The noise that (ε, δ) takes, and the damage to expect from it."""
+    """Show the noise that (ε, δ) requires and how much it is expected to slow training."""
     asked = PrivacyPlan(
         cast(Privacy, level), epsilon, delta, rounds, steps, batch, examples, queries, devices, clip_norm,
         gradient_square, gradient_variance, cast(Directions, directions),

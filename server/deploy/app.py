@@ -1,4 +1,4 @@
-"""The ServerApp of a deployment: a user error or a bad result becomes the run's status, an exit would be a timeout."""
+"""ServerApp of a deployment: errors and bad results become the run's status (an exit would look like a timeout)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ app = ServerApp()
 
 
 class RunFailed(Exception):
-    """Ends a run; Flower shows its sentence as the run's details. Not a ZOError: the log has it already."""
+    """Error that ends a run; Flower shows its message as the run's details. Not a ZOError: it is logged already."""
 
 
 @app.main()
@@ -30,5 +30,5 @@ def main(grid: Grid, context: Context) -> None:
             raise_if_worse(output_of(None, context))
         except ZOError as error:
             logger.error(f"error: {error}")
-            sys.tracebacklimit = 0  # Flower logs what is raised here; where in our code is of no use to the operator
+            sys.tracebacklimit = 0  # Flower logs this error; a traceback into our code does not help the operator
             raise RunFailed(str(error)) from None

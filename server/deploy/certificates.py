@@ -34,17 +34,17 @@ class Authority:
 
     @property
     def certificate_pem(self) -> bytes:
-        """What devices are given."""
+        """The certificate as PEM, which devices receive."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
     @property
     def key_pem(self) -> bytes:
-        """What never leaves the server."""
+        """The private key as PEM, which never leaves the server."""
         return private_pem(self.key)
 
 
 def new_authority(now: datetime | None = None) -> Authority:
-    """A self-signed authority (EC P-384, ten years) that may sign server certificates and nothing below them."""
+    """Return a self-signed authority (EC P-384, ten years) that may sign server certificates but no other authority."""
     now = now or datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"ZO-ASR deployment {now:%Y-%m-%d}")])
@@ -59,7 +59,7 @@ def new_authority(now: datetime | None = None) -> Authority:
 
 
 def load_authority(certificate: Path, key: Path) -> Authority:
-    """Read an authority back.
+    """Read an authority from its files.
 
     Raises:
         ConfigError: a file is missing, is not PEM, or the key is not the certificate's.
@@ -81,7 +81,7 @@ def load_authority(certificate: Path, key: Path) -> Authority:
 def server_certificate(
     authority: Authority, hosts: tuple[str, ...], now: datetime | None = None
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A server certificate (EC P-256, one year) for the hosts, localhost and 127.0.0.1, with a key of its own."""
+    """Return a server certificate (EC P-256, one year) for the hosts, localhost and 127.0.0.1, and its new key."""
     now = now or datetime.now(UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     names = [_general_name(host) for host in dict.fromkeys((*hosts, *ALWAYS))]
@@ -129,7 +129,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def read_certificate(path: Path) -> x509.Certificate:
-    """The first certificate of a PEM file.
+    """Read the first certificate of a PEM file.
 
     Raises:
         ConfigError: the file is missing or not a certificate.
@@ -143,7 +143,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def days_left(certificate: x509.Certificate, now: datetime | None = None) -> float:
-    """Days until a certificate expires; negative once it has."""
+    """Return the days until a certificate expires; negative if it has expired."""
     return (certificate.not_valid_after_utc - (now or datetime.now(UTC))) / timedelta(days=1)
 
 
@@ -157,7 +157,7 @@ def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
 
 
 def client_context(authority: Path) -> ssl.SSLContext:
-    """TLS settings of a client that trusts the deployment's own authority and no other."""
+    """Return TLS settings of a client that trusts only the deployment's own authority."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(authority)
@@ -165,14 +165,14 @@ def client_context(authority: Path) -> ssl.SSLContext:
 
 
 def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    """A private key as unencrypted PKCS #8 PEM."""
+    """Return a private key as unencrypted PKCS #8 PEM."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def new_device_key() -> tuple[bytes, bytes]:
-    """A device's key pair (EC P-384) as SuperNode and `flwr supernode register` read it: OpenSSH private, public."""
+    """Return a device's new key pair (EC P-384, OpenSSH form, as SuperNode reads it): private key, public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -182,7 +182,7 @@ def new_device_key() -> tuple[bytes, bytes]:
 
 
 def read_public_key(path: Path) -> bytes:
-    """A device's public key in OpenSSH form, without its comment.
+    """Read a device's public key in OpenSSH form, without its comment.
 
     Raises:
         ConfigError: no such file, a private key, or not an EC key of P-256, P-384 or P-521.
@@ -202,7 +202,7 @@ def read_public_key(path: Path) -> bytes:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write or replace a file that only its owner may read, at no moment readable by anyone else."""
+    """Write or replace a file that only its owner may read; it is never readable by others, not even for a moment."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,4 +1,4 @@
-"""`zo-asr-server`: make a deployment folder, enroll devices, start and resume runs, see how all is going."""
+"""`zo-asr-server`: make a deployment folder, enroll devices, start and resume runs, show their status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zo_common.cli import AsJson, run_typer
 from zo_common.errors import ConfigError
 
 app = typer.Typer(help="Run a federation on many machines.", no_args_is_help=True, add_completion=False)
-# what devices and Flower say is shown as it is
+# text from devices and Flower is shown without markup
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
@@ -49,7 +49,7 @@ def init(
 
 @app.command()
 def units(folder: Folder) -> None:
-    """Write scripts, units, Flower's settings and devices' files anew, after a change of deployment.toml or a move."""
+    """Rewrite scripts, units, Flower's settings and devices' files after a change of deployment.toml or a move."""
     from server.deploy.files import write_device_files, write_server_files
 
     deployment = Deployment.open(folder)
@@ -66,7 +66,7 @@ def enroll(
     node: Annotated[str, typer.Argument(help="The device's name; without one, all that are not registered yet.")] = "",
     public_key: Annotated[Path | None, typer.Option(help="The device's own public key (OpenSSH, ECDSA).")] = None,
 ) -> None:
-    """Register devices at the running SuperLink, and write what is carried to each."""
+    """Register devices at the running SuperLink, and write the folder to copy to each."""
     from server.deploy.devices import enroll as enroll_one
 
     deployment = Deployment.open(folder)
@@ -82,7 +82,7 @@ def enroll(
 
 @app.command()
 def revoke(folder: Folder, node: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
-    """Let a device in no more."""
+    """Revoke a device: it can no longer connect."""
     from server.deploy.devices import revoke as revoke_one
 
     revoke_one(Deployment.open(folder), node)
@@ -94,7 +94,7 @@ def renew(
     folder: Folder,
     ca: Annotated[bool, typer.Option("--ca", help="Make a new authority too; every device needs its file.")] = False,
 ) -> None:
-    """Make a new server certificate, for the hosts of deployment.toml."""
+    """Make a new server certificate for the hosts in deployment.toml."""
     from server.deploy.folder import renew as renew_all
 
     for step in renew_all(Deployment.open(folder), authority=ca):
@@ -109,13 +109,13 @@ def start(folder: Folder, run: Run, change: Changes = None) -> None:
 
 @app.command()
 def resume(folder: Folder, run: Run, change: Changes = None) -> None:
-    """Go on with a run from its ledger, and show its log until it has finished."""
+    """Resume a run from its ledger, and show its log until it has finished."""
     _begin(folder, run, change or [], resume=True)
 
 
 @app.command()
 def follow(folder: Folder, run: Run) -> None:
-    """Show the log of a run that was started before."""
+    """Show the log of a run that was started earlier."""
     from server.deploy.runs import run_id_of
 
     deployment = Deployment.open(folder)
@@ -124,7 +124,7 @@ def follow(folder: Folder, run: Run) -> None:
 
 @app.command()
 def stop(folder: Folder, run: Run) -> None:
-    """Stop a run; `resume` goes on with it."""
+    """Stop a run; `resume` continues it."""
     from server.deploy.runs import stop as stop_run
 
     stop_run(Deployment.open(folder), run)
@@ -158,7 +158,7 @@ def status(
     run: Annotated[str, typer.Argument(help="A run to show rounds and devices of.", metavar="[RUN]")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Processes, certificates, devices and, of a run, its last rounds."""
+    """Show processes, certificates and devices and, for a run, its last rounds."""
     from server.deploy.status import collect, show
 
     found = collect(Deployment.open(folder), check_name(run, "run") if run else "")
@@ -170,7 +170,7 @@ def status(
 
 @app.command()
 def proxy(folder: Folder) -> None:
-    """Serve /v1/fleet/ of the SuperLink to devices, and nothing else of it, until SIGTERM."""
+    """Serve only the SuperLink's /v1/fleet/ to devices, until SIGTERM."""
     from server.deploy.proxy import make_app, serve, server_config
 
     deployment = Deployment.open(folder)

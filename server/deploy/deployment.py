@@ -35,7 +35,7 @@ FLOWER_SETTINGS = {
 
 
 def check_name(name: str, what: str) -> str:
-    """A name that is also a folder, a systemd unit and a word of a shell script.
+    """Return a name that is safe as a folder, a systemd unit and a word in a shell script.
 
     Raises:
         ConfigError: other characters than letters, digits, - and _, or more than 32.
@@ -48,7 +48,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_host(host: str) -> str:
-    """A DNS name or an IP address.
+    """Return a host that is a DNS name or an IP address.
 
     Raises:
         ConfigError: anything else.
@@ -65,10 +65,10 @@ def check_host(host: str) -> str:
 
 
 def check_path(path: Path, what: str) -> Path:
-    """An absolute path that scripts, units and configuration files can hold without quotes.
+    """Return an absolute path that scripts, units and configuration files can hold without quotes.
 
     Raises:
-        ConfigError: it holds a space or another character that one of these files gives a meaning.
+        ConfigError: it holds a space or another character that has a meaning in one of these files.
     """
     if not _PATH.fullmatch(str(path)):
         raise ConfigError(f"{what} {str(path)!r} holds characters other than letters, digits and /._+@~-: move it")
@@ -76,7 +76,7 @@ def check_path(path: Path, what: str) -> Path:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """Read a TOML file.
 
     Raises:
         ConfigError: missing or not TOML.
@@ -101,14 +101,14 @@ class Device:
     revoked: bool = False
 
     def to_mapping(self) -> dict[str, Any]:
-        """A table of devices.toml."""
+        """Return the device's table for devices.toml."""
         values = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
         del values["name"]
         return values
 
 
 def _device_of(path: Path, name: str, table: Any) -> Device:
-    """A device from its table, which may have been edited by hand."""
+    """Read a device from its table, which may have been edited by hand."""
     check_name(name, "device")
     if not isinstance(table, dict):
         raise ConfigError(
@@ -122,9 +122,9 @@ def _device_of(path: Path, name: str, table: Any) -> Device:
 
 @dataclass(frozen=True)
 class Deployment:
-    """The folder `root` and what `deployment.toml` says.
+    """A deployment folder `root` and the settings in its `deployment.toml`.
 
-    Ports: `port` is the one that devices reach, `superlink_port` is the SuperLink's on the loopback interface,
+    Ports: devices connect to `port`; `superlink_port` is the SuperLink's on the loopback interface;
     device N's SuperNode listens on `device_port` + N of the device's own loopback interface.
     """
 
@@ -166,7 +166,7 @@ class Deployment:
 
     @classmethod
     def open(cls, root: Path) -> Deployment:
-        """The deployment in a folder.
+        """Open the deployment in a folder.
 
         Raises:
             ConfigError: no deployment.toml there, or one with a wrong setting.
@@ -186,7 +186,7 @@ class Deployment:
         return cls(root=root, hosts=tuple(hosts), **values)
 
     def settings_text(self) -> str:
-        """What deployment.toml holds."""
+        """Return the text of deployment.toml."""
         left_out = ("root", "bin")
         return tomli_w.dumps(
             {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self) if f.name not in left_out}
@@ -201,12 +201,12 @@ class Deployment:
 
     @property
     def authority(self) -> Path:
-        """The authority's certificate, which devices are given too."""
+        """The authority's certificate; devices get a copy."""
         return self.keys / "ca.crt"
 
     @property
     def authority_key(self) -> Path:
-        """Needed by renew alone: it may be kept elsewhere between renewals."""
+        """The authority's private key. Only renew needs it, so it may be kept elsewhere between renewals."""
         return self.keys / "ca.key"
 
     @property
@@ -221,7 +221,7 @@ class Deployment:
 
     @property
     def secret(self) -> Path:
-        """What SuperLink and SuperExec know one another by."""
+        """The secret by which SuperLink and SuperExec authenticate each other."""
         return self.keys / "superexec.secret"
 
     @property
@@ -236,21 +236,21 @@ class Deployment:
 
     @property
     def database(self) -> Path:
-        """SuperLink's state: registered devices, runs, messages under way."""
+        """SuperLink's database: registered devices, runs, pending messages."""
         return self.root / "state" / "superlink.db"
 
     @property
     def runs(self) -> Path:
-        """`NAME.toml` and, once started, `NAME/` of every run."""
+        """Folder with `NAME.toml` and, once started, `NAME/` of every run."""
         return self.root / "runs"
 
     def device_folder_of(self, name: str) -> Path:
-        """What is carried to a device."""
+        """The folder to copy to a device."""
         return self.root / "devices" / name
 
     @property
     def superlink_address(self) -> str:
-        """Where SuperLink listens, on this machine alone."""
+        """SuperLink's address on the loopback interface."""
         return f"127.0.0.1:{self.superlink_port}"
 
     # processes
@@ -261,7 +261,7 @@ class Deployment:
         return os.environ | FLOWER_SETTINGS | {"PATH": path, "FLWR_HOME": str(self.flower_home)}
 
     def superlink_command(self) -> list[str]:
-        """SuperLink with TLS, node authentication, a database and processes outside it, on loopback."""
+        """The command of SuperLink: TLS, node authentication, a database, separate app processes, loopback only."""
         return [
             f"{self.bin}/flower-superlink",
             "--ssl-ca-certfile", str(self.authority), "--ssl-certfile", str(self.certificate),
@@ -271,7 +271,7 @@ class Deployment:
         ]  # fmt: skip
 
     def superexec_command(self) -> list[str]:
-        """SuperExec, which starts the server's part of a run."""
+        """The command of SuperExec, which starts a run's ServerApp."""
         return [
             f"{self.bin}/flower-superexec",
             "--root-certificates", str(self.authority), "--runtime-api-address", self.superlink_address,
@@ -279,13 +279,13 @@ class Deployment:
         ]  # fmt: skip
 
     def proxy_command(self) -> list[str]:
-        """The reverse proxy that devices reach."""
+        """The command of the reverse proxy that devices connect to."""
         return [f"{self.bin}/zo-asr-server", "proxy", str(self.root)]
 
     # devices
 
     def devices(self) -> dict[str, Device]:
-        """Every device that was ever named, by name."""
+        """All devices ever added, by name."""
         path = self.root / "devices.toml"
         if not path.exists():
             return {}
@@ -297,7 +297,7 @@ class Deployment:
         return {name: _device_of(path, name, table) for name, table in tables.items()}
 
     def device(self, name: str) -> Device:
-        """One device.
+        """Return one device.
 
         Raises:
             ConfigError: no device of that name.
@@ -309,7 +309,7 @@ class Deployment:
 
     @contextmanager
     def change_devices(self) -> Iterator[dict[str, Device]]:
-        """The devices, to be changed by one command at a time; written when the block ends without an error."""
+        """Lock and yield the devices for a change; they are written when the block ends without an error."""
         with (self.root / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Devices of a deployment: key pairs, what is carried to each, registration at the SuperLink."""
+"""Devices of a deployment: key pairs, the folder for each device, registration at the SuperLink."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _DEVICES_AT_MOST = 10_000  # their ports on one machine, from device-port on, st
 
 
 def add_device(deployment: Deployment, name: str, public_key: Path | None = None) -> Device:
-    """Give a device a number and write its folder, with a new private key where it brings no public key of its own.
+    """Give a device a number and write its folder; without its own public key, it gets a new key pair.
 
-    A revoked device's name may be used again: it keeps its number and gets a new key, or the one it brings.
+    A revoked device's name may be used again: it keeps its number and gets a new key pair or the given public key.
 
     Raises:
         ConfigError: the name is taken or cannot be used, or the key is not usable or another device's.
@@ -51,7 +51,7 @@ def add_device(deployment: Deployment, name: str, public_key: Path | None = None
 
 
 def register_device(deployment: Deployment, name: str) -> Device:
-    """Tell the running SuperLink a device's key, unless it has it.
+    """Register a device's key at the running SuperLink, unless it is registered already.
 
     Raises:
         ConfigError: no such device, or a revoked one.
@@ -76,7 +76,7 @@ def register_device(deployment: Deployment, name: str) -> Device:
 
 
 def enroll(deployment: Deployment, name: str, public_key: Path | None = None) -> Device:
-    """Add a device if it is not there yet, and register it; may be repeated until it is registered."""
+    """Add a device if it does not exist yet, and register it; may be repeated if registration failed."""
     known = deployment.devices().get(check_name(name, "device"))
     brings_other = public_key and known and read_public_key(public_key).decode() != known.public_key
     if known is None or known.revoked or brings_other:
@@ -85,7 +85,7 @@ def enroll(deployment: Deployment, name: str, public_key: Path | None = None) ->
 
 
 def revoke(deployment: Deployment, name: str) -> Device:
-    """Let a device in no more; its SuperNode ends at its next request. Its private key here is removed.
+    """Revoke a device; its SuperNode ends at its next request. The server's copy of its private key is deleted.
 
     Raises:
         ConfigError: no such device, or it is revoked already.
@@ -96,7 +96,7 @@ def revoke(deployment: Deployment, name: str) -> Device:
         if device.revoked:
             raise ConfigError(f"device {name!r} is revoked already")
         if not (device.node_id and _unregister(deployment, device.node_id)):
-            # registered under another id, or without having been told: SuperLink's database knows
+            # registered under another id, or without a recorded id: SuperLink's database has it
             node_id, active = _node_of_key(deployment, device.public_key)
             if active:
                 _unregister(deployment, node_id)
@@ -112,7 +112,7 @@ def _listed(deployment: Deployment, node_id: str) -> bool:
 
 
 def _unregister(deployment: Deployment, node_id: str) -> bool:
-    """Whether SuperLink had the node; in either case it has it no more."""
+    """Remove a node from SuperLink; return whether it was registered."""
     try:
         flwr_json(deployment, "supernode", "unregister", node_id, CONNECTION)
     except FlowerError as error:
@@ -123,7 +123,7 @@ def _unregister(deployment: Deployment, node_id: str) -> bool:
 
 
 def _known_node(deployment: Deployment, device: Device) -> str:
-    """The node of a key that SuperLink has already, as after a registration that was cut off before it was noted."""
+    """Return the node of a key that SuperLink has already, e.g. if registration was cut off before it was recorded."""
     node_id, active = _node_of_key(deployment, device.public_key)
     if not active:
         raise FlowerError(
@@ -134,9 +134,9 @@ def _known_node(deployment: Deployment, device: Device) -> str:
 
 
 def _node_of_key(deployment: Deployment, public_key: str) -> tuple[str, bool]:
-    """The node that has a key, and whether it is let in; `flwr supernode list` shows no keys, the database does."""
+    """Return the node with a key and whether it may connect; only the database, not `flwr supernode list`, has keys."""
     if not deployment.database.exists():
-        return "", False  # SuperLink never ran
+        return "", False  # SuperLink has never run
     key = load_ssh_public_key(public_key.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     try:
         with closing(sqlite3.connect(f"file:{deployment.database}?mode=ro", uri=True, timeout=10.0)) as database:

@@ -1,4 +1,4 @@
-"""What a deployment folder is made of: scripts, systemd units, nginx and Flower settings, from the templates."""
+"""Files of a deployment folder, from templates: scripts, systemd units, nginx and Flower settings."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ DEVICE_UNITS = ("zo-asr-worker.service", "zo-asr-supernode.service")
 
 
 def render(template: str, values: dict[str, Any]) -> str:
-    """A template of `server/deploy/templates` filled in; UndefinedError for a field without a value."""
+    """Fill in a template of `server/deploy/templates`; raises UndefinedError for a field without a value."""
     return _TEMPLATES.get_template(template).render(values)
 
 
 def write_server_files(deployment: Deployment) -> None:
-    """Write what follows from deployment.toml: start.sh, systemd units, nginx.conf, Flower's connection, the app."""
+    """Write the files that depend on deployment.toml: start.sh, systemd units, nginx.conf, Flower's settings, app."""
     values = _server_values(deployment)
     root = deployment.root
     _write(root / "start.sh", render("start.sh", values), executable=True)
@@ -59,7 +59,7 @@ def write_example_run(deployment: Deployment, devices: int) -> None:
 
 
 def write_device_files(deployment: Deployment, device: Device) -> None:
-    """Write what is carried to a device, but for its private key; its own `device.env` is kept once written."""
+    """Write a device's folder except its private key; an existing `device.env` is kept."""
     folder = deployment.device_folder_of(device.name)
     home = Path(deployment.device_folder)
     values = {

@@ -1,4 +1,4 @@
-"""Flower's command line, asked in the deployment's name."""
+"""Calls of Flower's command line with the deployment's settings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUN_NOT_FOUND, KEY_IN_USE, NODE_NOT_FOUND = 16, 23, 24  # SuperLink's codes
 
 
 class FlowerError(NetworkError):
-    """SuperLink cannot be reached, or refused what it was asked; `code` is SuperLink's, 0 where it gave none."""
+    """SuperLink cannot be reached or refused a request; `code` is SuperLink's error code, or 0."""
 
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
@@ -25,12 +25,12 @@ class FlowerError(NetworkError):
 
 
 def flwr_command(deployment: Deployment, *arguments: str) -> list[str]:
-    """The installation's own `flwr`."""
+    """Return a command line of the installation's own `flwr`."""
     return [str(deployment.bin / "flwr"), *arguments]
 
 
 def flwr_json(deployment: Deployment, *arguments: str, timeout: float = PATIENCE_SECONDS) -> dict[str, Any]:
-    """The answer of a `flwr` command that knows `--format json`.
+    """Run a `flwr` command that supports `--format json` and return its answer.
 
     Raises:
         FlowerError: it failed, did not end in `timeout` seconds, or answered something else.
@@ -54,7 +54,7 @@ def flwr_json(deployment: Deployment, *arguments: str, timeout: float = PATIENCE
 
 
 def run_status(deployment: Deployment, run_id: str, timeout: float = PATIENCE_SECONDS) -> tuple[str, str]:
-    """A run's status, such as `running` or `finished:completed`, and its details."""
+    """Return a run's status, such as `running` or `finished:completed`, and its details."""
     runs = flwr_json(deployment, "ls", CONNECTION, "--run-id", run_id, timeout=timeout).get("runs")
     if not runs:
         raise FlowerError(f"flwr ls: SuperLink does not know run {run_id}: start or resume it", RUN_NOT_FOUND)
@@ -62,7 +62,7 @@ def run_status(deployment: Deployment, run_id: str, timeout: float = PATIENCE_SE
 
 
 def _last_json(text: str) -> dict[str, Any] | None:
-    """The object that the output ends with: Flower may print notes before it."""
+    """Parse the object at the end of the output: Flower may print notes before it."""
     start = text.find("{")
     while start >= 0:
         try:

@@ -1,4 +1,4 @@
-"""Make a deployment folder, and renew what in it grows old."""
+"""Create a deployment folder, and renew its certificates."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _FOLDERS = ("keys", "flwr-home", "app", "runs", "devices", "state", "log", "syst
 
 
 def init_folder(deployment: Deployment, devices: Sequence[str] = ()) -> None:
-    """Write a deployment folder with keys of its own; nothing is left of one that could not be finished.
+    """Write a deployment folder with its own keys; if that fails, remove what was written.
 
     Raises:
-        ConfigError: the folder is there already and not empty, or a device's name cannot be used.
+        ConfigError: the folder exists and is not empty, or a device's name cannot be used.
     """
     root = deployment.root
     for name in devices:
@@ -52,7 +52,7 @@ def init_folder(deployment: Deployment, devices: Sequence[str] = ()) -> None:
         write_example_run(deployment, len(devices))
         for name in devices:
             add_device(deployment, name)
-        # the last one: a folder without it is none
+        # written last: without it, the folder is not a deployment
         write_durably(root / SETTINGS, deployment.settings_text().encode())
     except BaseException:
         _remove(root, itself=fresh)
@@ -60,7 +60,7 @@ def init_folder(deployment: Deployment, devices: Sequence[str] = ()) -> None:
 
 
 def renew(deployment: Deployment, *, authority: bool) -> list[str]:
-    """A new server certificate, under a new authority if asked for; returns what is to be done next, in words.
+    """Make a new server certificate, and a new authority if asked for; return the next steps for the operator.
 
     Raises:
         ConfigError: the authority's key is not there or not its own.

@@ -1,7 +1,7 @@
-"""A TLS reverse proxy that lets devices reach `/v1/fleet/` of a SuperLink and nothing else of it.
+"""A TLS reverse proxy that exposes only `/v1/fleet/` of a SuperLink to devices.
 
-SuperLink serves the operator's API on the same port as the devices', without asking who calls: it stays on loopback,
-and this (or nginx) stands before it. A SuperNode takes 502, 503 and 504 for "later" and tries again; 404, 413 and the
+SuperLink serves the operator's API on the same port as the devices', without authentication: it stays on loopback,
+and this (or nginx) stands before it. A SuperNode retries after 502, 503 and 504; 404, 413 and the
 like end it.
 """
 
@@ -61,9 +61,9 @@ class FleetProxy:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        """Holds the connections to the SuperLink."""
+        """Keep the connections to the SuperLink open."""
         wait = httpx.Timeout(self.limits.answer_seconds, connect=5.0, pool=5.0)
-        # SuperLink closes a connection after 5 s without a request: one that is older is not used again
+        # SuperLink closes a connection after 5 s without a request, so older ones are not reused
         pool = httpx.Limits(max_connections=self.limits.connections, max_keepalive_connections=64, keepalive_expiry=3.0)
         # trust_env: a proxy setting of the environment must not carry this traffic elsewhere
         async with httpx.AsyncClient(verify=self._verify, timeout=wait, limits=pool, trust_env=False) as client:
@@ -76,7 +76,7 @@ class FleetProxy:
         await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
-        """The SuperLink's response, or a refusal."""
+        """Return the SuperLink's response, or a refusal."""
         path: bytes = request.scope.get("raw_path") or b""
         if not _ALLOWED.fullmatch(path) or request.scope["query_string"]:
             log.warning("%s asked for %s %r: refused", _caller(request), request.method, _shown(request, path))
@@ -110,7 +110,7 @@ class FleetProxy:
         return response
 
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The request's body as it comes, up to the limits of size and time."""
+        """Yield the request's body as it arrives, up to the limits of size and time."""
         size, end = 0, asyncio.get_running_loop().time() + self.limits.body_seconds
         stream = request.stream()
         while True:
@@ -126,7 +126,7 @@ class FleetProxy:
 
 
 async def _content(answered: httpx.Response) -> AsyncIterator[bytes]:
-    """The answer's body as it was sent; lets the connection go however this ends."""
+    """Yield the response's body unchanged; the connection is always released."""
     try:
         async for chunk in answered.aiter_raw():
             yield chunk
@@ -140,7 +140,7 @@ def _request_headers(request: Request) -> list[tuple[bytes, bytes]]:
 
 
 def _end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Headers without those of one hop: the standard ones, and what `Connection` names."""
+    """Return the headers without hop-by-hop ones: the standard set and those that `Connection` names."""
     named = {
         word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
     }
@@ -153,13 +153,13 @@ def _caller(request: Request) -> str:
 
 
 def _shown(request: Request, path: bytes) -> bytes:
-    """What was asked for, short enough for a log line."""
+    """Return the requested path, short enough for a log line."""
     query: bytes = request.scope["query_string"]
     return (path + (b"?" + query if query else b""))[:200]
 
 
 class BoundedProtocol(H11Protocol):
-    """Closes a connection on which no request begins for `idle_seconds`: headers that trickle in hold no place."""
+    """HTTP protocol that closes a connection on which no request begins for `idle_seconds` (against slow headers)."""
 
     idle_seconds = Limits.idle_seconds
 
@@ -182,7 +182,7 @@ class BoundedProtocol(H11Protocol):
 
 
 def make_app(upstream: str, verify: ssl.SSLContext | bool, limits: Limits | None = None) -> Starlette:
-    """The proxy as a Starlette application."""
+    """Return the proxy as a Starlette application."""
     proxy = FleetProxy(upstream, verify, limits)
     app = Starlette(lifespan=proxy.lifespan)
     app.mount("", proxy)
@@ -192,7 +192,7 @@ def make_app(upstream: str, verify: ssl.SSLContext | bool, limits: Limits | None
 def server_config(
     app: Starlette, *, bind: str, port: int, certificate: Path, key: Path, limits: Limits | None = None
 ) -> uvicorn.Config:
-    """How the proxy is served: TLS, bounded connections, no trust in what callers say of themselves."""
+    """Return uvicorn's settings: TLS, bounded connections, no trust in forwarded headers."""
     limits = limits or Limits()
     return uvicorn.Config(
         app,

@@ -22,12 +22,12 @@ from zo_common.errors import ConfigError, LedgerError, ProtocolMismatch
 
 SETTINGS_USED = "run-config.toml"
 RUN_ID = "flower-run-id"
-_LOST_SECONDS = 120.0  # SuperLink may be restarted under a run: so long it is asked again
+_LOST_SECONDS = 120.0  # SuperLink may be restarted during a run: it is polled this long
 _PAUSE_SECONDS = 2.0
 
 
 def run_settings(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resume: bool = False) -> RunConfig:
-    """The settings of `runs/RUN.toml` with `key=value` changes; paths and output made absolute.
+    """Return the settings of `runs/RUN.toml` with `key=value` changes; paths and output made absolute.
 
     Raises:
         ConfigError: no such file, a setting with an unknown name or a wrong value, or one that the command sets itself.
@@ -49,7 +49,7 @@ def run_settings(deployment: Deployment, run: str, changes: Sequence[str] = (), 
 
 
 def _parsed(change: str) -> dict[str, Any]:
-    """`key=value`: a number, true or false; anything else is a word."""
+    """Parse `key=value`: a number, true or false; anything else is text."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {change!r} is not key=value")
@@ -65,15 +65,15 @@ def _parsed(change: str) -> dict[str, Any]:
 
 
 def output_of(deployment: Deployment, run: str) -> Path:
-    """Where a run leaves its ledger, rounds and model."""
+    """Return the folder with a run's ledger, round log and model."""
     return deployment.runs / run
 
 
 def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resume: bool) -> str:
-    """Hand a run to the SuperLink; returns Flower's run id.
+    """Submit a run to the SuperLink; return Flower's run id.
 
     Raises:
-        ConfigError: a wrong setting, a run that is under way, one to start that has a ledger, or one to resume that
+        ConfigError: a wrong setting, a run in progress, one to start that has a ledger, or one to resume that
             has none or was made with other settings.
         FlowerError: SuperLink is not running or refuses it.
     """
@@ -87,7 +87,7 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     if _under_way(deployment, output / RUN_ID):
         raise ConfigError(f"{run} is running: follow or stop it")
     if resume:
-        with suppress(LedgerError, ProtocolMismatch):  # of a ledger that cannot be read the run's own log tells
+        with suppress(LedgerError, ProtocolMismatch):  # the run itself reports a ledger that cannot be read
             refuse_used_ledger(settings)
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)
@@ -100,7 +100,7 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
 
 
 def _under_way(deployment: Deployment, path: Path) -> bool:
-    """Whether the run whose id a file holds has not finished: two of them would write one ledger."""
+    """Whether the run whose id is in a file is still running: two runs would write to one ledger."""
     if not path.exists():
         return False
     try:
@@ -115,7 +115,7 @@ def _under_way(deployment: Deployment, path: Path) -> bool:
 
 
 def run_id_of(deployment: Deployment, run: str) -> str:
-    """Flower's id of the last start of a run.
+    """Return Flower's id of the last start of a run.
 
     Raises:
         ConfigError: it was never started here.
@@ -128,9 +128,9 @@ def run_id_of(deployment: Deployment, run: str) -> str:
 
 
 def follow(deployment: Deployment, run_id: str, show: Callable[[str], None]) -> tuple[str, str]:
-    """Pass the log of a run on, line by line, until it has finished; returns its status and details.
+    """Show the log of a run, line by line, until it has finished; return its status and details.
 
-    A SuperLink that is restarted meanwhile is found again; lines shown before are not repeated.
+    The connection survives a restart of SuperLink; lines shown before are not repeated.
 
     Raises:
         FlowerError: SuperLink cannot be reached for two minutes.
@@ -151,7 +151,7 @@ def follow(deployment: Deployment, run_id: str, show: Callable[[str], None]) -> 
 
 
 def _stream(deployment: Deployment, run_id: str, skip: int, show: Callable[[str], None]) -> int:
-    """Show a log after its first `skip` lines; returns how many lines it has by now."""
+    """Show a log after its first `skip` lines; return how many lines it has by now."""
     command = flwr_command(deployment, "log", run_id, CONNECTION, "--stream")
     count = 0
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""What a deployment is doing: processes, certificates, devices and the state of a run, as data and as tables."""
+"""Status of a deployment: processes, certificates, devices and the state of a run, as data and as tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROUNDS_SHOWN = 5
 
 
 def collect(deployment: Deployment, run: str = "") -> dict[str, Any]:
-    """Everything `status` shows, as plain values for JSON."""
+    """Return everything that `status` shows, as plain values for JSON."""
     return {
         "folder": str(deployment.root),
         "processes": _processes(deployment),
@@ -48,7 +48,7 @@ def _reachable(bind: str) -> str:
 
 
 def _tls_answer(host: str, port: int, authority: Path) -> str:
-    """Up, or why not; a certificate other than the folder's own authority's is a reason."""
+    """Return whether the proxy is up, or why not, e.g. a certificate not signed by this folder's authority."""
     try:
         context = client_context(authority)
         with socket.create_connection((host, port), _PROBE_SECONDS) as plain:
@@ -64,7 +64,7 @@ def _tls_answer(host: str, port: int, authority: Path) -> str:
 
 
 def _running(mark: str) -> str:
-    """Whether a SuperExec with this deployment's secret runs, as the processes' command lines tell."""
+    """Return whether a SuperExec with this deployment's secret runs, found by the processes' command lines."""
     if not Path("/proc/self/cmdline").exists():
         return "unknown"
     for entry in Path("/proc").glob("[0-9]*"):
@@ -78,7 +78,7 @@ def _running(mark: str) -> str:
 
 
 def _certificates(deployment: Deployment) -> dict[str, float]:
-    """Days left of the server's and the authority's certificate."""
+    """Return the days left of the server's and the authority's certificate."""
     return {
         path.name: round(days_left(read_certificate(path)), 1)
         for path in (deployment.certificate, deployment.authority)
@@ -86,7 +86,7 @@ def _certificates(deployment: Deployment) -> dict[str, float]:
 
 
 def _devices(deployment: Deployment, run: str) -> dict[str, Any]:
-    """Every named device with Flower's state of it and, for a run, what `devices.json` says."""
+    """Return every device with Flower's state and, for a run, its entry in `devices.json`."""
     online: dict[str, dict[str, Any]] = {}
     trouble = ""
     try:
@@ -106,7 +106,7 @@ def _devices(deployment: Deployment, run: str) -> dict[str, Any]:
 
 
 def _told(deployment: Deployment, run: str) -> dict[int, dict[str, Any]]:
-    """What the run's server says of each device, by client id."""
+    """Return the entries of the run's `devices.json`, by client id."""
     path = deployment.runs / run / "devices.json"
     if not run or not path.exists():
         return {}
@@ -138,7 +138,7 @@ def _runs(deployment: Deployment) -> list[str]:
 
 
 def warnings(status: dict[str, Any]) -> Iterator[str]:
-    """What the operator should do something about."""
+    """Yield warnings that need the operator's action."""
     for name, days in status["certificates"].items():
         if days < WARN_BELOW_DAYS:
             remedy = "renew --ca" if name == "ca.crt" else "renew"
@@ -166,7 +166,7 @@ def show(status: dict[str, Any], console: Console) -> None:
 
 
 def _plain(value: Any) -> Text:
-    """A device's or Flower's word as it is: neither markup nor what a terminal would obey."""
+    """Return text from a device or Flower without markup and without terminal control characters."""
     return Text("".join(each if each.isprintable() else " " for each in str(value)))
 
 

@@ -1,1 +1,1 @@
-"""Devices as the server knows them: who takes part, who is asked, who is reported."""
+"""Devices as the server sees them: registration, selection, status and reports of suspicious ones."""

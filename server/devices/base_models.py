@@ -1,4 +1,4 @@
-"""Base models as devices describe them: what all must hold, and who holds another."""
+"""Base models as devices describe them: the expected one, and devices that hold another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zo_common.ledger.ledger import check_base, tensor_entry
 
 
 def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
-    """What a device must hold: the server's base model or, without one, what most devices say of theirs."""
+    """Return the expected base model: the server's or, without one, the one that most devices describe."""
     if held is not None:
         return held.fingerprint, held.base_checksum, held.tensors
     views = [view for view in _views(members).values() if view is not None]
@@ -23,7 +23,7 @@ def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
 
 
 def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
-    """Node ids of devices that hold something else than `reference`, with a word for the operator."""
+    """Return node ids of devices whose base model is not `reference`, each with a message for the operator."""
     found = {}
     members = list(members)
     views = _views(members)
@@ -41,7 +41,7 @@ def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
 
 def _views(members: Iterable[Member]) -> dict[int, View | None]:
     members = list(members)
-    # devices that say the same share one description (see the roster): a thousand of them are read once
+    # devices with equal descriptions share one object (see the roster), so a thousand of them are parsed once
     different = {id(m.description): _view(m.description) for m in members}
     return {m.node_id: different[id(m.description)] for m in members}
 

@@ -1,4 +1,4 @@
-"""Evidence of what one device's scalars, compared with the others', say of it."""
+"""Statistics of one device's scalars compared with the other devices'."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from zo_common.checked import STRICT
 
 @dataclass
 class Evidence:
-    """What is known of one device's scalars.
+    """Statistics of one device's scalars over the rounds.
 
     Attributes:
-        rounds: in which it could be compared.
+        rounds: number of rounds in which it could be compared.
         information: sum of the rounds' inverse variances.
         score: sum of the rounds' Fisher z, each times its inverse variance.
         echoes: rounds in a row in which it sent the update of the round before.
-        report: what the operator was told; empty while there is nothing to tell.
+        report: the last report to the operator; empty if there is none.
     """
 
     __pydantic_config__ = STRICT
@@ -34,5 +34,5 @@ class Evidence:
 
     @property
     def deviations(self) -> float:
-        """How many standard deviations the score is above that of unrelated scalars."""
+        """Standard deviations by which the score exceeds that of unrelated scalars."""
         return self.score / math.sqrt(self.information) if self.information else 0.0

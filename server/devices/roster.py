@@ -1,4 +1,4 @@
-"""Who takes part: every node introduces itself once, before its first training, whenever it comes."""
+"""The roster of devices: every node introduces itself once, before its first training, at any time in the run."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
-_FIRST_SECONDS = 120.0  # at least; a server that died while it handed out messages blocks their nodes for a minute
+_FIRST_SECONDS = 120.0  # at least: after a server crash, nodes with pending messages stay blocked for a minute
 _MOST_ROUNDS_APART = 32
-_MOST_FAULTS, _LONGEST_FAULT = 1000, 2000  # that a device may list
-_MOST_NAMED = 8  # devices, in one line
+_MOST_FAULTS, _LONGEST_FAULT = 1000, 2000  # faults that a device may list, and characters in each
+_MOST_NAMED = 8  # devices listed in one line
 
 
 @dataclass
 class Introductions:
-    """What introductions cost and told: bytes both ways, and recordings that devices skipped as bad."""
+    """Totals of introductions: bytes both ways, and recordings that devices skipped as bad."""
 
     down: ByteCounts = field(default_factory=ByteCounts)
     up: ByteCounts = field(default_factory=ByteCounts)
@@ -40,7 +40,7 @@ class Introductions:
 
 @dataclass(frozen=True)
 class Member:
-    """One device: Flower's node id, our client id, how many utterances it has, what it said of its base, its name."""
+    """One device: Flower's node id, our client id, number of utterances, description of its base model, name."""
 
     node_id: int
     client_id: int
@@ -50,7 +50,7 @@ class Member:
 
 
 def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
-    """Node ids once at least `least` are connected.
+    """Wait until at least `least` nodes are connected; return their ids.
 
     Raises:
         ConfigError: too few after `timeout` seconds.
@@ -66,12 +66,12 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
 
 
 class _Roll:
-    """Takes the devices' answers one by one and sorts them into members and problems."""
+    """Collects the devices' introductions and sorts them into members and problems."""
 
     def __init__(self, told: Introductions) -> None:
         self.members: dict[int, Member] = {}
         self.words: dict[int, str] = {}
-        self.busy: set[int] = set()  # with another run: they are free again soon
+        self.busy: set[int] = set()  # in another run: they will be free again soon
         self.stop = False
         self._told = told
         self._description: dict[str, Any] = {}
@@ -79,7 +79,7 @@ class _Roll:
         self._refusals: dict[str, list[str]] = {}
 
     def take(self, answer: Message) -> None:
-        """One node's answer, whatever it is."""
+        """Process one node's answer."""
         node = answer.metadata.src_node_id
         if answer.has_error():
             self._problem(node, f"node {node} did not answer ({answer.error.reason})")
@@ -127,19 +127,19 @@ class _Roll:
         self.members[node] = member
 
     def _shared(self, word: dict[str, Any]) -> dict[str, Any]:
-        """What a device says of its base model; devices that say the same share it, however many they are."""
+        """Return a device's description of its base model; equal descriptions are one shared object."""
         said = {key: value for key, value in word.items() if key in DESCRIPTION}
         if said != self._description:
             self._description = said
         return self._description
 
     def problems(self) -> list[str]:
-        """One line for devices that say the same: virtual devices on one data set all see its faulty rows."""
+        """Return one line per distinct problem: virtual devices on one data set all see its faulty rows."""
         return self._problems + [f"{_devices(who)}: {what}" for what, who in self._refusals.items()]
 
 
 def _faults(word: dict[str, Any]) -> list[str]:
-    """What is wrong with a device's recordings, one by one, where it says so."""
+    """Return the faults of a device's recordings, if it lists them."""
     told = word.get("problems")
     if not isinstance(told, list) or len(told) > _MOST_FAULTS:
         return []
@@ -147,7 +147,7 @@ def _faults(word: dict[str, Any]) -> list[str]:
 
 
 def _devices(who: list[str]) -> str:
-    who = sorted(who, key=lambda name: (len(name), name))  # as numbers are
+    who = sorted(who, key=lambda name: (len(name), name))  # numeric order
     if len(who) > _MOST_NAMED:
         return f"{len(who)} devices ({', '.join(who[:_MOST_NAMED])}, …)"
     return f"device{'s' if len(who) > 1 else ''} {', '.join(who)}"
@@ -173,8 +173,8 @@ class Roster:
 
     Attributes:
         members: by node id, all that introduced themselves with what this run needs.
-        online: node ids that were connected at the last look.
-        also: what goes with every question besides (`server.rounds.calibration.told`).
+        online: node ids that were connected when last checked.
+        also: further entries of every question (`server.rounds.calibration.told`).
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 
@@ -185,14 +185,14 @@ class Roster:
         self.also: Mapping[str, str] = {}
         self._grid = grid
         self._config = config
-        self._again: dict[int, tuple[int, int, str]] = {}  # node → (round to ask again, times asked, last word)
+        self._again: dict[int, tuple[int, int, str]] = {}  # node → (round to ask again, times asked, last message)
 
     def start(self) -> None:
-        """Wait for devices and let them introduce themselves; those that cannot train are left out, with a word.
+        """Wait for devices and let them introduce themselves; those that cannot train are left out with a warning.
 
         Raises:
             ConfigError: two nodes claim one client id, a simulated device has bad recordings, or fewer than
-                `min-clients` devices can train; says why they cannot.
+                `min-clients` devices can train; the message says why they cannot.
         """
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
@@ -227,24 +227,24 @@ class Roster:
                 logger.warning(f"device {client} skipped {count} bad recording{'s' if count > 1 else ''}")
 
     def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
-        """Take a device off the roster; it is asked again who it is some rounds later, a busy one in the next."""
+        """Take a device off the roster; it may introduce itself again some rounds later, a busy one in the next."""
         self.members.pop(node, None)
         if self._ask_again_later(node, server_round, word, busy=busy):
             logger.warning(f"{word}; it is left out")
 
     def _ask_again_later(self, node: int, server_round: int, word: str, *, busy: bool) -> bool:
-        """Whether the word is a new one."""
+        """Schedule the next introduction; return whether the message is new."""
         _, times, last = self._again.get(node, (0, 0, ""))
         times = 0 if busy else times
         self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
         return word != last
 
     def look(self) -> None:
-        """See who is online."""
+        """Update `online` from the grid."""
         self.online = set(self._grid.get_node_ids())
 
     def refresh(self, server_round: int) -> list[Member]:
-        """Look who is online; devices that are new, or were left out a while ago, introduce themselves.
+        """Update `online`; devices that are new, or were left out some rounds ago, introduce themselves.
 
         Returns:
             New members. The caller checks their base model and may `leave_out` them.
@@ -268,7 +268,7 @@ class Roster:
         return fresh
 
     def _takes_a_place(self, member: Member, server_round: int) -> bool:
-        """Whether its client id is free, or that of a device which is gone: a new device with the old one's number."""
+        """Return whether its client id is free; an offline device with the same id is replaced."""
         for node, other in list(self.members.items()):
             if other.client_id == member.client_id:
                 if node in self.online:

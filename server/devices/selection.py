@@ -1,4 +1,4 @@
-"""Whom a round asks: devices that are online and in good standing, all of them or a seeded sample."""
+"""Client selection: devices that are online and neither excluded nor backing off, all or a seeded sample."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Selection:
         return [m for m in online if not self._standings.of(m.client_id).excluded]
 
     def wait(self, server_round: int) -> None:
-        """Until `min-clients` devices are online, as after a cut network, but no longer than a round."""
+        """Wait until `min-clients` devices are online, e.g. after a network failure, for at most `round-timeout`."""
         deadline = time.monotonic() + self._config.round_timeout
         told = False
         while True:
@@ -46,14 +46,14 @@ class Selection:
             time.sleep(0.5)
 
     def choose(self, server_round: int) -> list[Member]:
-        """Who is asked this round: a seeded sample of those online and in good standing, if not all are wanted."""
+        """Return this round's devices: those online and in good standing, or a seeded sample of them."""
         config = self._config
         members = sorted(self._here(), key=lambda m: m.client_id)
         if server_round < config.late_round and config.late_joiners:
             members = members[: max(1, len(members) - config.late_joiners)]
         willing = [m for m in members if self._standings.may_be_asked(m.client_id, server_round)]
         if len(willing) >= max(config.min_clients, config.min_replies):
-            members = willing  # else there is nobody to spare for backing off
+            members = willing  # else too few devices are left to let some back off
         wanted = math.ceil(config.clients_per_round * (1 + config.over_selection))
         if wanted and wanted < len(members):
             draw = random.Random(fold_in(config.run_seed, _SAMPLING_STREAM, server_round))

@@ -1,7 +1,7 @@
-"""How each device has done: who is asked again and when, who is told to rebuild, who is excluded.
+"""Status of each device: when it is asked again, whether it must rebuild its weights, whether it is excluded.
 
-A server that goes on with a run reads it back from `devices.json`, so that it asks the same devices; without that file
-everyone is asked anew.
+A resumed server reads it from `devices.json`, so that it asks the same devices; without this file all start with a
+clean status.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Standing:
     """One device as the server has seen it; bytes are sums of payloads since the server started.
 
     Attributes:
-        have_round: the last ledger round the device said it has applied.
+        have_round: the last ledger round that the device reported as applied.
         last_seen_round: the last round it answered in, validly or not.
         until_round: it is not asked before this round.
-        scalars: what its scalars, compared with the others', say of it.
+        scalars: statistics of its scalars compared with the other devices'.
     """
 
     __pydantic_config__ = STRICT
@@ -52,7 +52,7 @@ class Standing:
     scalars: Evidence = field(default_factory=Evidence)
 
     def describe(self, server_round: int) -> dict[str, Any]:
-        """The device's entry in devices.json."""
+        """Return the device's entry for devices.json."""
         entry = asdict(self)
         backing_off = self.until_round > server_round
         entry["refused"] = dict(self.refused)
@@ -61,25 +61,25 @@ class Standing:
 
 
 class Standings:
-    """The standing of every client that was ever a member, by client id."""
+    """Status of every client that was ever a member, by client id."""
 
     def __init__(self) -> None:
         self._of: dict[int, Standing] = {}
 
     def of(self, client_id: int) -> Standing:
-        """The client's standing, a clean one if nothing is known."""
+        """Return the client's status; a clean one if the client is new."""
         return self._of.setdefault(client_id, Standing(client_id))
 
     def __iter__(self) -> Iterator[Standing]:
         return iter(self._of.values())
 
     def may_be_asked(self, client_id: int, server_round: int) -> bool:
-        """Whether it is neither excluded nor backing off."""
+        """Return whether the client is neither excluded nor backing off."""
         standing = self.of(client_id)
         return not standing.excluded and standing.until_round <= server_round
 
     def answered(self, client_id: int, server_round: int) -> None:
-        """A valid answer: failures and drift are forgiven."""
+        """Record a valid answer: resets the counts of failures and drift."""
         standing = self.of(client_id)
         standing.failures = standing.drifts = standing.until_round = 0
         standing.have_round = max(server_round - 1, 0)
@@ -87,7 +87,7 @@ class Standings:
         standing.word = ""
 
     def failed(self, client_id: int, server_round: int, reason: str, detail: str) -> None:
-        """Anything but a valid answer. From the third in a row on, 1, 2, 4 … 32 rounds are skipped."""
+        """Record a failure. From the third in a row on, the client skips 1, 2, 4 … 32 rounds."""
         standing = self.of(client_id)
         standing.refused[reason] += 1
         standing.word = detail
@@ -97,12 +97,12 @@ class Standings:
             return
         standing.failures += 1
         if standing.failures >= _PATIENCE:
-            # the file may name any number of failures: no shift beyond what is used
+            # the file may hold any number of failures: bound the shift
             skipped = 1 << min(standing.failures - _PATIENCE, _MOST_SKIPPED.bit_length() - 1)
             standing.until_round = server_round + 1 + skipped
 
     def drifted(self, client_id: int) -> bool:
-        """Its weights were not the server's. True: tell it to rebuild; False: it did rebuild, and is excluded."""
+        """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""
         standing = self.of(client_id)
         if standing.drifts:
             standing.excluded = True
@@ -110,7 +110,7 @@ class Standings:
         return not standing.excluded
 
     def rebuilt(self, client_id: int) -> None:
-        """It says that it has built its weights anew."""
+        """Record that the client reported a rebuild of its weights."""
         self.of(client_id).drifts += 1
 
     def save(self, directory: Path, server_round: int) -> None:
@@ -120,7 +120,7 @@ class Standings:
         write_whole(directory / DEVICES_NAME, text + "\n")
 
     def load(self, directory: Path, last_round: int) -> None:
-        """Take up what an earlier server wrote, if it was of this or an earlier round; anything else is left alone."""
+        """Read what an earlier server wrote, if it is of this or an earlier round; ignore anything else."""
         try:
             found = json.loads((directory / DEVICES_NAME).read_text())
             if int(found["server_round"]) > last_round:
@@ -131,15 +131,15 @@ class Standings:
         self._of = {standing.client_id: standing for standing in known}
 
     def excluded(self, client_ids: Iterable[int]) -> list[int]:
-        """Those of the given clients that are excluded."""
+        """Return those of the given clients that are excluded."""
         return [client for client in client_ids if self.of(client).excluded]
 
 
 def _standing(entry: dict[str, Any]) -> Standing:
-    """An entry of devices.json.
+    """Parse an entry of devices.json.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: it is not one.
+        KeyError, TypeError, ValueError, AttributeError: the entry is malformed.
     """
     excluded = entry.pop("standing") == "excluded"
     return read_values(Standing, entry | {"excluded": excluded})

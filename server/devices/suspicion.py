@@ -1,21 +1,21 @@
-"""Devices whose scalars have nothing to do with the others', run against them, or are somebody's copied: reported.
+"""Reports of devices whose scalars are unrelated to the others', opposed to them, or copied.
 
-Only with shared directions do the devices of a round measure the same K·q slopes, so that honest ones agree but for
+Only with shared directions do the devices of a round measure the same K·q slopes. Honest devices then agree up to
 noise and the differences of their speech. With independent directions there is nothing to compare.
 
-1. Each round, a device's scalars are correlated with the mean of the others', every one scaled to length one, so that
-   nobody drowns the rest. Not centred: an offset added to all scalars is an attack along the sum of the directions.
-2. Fisher's z = atanh(r) of a round has variance 1 / (K·(q − 1) − 2) where the scalars have nothing to do with one
-   another (a leave-one-out step has q − 1 degrees of freedom); weighted by that and summed over the rounds it is a test
-   with power that grows with the rounds.
-3. A device is unrelated where this sum is below `UNRELATED` standard deviations although a device as related as the
-   median one would have `EXPECTED`; it is opposed below −`OPPOSED`. An honest device as related as the median one is
-   called unrelated with probability 3e-5; one whose speech differs from everybody's may be called so rightly.
-4. Scalars equal to another device's but for their size, `COPIES` rounds in a row, are nobody's own measurement: batches
-   differ. The same for those of the update that the round before recorded.
+1. Each round, a device's scalars are correlated with the mean of the others'. Each vector is first scaled to unit
+length, so that no device dominates. Nothing is centred: an offset on all scalars is itself an attack.
+2. Fisher's z = atanh(r) of a round has variance 1 / (K·(q − 1) − 2) for unrelated scalars (a leave-one-out step has
+q − 1 degrees of freedom). The sum over rounds, weighted by the inverse variance, is a test whose power grows with
+the rounds.
+3. A device is unrelated if this sum is below `UNRELATED` standard deviations although the median device would have
+`EXPECTED`; it is opposed below −`OPPOSED`. An honest device that correlates like the median one is reported as
+unrelated with probability 3e-5. One whose speech differs from all others may be reported correctly.
+4. Scalars proportional to another device's for `COPIES` rounds in a row are copied, since batches differ. The same
+holds for scalars proportional to the previous round's update.
 
-A report is a word to the operator: it excludes nobody, and is taken back when the evidence is gone. What it presumes is
-an honest majority.
+A report informs the operator: it excludes no device, and is withdrawn when the evidence is gone. It assumes an honest
+majority.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPPOSED = 4.0
 COPIES = 3
 SAME = 0.9999  # correlation of a copy
 LEAST_TO_COPY = 6  # degrees of freedom: with fewer, chance makes two devices agree
-_ROWS = 256  # of the matrix of all pairs at a time
+_ROWS = 256  # rows of the matrix of all pairs computed at a time
 NOTHING_TO_COMPARE = (
     "with independent directions no device's scalars can be compared with the others': hostile devices are not found"
 )
@@ -46,7 +46,7 @@ Vectors = NDArray[np.float64]
 
 
 class Suspicions:
-    """Looks at every round's valid scalars; evidence is kept in the devices' standings."""
+    """Tests every round's valid scalars; the statistics are kept in `Standings`."""
 
     def __init__(self, standings: Standings, shared: bool) -> None:
         self._standings = standings
@@ -54,7 +54,7 @@ class Suspicions:
         self._pairs: dict[tuple[int, int], int] = {}  # how many rounds in a row two devices sent the same
 
     def look(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
-        """Take a round into account; words on devices about which there is something new to say.
+        """Add a round to the statistics; return messages on devices whose report has changed.
 
         Args:
             clients: the round's valid replies.
@@ -77,7 +77,7 @@ class Suspicions:
 
     @property
     def reported(self) -> dict[str, str]:
-        """Client id → what is held against it, of all devices of the run."""
+        """Client id → report, of all reported devices of the run."""
         return {str(s.client_id): s.scalars.report for s in self._standings if s.scalars.report}
 
     def _weigh(self, ids: list[int], unit: Vectors, information: float) -> None:
@@ -124,7 +124,7 @@ class Suspicions:
             evidence.report = report
 
     def _twins(self) -> dict[int, int]:
-        """Client → the lowest other id that has sent the same for `COPIES` rounds."""
+        """Return client id → the lowest other id that has sent the same scalars for `COPIES` rounds."""
         found: dict[int, int] = {}
         for (a, b), count in sorted(self._pairs.items()):
             if count >= COPIES:
@@ -134,7 +134,7 @@ class Suspicions:
 
 
 def _report(evidence: Evidence, typical: float, twin: int | None) -> str:
-    """What is held against a device; the sentence's part before the colon is the kind."""
+    """Return the report on a device, or an empty string; the part before the colon is its kind."""
     found = f"{evidence.deviations:+.1f} standard deviations in {evidence.rounds} rounds"
     if twin is not None:
         return f"copies: its scalars are those of device {twin}, which no two batches give"
@@ -153,7 +153,7 @@ def _kind(report: str) -> str:
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    """Rows of length one; a row of zeros stays."""
+    """Scale rows to unit length; a row of zeros stays."""
     largest = np.abs(vectors).max(axis=1, keepdims=True)
     scaled = vectors / np.where(largest > 0, largest, 1.0)
     length = np.sqrt(np.square(scaled).sum(axis=1, keepdims=True))
@@ -161,5 +161,5 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _votes(unit: Vectors) -> bool:
-    """Whether these are signs alone: of few of them, honest devices often send the same."""
+    """Return whether these are signs only: honest devices often send the same few signs."""
     return bool((np.abs(np.abs(unit) - np.abs(unit[:, :1])) < 1e-12).all())

@@ -1,1 +1,1 @@
-"""Guards of a run: rounds that make the model worse on speech with transcripts are taken back, exactly."""
+"""Guards of a run: rounds that make the model worse on held-out speech are undone exactly."""

@@ -1,4 +1,4 @@
-"""The end of a supervised run: bad looks halve the step and end it early, and it ends with the best state known."""
+"""End of a supervised run: bad checks halve the step and stop the run early; it ends with the best known state."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from server.run.log import RoundReport
 from zo_common.ledger.record import Record
 
 logger = logging.getLogger(__name__)
-_SMALLER = 0.5  # by which the step is multiplied after a bad look
+_SMALLER = 0.5  # factor on the step after a bad check
 
 
 class BestStateGuard(LoggedGuard[Look]):
-    """What the guards of supervised runs have in common, wherever they look."""
+    """Base of the guards of supervised runs, on the server's or the devices' held-out speech."""
 
     _stopped = False
 
     @property
     def final_round(self) -> int:
-        """As `Guard.final_round`: the last one there is, once the run has ended or must."""
+        """As `Guard.final_round`: the ledger's last round, once the run has ended or must end."""
         ended = self._closed or self._stuck or self._stopped
         return self._last_round if ended else self._config.num_server_rounds + self.closings
 
     @property
     def step_factor(self) -> float:
-        """As `Guard.step_factor`: a half for every bad look."""
+        """As `Guard.step_factor`: a factor of 0.5 for every bad check."""
         return _SMALLER ** len(self.taken_back)
 
     @property
@@ -59,23 +59,23 @@ class BestStateGuard(LoggedGuard[Look]):
         return same and (self._stopped or self._config.num_server_rounds <= int(rows[-1]["closing"]["rounds"]))
 
     def _ending(self, chosen: str, why: str, losses: dict[str, float | None], *, record: bool) -> dict[str, Any]:
-        """How the run ends, for the log; it is told, too. After a stop a resumed run goes on from there.
+        """Log how the run ends and return it as fields of the log. After a stop, a resumed run continues from there.
 
         Args:
-            losses: of the candidates.
-            record: whether it takes a record to get there.
+            losses: losses of the candidates.
+            record: whether the ledger needs a further record to reach that state.
         """
         rounds = self._config.num_server_rounds
         if not self._stuck:
             rounds = min(rounds, self._last_round - self.closings)
         if self._stuck:
-            logger.warning(f"guard: {self._config.max_bad_rounds} looks in a row were bad, the run ends early")
+            logger.warning(f"guard: {self._config.max_bad_rounds} checks in a row were bad, the run ends early")
         logger.info(f"guard: the run ends with {why}")
         ending: dict[str, Any] = {"chosen": chosen, "record": record, "stopped": self._stuck or self._stopped}
         return ending | {"rounds": rounds, "why": why, "candidates": losses}
 
     def _report(self, number: int, closing: str) -> RoundReport:
-        """The line of a record that no device was asked for."""
+        """Return the log line of a record that the guard added."""
         size = self._state.ledger.path.stat().st_size
         checksum = f"{self._state.checksum:016x}" if self._state.checksum else ""
         return RoundReport(number, 0.0, 0, 0, checksum=checksum, ledger_bytes=size, closing=closing)
@@ -84,16 +84,13 @@ class BestStateGuard(LoggedGuard[Look]):
         return kept_records(self._state.ledger.ledger.records, self.taken_back, after)
 
     def _averaged(self) -> tuple[Record, ...]:
-        """The rounds whose states are averaged.
-
-        Rounds before those that are known, or before an earlier end of the run, are not among them.
-        """
+        """Return the rounds whose states are averaged."""
         first = max([self._rows[0]["server_round"], *(row["server_round"] for row in self._closing_rows)])
         made = self._kept(first)
         return made[len(made) - averaged_rounds(len(made)) :]
 
     def summary(self) -> dict[str, Any] | None:
-        """As `Guard.summary`: looks and what was taken back, and why the run ended with which state."""
+        """As `Guard.summary`: checks, undone rounds, the final state and why it was chosen."""
         rows = [row for row in self._rows if row["of"] == self._of and "good" in row]
         looks = [{key: row[key] for key in ("server_round", "good", "loss")} for row in rows if "closing" not in row]
         ends = {"start": rows[0]["loss"], "end": rows[-1]["loss"]} if rows else {}
@@ -103,7 +100,7 @@ class BestStateGuard(LoggedGuard[Look]):
 
 
 def check_closing(found: dict[str, Any]) -> None:
-    """Raises KeyError, TypeError where it is not what the end of a run writes down."""
+    """Raise KeyError or TypeError unless these are the fields that `_ending` returns."""
     if not (type(found["record"]) is type(found["stopped"]) is bool and type(found["rounds"]) is int):
         raise TypeError("a field of the run's end is of another type")
     if not (isinstance(found["chosen"], str) and isinstance(found["why"], str)):

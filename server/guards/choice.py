@@ -1,4 +1,4 @@
-"""Which guard a run has: on what speech it looks, or why there is none."""
+"""Choice of a run's guard: the speech on which it checks the model, or why there is no guard."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def guard_for(
     on_stage: OnStage = lambda label, done, total: None,
     ask: Ask = lambda: DeviceLosses({}),
 ) -> Guard:
-    """The guard of a run; one that lets all pass where `guard-split` is "none" or there is nothing to look at.
+    """Return the guard of a run; it accepts every round if `guard-split` is "none" or there is no held-out speech.
 
     Without `guard-split`, a supervised run is guarded on the first split of `data` called dev, validation or valid,
-    else on `eval-split` where the server evaluates. Where the server has neither speech nor a model, or devices
-    evaluate, it is guarded on the devices' held-out speech. Why a run has none is told, unless it asked for none.
+    else on `eval-split` if the server evaluates. If the server has neither speech nor a model, or if devices
+    evaluate, it is guarded on the devices' held-out speech. A run without a guard logs why, unless it asked for none.
 
     Args:
-        ask: the devices' losses at the ledger's last state.
+        ask: function that returns the devices' losses at the ledger's last state.
 
     Raises:
-        ConfigError: `guard-split` names one for a run without transcripts, and there is no server model.
+        ConfigError: `guard-split` is set for a run without transcripts, and there is no server model.
         DataError: the server's split that `guard-split` names cannot be read.
     """
     split = config.guard_split
@@ -62,7 +62,7 @@ def _against_collapse(config: RunConfig, held: GlobalModel | None, on_stage: OnS
         return Guard(config)
     if held is None:
         raise ConfigError(
-            f"guard-split is {split!r} and server-model is off, but the guard looks at the server's model: leave one "
+            f"guard-split is {split!r} and server-model is off, but the guard checks the server's model: leave one "
             "of the two out"
         )
     _tell_what_is_reported(config)
@@ -72,12 +72,12 @@ def _against_collapse(config: RunConfig, held: GlobalModel | None, on_stage: OnS
 def _tell_what_is_reported(config: RunConfig) -> None:
     if config.guard_split == config.eval_split:
         logger.warning(
-            f"guard-split and eval-split are both {config.guard_split!r}: what is reported has chosen the rounds"
+            f"guard-split and eval-split are both {config.guard_split!r}: the reported split has chosen the rounds"
         )
 
 
 def _default_guard(config: RunConfig, held: GlobalModel, on_stage: OnStage, ask: Ask) -> Guard:
-    """On the speech that there is; what is wrong with it stops no run that did not ask for a guard."""
+    """Return a guard on the available speech; errors in that speech do not stop a run that did not ask for a guard."""
     evaluated = config.eval_split if config.evaluate_on == "server" else ""
     there = splits_of(config.data, ask_hub=bool(evaluated))
     used = (config.train_split, config.eval_split)
@@ -94,14 +94,14 @@ def _default_guard(config: RunConfig, held: GlobalModel, on_stage: OnStage, ask:
         return Guard(config)
     if split == config.eval_split:
         logger.warning(
-            f"the guard looks at eval-split {split!r}: what is reported has chosen the rounds (name another split as "
+            f"the guard checks eval-split {split!r}: the reported split has chosen the rounds (name another split as "
             "guard-split, or 'none')"
         )
     return guard
 
 
 def _on_devices(config: RunConfig, held: GlobalModel | None, ask: Ask) -> Guard:
-    """On the devices' held-out speech, unless the run promises that the server learns nothing of a single device."""
+    """Return a guard on the devices' held-out speech, unless the server must not see single devices' losses."""
     if config.privacy != "none" or config.secure_aggregation:
         promise = f"privacy is {config.privacy!r}" if config.privacy != "none" else "secure-aggregation is on"
         logger.warning(
@@ -113,7 +113,7 @@ def _on_devices(config: RunConfig, held: GlobalModel | None, ask: Ask) -> Guard:
 
 
 def _why_none(config: RunConfig) -> str:
-    """Why there is no split to look at."""
+    """Return why there is no split for the guard."""
     if not Path(config.data).expanduser().exists():
         return f"which splits {config.data!r} has is not asked of the hub, and eval-split is not set"
     return (

@@ -1,7 +1,7 @@
-"""States that a run may end with, as contributions that lead there from its last one.
+"""States that a run may end with, as contributions that lead there from its last state.
 
-Weights are sums of contributions on a lattice, so that any earlier state and any average of states is a record of the
-run's own contributions times negative factors: whoever replays the ledger, with it, holds that state bit for bit.
+Weights are sums of contributions on a lattice. Any earlier state, or average of states, can thus be reached by a record
+of the run's own contributions times negative factors. Replaying the ledger gives this state bit for bit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from server.guards.guard import Contributions
 from zo_common.ledger.record import Record
 
 Losses = NDArray[np.float64]
-_SHARE = 3  # an average is over the last one in three rounds
+_SHARE = 3  # an average is over the last third of the rounds
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +25,9 @@ class Candidate:
 
     Attributes:
         name: "last", "best" or "average".
-        of: what it is, in words.
-        contributions: from the last state to it; empty if it is the last one.
-        losses: of the held-out utterances, (N,).
+        of: a description for the log.
+        contributions: lead from the last state to this one; empty for the last state.
+        losses: losses of the held-out utterances, (N,).
     """
 
     name: str
@@ -43,26 +43,26 @@ class Candidate:
 
 
 def kept_records(records: Iterable[Record], taken_back: Iterable[tuple[int, int]], after: int) -> tuple[Record, ...]:
-    """Records after round `after` whose contributions are in the weights.
+    """Return the records after round `after` whose contributions are in the weights.
 
     Args:
-        taken_back: first and last round of the stretches that were undone; their contributions add up to nothing.
+        taken_back: first and last round of each undone range; its contributions sum to zero.
     """
     undone = {number for first, last in taken_back for number in range(first, last + 1)}
     return tuple(r for r in records if r.contributions and r.server_round > after and r.server_round not in undone)
 
 
 def averaged_rounds(count: int) -> int:
-    """Over how many of the last of `count` rounds weights are averaged: a third, at least 2; 0 of a single round."""
+    """Return how many of the last of `count` rounds are averaged: a third, at least 2; 0 for a single round."""
     return max(2, -(-count // _SHARE)) if count > 1 else 0
 
 
 def to_average(records: Sequence[Record]) -> Contributions:
-    """What leads from the state after the last of some records to the mean of the states after each of them.
+    """Return the contributions from the state after the last record to the mean of the states after each record.
 
-    Of m states, the i-th record (from 0) is missing in i: w̄ = w_last − Σ_i (i/m)·(contributions of record i). Each
-    coefficient is rounded to float32, and to the grid when it is applied: the mean is met to one unit of the grid a
-    direction.
+    The i-th record (from 0) is missing in i of the m states: w̄ = w_last − Σ_i (i/m)·(contributions of record i). Each
+    coefficient is rounded to float32, and to the grid when it is applied, so the mean is exact to one grid unit for
+    each direction.
     """
     count = len(records)
     return tuple(c.scaled(-i / count) for i, record in enumerate(records) if i for c in record.contributions)

@@ -1,7 +1,7 @@
-"""A guard against collapse: what makes a model surer of itself and worse on labelled speech is taken back, exactly.
+"""A guard against collapse: rounds that make the model more confident but worse on labelled speech are undone exactly.
 
-Objectives without transcripts have a trivial minimum, a model that always says the same. The server looks at a labelled
-split of its own. A round that makes that worse is refused before it is recorded, as `round_guard` says.
+Objectives without transcripts have a trivial minimum: a model with a constant output. The server therefore evaluates
+the model on a labelled split. A round that makes the result worse is refused before it is recorded (see `round_guard`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from zo_common.speech.recordings import read_speech, spread
 class CollapseGuard(RoundGuard[Health]):
     """Decodes the split after every `guard-every`-th round and the last one.
 
-    A look is good unless, against the best of the good looks so far, the loss is more than `guard-tolerance` (a share)
-    higher, the word error rate or the diversity of what is heard worse by more than that (a difference). The best and
-    not the last, so that many small steps down are not taken for none.
+    Each check is compared with the best good check so far. It is bad if the loss is higher by more than
+    `guard-tolerance` (relative), or if the word error rate or the diversity of the transcripts is worse by more than
+    that (absolute). Comparing with the best, not the last, detects many small losses of quality.
 
     Raises:
         DataError: the split cannot be read.
@@ -40,11 +40,11 @@ class CollapseGuard(RoundGuard[Health]):
             skip_bad=config.skip_bad,
         )
         self._data = spread(data, config.guard_utterances) if config.guard_utterances else data
-        self._uncertainty = 0.0  # at the last good look
+        self._uncertainty = 0.0  # at the last good check
         super().__init__(config, held, f"{len(self._data)} of {config.guard_split}", on_stage)
 
     def begin(self, state: RunState) -> None:
-        """As `RoundGuard.begin`; who resumes a run has changed something, so that refusals are counted anew."""
+        """As `RoundGuard.begin`; refusals are counted from zero, since a resumed run has usually changed settings."""
         super().begin(state)
         self._refusals = 0
 
@@ -52,7 +52,7 @@ class CollapseGuard(RoundGuard[Health]):
         """Raises RunStopped after `max-bad-rounds` refusals in a row."""
         if self._refusals >= self._config.max_bad_rounds:
             raise RunStopped(
-                f"the guard refused {self._refusals} times in a row, the weights are those of its last good look: "
+                f"the guard refused {self._refusals} times in a row, the weights are those of its last good check: "
                 "lower the learning rate, or raise guard-tolerance, and resume the run"
             )
 
@@ -66,7 +66,7 @@ class CollapseGuard(RoundGuard[Health]):
         )
 
     def _worse(self, found: Health) -> str:
-        """What is worse than at the best good look; empty if nothing is. A NaN is worse."""
+        """Return what is worse than at the best good check; empty if nothing is. NaN counts as worse."""
         assert self._best is not None
         best, most = self._best, self._config.guard_tolerance
         faults = []

@@ -1,8 +1,8 @@
-"""The guard of supervised runs whose held-out speech is on devices: what raises their loss is taken back.
+"""A guard of supervised runs with held-out speech on devices: rounds that raise the devices' loss are undone.
 
-Devices are only ever at states of the ledger. So a round is recorded before it is looked at, and taken back by a
-further record, its contributions negated; the average of the last rounds is tried in the same way. These records have
-round numbers but count as no rounds.
+Devices can only be at states of the ledger. So a round is recorded before it is checked, and undone by a further record
+with its contributions negated. The average of the last rounds is tried in the same way. These records have round
+numbers but do not count as rounds.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Ask = Callable[[], DeviceLosses]
 
 @dataclass(frozen=True)
 class Seen:
-    """A look: what devices said, and the mean loss as far as it compares.
+    """A check: the devices' losses, and a mean loss that can be compared between checks.
 
     Attributes:
-        level: the first look's weighted mean loss, and on it the rises from best look to look, each on the devices that
-            were asked at both.
+        level: the first check's weighted mean loss plus the rises since, each from the best check to the next, over the
+            devices that answered both.
     """
 
     losses: DeviceLosses
@@ -43,21 +43,21 @@ class Seen:
 
 
 class DeviceGuard(BestStateGuard[Seen]):
-    """Asks devices for the loss of their held-out speech at the states after every `guard-every`-th round and the last.
+    """Asks devices for their held-out loss at the states after every `guard-every`-th round and the last.
 
-    1. A look is bad if the weighted mean loss rose above that of the best good look by more than two standard errors,
-       and rose for the median device, too, or most devices' loss is not finite (`server.guards.device_losses`). The
-       rounds since the last look are then undone by a record, and the learning rate is halved from there on.
-    2. A look that fewer than half of the best look's devices answered is none.
-    3. After `max-bad-rounds` bad looks in a row, or the last round, the run ends: with the last state, that of the best
-       look, or the average of the last third of the rounds, which is recorded, looked at, and taken back if it is no
-       better.
+    1. A check is bad if most devices' loss is not finite. It is also bad if the loss rose above that of the best good
+       check by more than two standard errors, and rose for the median device too (`server.guards.device_losses`).
+       A record then undoes the rounds since the last check, and the learning rate is halved from there on.
+    2. A check counts only if at least half of the devices of the best check answer it.
+    3. After `max-bad-rounds` bad checks in a row, or the last round, the run ends. Its final state is the last one,
+       that of the best check, or the average of the last third of the rounds. The average is recorded, checked, and
+       undone if it is no better.
 
-    Without two devices that answer its first look there is no guard.
+    If fewer than two devices answer the first check, there is no guard.
 
     Args:
-        held: the server's model, if it has one: with it what is undone is checked.
-        ask: the devices' losses at the ledger's last state.
+        held: the server's model, if it has one; used to verify the weights after an undo.
+        ask: function that returns the devices' losses at the ledger's last state.
     """
 
     def __init__(self, config: RunConfig, held: GlobalModel | None, ask: Ask) -> None:
@@ -66,12 +66,12 @@ class DeviceGuard(BestStateGuard[Seen]):
         self._held, self._ask_devices = held, ask
         self._off = False
         self._best_round = 0
-        self._last: Seen | None = None  # of the weights after the last good look
+        self._last: Seen | None = None  # of the weights after the last good check
         self._bytes = {"down": 0, "up": 0}
 
     @property
     def taken_back(self) -> list[tuple[int, int]]:
-        """As `LoggedGuard.taken_back`: the record that undoes rounds follows the one that was looked at."""
+        """As `LoggedGuard.taken_back`: the record that undoes rounds follows the one that was checked."""
         bad = [row for row in self._rows if row.get("good") is False]
         return [(row["after"] + 1, row["server_round"] + 1) for row in bad]
 
@@ -96,7 +96,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._end() if self._last_round >= self.final_round and not self._closed else None
 
     def summary(self) -> dict[str, Any] | None:
-        """As `Guard.summary`, with the payload of this start's looks."""
+        """As `Guard.summary`, with the payload of the checks since the server started."""
         found = super().summary()
         return None if self._off or found is None else found | {"look_bytes": self._bytes}
 
@@ -106,12 +106,12 @@ class DeviceGuard(BestStateGuard[Seen]):
 
     @property
     def _trials(self) -> list[int]:
-        """Rounds of the records that lead to an average."""
+        """Round numbers of the records that lead to an average."""
         return [row["server_round"] for row in self._rows if "trial" in row]
 
     @property
     def _pending(self) -> bool:
-        """Whether the last state is one to take back."""
+        """Whether the last state must be undone."""
         rows = self._rows
         return bool(rows) and rows[-1].get("good") is False and rows[-1]["server_round"] == self._last_round
 
@@ -123,7 +123,7 @@ class DeviceGuard(BestStateGuard[Seen]):
             return False
         trained = last - self.closings
         ends = self._stopped or trained >= self._config.num_server_rounds
-        # where no device could answer, the weights may be why
+        # if no device could answer, the weights may be the cause
         return ends or not self._records[-1].contributions or trained % every == 0
 
     def _ask(self) -> DeviceLosses:
@@ -133,7 +133,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return found
 
     def _first_look(self) -> bool:
-        """Look at the weights as they are, which count as good; whether devices answered."""
+        """Check the present weights, which count as good; return whether enough devices answered."""
         if self._off:
             return False
         found, last = self._ask(), self._last_round
@@ -147,17 +147,17 @@ class DeviceGuard(BestStateGuard[Seen]):
             )
             return False
         if last:
-            logger.info(f"guard: no looks of earlier rounds are known, round {last} counts as good")
+            logger.info(f"guard: no checks of earlier rounds are known, round {last} counts as good")
         self._note(last, Seen(found, found.loss), good=True)
         utterances = sum(number for _, number in found.sums.values())
-        word = f"guard: looks at {utterances} held-out utterances of {count} devices"
+        word = f"guard: checks {utterances} held-out utterances of {count} devices"
         if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
-            word += f"; where that is eval-split {self._config.eval_split!r}, what is reported has chosen the rounds"
+            word += f"; where that is eval-split {self._config.eval_split!r}, the reported split has chosen the rounds"
         logger.info(word)
         return True
 
     def _look(self) -> None:
-        """Look at the last state, and note whether it is good."""
+        """Check the last state, and record whether it is good."""
         assert self._best is not None
         found, last = self._ask(), self._last_round
         rise = compare(found, self._best.losses)
@@ -185,7 +185,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         assert self._best is not None
         last, count = self._last_round, len(self._best.losses.sums)
         counted = len((found.sums.keys() | found.broken) & self._best.losses.sums.keys())
-        logger.warning(f"round {last}: guard: no look: {counted} of the {count} devices of the best look answered")
+        logger.warning(f"round {last}: guard: no check: {counted} of the {count} devices of the best check answered")
         self._rows.append({"server_round": last, "of": self._of, "missed": counted})
         self._write(last)
 
@@ -194,7 +194,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._commit(negated(self._records[after:]), "good", back_to=after)
 
     def _commit(self, contributions: Contributions, closing: str, back_to: int | None = None) -> RoundReport:
-        """Record what leads to another state. Raises LatticeOverflow where the server's weights would leave theirs."""
+        """Record contributions that lead to another state. Raises LatticeOverflow if the weights would overflow."""
         number = self._last_round + 1
         if self._held is not None:
             apply_all(self._held.state, [u for c in contributions for u in c.updates()])
@@ -204,7 +204,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._report(number, closing)
 
     def _end(self) -> RoundReport | None:
-        """Go to the average, which is looked at next, or where there is none to the best state known."""
+        """Go to the average, which is checked next, or to the best known state if there is no average."""
         records = () if self._stopped else self._averaged()
         number, average = self._last_round + 1, to_average(records)
         if average:
@@ -212,12 +212,12 @@ class DeviceGuard(BestStateGuard[Seen]):
             self._write(number)
             try:
                 return self._commit(average, "average")
-            except LatticeOverflow:  # states at the very edge of the lattice, and rounding
+            except LatticeOverflow:  # states at the edge of the lattice's range, plus rounding
                 self._rows.pop()
         return self._close((), {})
 
     def _judge(self) -> RoundReport | None:
-        """Look at the average, and stay there if it is better than what the run would end with."""
+        """Check the average, and keep it if it is better than the state that the run would end with."""
         count, (name, best) = self._rows[-1]["trial"], self._known_best()
         found = self._ask()
         rise = compare(found, best.losses)
@@ -230,11 +230,11 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._close(negated(self._records[-1:]), {"average": level})
 
     def _close(self, back: Contributions, losses: dict[str, float]) -> RoundReport | None:
-        """End with the last state or that of the best look, by a record where it takes one.
+        """End with the last state or that of the best check; adds a record if one is needed.
 
         Args:
-            back: leads from where the ledger is to the last state.
-            losses: of what else was looked at.
+            back: contributions from the ledger's state to the last state.
+            losses: losses of the other states that were checked.
         """
         name, best = self._known_best()
         after = self._best_round if name == "best" else self._good_round
@@ -251,7 +251,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         return self._commit(contributions, name, back_to=after) if contributions else None
 
     def _known_best(self) -> tuple[str, Seen]:
-        """The last state, unless it was not looked at or the best one's loss is lower, by the mean and the median."""
+        """Return the last state, unless it was not checked or the best one's loss is lower, by mean and median."""
         assert self._best is not None
         if not self._kept(self._best_round):
             return "last", self._best

@@ -1,9 +1,9 @@
-"""Losses of devices' own held-out speech at two states, compared: how much they rose, and beyond what noise.
+"""Comparison of the losses of devices' held-out speech at two states: the rise and its standard error.
 
-The comparison is paired by device and of the devices that answered at both states. With w_i device i's share of the
-utterances, and d_i the difference of its mean losses, the rise is m = Σ w_i d_i. Its noise is that of choosing devices:
+The comparison is paired, over the devices that answered at both states. With w_i device i's share of the utterances,
+and d_i the difference of its mean losses, the rise is m = Σ w_i d_i. The noise is that of sampling devices:
 SE² = N/(N − 1) · Σ w_i² (d_i − m)², the linearised standard error of a ratio (Cochran, Sampling Techniques, 1977,
-chapter 6), which for equal shares is sd(d)/√N.
+chapter 6). For equal shares this is sd(d)/√N.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from statistics import median
 
 import numpy as np
 
-LEAST_DEVICES = 2  # of one alone there is no noise between devices
-_NOISE = 2.0  # standard errors by which a rise is not taken for the choice of devices
-_MOST = 2  # median numbers of utterances that a device counts with: how many it has, it says itself
+LEAST_DEVICES = 2  # the noise between devices cannot be estimated from one
+_NOISE = 2.0  # standard errors above which a rise is significant
+_MOST = 2  # a device's weight is at most this many median ones: it reports its own number of utterances
 
 
 @dataclass(frozen=True)
 class DeviceLosses:
-    """What devices say of their held-out speech at one state.
+    """Devices' losses of their held-out speech at one state.
 
     Attributes:
-        sums: client id → sum of the losses (nats a token or a character) of how many utterances, at least one.
-        broken: client ids whose sum is no finite number.
-        refusals: why other devices' answers do not count.
-        down, up: bytes of payload that asking took.
+        sums: client id → sum of the losses (nats per token or character), number of utterances (at least one).
+        broken: client ids whose sum is not finite.
+        refusals: reasons why other devices' answers were refused.
+        down, up: payload bytes of the exchange.
     """
 
     sums: dict[int, tuple[float, int]]
@@ -45,13 +45,13 @@ class DeviceLosses:
 
 @dataclass(frozen=True)
 class Rise:
-    """How the loss changed from one state to another, on the devices that were asked at both.
+    """Change of the loss from one state to another, over the devices that answered at both.
 
     Attributes:
-        mean: weighted mean of the differences of the devices whose loss is finite; NaN where there is none.
-        error: its standard error; infinite of fewer than two devices.
-        middle: the median device's difference, a loss that is not finite being higher than any other.
-        devices: how many, and how many of them `broken`.
+        mean: weighted mean of the differences of the devices whose loss is finite; NaN if there is none.
+        error: its standard error; infinite for fewer than two devices.
+        middle: the median device's difference; a loss that is not finite counts as the highest.
+        devices: number of devices, of which `broken` have a loss that is not finite.
     """
 
     mean: float
@@ -62,29 +62,29 @@ class Rise:
 
     @property
     def broke(self) -> bool:
-        """Whether most devices' loss is not finite any more."""
+        """Whether most devices' loss is no longer finite."""
         return 2 * self.broken > self.devices
 
     @property
     def higher(self) -> bool:
-        """Whether the loss rose, by the mean and for the median device: no device alone can say so."""
+        """Whether the loss rose, in the mean and for the median device: no single device can decide this."""
         return self.broke or (self.mean > 0 and self.middle > 0)
 
     @property
     def lower(self) -> bool:
-        """Whether it fell, by the mean and for the median device."""
+        """Whether the loss fell, in the mean and for the median device."""
         return not self.broke and self.mean < 0 and self.middle < 0
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether it rose by more than two standard errors."""
+        """Whether the loss rose by more than two standard errors."""
         return self.broke or (self.higher and self.mean > _NOISE * self.error)
 
 
 def compare(found: DeviceLosses, best: DeviceLosses) -> Rise | None:
-    """How the loss rose from `best` to `found`; None where fewer than half of the devices of `best` can tell, or one.
+    """Return the rise of the loss from `best` to `found`; None if only one device, or less than half of them, answered.
 
-    A device that answers for another number of utterances than before has other speech, and counts as one that did not
+    A device that reports another number of utterances than before has other speech, and counts as one that did not
     answer.
     """
     same = sorted(c for c, (_, count) in found.sums.items() if c in best.sums and best.sums[c][1] == count)
@@ -105,7 +105,7 @@ def compare(found: DeviceLosses, best: DeviceLosses) -> Rise | None:
 
 
 def _shares(counts: np.ndarray[tuple[int], np.dtype[np.float64]]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Shares of the utterances, (N,), a device with very many counting as one with twice the median's."""
+    """Return shares of the utterances, (N,); a device's count is capped at twice the median."""
     capped = np.minimum(counts, _MOST * np.median(counts))
     shares: np.ndarray[tuple[int], np.dtype[np.float64]] = capped / capped.sum()
     return shares

@@ -1,4 +1,4 @@
-"""What a run asks of its guard; this one lets every round pass."""
+"""The interface of a run's guard; this class accepts every round."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Contributions = tuple[Contribution, ...]
 
 
 class Guard:
-    """A guard that never looks at the weights, and what the guards that do have in common.
+    """A guard that never checks the weights; base class of the guards that do.
 
     Attributes:
-        refusal: under which the replies of a round that is taken back are counted.
+        refusal: the reason under which replies of an undone round are counted.
     """
 
     refusal = "worse"
@@ -26,44 +26,45 @@ class Guard:
 
     @property
     def final_round(self) -> int:
-        """The ledger's round after which the run is over."""
+        """The ledger's round after which the run ends."""
         return self._config.num_server_rounds
 
     @property
     def step_factor(self) -> float:
-        """By which the learning rate of the next round is multiplied, at most 1."""
+        """Factor on the learning rate of the next round, at most 1."""
         return 1.0
 
     @property
     def closings(self) -> int:
-        """Rounds of the ledger that no device was asked for: records that take others back, or end the run."""
+        """Number of the ledger's records that the guard added: they undo rounds, or end the run."""
         return 0
 
     def begin(self, state: RunState) -> None:
-        """Take up a run, before its first round or the first after a resume."""
+        """Start guarding a run, before its first round or the first after a resume."""
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
-        """Look at the weights with a round's contributions in them.
+        """Check the weights with a round's contributions applied.
 
         Returns:
-            What to record for the round, and why that is something else; the weights are those after the record.
+            The contributions to record for the round, and the reason if they differ; the weights are those after the
+            record.
         """
         return contributions, ""
 
     def stop_if_stuck(self) -> None:
-        """Raises RunStopped where the run cannot go on."""
+        """Raise RunStopped if the run cannot continue."""
 
     def settle(self) -> RoundReport | None:
-        """Add a record of its own after the ledger's last one, where it is due; returns its line for the log.
+        """Add a record of the guard's own to the ledger, if one is due; return its line for the log.
 
-        Called after each round, and when a run begins, until there is none: rounds are taken back, or, after the last
-        round, the best state is gone to.
+        Called after each round, and when a run begins, until it returns None. Such a record undoes rounds or, after the
+        last round, leads to the best state.
         """
         return None
 
     def stop(self) -> None:
-        """The run stops before its last round: `settle` ends it. A resumed run goes on from there."""
+        """Note that the run stops before its last round: `settle` ends it. A resumed run continues from there."""
 
     def summary(self) -> dict[str, Any] | None:
-        """What it found, for `evaluation.json`; None where it did not look."""
+        """Return the guard's findings for `evaluation.json`; None if it never checked."""
         return None

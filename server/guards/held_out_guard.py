@@ -1,4 +1,4 @@
-"""The guard of supervised runs: what raises the loss of held-out speech is taken back, and the run ends at its best."""
+"""The guard of supervised runs: rounds that raise the held-out loss are undone, and the run ends at its best state."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from zo_common.speech.evaluation import utterance_losses
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech
 
-_NOISE = 2.0  # standard errors by which a rise is not taken for the choice of utterances
+_NOISE = 2.0  # standard errors above which a rise is significant
 
 
 def rise(found: Losses, best: Losses) -> tuple[float, float]:
-    """How much the mean loss rose, and the standard error of that.
+    """Return the rise of the mean loss and its standard error.
 
-    The two are paired: d_i = found_i − best_i, mean(d) and sd(d)/√N with N − 1 in the variance, so that some utterances
-    being harder than others is no noise. Of one utterance the error is infinite.
+    The comparison is paired: d_i = found_i − best_i, mean(d) and sd(d)/√N with N − 1 in the variance, so that
+    differences in difficulty between utterances add no noise. For one utterance the error is infinite.
     """
     differences = found - best
     count = len(differences)
@@ -39,17 +39,17 @@ def rise(found: Losses, best: Losses) -> tuple[float, float]:
 
 
 class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
-    """Looks at the loss of each of `guard-utterances` held-out utterances, in float32, as the evaluation counts it.
+    """Checks the loss of each of `guard-utterances` held-out utterances, in float32, as the evaluation computes it.
 
-    1. A look is bad if the mean loss rose above that of the best good look by more than two standard errors of the
-       paired difference, or a loss is not finite. The rounds since the last look are then undone, and the learning rate
-       is halved from there on.
-    2. After `max-bad-rounds` bad looks in a row, or the last round, the run ends (`close`): with the last state, or
-       that of the best look or the average of the last third of the rounds if its mean loss is lower.
+    1. A check is bad if the mean loss rose above that of the best good check by more than two standard errors of the
+       paired difference, or if a loss is not finite. The rounds since the last check are then undone, and the learning
+       rate is halved from there on.
+    2. After `max-bad-rounds` bad checks in a row, or the last round, the run ends (`close`). Its final state is the
+       last one, that of the best check or the average of the last third of the rounds, whichever has the lowest loss.
 
     Args:
-        split: of the server's `data`.
-        skip_bad: go on with the rest of it where rows are bad.
+        split: a split of the server's `data`.
+        skip_bad: skip bad rows instead of raising DataError.
 
     Raises:
         DataError: the split cannot be read.
@@ -66,7 +66,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
     ) -> None:
         self._data = _sample(config, held, split, skip_bad)
         self._best_round = 0
-        self._last: Losses | None = None  # of the weights after the last look's record
+        self._last: Losses | None = None  # of the weights after the last check's record
         super().__init__(config, held, f"loss of {len(self._data)} of {split}", on_stage)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
@@ -77,7 +77,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         return contributions, word
 
     def _look(self) -> Losses:
-        """Losses of the utterances, (N,). Raises ConfigError where the first one is of no use."""
+        """Losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""
         found = utterance_losses(self._held.speech, self._data)
         if self._best is None and not np.isfinite(found).all():
             bad = [e.where for e, loss in zip(self._data.examples, found, strict=True) if not np.isfinite(loss)]
@@ -125,14 +125,14 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         return self.close() if self._last_round >= self.final_round else None
 
     def close(self) -> RoundReport | None:
-        """Go from the last state to the best one by a record of its own; returns its line for the log, if it has one.
+        """Go from the last state to the best one; return the log line of the record that leads there, if one is needed.
 
-        What was chosen is in the log before it is in the ledger, as looks are. Calling it again does nothing.
+        Like a check, the choice is in the log before it is in the ledger. A second call does nothing.
         """
         if self._closed:
             return None
         found = self._candidates()
-        chosen = min(found, key=lambda candidate: candidate.loss)  # of equal ones the first, which is the last state
+        chosen = min(found, key=lambda candidate: candidate.loss)  # of equal ones the first: the last state
         if chosen.contributions:
             apply_all(self._held.state, [u for c in chosen.contributions for u in c.updates()])
         if chosen.name == "best":
@@ -158,14 +158,14 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         return found
 
     def _average(self, records: tuple[Record, ...]) -> Candidate | None:
-        """The mean of the states after some records, looked at; None of fewer than two."""
+        """Check the mean of the states after some records; None for fewer than two records."""
         contributions = to_average(records)
         updates = [u for c in contributions for u in c.updates()]
         if not updates:
             return None
         try:
             apply_all(self._held.state, updates)
-        except LatticeOverflow:  # states at the very edge of the lattice, and rounding
+        except LatticeOverflow:  # states at the edge of the lattice's range, plus rounding
             return None
         losses = self._look()
         apply_all(self._held.state, updates, sign=-1)
@@ -173,7 +173,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
 
 def _sample(config: RunConfig, held: GlobalModel, split: str, skip_bad: bool) -> Recordings:
-    """`guard-utterances` of a split, at even distances: tables are often sorted by speaker."""
+    """Read `guard-utterances` of a split, evenly spaced, since tables are often sorted by speaker."""
     manifest = read_manifest(config.data, split=split, text_column=config.text_column)
     rows, most = manifest.utterances, config.guard_utterances
     if most and len(rows) > most:

@@ -1,4 +1,4 @@
-"""The looks of a guard: lines of a log that is written ahead of the ledger, from which a resumed run goes on."""
+"""The checks of a guard in a write-ahead log, from which a resumed run continues."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Look = TypeVar("Look")
 
 
 def negated(records: tuple[Record, ...]) -> Contributions:
-    """What takes rounds back: all their contributions with the sign of their coefficients changed, the last first."""
+    """Return the contributions that undo rounds: theirs with negated coefficients, the last first."""
     return tuple(replace(c, coefficients=-c.coefficients) for record in reversed(records) for c in record.contributions)
 
 
 def check_state(checksum: int, ledger: Ledger, server_round: int) -> None:
-    """Raises ChecksumMismatch unless weights of this checksum are those after `server_round`."""
+    """Raise ChecksumMismatch unless the checksum is that of the weights after `server_round`."""
     good = ledger.records[server_round - 1].checksum if server_round else ledger.header.base_checksum
     if checksum != good:
         raise ChecksumMismatch(
@@ -39,10 +39,10 @@ def check_state(checksum: int, ledger: Ledger, server_round: int) -> None:
 
 
 class LoggedGuard(Guard, ABC, Generic[Look]):
-    """A guard whose every look is a line of `guard.jsonl`, on disk before the round that it decides is in the ledger.
+    """A guard with a log `guard.jsonl`: each check is on disk before the ledger has the round that it decides on.
 
     Args:
-        of: which speech it looks at, and how; looks at other speech cannot be compared.
+        of: the speech that it checks, and the measure; checks on other speech cannot be compared.
     """
 
     _state: RunState
@@ -53,29 +53,29 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[dict[str, Any]] = []
         self._best: Look | None = None
-        self._good_round = 0  # after which the weights were last those of a good look
+        self._good_round = 0  # after which the weights were last those of a good check
         self._refusals = 0
 
     @abstractmethod
     def _row_of(self, found: Look, *, good: bool) -> dict[str, Any]:
-        """A look as fields of a line of the log."""
+        """Return a check as fields of a log line."""
 
     @abstractmethod
     def _read_row(self, row: dict[str, Any]) -> Look | None:
-        """Inverse of `_row_of`; None of a bad look. Raises KeyError, TypeError, ValueError for anything else."""
+        """Inverse of `_row_of`; None for a bad check. Raises KeyError, TypeError, ValueError for a malformed row."""
 
     @abstractmethod
     def _remember_good(self, server_round: int, found: Look) -> None:
-        """Take a good look into the best of them."""
+        """Update the best good check with another good one."""
 
     def begin(self, state: RunState) -> None:
-        """Take up a run, with the looks that its log has of the ledger's rounds."""
+        """Start guarding a run, with the logged checks of rounds that are in the ledger."""
         self._state = state
         if state.resumed and self._path.exists():
             self._take_up(state.ledger.ledger.last_round)
 
     def _take_up(self, last: int) -> None:
-        """The looks at rounds that are in the ledger: a crash may have come between a look and its round's record."""
+        """Read the checks of rounds that are in the ledger: a crash may come between a check and its round's record."""
         try:
             found = read_rows(self._path)
             for row in found:
@@ -83,14 +83,14 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
                     self._take_up_row(row)
         except (KeyError, TypeError, ValueError, AttributeError):
             raise ConfigError(
-                f"{self._path} holds a line that is not a look of the guard: move the file away, and the weights as "
+                f"{self._path} holds a line that is not a check of the guard: move the file away, and the weights as "
                 "they are count as good"
             ) from None
-        if len(self._rows) < len(found):  # a later round of that number is another one
+        if len(self._rows) < len(found):  # a later round with the same number is a different one
             self._write(last)
 
     def _take_up_row(self, row: dict[str, Any]) -> None:
-        """Remember a line of the log. Raises KeyError, TypeError, ValueError where it is none."""
+        """Process a log line. Raises KeyError, TypeError, ValueError if it is malformed."""
         server_round, good, of = row["server_round"], row["good"], row["of"]
         after = row.get("after", 0)
         if not (type(server_round) is type(after) is int and 0 <= after <= server_round and type(good) is bool):
@@ -102,7 +102,7 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
 
     @property
     def taken_back(self) -> list[tuple[int, int]]:
-        """First and last round of each stretch that was undone, the last one being the record that undid the others."""
+        """First and last round of each undone range; the last one is the record that undid the others."""
         bad = [row for row in self._rows if not row["good"]]
         return [(row.get("after", row["server_round"] - 1) + 1, row["server_round"]) for row in bad]
 
@@ -123,11 +123,11 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._path, "".join(json.dumps(row) + "\n" for row in self._rows).encode())
-        except OSError as error:  # a resumed run then starts from what is there
+        except OSError as error:  # a resumed run then starts from the lines that exist
             logger.warning(f"round {server_round}: {self._path} is not written: {error.strerror}")
 
     def _remember(self, server_round: int, good: Look | None) -> None:
-        """After a bad look the round's record has led back: its weights are those of the last good look, too."""
+        """Remember a check; after a bad one, the round's record has restored the weights of the last good one."""
         self._good_round = server_round
         self._refusals = self._refusals + 1 if good is None else 0
         if good is not None:

@@ -1,7 +1,7 @@
-"""The server's side of a run's privacy: how much noise, who can still be asked, and what each round is charged.
+"""Server side of a run's differential privacy: the noise, each device's remaining budget, and each round's charge.
 
-What the devices' guarantee rests on stands in `zo_common.privacy.mechanism`; here it is counted. A device's account
-holds every answer it was asked for, whether one came or not.
+The mechanism and its proof are in `zo_common.privacy.mechanism`; this module does the accounting. A device is charged
+for every answer it was asked for, whether it answered or not.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:
-    """The settings with the noise multiplier the run uses: the given one, the ledger's, or the least for the target.
+    """Return the settings with the run's noise multiplier: the given one, the ledger's, or the least for the target.
 
-    The least is that of the device with the fewest utterances, which are drawn most often, asked in every round.
+    The least is computed for the device with the fewest utterances, since they are sampled most often, and for all
+    rounds.
 
     Raises:
         ConfigError: δ is too large for so many utterances or devices, the target cannot be reached, or a run is resumed
@@ -42,7 +43,7 @@ def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> 
         kept = float(read_ledger(ledger).header.settings.get("noise-multiplier", 0.0))
         if kept and settings.noise_multiplier in (0.0, kept):
             return replace(config, noise_multiplier=kept)
-        return config  # `refuse_fixed_changes` says what is different
+        return config  # `refuse_fixed_changes` reports the difference
     counts = [m.num_examples for m in members]
     settings.check_population(sum(counts) if settings.level == "example" else len(counts))
     if settings.noise_multiplier:
@@ -54,31 +55,31 @@ def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> 
 
 
 class PrivacyGuard:
-    """Charges rounds to the devices' accounts, and stops the run before one of them would exceed the target.
+    """Privacy accountant of a run: charges devices for each round, and stops the run before one exceeds the target.
 
     Args:
-        config: with the noise settled.
+        config: settings with the noise multiplier set (`settle_noise`).
         ledger: the run's.
     """
 
     def __init__(self, config: RunConfig, settings: PrivacySettings, ledger: LedgerFile, resumed: bool) -> None:
         self._config, self._settings, self._ledger = config, settings, ledger
         path = Path(config.output) / LOG_NAME
-        # a run killed before its first line may have left either file alone
+        # a run killed before its first line may have left only one of the two files
         self.log = PrivacyLog.open(path) if resumed and (path.exists() or ledger.ledger.records) else _new_log(path)
         self.log.check_against(ledger.chains, answered_rounds(ledger.ledger))
 
     @property
     def epsilon(self) -> float:
-        """The most any device has spent."""
+        """The largest ε that any device has spent."""
         return most_spent(self.log.spent, self._settings.target_delta)
 
     def charge(self, server_round: int, members: list[Member]) -> list[Member]:
-        """Those who can be asked once more within the target, charged durably for the round.
+        """Charge the members that can be asked once more within the target, durably, and return them.
 
         Raises:
-            RunStopped: they are fewer than a round needs.
-            LedgerError: the charge cannot be written; nobody may be asked.
+            RunStopped: there are fewer of them than a round needs.
+            LedgerError: the charge cannot be written; no device may be asked.
         """
         delta = self._settings.target_delta
         after = {m.client_id: self._after(m) for m in members}
@@ -124,7 +125,7 @@ class PrivacyGuard:
         )
 
     def ask(self, plan: Plan, member: Member) -> Plan:
-        """The plan with what this device is to do to its scalars."""
+        """Return the plan with this device's clipping and noise."""
         config, clip_norm, noise = self._config, self._settings.clip_norm, self._config.noise_multiplier
         if self._settings.level == "example":
             return replace(plan, privacy=Mechanism("example", clip_norm, noise, member.num_examples))
@@ -132,15 +133,15 @@ class PrivacyGuard:
         if self._settings.noise_by == "server":
             noise = 0.0
         elif config.secure_aggregation:
-            masked = True  # a device knows by itself how many shares there will be
-        else:  # a round counts from `min-replies` on: then there is noise enough in their sum
+            masked = True  # a device knows the number of shares from the secure sum
+        else:  # a round counts only with `min-replies` replies, whose sum then has enough noise
             noise = share_of_noise(noise, config.min_replies)
         return replace(plan, privacy=Mechanism("device", clip_norm, noise, 1, masked))
 
     def noised(self, scalars: list[ClientScalars]) -> list[ClientScalars]:
-        """Where the server adds the noise: every reply replaced with the noisy mean of all.
+        """Return scalars with the server's noise, if the server adds it: every reply becomes the noisy mean of all.
 
-        A secure sum got it when it was opened.
+        For a secure sum, the noise is added when the sum is opened.
         """
         settings = self._settings
         if (
@@ -154,7 +155,7 @@ class PrivacyGuard:
         return [replace(s, projected_grads=mean) for s in scalars]
 
     def describe(self) -> str:
-        """What the run promises, for the operator."""
+        """Return the run's privacy guarantee in words, for the operator."""
         s, noise = self._settings, self._config.noise_multiplier
         who = "one utterance" if s.level == "example" else f"one device, noise by the {s.noise_by}"
         if s.level == "device" and s.noise_by == "devices":
@@ -167,10 +168,10 @@ class PrivacyGuard:
 
 
 def privacy_guard(config: RunConfig, ledger: LedgerFile, resumed: bool) -> PrivacyGuard | None:
-    """The guard of a run; None where it promises nothing.
+    """Return the privacy guard of a run; None for a run without privacy.
 
     Raises:
-        LedgerError, LedgerAltered: the log of what was spent is missing, or is not this ledger's.
+        LedgerError, LedgerAltered: the log of charges is missing, or belongs to another ledger.
     """
     settings = config.privacy_settings
     if settings is None:
@@ -181,10 +182,10 @@ def privacy_guard(config: RunConfig, ledger: LedgerFile, resumed: bool) -> Priva
 
 
 def answered_rounds(ledger: Ledger) -> dict[int, list[int]]:
-    """Client ids of the rounds whose scalars the ledger holds; none of them where directions are shared.
+    """Return the client ids of each round whose scalars the ledger holds; empty lists for shared directions.
 
-    A record of a guard holds scalars of earlier rounds again, times other factors: what was noised once costs nothing
-    more, and counts for the round where it stands first.
+    A guard's record repeats scalars of earlier rounds times other factors. Noised scalars cost nothing when repeated,
+    so they count only for the first round that holds them.
     """
     shared = ledger.header.settings.get("directions") == "shared"
     found: dict[int, list[int]] = {}

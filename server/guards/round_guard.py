@@ -1,8 +1,8 @@
-"""A guard that looks at the server's weights before a round is recorded, and takes rounds back exactly.
+"""A guard that checks the server's weights before a round is recorded, and undoes rounds exactly.
 
-A round that is worse is refused before it is recorded; where the guard looks only at every n-th round, the rounds since
-its last look are undone by a record of their negated coefficients, which devices apply like any other: updates commute,
-so that everybody is back at the weights of that look, bit for bit.
+A round that is worse is refused before it is recorded. If the guard checks only every n-th round, it undoes the rounds
+since its last check by a record of their negated coefficients, which devices apply like any other. Updates commute, so
+the weights are again those of that check, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ OnStage = Callable[[str, int, int], None]
 
 
 class RoundGuard(LoggedGuard[Look]):
-    """Looks at the weights of every `guard-every`-th round and of the last one.
+    """Checks the weights of every `guard-every`-th round and of the last one.
 
-    Which look is worse than the good ones before, the kinds of guard say.
+    Subclasses define which check is worse than the good ones before.
 
     Args:
-        of: as of `LoggedGuard`.
+        of: as in `LoggedGuard`.
     """
 
     def __init__(self, config: RunConfig, held: GlobalModel, of: str, on_stage: OnStage) -> None:
@@ -39,18 +39,18 @@ class RoundGuard(LoggedGuard[Look]):
 
     @abstractmethod
     def _look(self) -> Look:
-        """What the present weights are like."""
+        """Measure the present weights."""
 
     @abstractmethod
     def _worse(self, found: Look) -> str:
-        """What is worse than at the best good look; empty if nothing is. A NaN is worse."""
+        """Return what is worse than at the best good check; empty if nothing is. NaN counts as worse."""
 
     def begin(self, state: RunState) -> None:
-        """Take up a run: from its log where it is resumed, else the weights as they are count as good."""
+        """Start guarding a run: a resumed one from its log; otherwise the present weights count as good."""
         super().begin(state)
         if self._best is None:
             if last := state.ledger.ledger.last_round:
-                logger.info(f"guard: no looks of earlier rounds are known, round {last} counts as good")
+                logger.info(f"guard: no checks of earlier rounds are known, round {last} counts as good")
             self._note(last, self._look(), good=True)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
@@ -58,7 +58,7 @@ class RoundGuard(LoggedGuard[Look]):
         last = server_round >= self.final_round
         since = self._state.ledger.ledger.records[self._good_round :]
         moved = bool(contributions) or any(record.contributions for record in since)
-        # where no device could answer, the weights may be why
+        # if no device could answer, the weights may be the cause
         due = last or not contributions or server_round % self._config.guard_every == 0
         if not (moved and due):
             return contributions, ""
@@ -72,7 +72,7 @@ class RoundGuard(LoggedGuard[Look]):
         return contributions, word
 
     def _undo(self, contributions: Contributions, since: tuple[Record, ...]) -> Contributions:
-        """Take this round's contributions out of the weights, and those since the last good look by a record."""
+        """Undo this round's contributions, and those since the last good check; return what the record then holds."""
         back = negated(since)
         apply_all(self._held.state, [u for c in contributions for u in c.updates()], sign=-1)
         apply_all(self._held.state, [u for c in back for u in c.updates()])

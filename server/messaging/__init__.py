@@ -1,1 +1,1 @@
-"""Messages with devices, and what is made of theirs."""
+"""Messages to and from devices, and the validation of replies."""

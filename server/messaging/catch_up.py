@@ -1,4 +1,4 @@
-"""Which bytes bring a device that is behind to the state before a round: plan, pieces of the ledger, or a snapshot."""
+"""Payloads that bring a device that is behind up to date: plan, ledger records, or a snapshot in parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zo_common.ledger.snapshot import encode_part, snapshot_part
 from zo_common.wire.plan import Plan, encode_plan
 
 logger = logging.getLogger(__name__)
-_WEIGHTS_A_BYTE = 8  # a snapshot is hardly smaller than this: below, none is made
+_WEIGHTS_A_BYTE = 8  # a snapshot is rarely smaller: if fewer bytes of ledger are missing, none is made
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Outgoing:
     """One payload for a device.
 
     Attributes:
-        key: "plan" or "part", its name in the message's record.
-        final: whether it asks for the round's work; else it only brings the device nearer, as "query.sync".
+        key: "plan" or "part", the payload's key in the message's record.
+        final: whether it asks for the round's training; otherwise it only helps the device catch up, as "query.sync".
     """
 
     key: str
@@ -32,7 +32,7 @@ class Outgoing:
 
 @dataclass
 class _Transfer:
-    """A snapshot on its way to one device; it goes on in later rounds where it was."""
+    """A snapshot that is being sent to one device; a later round continues after the last part."""
 
     server_round: int
     checksum: int
@@ -42,12 +42,12 @@ class _Transfer:
 
 
 class CatchUp:
-    """The history of a run as devices fetch it, in messages of bounded size.
+    """The history of a run, sent to devices in messages of bounded size.
 
     Args:
-        limit: most bytes of ledger records or snapshot in one message; a single larger record goes alone.
-        weights: how many weights are trained.
-        snapshot: makes the present state's difference to the base model; None where the server holds no model.
+        limit: maximum bytes of ledger records or snapshot in one message; a larger single record is sent alone.
+        weights: number of trained weights.
+        snapshot: returns the present state's difference to the base model; None if the server holds no model.
     """
 
     def __init__(self, limit: int, weights: int, snapshot: Callable[[], bytes] | None) -> None:
@@ -60,27 +60,27 @@ class CatchUp:
         self._transfers: dict[int, _Transfer] = {}
 
     def begin_round(self, records: tuple[Record, ...]) -> None:
-        """Take the rounds of the ledger so far."""
+        """Update the ledger's records so far."""
         for record in records[len(self._records) :]:
             self._ends.append(self._ends[-1] + len(encode_record(record)) + 4)
         self._records = records
 
     def took(self, client_id: int) -> None:
-        """A device has the part that was sent last."""
+        """Record that a device has received the last part."""
         if transfer := self._transfers.get(client_id):
             transfer.held = transfer.sent
 
     def begin_again(self, client_id: int) -> None:
-        """A round begins: parts that were cut nowhere but on our side are sent again; a device takes repeats."""
+        """Start a round: parts without an acknowledgement are sent again; devices accept repeated parts."""
         if transfer := self._transfers.get(client_id):
             transfer.sent = transfer.held
 
     def start_over(self, client_id: int) -> None:
-        """A device has lost the parts of its snapshot so far."""
+        """Record that a device has lost the parts of its snapshot."""
         self._transfers.pop(client_id, None)
 
     def next(self, plan: Plan, have: int) -> Outgoing:
-        """What to send to a device that has applied `have` rounds; `plan.client_id` tells devices apart."""
+        """Return the next payload for a device that has applied `have` rounds; `plan.client_id` identifies it."""
         target = plan.server_round - 1
         transfer = self._transfers.get(plan.client_id)
         if transfer is not None and have >= transfer.server_round:
@@ -102,7 +102,7 @@ class CatchUp:
         return Outgoing("plan", encode_plan(piece), final=False)
 
     def _smaller_snapshot(self, plan: Plan, missing: int) -> _Transfer | None:
-        """Begin to send a snapshot of the present state if it is smaller than the missing records."""
+        """Start sending a snapshot of the present state if it is smaller than the missing records."""
         target = plan.server_round - 1
         if self._make is None or missing <= self._least_snapshot:
             return None
@@ -122,7 +122,7 @@ class CatchUp:
             self._make = None
             logger.warning(f"no snapshot can be made ({error}): devices that are behind are sent the ledger")
             return False
-        self._least_snapshot = max(self._least_snapshot, len(self._made[1]))  # a shorter history never pays
+        self._least_snapshot = max(self._least_snapshot, len(self._made[1]))  # not worth it for a shorter history
         return True
 
     def _next_part(self, plan: Plan, transfer: _Transfer) -> Outgoing | None:
@@ -135,7 +135,7 @@ class CatchUp:
             checksum=transfer.checksum,
             limit=self._limit,
         )
-        if transfer.sent == part.parts:  # all are there, and the device is none the wiser: the ledger it is
+        if transfer.sent == part.parts:  # all parts were sent without success: fall back to the ledger
             self.start_over(plan.client_id)
             return None
         transfer.sent += 1

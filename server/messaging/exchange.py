@@ -1,4 +1,4 @@
-"""Plans out, replies in: one round's messages over Flower's Grid, with a deadline and catch-up of devices behind."""
+"""Exchange of plans and replies over Flower's Grid, with a deadline and catch-up for devices that are behind."""
 
 from __future__ import annotations
 
@@ -21,31 +21,34 @@ SYNC, REBUILD, SECURE, CALIBRATE = "query.sync", "query.rebuild", "query.secure"
 LOOK = "evaluate.look"
 _POLL_SECONDS = 0.2, 2.0  # at least, at most
 _POLL_SHARE = 0.1
-PUSH_BYTES = 32 << 20  # payload of the messages held at once
+PUSH_BYTES = 32 << 20  # payload of the messages in memory at once
 _BEHIND_ANSWERS = 3  # behind → older rounds → checksum off → all rounds
 SECONDS_LEFT = "seconds-left"
-_TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late answers are still to be counted
+_TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late answers are still counted
 
 
 def serialised_size(content: RecordDict) -> int:
-    """Bytes of Flower's protobuf of a message's content; no public function of Flower gives it."""
+    """Return the size in bytes of a message's content as Flower's protobuf; Flower has no public function for it."""
     from flwr.common.serde import recorddict_to_proto
 
     return int(recorddict_to_proto(content).ByteSize())
 
 
 def pause(took: float) -> float:
-    """Seconds to wait between two looks for answers, of which the last took that long.
+    """Return the seconds to wait before the next poll for answers.
 
-    A look costs time in proportion to the devices that are waited for. With a thousand of them on one machine, looking
-    as often as possible would take a core from those that compute.
+    A poll takes time in proportion to the number of pending devices. With a thousand of them on one machine, polling
+    as often as possible would occupy a core that devices need.
+
+    Args:
+        took: duration of the last poll in seconds.
     """
     least, most = _POLL_SECONDS
     return min(most, max(least, took / _POLL_SHARE))
 
 
 class Inbox(Protocol):
-    """Where replies go: `server.messaging.validation.RoundInbox` or `server.rounds.inboxes.EvaluationInbox`."""
+    """Collector of replies: `server.messaging.validation.RoundInbox` or `server.rounds.inboxes.EvaluationInbox`."""
 
     behind: dict[int, int]
 
@@ -59,18 +62,18 @@ class Inbox(Protocol):
 
 @dataclass
 class Late:
-    """Messages of closed rounds whose answers may still come: message id → (node, round)."""
+    """Messages of closed rounds whose answers may still arrive: message id → (node, round)."""
 
     waiting: dict[str, tuple[int, int]] = field(default_factory=dict)
     catching_up: dict[str, int] = field(default_factory=dict)
 
     def close(self, pending: dict[str, int], server_round: int, catching_up: dict[str, int]) -> None:
-        """A round closes without these answers; those in `catching_up`, with client ids, are no contributions."""
+        """Close a round without these answers; those of nodes in `catching_up` (with client ids) only show progress."""
         self.waiting.update((name, (node, server_round)) for name, node in pending.items())
         self.catching_up |= catching_up
 
     def forget_before(self, server_round: int) -> None:
-        """Answers of rounds so old are not looked for any more."""
+        """Stop waiting for answers of rounds before `server_round`."""
         self.waiting = {name: place for name, place in self.waiting.items() if place[1] >= server_round}
         self.catching_up = {name: client for name, client in self.catching_up.items() if name in self.waiting}
 
@@ -97,8 +100,8 @@ class Exchange:
         self._catch_up = catch_up
         self._message_type = message_type
         self._late = late or Late()
-        self._also = also or {}  # what goes with every message (`server.rounds.calibration.told`)
-        self._attached = attached or {}  # what goes with a plan to train, by node (secure aggregation)
+        self._also = also or {}  # entries of every message (`server.rounds.calibration.told`)
+        self._attached = attached or {}  # entries of a training plan's message, by node (secure aggregation)
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}
         self._behind: dict[int, int] = {}
@@ -109,11 +112,11 @@ class Exchange:
         self.by_node: dict[int, list[int]] = {}
 
     def run(self, plans: dict[int, Plan], inbox: Inbox, first: Iterator[tuple[int, Outgoing]], enough: int = 0) -> None:
-        """One round: every node gets its plan; one that is behind gets the rounds it lacks and another chance.
+        """Run one round: every node gets its plan; one that is behind gets the missing rounds and then the plan again.
 
         Args:
-            first: the plans as first sent, made one by one: those of all devices together may not fit in memory.
-            enough: valid answers after which the others are not waited for; 0 waits for all.
+            first: the first payloads, generated one by one: those of all devices together may not fit in memory.
+            enough: number of valid answers after which the round closes; 0 waits for all.
         """
         self._deadline = deadline = time.monotonic() + self._timeout
         outgoing: Iterable[tuple[int, Outgoing]] = first
@@ -127,7 +130,7 @@ class Exchange:
             if not (self._pending or outgoing):
                 break
             if enough and inbox.accepted >= enough:
-                # whoever is catching up goes on, though the round closes
+                # devices that are catching up continue although the round closes
                 self._push([(node, out) for node, out in outgoing if not out.final], plans, inbox)
                 break
             if time.monotonic() > deadline:
@@ -153,7 +156,7 @@ class Exchange:
         held: list[tuple[int, Outgoing, Message]] = []
         size = 0
         for node, out in outgoing:
-            left = max(1, round(self._deadline - time.monotonic()))  # then nobody waits for the answer
+            left = max(1, round(self._deadline - time.monotonic()))  # after that, the answer is no longer awaited
             extra = {"secure": self._attached[node]} if out.final and node in self._attached else {}
             parts = ConfigRecord({out.key: out.payload, SECONDS_LEFT: left, **self._also, **extra})
             content = RecordDict({CONTENT: parts})
@@ -188,7 +191,7 @@ class Exchange:
         self.by_node.setdefault(node, [0, 0])[direction] += payload
 
     def _take(self, answer: Message, plans: dict[int, Plan], inbox: Inbox) -> list[tuple[int, Outgoing]]:
-        """One answer to its place; what is to be sent next to a device that is behind."""
+        """Process one answer; return what to send next to a device that is behind."""
         name = answer.metadata.reply_to_message_id
         if name in self._late.waiting:
             node, server_round = self._late.waiting.pop(name)
@@ -250,26 +253,26 @@ class Exchange:
 
 
 def first_plans(plans: dict[int, Plan]) -> Iterator[tuple[int, Outgoing]]:
-    """Plans as they are first sent, made one by one."""
+    """Yield plans as first payloads, one by one."""
     return ((node, Outgoing("plan", encode_plan(plan), final=True)) for node, plan in plans.items())
 
 
 def payload_of(answer: Message) -> bytes:
-    """The packed reply of an answer; empty where there is none."""
+    """Return the packed reply of an answer; empty if there is none."""
     record = answer.content.config_records.get(CONTENT)
     payload = record.get("reply") if record is not None else None
     return payload if isinstance(payload, bytes) else b""
 
 
 def device_error(answer: Message) -> str:
-    """The word of a device that can give no reply."""
+    """Return the error message of a device that cannot reply."""
     record = answer.content.config_records.get(CONTENT)
     word = record.get("error") if record is not None else None
     return plain(word) if isinstance(word, str) else ""
 
 
 def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
-    """Send messages and wait for their answers; those that came when the time is over."""
+    """Send messages and return the answers that arrive within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     pending = {str(name) for name in grid.push_messages(messages) if name} if messages else set()
     answers: list[Message] = []
@@ -286,7 +289,7 @@ def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:
 
 
 def is_ok(answer: Message) -> int | None:
-    """The round that a device has which answers OK to what asks for no scalars; else None."""
+    """Return the round that a device has applied, if it answers OK to a request without scalars; else None."""
     if answer.has_error():
         return None
     try:

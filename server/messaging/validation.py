@@ -1,4 +1,4 @@
-"""Every field of every reply is checked; what fails is refused and counted by reason, and the round goes on."""
+"""Validation of every field of every reply: an invalid reply is refused and counted by reason; the round continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WORDS = {Status.CHECKSUM: "its weights are not the server's, though built anew 
 
 
 class Refused(Exception):
-    """A reply that must not touch the model; `reason` is a short stable word for counting."""
+    """Invalid reply, which must not affect the model; `reason` is a short fixed code for counting."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -26,12 +26,12 @@ class Refused(Exception):
 
 
 def check_reply(data: bytes, plan: Plan, max_scalar: float, *, votes: bool = False) -> Reply:
-    """The reply to `plan`, or Refused.
+    """Unpack and check the reply to `plan`.
 
     A BEHIND reply passes: it is a request for older rounds, not an error.
 
     Args:
-        votes: whether the run counts signs: elsewhere ±1 would be taken for a slope that nobody measured.
+        votes: whether the run aggregates signs; otherwise ±1 would be read as a measured slope.
 
     Raises:
         Refused: malformed, one-bit, wrong-round, wrong-client, wrong-seed, wrong-checksum, wrong-shape, no-examples,
@@ -52,7 +52,7 @@ def check_reply(data: bytes, plan: Plan, max_scalar: float, *, votes: bool = Fal
 
 
 def check_fields(reply: Reply, plan: Plan) -> None:
-    """All of a reply but its scalars.
+    """Check all fields of a reply except its scalars.
 
     Raises:
         Refused: as `check_reply`.
@@ -105,10 +105,10 @@ def _check_curvature(found: Curvature | None, plan: Plan) -> None:
 
 
 class RoundInbox:
-    """Collects the replies of one round: at most one a client, the rest refused by reason.
+    """Collects the replies of one round: at most one per client; others are refused by reason.
 
-    `votes` is as in `check_reply`. `details` says why replies were refused, `words` what devices whose replies count
-    want their operator to know, `failed` the reason and detail of each node that was asked in vain.
+    `votes` is as in `check_reply`. `details` says why replies were refused, `words` holds messages of devices whose
+    replies count, `failed` the reason and detail of each node without a valid reply.
     """
 
     def __init__(self, plans: dict[int, Plan], max_scalar: float, *, votes: bool = False) -> None:
@@ -123,11 +123,11 @@ class RoundInbox:
 
     @property
     def accepted(self) -> int:
-        """How many replies count."""
+        """Number of valid replies."""
         return len(self.replies)
 
     def put(self, node_id: int, data: bytes) -> None:
-        """Take one node's bytes."""
+        """Process one node's reply."""
         plan = self._plans.get(node_id)
         if plan is None:
             self.refuse("not-asked", f"node {node_id} was not asked")
@@ -148,18 +148,18 @@ class RoundInbox:
                 self.words.append(f"client {reply.client_id}: {plain(reply.message)}")
 
     def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
-        """The reply, or Refused."""
+        """Return the checked reply; raises Refused."""
         return check_reply(data, plan, self._max_scalar, votes=self._votes)
 
     def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
-        """Count a refusal; with `node_id`, its device has failed in this round."""
+        """Count a refusal; with `node_id`, that node counts as failed in this round."""
         self.refused[reason] += 1
         self.details.append(detail)
         if node_id is not None and node_id not in self.replies:
             self.failed[node_id] = reason, detail
 
     def agree_on_checksum(self) -> None:
-        """Without a model the server cannot know the checksum: the majority's counts, others are refused."""
+        """Take the majority's checksum, since a server without a model cannot know it; refuse the other replies."""
         votes = Counter(reply.checksum for reply in self.replies.values())
         if len(votes) > 1:
             majority = max(votes, key=lambda checksum: votes[checksum])
@@ -174,15 +174,15 @@ class RoundInbox:
 
     @property
     def told(self) -> dict[str, str]:
-        """Client id → the message of a reply that counts, where it has one."""
+        """Return client id → message, of valid replies with a message."""
         return {str(r.client_id): plain(r.message) for r in self.replies.values() if r.message}
 
     def scalars(self) -> list[ClientScalars]:
-        """The valid replies, ready to aggregate."""
+        """Return the valid replies' scalars, ready to aggregate."""
         return [ClientScalars(r.client_id, r.seed, r.num_examples, r.projected_grads) for r in self.replies.values()]
 
     def curvatures(self) -> list[RelativeCurvature]:
-        """What the valid replies say of the step's size, in order of the devices' ids; nothing of one that saw none."""
+        """Return the curvatures of the valid replies by client id; replies without one are left out."""
         found = []
         for reply in sorted(self.replies.values(), key=lambda r: r.client_id):
             if reply.curvature is not None:

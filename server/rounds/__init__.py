@@ -1,1 +1,1 @@
-"""Rounds: what is asked of devices, what is taken of their answers, and the step made of them."""
+"""Rounds: plans for devices, replies, the size of the step, and the update of the model."""

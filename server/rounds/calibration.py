@@ -1,8 +1,8 @@
-"""The calibration of `trained-tensors = "auto"`: devices measure groups of tensors, the server chooses before round 1.
+"""Calibration for `trained-tensors = "auto"`: devices measure groups of tensors; the server chooses before round 1.
 
-The choice is a pattern (`estimator.tensor_choice`), and as such is in the ledger's header. It goes to devices with
-every message, so that one that is restarted trains the same tensors, and lies in `<output>/tensors.json`, durably,
-before the ledger exists: a server that is killed in between takes the same.
+The choice is a pattern (`estimator.tensor_choice`), recorded in the ledger's header. Every message carries it, so that
+a restarted device trains the same tensors. It is written durably to `<output>/tensors.json` before the ledger exists,
+so that a server that is killed in between makes the same choice.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ from zo_common.wire.plan import Status
 logger = logging.getLogger(__name__)
 FILE_NAME = "tensors.json"
 TENSORS = "tensors"
-_STREAM = 1 << 46  # far from any round
-_MOST_DEVICES = 256  # more of them would tell little more
+_STREAM = 1 << 46  # far from any round number
+_MOST_DEVICES = 256  # more would add little information
 _TTL_SLACK = 900.0
 
 
 def told(asked: RunConfig, config: RunConfig) -> dict[str, str]:
-    """What goes with every message: the choice, where the settings that devices have leave it open."""
+    """Return the entries of every message: the choice, if the devices' settings leave it open."""
     chosen = asked.trained_tensors == AUTO != config.trained_tensors
     return {TENSORS: config.trained_tensors} if chosen else {}
 
 
 def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
-    """The settings with the choice that this run made before, if it did: the ledger's, or that of `tensors.json`.
+    """Return the settings with this run's earlier choice, if there is one, from the ledger or `tensors.json`.
 
     Raises:
-        ConfigError, LedgerError: there is a ledger, and it is not to be resumed or cannot be read.
+        ConfigError, LedgerError: there is a ledger, but `resume` is off or it cannot be read.
     """
     if config.trained_tensors != AUTO:
         return config
@@ -80,10 +80,10 @@ def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
 
 
 def calibrate(config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member]) -> RunConfig:
-    """The settings with the tensors that a calibration chooses.
+    """Return the settings with the tensors that a calibration chooses.
 
     With privacy or secure aggregation devices are not asked: the server measures on its own speech, that of
-    `guard-split`; where it has none, the default preset is trained.
+    `guard-split`. Without such speech, the default preset is trained.
 
     Raises:
         ConfigError: a round has too few passes, or `<output>/tensors.json` cannot be written.
@@ -149,7 +149,7 @@ def _asked_of_devices(
 
 
 class _Answers:
-    """Takes devices' answers, refuses what is not theirs to say, and agrees on each group's numbers."""
+    """Collects and checks devices' answers, and combines the numbers of each group."""
 
     def __init__(self, asks: Mapping[int, CalibrationAsk], held: GlobalModel | None) -> None:
         self._asks = asks
@@ -159,7 +159,7 @@ class _Answers:
         self._answered = 0
 
     def take(self, message: Message) -> None:
-        """One device's answer, whatever it is."""
+        """Process one device's answer."""
         question = self._asks.get(message.metadata.src_node_id)
         if question is None:
             return
@@ -190,13 +190,13 @@ class _Answers:
             self._found.setdefault(group, []).append(measure)
 
     def agreed(self) -> dict[str, GroupMeasure]:
-        """Of groups that enough devices measured: three, or all of fewer."""
+        """Return the combined measures of groups that enough devices measured: three, or all if there are fewer."""
         least = min(LEAST_DEVICES, len(self._asks))
         return {group: agreed_measure(found) for group, found in self._found.items() if len(found) >= least}
 
 
 def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasure]:
-    """The same on the server's own speech, in the place of `LEAST_DEVICES` devices for each group."""
+    """Measure on the server's own speech, simulating `LEAST_DEVICES` devices for each group."""
     data = read_speech(
         config.data,
         held.speech.reader(**config.reading),
@@ -218,7 +218,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
 
 
 def _run(config: RunConfig) -> dict[str, Any]:
-    """What makes a run the same one."""
+    """Return the settings that identify a run."""
     return {"model": config.model, "run-seed": config.run_seed, "scale": config.scale, "data": config.data}
 
 

@@ -1,4 +1,4 @@
-"""Hooks for progress: what happens while a run goes on."""
+"""Hooks that a run calls to report its progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from server.run.model import GlobalModel
 
 
 class EvaluatedRun(Protocol):
-    """What an evaluation sees of a run: `server.rounds.federation.Federation`."""
+    """Interface of a run for an evaluation; implemented by `server.rounds.federation.Federation`."""
 
     @property
     def held(self) -> GlobalModel | None: ...
@@ -37,10 +37,10 @@ class Events:
     """Functions that a run calls. Its messages to the operator go to the loggers of its modules.
 
     Attributes:
-        on_round: after each round, once it is in the ledger.
-        on_evaluate: where an evaluation is due, with the round and the run; its result goes into the report.
-        on_model: once, with the server's model; None where the server has none.
-        on_stage: within long work, with a label, units done and units in all.
+        on_round: called after each round, once it is in the ledger.
+        on_evaluate: called when an evaluation is due, with the round and the run; its result goes into the report.
+        on_model: called once, with the server's model, or None without one.
+        on_stage: called during long tasks, with a label, units done and total units.
     """
 
     on_round: Callable[[RoundReport], None] = lambda report: None

@@ -44,23 +44,23 @@ logger = logging.getLogger(__name__)
 ModelOf = Callable[[RunConfig], GlobalModel]
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
 _REBUILD_SECONDS = 120.0
-_MOST_WORDS = 2  # of devices, printed in one round
-_ROUNDS_LATE = 8  # answers of older rounds are not even counted
+_MOST_WORDS = 2  # messages of devices, printed in one round
+_ROUNDS_LATE = 8  # answers of older rounds are not counted
 
 
 class Federation:
     """One run on a Flower Grid.
 
     1. Load the model (unless `server-model` is off) and wait for devices; each introduces itself.
-    2. Open a new ledger or resume one: replay it, go on with the next round.
-    3. Each round: greet new devices, choose, send plans, collect replies until the deadline, refuse what is not valid.
-    4. Aggregate, apply, append to the ledger with fsync: a crash at any instruction loses the round in flight only.
+    2. Open a new ledger or resume one: replay it, continue with the next round.
+    3. Each round: register new devices, select, send plans, collect replies until the deadline, refuse invalid ones.
+    4. Aggregate, apply, append to the ledger with fsync: a crash at any point loses only the current round.
 
     Args:
-        model_of: makes the server's model of a run's settings; the devices of a run in one process may share theirs.
+        model_of: returns the server's model for a run's settings; in one process, it may be shared with the devices.
 
     Raises:
-        OperatorError: before the first round; says what to correct.
+        OperatorError: before the first round; the message says what to correct.
         RunStopped: too many rounds in a row without enough valid replies.
     """
 
@@ -71,7 +71,7 @@ class Federation:
         self.grid = grid
         self._model_of = model_of
         self.events = events or Events()
-        self._lock = RunLock(Path(config.output))  # before anything: a second server must not bother the devices
+        self._lock = RunLock(Path(config.output))  # taken first: a second server must not contact the devices
         try:
             self._start()
         except BaseException:
@@ -89,7 +89,7 @@ class Federation:
             config = calibrate(config, self.grid, held, list(self.roster.members.values()))
             held = self._model_of(config) if config.server_model else None
             self.roster.also = self._also = told(asked, config)
-            self.roster.start()  # devices introduce themselves again, with what is chosen
+            self.roster.start()  # devices introduce themselves again, with the chosen tensors
         self._reference = reference_view(held, self.roster.members.values())
         self._turn_strangers_away(list(self.roster.members.values()), 0)
         self.events.on_model(held)
@@ -136,12 +136,12 @@ class Federation:
 
     @property
     def checksum(self) -> int:
-        """Of the weights after the last round."""
+        """The checksum of the weights after the last round."""
         return self.state.checksum
 
     @property
     def resumed(self) -> bool:
-        """Whether this run goes on with a ledger that was there."""
+        """Whether this run continues an existing ledger."""
         return self.state.resumed
 
     def _turn_strangers_away(self, members: list[Member], server_round: int) -> None:
@@ -157,19 +157,19 @@ class Federation:
             raise WrongBaseModel("\n  ".join(["too few devices are left to begin:", *found.values()]))
 
     def run(self) -> None:
-        """All rounds that are still to do."""
+        """Run all remaining rounds."""
         try:
             self._run()
         finally:
             self.close()
 
     def close(self) -> None:
-        """Let another server have the run's directory."""
+        """Release the run's directory for another server."""
         self._lock.release()
 
     def _run(self) -> None:
         self.guard.begin(self.state)
-        self._settle()  # a crash may have come before that
+        self._settle()  # a crash may have come before this step
         self.events.on_evaluate(self.last_round, self)
         try:
             while self.last_round < self.guard.final_round:
@@ -188,7 +188,7 @@ class Federation:
         report = self.run_round(server_round)
         self._write_down(server_round, partial(self.log.append, report))
         if self._settle():
-            self._bad_rounds = -1  # as where a guard refuses the round itself
+            self._bad_rounds = -1  # as if the guard refused the round itself
         if self._due(server_round):
             report.evaluation = self.events.on_evaluate(self.last_round, self)
         self.events.on_round(report)
@@ -196,7 +196,7 @@ class Federation:
         self.guard.stop_if_stuck()
 
     def _settle(self) -> bool:
-        """Let the guard add records of its own; whether they took rounds back."""
+        """Let the guard add records of its own; return whether they undid rounds."""
         done = []
         while (report := self.guard.settle()) is not None:
             self._write_down(report.server_round, partial(self.log.append, report))
@@ -204,7 +204,7 @@ class Federation:
         return "good" in done
 
     def _tell_all(self) -> None:
-        """Bring every device that is online to the last round, as the plan of a next one would."""
+        """Bring every online device to the state after the last round."""
         last = self.ledger.ledger.last_round
         self.roster.refresh(last)
         here = [m for m in self.members.values() if m.node_id in self.roster.online]
@@ -221,7 +221,7 @@ class Federation:
         logger.info(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
 
     def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
-        """What is for people to read: the ledger has the round, so a full disk costs no more than a word."""
+        """Write files for people to read: the round is in the ledger already, so an error is only a warning."""
         try:
             write()
         except OSError as error:
@@ -247,7 +247,7 @@ class Federation:
         return None if told is None else (told, found.counts(self.config.language))
 
     def losses_on_clients(self) -> DeviceLosses:
-        """Losses of the held-out speech of the devices that are online, at the ledger's last state."""
+        """Losses of the online devices' held-out speech, at the ledger's last state."""
         self.roster.look()
         return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
 
@@ -261,7 +261,7 @@ class Federation:
         return inbox
 
     def run_round(self, server_round: int) -> RoundReport:
-        """One round from plan to ledger. One with fewer than `min-replies` valid answers is recorded as empty."""
+        """Run one round from plan to ledger; with fewer than `min-replies` valid replies it is recorded as empty."""
         start = time.monotonic()
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
@@ -296,7 +296,7 @@ class Federation:
         return report
 
     def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
-        """Aggregate what is valid, move the weights, append to the ledger."""
+        """Aggregate the valid replies, update the weights, append to the ledger."""
         if len(inbox.replies) < self.config.min_replies and inbox.replies:
             word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
             inbox.refuse("too-few", f"{word}: the round stays empty")
@@ -310,7 +310,7 @@ class Federation:
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
         shown = self._shown()
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
-        if self._secure is None:  # of a cohort only the sum is known
+        if self._secure is None:  # with secure aggregation only the sum is known
             records = self.ledger.ledger.records
             for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
                 logger.warning(f"round {server_round}: {word}")
@@ -327,7 +327,7 @@ class Federation:
         contributions, word = self.guard.review(server_round, contributions)
         if word:
             inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
-            self._bad_rounds = -1  # what the devices could not answer is taken back: this round is the first of none
+            self._bad_rounds = -1  # the update that made devices fail is undone: start counting anew
             logger.warning(f"round {server_round}: {word}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
@@ -350,7 +350,7 @@ class Federation:
         return {m.client_id: m.num_examples for m in self.members.values()}
 
     def _take_note(self, server_round: int, plans: dict[int, Plan], inbox: RoundInbox, exchange: Exchange) -> list[int]:
-        """Enter the round into the devices' standings; returns the nodes whose weights are off."""
+        """Record the round in the devices' status; return the nodes whose weights differ from the server's."""
         drifted = []
         for node, plan in plans.items():
             self._catch_up.begin_again(plan.client_id)
@@ -369,7 +369,7 @@ class Federation:
         return drifted
 
     def _rebuild(self, server_round: int, nodes: list[int]) -> None:
-        """Tell devices whose weights are off to start from their base again; exclude those that were told before."""
+        """Tell devices with wrong weights to rebuild them from their base model; exclude those that already did."""
         messages = []
         for node in nodes:
             member = self.members[node]

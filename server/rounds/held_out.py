@@ -24,11 +24,11 @@ ON_DEVICES = {BEFORE: "devices-before.jsonl", AFTER: "devices-after.jsonl"}
 class HeldOut:
     """Evaluates the global model on a held-out split before, during and after a run.
 
-    The first and last evaluation of a run decode the whole split, at whichever rounds they are; those between,
-    `eval-utterances` spread evenly over it (0: none). The loss is always that of the whole split.
-    Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps what was measured before; what the
-    first and the last one transcribe is in `<output>/transcripts-before.jsonl` and `-after.jsonl`; what devices count
-    where they evaluate, in `devices-before.jsonl` and `-after.jsonl`.
+    The first and last evaluation of a run decode the whole split, whatever their rounds. Those between decode
+    `eval-utterances` of it, evenly spaced (0: none). The loss is always that of the whole split.
+    Every evaluation is a line of `<output>/curve.jsonl`, so that a resumed run keeps earlier results. The transcripts
+    of the first and last one are in `<output>/transcripts-before.jsonl` and `-after.jsonl`. If devices evaluate, their
+    counts are in `devices-before.jsonl` and `-after.jsonl`.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -39,12 +39,12 @@ class HeldOut:
         self._columns: dict[str, Mapping[str, str]] = {}
 
     def prepare(self, held: GlobalModel | None) -> None:
-        """Read the held-out split: its problems are told before a ledger exists."""
+        """Read the held-out split, so that its problems are reported before a ledger exists."""
         if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
             self._load(held)
 
     def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
-        """Evaluate at a round, unless a run that is resumed did so already."""
+        """Evaluate at a round, unless a resumed run has this result already."""
         held = federation.held
         on_clients = self.config.evaluate_on == "clients"
         if not self.config.eval_split or (held is None and not on_clients):
@@ -65,12 +65,12 @@ class HeldOut:
         if measured is None:
             return None
         row = {"server_round": server_round, "payload": sent, **measured}
-        self.curve = [*(self.curve[:-1] if again else self.curve), row]  # what is redone was not the last one then
+        self.curve = [*(self.curve[:-1] if again else self.curve), row]  # repeated: replaces the earlier one
         self._write(self.path, self.curve)
         return row
 
     def comparison(self) -> dict[str, Any] | None:
-        """The last whole evaluation against the first, with intervals and groups; None where there are not both."""
+        """Compare the last with the first evaluation of the whole split, with intervals and groups, if both exist."""
         on_clients = self.config.evaluate_on == "clients"
         paths = [self.path.with_name(ON_DEVICES[name] if on_clients else name) for name in (BEFORE, AFTER)]
         whole = [row for row in self.curve if _is_whole(row)]
@@ -91,7 +91,7 @@ class HeldOut:
         return told
 
     def _measure(self, server_round: int, held: GlobalModel, events: Events, transcripts: str) -> dict[str, Any]:
-        """Loss of the whole split, and error rates of all of it, where `transcripts` names their file, or of some."""
+        """Measure the loss of the whole split, and error rates of a part, or of all if `transcripts` names a file."""
         data = self._load(held)
         whole: dict[str, Any] = {"loss_utterances": len(data)}
         if transcripts:
@@ -125,7 +125,7 @@ class HeldOut:
     def _write(self, path: Path, rows: list[dict[str, Any]]) -> None:
         try:
             write_rows(path, rows)
-        except OSError as error:  # the next evaluation writes all of them
+        except OSError as error:  # the next evaluation writes all rows
             logger.warning(f"{path} is not written: {error.strerror}")
 
     def _load(self, held: GlobalModel) -> Recordings:
@@ -138,5 +138,5 @@ class HeldOut:
 
 
 def _is_whole(row: dict[str, Any]) -> bool:
-    """Whether an evaluation decoded all utterances, as devices always do with theirs."""
+    """Return whether an evaluation decoded all utterances, as devices' evaluations always do."""
     return "wer" in row and row["utterances"] == row.get("loss_utterances", row["utterances"])

@@ -1,4 +1,4 @@
-"""Held-out evaluation where the recordings are: devices decode their own held-out speech and send counts."""
+"""Held-out evaluation on devices: they decode their own held-out speech and send error counts."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 
 class EvaluationInbox:
-    """Collects one evaluation a device; anything that does not fit its plan is refused and counted.
+    """Collects one evaluation per device; an answer that does not match its plan is refused and counted.
 
     Args:
-        down: bytes of the exchange that it is filled by, and `up` those that come back.
+        down, up: bytes of the exchange that fills it, to and from devices.
     """
 
     def __init__(self, plans: dict[int, Plan], down: ByteCounts | None = None, up: ByteCounts | None = None) -> None:
@@ -30,16 +30,16 @@ class EvaluationInbox:
         self.refused: Counter[str] = Counter()
         self.details: list[str] = []
         self.replies: dict[int, EvaluationReply] = {}
-        self.broken: dict[int, EvaluationReply] = {}  # whose loss is not finite
+        self.broken: dict[int, EvaluationReply] = {}  # replies whose loss is not finite
         self.behind: dict[int, int] = {}
 
     @property
     def accepted(self) -> int:
-        """How many replies count."""
+        """Number of valid replies."""
         return len(self.replies)
 
     def put(self, node_id: int, data: bytes) -> None:
-        """Take one node's bytes."""
+        """Process one node's reply."""
         plan = self._plans.get(node_id)
         try:
             reply = decode_evaluation(data)
@@ -68,7 +68,7 @@ class EvaluationInbox:
         self.details.append(detail)
 
     def losses(self) -> DeviceLosses:
-        """What the devices at one state found, that of most of them: a server may not know its checksum."""
+        """Return the losses at the state that most devices hold: a server may not know its checksum."""
         votes = Counter(reply.checksum for reply in (*self.replies.values(), *self.broken.values()))
         state, _ = votes.most_common(1)[0] if votes else (0, 0)
         sums = {
@@ -80,7 +80,7 @@ class EvaluationInbox:
         return DeviceLosses(sums, broken, tuple(self.details), self._down.payload, self._up.payload)
 
     def told(self, server_round: int, language: str) -> dict[str, Any] | None:
-        """The summary of an evaluation, with its bytes; warnings of what was refused. None without a reply."""
+        """Return an evaluation's summary, with its bytes, and log refusals; None without a reply."""
         for detail in self.details:
             logger.warning(f"evaluation after round {server_round}: refused: {detail}")
         if not self.replies:
@@ -99,7 +99,7 @@ class EvaluationInbox:
         return rows
 
     def summary(self, language: str) -> dict[str, Any]:
-        """Rates of the summed counts, as `zo_common.speech.evaluation` gives them, and how many answered."""
+        """Return the rates of the summed counts, as `zo_common.speech.evaluation` does, and the number of replies."""
         scores = sum((reply.scores for reply in self.replies.values()), Scores())
         loss = sum(reply.loss_sum for reply in self.replies.values()) / max(scores.utterances, 1)
         return {"loss": loss, **scores.summary(language), "devices": len(self.replies)}

@@ -12,11 +12,11 @@ from zo_common.wire.plan import Plan
 def plan_for(
     config: RunConfig, ledger: Ledger, checksum: int, server_round: int, member: Member, learning_rate: float
 ) -> Plan:
-    """What a device is to do, with the ledger's last record for those that have all before it.
+    """Return a device's plan, with the ledger's last record for devices that have all records before it.
 
     Args:
-        checksum: of the weights that the ledger's rounds lead to; 0 where the server does not know it.
-        learning_rate: of the device's own local steps.
+        checksum: checksum of the weights after the ledger's rounds; 0 if the server does not know it.
+        learning_rate: learning rate of the device's own local steps.
     """
     if config.directions == "shared":
         seed = shared_seed(config.run_seed, server_round)

@@ -1,8 +1,8 @@
-"""The measured step of a run with differential privacy: devices tell no curvature, the server has speech of its own.
+"""The measured step size of a run with differential privacy: the server measures curvature on its own speech.
 
-Curvature carries no noise, and would tell of recordings what the scalars' noise hides. The server measures it on the
-transcribed speech of `guard-split`, at its own model, with the round's directions, clips as devices do, and knows the
-noise they add. Nothing of a device enters, so that it costs no privacy.
+Devices send no curvature: it would be sent without noise and so reveal what the scalars' noise hides. The server
+measures it on the transcribed speech of `guard-split`, at its own model, with the round's directions. It clips as
+devices do, and knows the noise they add. No device's data is used, so the measurement costs no privacy.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _LEAST_CLIP = 1e-12
 
 
 class ServerMeasuredStep(MeasuredStep):
-    """As `MeasuredStep`, of q forward passes of the server's a round.
+    """As `MeasuredStep`, with q forward passes on the server each round.
 
     Args:
-        config: with the noise settled.
+        config: settings with the noise multiplier set.
 
     Raises:
         ConfigError: the server has no model, or no speech.
@@ -63,7 +63,7 @@ class ServerMeasuredStep(MeasuredStep):
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
-        """What devices would tell at the server's weights, with the noise that they or the server add."""
+        """Return the curvature that devices would send at the server's weights, with the noise that is added."""
         if not replies.accepted:
             return []
         config, seed = self._config, shared_seed(self._config.run_seed, server_round)
@@ -72,7 +72,7 @@ class ServerMeasuredStep(MeasuredStep):
         weigh = self._clip_example if config.privacy == "example" else self._clip_median
         try:
             step = self._measured_step(loss, seed, weigh)
-        except (NonFiniteLoss, LatticeOverflow) as error:  # as a device that cannot answer; the guard looks next
+        except (NonFiniteLoss, LatticeOverflow) as error:  # like a device that cannot answer; the guard checks next
             logger.warning(f"round {server_round}: the step is not measured: {error}")
             return []
         found = self._as_devices_send(step, replies.accepted)
@@ -85,15 +85,15 @@ class ServerMeasuredStep(MeasuredStep):
         return zo_step(state, loss, seed, 0, estimator, 0.0, weigh=weigh, curvature=True)
 
     def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
-        """Clipped and noised: noise that is independent of direction adds to m alone, and lowers the signal's share.
+        """Return the curvature after clipping and noise; direction-independent noise adds only to m.
 
-        A reply that is shortened to a share f has s, m and R at f², and lowers the loss at f: α is 1/f as large, as it
-        would be of t and R at f.
+        For a reply that clipping scales by f, s, m and R scale by f², while the loss falls by f: α is 1/f as large,
+        which is the same as scaling t and R by f.
         """
         assert step.curvature is not None
         config = self._config
         square = float(np.square(step.projected_grads.astype(np.float64)).mean())
-        batch = step.examples / config.batch_size  # devices have whole batches, the server perhaps less speech
+        batch = step.examples / config.batch_size  # devices have whole batches; the server may have less speech
         curvature = replace(
             step.curvature, noise=step.curvature.noise * batch, along_noise=step.curvature.along_noise * batch
         )
@@ -125,7 +125,7 @@ class ServerMeasuredStep(MeasuredStep):
 
 
 def step_size(config: RunConfig, held: GlobalModel | None) -> StepSize:
-    """What `learning-rate` asks for.
+    """Return the step size that `learning-rate` sets.
 
     Raises:
         ConfigError, DataError: it cannot be measured.

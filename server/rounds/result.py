@@ -1,4 +1,4 @@
-"""The outcome of a run, as its output has it."""
+"""The result of a run, read from its output folder."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zo_common.ledger.ledger import Ledger
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        config: the settings that it ran with.
-        before, after: evaluation of the base and of the adapted model on `eval-split`: loss (nats a token or
-            character), wer, cer, raw_wer (shares) and utterances; None where nothing is evaluated.
+        config: the run's settings.
+        before, after: evaluation of the base and of the adapted model on `eval-split`: loss (nats per token or
+            character), wer, cer, raw_wer (fractions) and utterances; None without an evaluation.
         checksum: state checksum of the adapted model, 16 hex digits; empty with `server-model = false`.
-        verdict: one sentence where the run did not make the model better; empty otherwise.
+        verdict: one sentence if the run did not improve the model; empty otherwise.
     """
 
     config: RunConfig
@@ -35,7 +35,7 @@ class RunResult:
 
     @classmethod
     def of(cls, config: RunConfig, **others: Any) -> Self:
-        """The result that a run left in its output; `others` are a subclass's own fields."""
+        """Read the result of a run from its output folder; `others` are a subclass's own fields."""
         found = json.loads((Path(config.output) / EVALUATION).read_text())
         return cls(config, found["before"], found["after"], found["checksum"], found["verdict"], **others)
 

@@ -1,4 +1,4 @@
-"""Secure aggregation over Flower: the steps around a round's training, and an inbox for replies that say nothing alone.
+"""Secure aggregation over Flower: the steps around a round's training, and an inbox for masked replies.
 
 query.secure  invitation → keys         query.secure  survivors → consents
 query.secure  key list → sealed shares  query.secure  boxes → shares of masks → the sum
@@ -43,19 +43,19 @@ from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_
 from zo_common.wire.plan import Plan, Reply, Status
 
 logger = logging.getLogger(__name__)
-_STEP_SECONDS = 120.0  # of a step without training; a device that needs longer has dropped out
+_STEP_SECONDS = 120.0  # for a step without training; a slower device counts as dropped out
 _TTL_SLACK = 900.0
 Take = Callable[[int, bytes], None]
 
 
 def run_id_of(header: LedgerHeader) -> bytes:
-    """16 bytes that name a run."""
+    """Return 16 bytes that identify a run."""
     text = f"{header.fingerprint} {header.run_seed} {header.created}"
     return hashlib.blake2b(text.encode(), digest_size=16, person=b"zo-asr/run/v1").digest()
 
 
 class SecureInbox(RoundInbox):
-    """Takes replies whose scalars are masked; once the sum is known, the cohort is one client with its mean."""
+    """Collects masked replies; once the sum is known, the cohort counts as one client with the mean."""
 
     def __init__(self, plans: dict[int, Plan], max_scalar: float, server: SecureServer) -> None:
         super().__init__(plans, max_scalar)
@@ -65,7 +65,7 @@ class SecureInbox(RoundInbox):
         self._curvature: RelativeCurvature | None = None
 
     def check(self, node_id: int, data: bytes, plan: Plan) -> Reply:
-        """The reply's head, or Refused: as for plain replies, and "unmasked"."""
+        """Return the reply's header; raises Refused as for plain replies, and with the reason "unmasked"."""
         if not is_masked(data):
             reply = check_reply(data, plan, self._max_scalar)
             if reply.status is Status.OK:
@@ -82,22 +82,22 @@ class SecureInbox(RoundInbox):
         return reply
 
     def settle(self, mean: ClientScalars, loss: float, curvature: RelativeCurvature | None = None) -> None:
-        """The sum is known."""
+        """Set the cohort's mean, once the sum is known."""
         self._mean, self._curvature = mean, curvature
         self.replies = {node: replace(reply, loss=loss) for node, reply in self.replies.items()}
 
     def scalars(self) -> list[ClientScalars]:
-        """The cohort's mean as one client's, float64; nothing while, or where, the sum is not known."""
+        """Return the cohort's mean as one client's scalars, float64; empty as long as the sum is unknown."""
         return [self._mean] if self._mean is not None and self.replies else []
 
     def curvatures(self) -> list[RelativeCurvature]:
-        """The cohort's mean as one device's."""
+        """Return the cohort's mean curvature as one device's."""
         return [self._curvature] if self._curvature is not None and self.replies else []
 
 
 @dataclass
 class SecureAggregation:
-    """Secure sums of a run, one a round."""
+    """Secure sums of a run, one per round."""
 
     config: RunConfig
     grid: Grid
@@ -105,7 +105,7 @@ class SecureAggregation:
     told: bool = False
 
     def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
-        """Exchange keys and shares; the round's `plans` are those of the devices that did.
+        """Exchange keys and shares; the round's `plans` keep only the devices that completed this.
 
         Args:
             weights: numbers of examples by client id.
@@ -130,9 +130,9 @@ class SecureRound:
     """One round's secure sum.
 
     Attributes:
-        plans: of the devices that are to train, by node.
-        attached: what goes with each plan.
-        inbox: for their replies.
+        plans: plans of the devices that train, by node.
+        attached: message entries for each plan.
+        inbox: collector of their replies.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class SecureRound:
         self._by_node: dict[int, list[int]] = {}
 
     def prepare(self) -> None:
-        """Keys, then shares; without enough of either nobody is asked to train."""
+        """Exchange keys, then shares; without enough of either no device is asked to train."""
         server = self._server
         try:
             self._step(dict.fromkeys(self._nodes, server.invitation()), server.add_advertisement)
@@ -171,7 +171,7 @@ class SecureRound:
             logger.log(level, f"secure aggregation: {signed} of {asked} devices signed their keys{trust}")
 
     def finish(self, exchange: Exchange) -> int:
-        """Have the survivors open the sum; their number, 0 where it stays closed. `exchange` gets the steps' bytes."""
+        """Let the survivors unmask the sum; return their number, 0 if that fails. `exchange` gets the steps' bytes."""
         inbox, server = self.inbox, self._server
         masked = {self._all[node].client_id: inbox.masked[node] for node in inbox.replies}
         try:
@@ -200,7 +200,7 @@ class SecureRound:
         self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss, curvature)
 
     def _noised(self, total: NDArray[np.int64], plan: Plan) -> NDArray[np.int64]:
-        """The sum with the server's noise, where the server adds it; the loss is 0 and stays so."""
+        """Return the sum with the server's noise, if the server adds it; the loss stays 0."""
         config = self._run.config
         if config.privacy != "device" or config.noise_by != "server" or plan.privacy is None:
             return total
@@ -208,7 +208,7 @@ class SecureRound:
         return total + np.array([*discrete_gaussians(len(total) - 1, sigma), 0], np.int64)
 
     def _step(self, outgoing: Mapping[int, bytes], take: Take) -> None:
-        """One question to some devices, by client id; who fails it is left out of what comes next."""
+        """Send one request to devices, by client id; a device that fails it is left out of later steps."""
         timeout = min(_STEP_SECONDS, self._run.config.round_timeout)
         messages = [self._message(self._nodes[client], data, timeout) for client, data in outgoing.items()]
         silent = {self._nodes[client]: client for client in outgoing}
@@ -244,5 +244,5 @@ class SecureRound:
 
 
 def secure_aggregation(config: RunConfig, grid: Grid, header: LedgerHeader) -> SecureAggregation | None:
-    """What `secure-aggregation` asks for."""
+    """Return the secure aggregation of a run; None if `secure-aggregation` is off."""
     return SecureAggregation(config, grid, run_id_of(header)) if config.secure_aggregation else None

@@ -1,4 +1,4 @@
-"""Who holds the state after the last round: devices answer a plan that asks for nothing but to catch up."""
+"""Collector of answers to plans without training, which only let devices catch up with the last round."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zo_common.wire.plan import Plan, Status, decode_reply
 
 
 class SyncInbox:
-    """Collects the client ids of devices whose checksum is the plan's; `details` says what became of the others."""
+    """Collects client ids of devices whose checksum matches the plan's; `details` says why others do not."""
 
     def __init__(self, plans: dict[int, Plan]) -> None:
         self._plans = plans
@@ -18,11 +18,11 @@ class SyncInbox:
 
     @property
     def accepted(self) -> int:
-        """How many devices are there."""
+        """Number of devices that hold the state."""
         return len(self.reached)
 
     def put(self, node_id: int, data: bytes) -> None:
-        """Take one node's bytes."""
+        """Process one node's reply."""
         plan = self._plans[node_id]
         who = f"client {plan.client_id}"
         try:
@@ -40,5 +40,5 @@ class SyncInbox:
             self.reached.add(plan.client_id)
 
     def refuse(self, reason: str, detail: str, node_id: int | None = None) -> None:
-        """Note why a device is not there."""
+        """Record why a device does not hold the state."""
         self.details.append(detail)

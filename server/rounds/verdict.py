@@ -1,4 +1,4 @@
-"""Whether a run came to anything: what is worse after it than before, in one sentence."""
+"""The verdict on a run: one sentence on what is worse after it than before."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ EVALUATION = "evaluation.json"
 def verdict_on(
     federation: Federation, before: dict[str, Any] | None, after: dict[str, Any] | None, stopped: str = ""
 ) -> str:
-    """What is wrong with a run's result, in one sentence; empty if nothing is.
+    """Return what is wrong with a run's result, in one sentence; empty if nothing is.
 
     Args:
-        before: the evaluation of the base model, as `Evaluation.summary` gives it; None where there was none.
-        after: that of the exported model.
+        before: the evaluation of the base model, from `Evaluation.summary`; None without one.
+        after: the evaluation of the exported model.
         stopped: why the run stopped before its last round.
     """
     ledger = federation.ledger.ledger
@@ -49,13 +49,13 @@ def verdict_on(
 
 
 def answered(federation: Federation) -> bool:
-    """Whether a round of the run, or of those that it goes on with, had a valid reply."""
+    """Return whether any round of the run, including those before a resume, had a valid reply."""
     rows, records = federation.log.rows, federation.ledger.ledger.records
     return any(row["answered"] for row in rows) or any(record.contributions for record in records)
 
 
 def moved(records: Iterable[Record]) -> bool:
-    """Whether updates of a ledger's records are left once those that undo each other are taken out; needs no model."""
+    """Return whether a ledger's records change the model, i.e. do not all undo each other; needs no model."""
     left: Counter[tuple[int, int, int, float]] = Counter()
     for record in records:
         for contribution in record.contributions:
@@ -65,7 +65,7 @@ def moved(records: Iterable[Record]) -> bool:
 
 
 def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
-    """A sentence if loss, or the headline error rate where both were decoded, rose or is not a number any more."""
+    """Return a sentence if the loss or the main error rate (if both were decoded) rose or became NaN; else ""."""
     if not before or not after:
         return ""
     faults = []
@@ -78,7 +78,7 @@ def worse(before: dict[str, Any] | None, after: dict[str, Any] | None) -> str:
 
 
 def raise_if_worse(output: Path) -> None:
-    """End a command whose run left a verdict in `evaluation.json`.
+    """End a command if its run wrote a verdict to `evaluation.json`.
 
     Raises:
         RunStopped: with the verdict.

@@ -1,1 +1,1 @@
-"""A run: its state and files, and the model it moves."""
+"""A run: its state, its files, and the server's model."""

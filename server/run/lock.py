@@ -1,4 +1,4 @@
-"""One server a run: two that append to one ledger would overwrite each other's rounds."""
+"""A lock that allows one server per run: two would overwrite each other's rounds in the ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zo_common.errors import ConfigError
 
 
 class RunLock:
-    """An advisory lock on a run's directory; the system releases it when the process ends, however it ends.
+    """An advisory lock on a run's directory; the operating system releases it when the process ends.
 
     Raises:
         ConfigError: another process holds it.
@@ -27,12 +27,12 @@ class RunLock:
             ) from None
 
     def release(self) -> None:
-        """Let another server have the run."""
+        """Release the run for another server."""
         self._file.close()
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a server is running in a run's directory."""
+    """Return whether a server is running in a run's directory."""
     if not (directory / ".lock").exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a run leaves behind line by line: rounds.jsonl, with bytes counted at the payload and as serialised messages."""
+"""The round log rounds.jsonl, with bytes of payloads and of serialised messages."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class RoundReport:
     """One line of rounds.jsonl; bytes are sums over the round's clients. The evaluation is in curve.jsonl.
 
     Attributes:
-        suspected: client id → what its scalars, compared with the others' so far, are suspected of.
-        told: client id → what a device that answered wants to be known, such as how it computes its loss, and why.
-        closing: of a record that no device was asked for, the state that it leads to: "good" (that of the guard's last
-            good look), "best", "average", or "last" again.
+        suspected: client id → report on its scalars (`server.devices.suspicion`).
+        told: client id → message of a device that answered, such as how it computes its loss, and why.
+        closing: for a record that the guard added, the state that it leads to: "good" (the guard's last good check),
+            "best", "average", or "last".
     """
 
     server_round: int
@@ -45,7 +45,7 @@ class RoundReport:
 
 
 class RunLog:
-    """Appends rounds to `<output>/rounds.jsonl`, keeps totals, and drops rounds that a resume will run again."""
+    """Appends rounds to `<output>/rounds.jsonl`, keeps totals, and drops rounds that a resumed run repeats."""
 
     def __init__(self, directory: Path, resume_after: int = 0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,21 +55,21 @@ class RunLog:
         if self.path.exists():
             self.rows = [row for row in read_rows(self.path) if _is_row(row) and row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
-        # a crash between ledger and log loses a row: the round happened, its bytes are not known
+        # a crash between ledger and log loses a row: the round is valid, but its bytes are unknown
         self.rows += [_lost(r) for r in range(1, resume_after + 1) if r not in logged]
         self.rows.sort(key=lambda row: int(row["server_round"]))
         write_rows(self.path, self.rows)
 
     def add_introduction(self, told: dict[str, Any], *, resumed: bool) -> None:
-        """Add a line to introductions.jsonl: bytes of the devices' introductions, once a start of the server."""
+        """Add a line to introductions.jsonl, once per server start: bytes of the devices' introductions."""
         path = self.path.with_name(INTRODUCTIONS)
         write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), told])
 
     def append(self, report: RoundReport) -> None:
-        """Write one round; after a failure, all of them at the next.
+        """Write one round; after a failure, the next call writes all rounds again.
 
         Raises:
-            OSError: such as a full disk.
+            OSError: the file cannot be written, e.g. because the disk is full.
         """
         row = {name: value for name, value in asdict(report).items() if name != "evaluation"}
         row["refused"] = dict(report.refused)  # asdict rebuilds a Counter with pairs for keys
@@ -78,19 +78,19 @@ class RunLog:
             write_rows(self.path, self.rows)
             self._torn = False
             return
-        self._torn = True  # unless all of it is written
+        self._torn = True  # until the whole line is written
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_json(row) + "\n")
             file.flush()
         self._torn = False
 
     def total(self, direction: str, kind: str = "payload") -> int:
-        """Bytes of all rounds and clients; direction "up" or "down"."""
+        """Return the bytes of all rounds and clients; direction "up" or "down"."""
         return sum(int(row[direction][kind]) for row in self.rows)
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """Whether it has what is summed and sorted here; else its round counts as lost."""
+    """Return whether a row has the fields that are summed and sorted; otherwise its round counts as lost."""
     bytes_of = [row.get(direction) for direction in ("up", "down")]
     counts = [each.get(kind) for each in bytes_of if isinstance(each, dict) for kind in ("payload", "serialised")]
     return len(counts) == 4 and all(type(number) is int for number in [*counts, row.get("server_round")])
@@ -103,29 +103,29 @@ def _lost(server_round: int) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file, whole or not at all."""
+    """Replace a file atomically."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file, whole or not at all."""
+    """Replace a JSON file atomically."""
     write_whole(path, _json(value, indent=1) + "\n")
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace a file of JSON lines, whole or not at all."""
+    """Replace a file of JSON lines atomically."""
     write_whole(path, "".join(_json(row) + "\n" for row in rows))
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    """Letters of all scripts as they are, for people to read; names of files that are no text are escaped."""
+    """Serialise to JSON without escaping non-ASCII letters; only file names that are not valid text are escaped."""
     return json.dumps(value, indent=indent, ensure_ascii=False).encode(errors="backslashreplace").decode()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """JSON objects, a line each, up to the first line that is none, as a crash tears it."""
+    """Read JSON lines up to the first malformed one, which a crash may leave."""
     rows = []
     for line in path.read_bytes().split(b"\n"):
         try:

@@ -1,4 +1,4 @@
-"""The server's view of the model: weights rebuilt from scalars, or, without a model, what the devices agree on."""
+"""The server's model: the replica whose weights follow from the ledger, and the ledger header of a run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ View = tuple[str, int, tuple[TensorEntry, ...]]  # fingerprint, base checksum, t
 
 
 class GlobalModel(Replica):
-    """The replica of a server that holds the model, in its main memory."""
+    """The server's replica of the model, in main memory."""
 
     def _place(self) -> torch.device:
         return torch.device("cpu")
 
     def recorded(self, records: Sequence[Record]) -> None:
-        """Called where rounds that the weights have are in the ledger, after those before: nothing is to do."""
+        """Do nothing: called once rounds that the weights include are in the ledger."""
 
     def snapshot(self) -> bytes:
-        """The present weights' difference to the base model, which is loaded again for the comparison.
+        """Return the present weights' difference to the base model, which is loaded again for the comparison.
 
         Raises:
-            WrongBaseModel, ModelNotFound: it was changed or removed since the run began.
+            WrongBaseModel, ModelNotFound: the base model was changed or removed since the run began.
         """
         model = load_model(self.config.model, language=self.config.language).model
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
@@ -44,19 +44,19 @@ class GlobalModel(Replica):
 
 
 def open_header(config: RunConfig, reference: View) -> LedgerHeader:
-    """The header of a new run."""
+    """Return the ledger header of a new run."""
     fingerprint, checksum, tensors = reference
     return header_of(config, fingerprint, checksum, tensors, ledger_settings(config))
 
 
 def check_same_base(header: LedgerHeader, found: LedgerHeader) -> None:
-    """Refuse to go on with a ledger on another base model.
+    """Refuse to continue a ledger on another base model.
 
     Args:
-        found: the header a new run would get now, from the server's model or the devices'.
+        found: the header that a new run would get, from the server's model or the devices'.
 
     Raises:
-        WrongBaseModel: names both.
+        WrongBaseModel: the base models differ; the message names both.
     """
     if found.fingerprint != header.fingerprint:
         raise WrongBaseModel(

@@ -1,4 +1,4 @@
-"""The folder of a run, looked at before anything slow starts: can it be written, is it free, is there space."""
+"""Checks of a run's output folder before anything slow starts: writable, unused, enough disk space."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from zo_common.errors import ConfigError
 from zo_common.models.export import exported_bytes
 
 SPARE_BYTES = 16 << 20
-"""For ledger, logs and tokenizer, which are far smaller than a model."""
+"""Bytes for ledger, logs and tokenizer, which are far smaller than a model."""
 
 
 def check_output(config: RunConfig) -> None:
-    """Refuse, before the first round, an output in which a run could not leave its ledger and its model.
+    """Refuse, before the first round, an output folder in which a run could not save its ledger and its model.
 
     Raises:
-        ConfigError: it cannot be written, holds a model of before, or its disk is too full; names the remedy.
+        ConfigError: the folder cannot be written, holds an earlier model, or its disk is too full; names the remedy.
     """
     output = Path(config.output)
     try:
@@ -39,10 +39,10 @@ def check_output(config: RunConfig) -> None:
 
 
 def refuse_occupied(config: RunConfig) -> None:
-    """Refuse an output in which a new run could not save its model.
+    """Refuse an output folder in which a new run could not save its model.
 
     Raises:
-        ConfigError: there is a model, and no ledger to go on with.
+        ConfigError: there is a model, and no ledger to continue.
     """
     output = Path(config.output)
     fresh = not (output / LEDGER_NAME).exists()

@@ -1,4 +1,4 @@
-"""Scalars that would throw the weights off their lattice are refused before they reach the ledger."""
+"""Refusal of scalars that would overflow the lattice, before they reach the ledger."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MAX_STEP_UNITS = 1 << 19
 def first_out_of_range(
     clients: Sequence[ClientScalars], learning_rate: float, weighting: Weighting, header: LedgerHeader
 ) -> ClientScalars | None:
-    """The client with the largest coefficient, if that moves some tensor by more than `MAX_DIRECTION_UNITS`.
+    """Return the client with the largest coefficient, if it moves some tensor by more than `MAX_DIRECTION_UNITS`.
 
-    Needs no model, so a server that only relays scalars is guarded too.
+    No model is needed, so this also protects a server that only relays scalars.
     """
     if not clients:
         return None
@@ -36,16 +36,16 @@ def first_out_of_range(
 
 
 def out_of_range(contributions: Sequence[Contribution], header: LedgerHeader) -> bool:
-    """Whether a coefficient moves some tensor by more than `MAX_DIRECTION_UNITS`."""
+    """Return whether a coefficient moves some tensor by more than `MAX_DIRECTION_UNITS`."""
     reach = max((float(np.abs(c.coefficients).max()) for c in contributions), default=0.0)
     return reach * finest_units(header) > MAX_DIRECTION_UNITS
 
 
 def finest_units(header: LedgerHeader) -> float:
-    """Units by which a coefficient of 1 moves the tensor with the finest grid."""
+    """Return the grid units by which a coefficient of 1 moves the tensor with the finest grid."""
     return max(2.0 ** (t.scale_exponent - t.grid_exponent) for t in header.tensors)
 
 
 def largest(clients: Sequence[ClientScalars]) -> ClientScalars:
-    """The client with the largest scalar."""
+    """Return the client with the largest scalar."""
     return max(clients, key=lambda c: float(np.abs(c.projected_grads).max()))

@@ -1,4 +1,4 @@
-"""The settings of a run that is resumed: which must be the ledger's, and a log of those that were changed."""
+"""Settings of a resumed run: those that must match the ledger, and a log of those that were changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Change = tuple[str, Any, Any]  # the setting's key, its value before and now
 
 
 def ledger_settings(config: RunConfig) -> dict[str, Any]:
-    """What the header's `settings` record: all that a resumed run must not change, and how the update was made."""
+    """Return the header's `settings`: all that a resumed run must not change, and how updates are computed."""
     values = config.to_mapping()
     return {each.key: values[each.key] for each in SETTINGS if _in_settings(each, config)}
 
@@ -41,13 +41,13 @@ def _in_settings(each: Setting, config: RunConfig) -> bool:
 
 
 def recorded_settings(header: LedgerHeader) -> dict[str, Any]:
-    """All settings that a ledger's header tells, by their keys; an older one tells fewer."""
+    """Return all settings in a ledger's header, by key; older ledgers hold fewer."""
     own = {key: getattr(header, name) for key, name in _HEADER_FIELDS.items()}
     return {_LEVEL: "none"} | header.settings | own | {"epsilon": header.epsilon or AUTO}
 
 
 def fixed_changes(header: LedgerHeader, config: RunConfig) -> list[Change]:
-    """The settings that must be the ledger's and are not; what an older ledger does not tell is not compared."""
+    """Return the settings that must match the ledger but differ; those missing in an older ledger are not compared."""
     then, now = recorded_settings(header), config.to_mapping()
     changes = _changes(then, now, [each for each in SETTINGS if each.fixed and not _is_open(each, config)])
     if then[_LEVEL] != config.privacy:  # the other settings of privacy follow from it
@@ -57,7 +57,7 @@ def fixed_changes(header: LedgerHeader, config: RunConfig) -> list[Change]:
 
 
 def _is_open(each: Setting, config: RunConfig) -> bool:
-    """Whether the value leaves the choice to the run, which takes the ledger's."""
+    """Return whether the value leaves the choice to the run, which then uses the ledger's."""
     return (each.key == "trained-tensors" and config.trained_tensors == AUTO) or (
         each.key == "noise-multiplier" and not config.noise_multiplier
     )
@@ -69,10 +69,10 @@ def _changes(then: dict[str, Any], now: dict[str, Any], settings: list[Setting])
 
 
 def refuse_fixed_changes(header: LedgerHeader, config: RunConfig) -> None:
-    """Refuse to go on with a ledger under settings that would make it another run.
+    """Refuse to continue a ledger with settings that must not change.
 
     Raises:
-        ConfigError: names each setting, its value in the ledger, the one that was asked for, and the remedy.
+        ConfigError: names each setting, its value in the ledger, the requested value, and the remedy.
     """
     changes = fixed_changes(header, config)
     if changes:
@@ -88,7 +88,7 @@ def _written(value: Any) -> str:
 def log_settings(config: RunConfig, header: LedgerHeader, last_round: int, *, resumed: bool) -> None:
     """Add a line to `<output>/settings.jsonl`, and report in one line what a resumed run changes.
 
-    The values before are those of the start before this one; where its line is missing, those of the ledger.
+    The old values are those of the previous start or, if its line is missing, those of the ledger.
     """
     path = Path(config.output) / LOG_NAME
     rows = read_rows(path) if resumed and path.exists() else []

@@ -1,4 +1,4 @@
-"""The state of a run: ledger on disk, weights in memory, and their checksum. Rounds change all three or none."""
+"""The state of a run: ledger on disk, weights in memory, and their checksum. A round changes all three or none."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def refuse_used_ledger(config: RunConfig) -> None:
 
 
 class RunState:
-    """A new run's, or that of a run that is resumed: then all rounds of its ledger are replayed and checked.
+    """State of a new or resumed run; for a resumed run, all rounds of its ledger are replayed and checked.
 
     Attributes:
         held: the server's model; None for a server without one.
-        checksum: of the weights after the last round; 0 where the server cannot know it.
+        checksum: checksum of the weights after the last round; 0 if the server cannot know it.
 
     Raises:
         ConfigError, LedgerError, WrongBaseModel: a ledger that cannot be continued with these settings.
@@ -67,7 +67,7 @@ class RunState:
             return LedgerFile.create(path, header)
         check_same_base(read_ledger_header(path), header)
         self.resumed = True
-        with warnings.catch_warnings(record=True) as caught:  # a torn end; a simulation hides warnings
+        with warnings.catch_warnings(record=True) as caught:  # a torn last line; a simulation hides warnings
             warnings.simplefilter("always")
             opened = LedgerFile.open(path)
         for warning in caught:
@@ -84,7 +84,7 @@ class RunState:
         return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
 
     def catch_up(self) -> CatchUp:
-        """What devices that are behind fetch; one for the whole run."""
+        """The run's history for devices that are behind; one object for the whole run."""
         weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
         make = self.held.snapshot if self.held is not None else None
         return CatchUp(self._config.message_bytes, weights, make)
@@ -92,10 +92,10 @@ class RunState:
     def aggregate_in_range(
         self, scalars: list[ClientScalars], rate: float, inbox: RoundInbox
     ) -> tuple[Contribution, ...]:
-        """Aggregate and move the weights; whose scalars would leave the lattice is refused, and `scalars` shrinks."""
+        """Aggregate and update the weights; clients whose scalars would overflow are refused and leave `scalars`."""
         config, header = self._config, self.ledger.ledger.header
-        # noise in shares, or of a mean, is enough from so many devices on
-        shares = config.privacy == "device" and not config.secure_aggregation  # of a cohort there is one sum
+        # noise in shares, or of a mean, is sufficient only from so many devices on
+        shares = config.privacy == "device" and not config.secure_aggregation  # a secure cohort has one sum
         least = config.min_replies if shares else 1
         aggregator = config.aggregator
         scalars[:] = [aggregator.heard(client) for client in scalars]
@@ -122,11 +122,11 @@ class RunState:
         return ()
 
     def quanta(self) -> tuple[int, int]:
-        """Quanta applied so far and how many of them were zero."""
+        """Return the quanta applied so far, and how many of them were zero."""
         return (self.held.state.quanta, self.held.state.zero_quanta) if self.held is not None else (0, 0)
 
     def zero_share(self, server_round: int, before: tuple[int, int]) -> float:
-        """Share of this round's quanta that were zero; a word above 1 %."""
+        """Return the share of this round's quanta that were zero; logs a warning above 1 %."""
         if self.held is None:
             return 0.0
         state = self.held.state
@@ -140,13 +140,13 @@ class RunState:
         return share
 
     def commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
-        """Record the round and the checksum its weights have; if that fails, the weights go back."""
+        """Record the round and the checksum of its weights; if that fails, restore the weights."""
         before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
         record = Record(server_round, self.checksum, contributions)
         try:
             self.ledger.append(record)
         except LedgerError:
-            if self.held is not None:  # what is not on disk did not happen
+            if self.held is not None:  # a round that is not on disk did not happen
                 apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
             self.checksum = before_commit
             raise

@@ -153,7 +153,7 @@ def test_a_run_that_was_not_guarded_before_starts_from_what_it_has(
 
     ledger = ledger_of(config)
     assert [len(r.contributions) for r in ledger.records] == [3, 3, 0]
-    assert "no looks of earlier rounds are known, round 2 counts as good" in observed.text
+    assert "no checks of earlier rounds are known, round 2 counts as good" in observed.text
 
 
 @pytest.mark.parametrize("second_look", [COLLAPSED, WELL], ids=["bad", "good"])
@@ -208,9 +208,9 @@ def test_looks_at_other_speech_are_not_compared(
     federate(replace(config, num_server_rounds=2, resume=True, guard_utterances=2), grid)
 
     assert [len(r.contributions) for r in ledger_of(config).records] == [3, 3]
-    assert "no looks of earlier rounds are known, round 1 counts as good" in observed.text
+    assert "no checks of earlier rounds are known, round 1 counts as good" in observed.text
     _log(config).write_text('{"server_round": 1}\n')
-    with pytest.raises(ConfigError, match="holds a line that is not a look of the guard: move the file away"):
+    with pytest.raises(ConfigError, match="holds a line that is not a check of the guard: move the file away"):
         federate(replace(config, num_server_rounds=3, resume=True), grid)
 
 

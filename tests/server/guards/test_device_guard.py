@@ -168,7 +168,7 @@ def test_bad_looks_in_a_row_end_the_run_with_its_best_state(
     states = _states(ledger_of(config))
     assert len(states) == 8 and states[7] == states[1]
     assert [row["learning_rate"] for row in _lines(config)] == pytest.approx([0.01, 0.01, 0, 0.005, 0, 0.0025, 0])
-    assert "guard: 3 looks in a row were bad, the run ends early" in observed.text
+    assert "guard: 3 checks in a row were bad, the run ends early" in observed.text
     assert _closing(config)["stopped"] is True and _closing(config)["chosen"] == "last"
 
 
@@ -206,7 +206,7 @@ def test_a_look_that_too_few_answer_is_none(
     states = _states(ledger_of(config))
     assert _looks(config) == [(0, True), (1, True)]
     assert [row.get("missed") for row in _rows(config)[:4]] == [None, None, 1, 1]
-    assert "round 2: guard: no look: 1 of the 4 devices of the best look answered" in observed.text
+    assert "round 2: guard: no check: 1 of the 4 devices of the best check answered" in observed.text
     assert _closing(config)["chosen"] == "best" and states[-1] == states[1]
 
 
@@ -332,7 +332,7 @@ def test_with_a_model_on_the_server_what_is_undone_is_checked(
 
     ledger = ledger_of(config)
     checksums = [ledger.header.base_checksum, *(record.checksum for record in ledger.records)]
-    assert looked == [1] * 15 and "guard: looks at 3 held-out utterances of 3 devices" in observed.text
+    assert looked == [1] * 15 and "guard: checks 3 held-out utterances of 3 devices" in observed.text
     assert _looks(config) == [(0, True), (1, True), (2, False), (4, True)]
     assert checksums[3] == checksums[1] and checksums[6] == checksums[4] and len(checksums) == 7
     state = restore_state(load_model(config.model).model, ledger.header, threads=1)
@@ -375,5 +375,5 @@ def test_a_line_that_is_no_look_is_refused(
     federate(config, grid)
     (Path(config.output) / "guard.jsonl").write_text(line + "\n")
 
-    with pytest.raises(ConfigError, match="holds a line that is not a look of the guard: move the file away"):
+    with pytest.raises(ConfigError, match="holds a line that is not a check of the guard: move the file away"):
         federate(replace(config, resume=True, num_server_rounds=2), grid)

@@ -100,7 +100,7 @@ def test_other_utterances_are_no_answer() -> None:
 def test_one_device_that_lies_takes_no_round_back_where_the_others_fell(
     falls: list[float], lie: float | None, claimed: int, place: int
 ) -> None:
-    """Whatever it says now, and whatever it said of itself at the best look."""
+    """Whatever it says now, and whatever it said of itself at the best check."""
     liar = place % (len(falls) + 1)
     before = {c + (c >= liar): (60.0, 10) for c in range(len(falls))}
     after = {c + (c >= liar): (60.0 - 10 * fall, 10) for c, fall in enumerate(falls)}

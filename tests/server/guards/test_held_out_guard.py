@@ -162,7 +162,7 @@ def test_bad_looks_in_a_row_end_the_run_with_its_best_state(
     ledger = ledger_of(config)
     assert left == [] and ledger.last_round == 5 and ledger.records[4].checksum == ledger.records[1].checksum
     assert [r.learning_rate for r in observed.reports] == pytest.approx([1e-3, 1e-3, 1e-3, 5e-4, 2.5e-4])
-    assert "guard: 3 looks in a row were bad, the run ends early" in observed.text
+    assert "guard: 3 checks in a row were bad, the run ends early" in observed.text
     assert _closing(config) | {"why": ""} == {
         "chosen": "last", "record": False, "stopped": True, "rounds": 9, "why": "",
         "candidates": pytest.approx({"last": 0.9, "average": 1.8}),
@@ -384,5 +384,5 @@ def test_a_line_that_is_no_look_is_refused(guarded: Settings, federate: Federate
     federate(config)
     (Path(config.output) / "guard.jsonl").write_text(line + "\n")
 
-    with pytest.raises(ConfigError, match="holds a line that is not a look of the guard: move the file away"):
+    with pytest.raises(ConfigError, match="holds a line that is not a check of the guard: move the file away"):
         federate(replace(config, resume=True, num_server_rounds=2))
