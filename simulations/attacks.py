@@ -1,7 +1,6 @@
-"""What hostile devices do, for simulations: pure functions of the scalars they would honestly have sent.
+"""Attacks of simulated hostile devices: pure functions of the scalars that honest devices would have sent.
 
-Nothing of a device's program knows these: a simulated device is made hostile from outside (`hostile_app`), after its
-engine has answered.
+The device's own code does not contain them: `hostile_app` changes a simulated device's answer from outside.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ Scalars = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a hostile device knows when it answers.
+    """The knowledge of a hostile device when it answers.
 
     Attributes:
         own: its honest scalars, float32 (K, q).
         band: the honest scalars of all hostile devices of the round, its own included, in order of their ids.
-        devices: how many devices answer in the round, hostile or not.
+        devices: number of devices that answer in the round, hostile or not.
         last: coefficients of the round before with shared directions, float32 (K, q); None if there are none.
-        rng: the device's own chance.
+        rng: the device's own random generator.
     """
 
     own: Scalars
@@ -50,22 +49,22 @@ class Seen:
 
 
 def honest(seen: Seen) -> Scalars:
-    """What it measured."""
+    """Return the honest scalars."""
     return seen.own
 
 
 def sign_flip(seen: Seen) -> Scalars:
-    """The opposite of what it measured: an ascent of its own size, which no look at its norm can tell."""
+    """Return the negated scalars: gradient ascent with an honest norm, which a norm check cannot detect."""
     return np.asarray(-seen.own)
 
 
 def large(seen: Seen) -> Scalars:
-    """A hundred times the opposite: one device outweighs a hundred honest ones in a mean."""
+    """Return minus a hundred times the scalars: in a mean, one device outweighs a hundred honest ones."""
     return np.asarray(-np.float32(LARGE) * seen.own)
 
 
 def random(seen: Seen) -> Scalars:
-    """Normal noise of the size of what it measured."""
+    """Return Gaussian noise with the standard deviation of the honest scalars."""
     size = float(np.sqrt(np.mean(np.square(seen.own, dtype=np.float64))))
     return (size * seen.rng.standard_normal(seen.own.shape)).astype(np.float32)
 
@@ -88,7 +87,7 @@ def colluding(seen: Seen) -> Scalars:
 
 
 def free_rider(seen: Seen) -> Scalars:
-    """The update of the round before, scaled to the size of honest scalars: no forward pass is needed for it."""
+    """Return the previous round's update, scaled to the size of honest scalars: needs no forward pass."""
     if seen.last is None or seen.last.shape != seen.own.shape:
         return np.zeros_like(seen.own)
     length = float(np.linalg.norm(seen.last))
@@ -107,10 +106,10 @@ _OF_SCALARS: dict[Attack, Callable[[Seen], Scalars]] = {
 
 
 def attack_of(name: Attack) -> Callable[[Seen], Scalars]:
-    """The attack of that name on scalars; label-flip's is on recordings (`flip_labels`).
+    """Return the attack of that name on scalars; label-flip acts on recordings instead (`flip_labels`).
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such attack.
     """
     if name not in _OF_SCALARS:
         raise ConfigError(f"attack is {name!r}, expected one of {', '.join(ATTACKS)}")
@@ -118,9 +117,9 @@ def attack_of(name: Attack) -> Callable[[Seen], Scalars]:
 
 
 def flipped(texts: Sequence[str]) -> list[str]:
-    """Each text goes to the next recording whose own text is another one: wrong, but what the speaker might say.
+    """Assign each text to the next recording with a different text: wrong, but plausible for the speaker.
 
-    Texts that are all the same are read backwards, word by word.
+    If all texts are equal, their words are reversed.
     """
     if len(set(texts)) < 2:
         return [" ".join(reversed(text.split())) for text in texts]
@@ -142,14 +141,14 @@ def flip_labels(examples: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def last_update(plan: Plan) -> Scalars | None:
-    """Coefficients of the newest round that a plan carries, where its directions were shared."""
+    """Return the coefficients of the last round in a plan, if its directions were shared."""
     if not plan.records or len(plan.records[-1].contributions) != 1:
         return None
     return plan.records[-1].contributions[0].coefficients
 
 
 def chance(plan: Plan) -> np.random.Generator:
-    """A hostile device's chance in a round: its own, also where directions are shared."""
+    """Return a hostile device's random generator for a round; it differs by device even with shared directions."""
     return np.random.default_rng(fold_in(plan.seed, ATTACK_STREAM, plan.client_id))
 
 
@@ -157,7 +156,7 @@ def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> 
     """A ClientApp for Flower's simulation in which the devices `hostile` (client ids) change what they measured.
 
     Raises:
-        ConfigError: an attack for which one message to one device is not enough.
+        ConfigError: the attack needs more than one message to one device.
     """
     if attack in ("colluding", "label-flip"):
         raise ConfigError(

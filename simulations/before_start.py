@@ -1,4 +1,4 @@
-"""What can be wrong with a simulation, looked at before Ray starts: what is fast to know comes first."""
+"""Checks of a simulation before Ray starts, fast ones first."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from zo_common.speech.partition import Partitions, named_rows, natural_count
 
 
 def check_simulation(config: RunConfig, devices: int) -> None:
-    """Refuse what the run would find out later, once the engine has started.
+    """Raise errors that the run would otherwise raise only after the engine has started.
 
-    1. The output folder: written, free, with space for the model.
+    1. The output folder: writable, unused, with space for the model.
     2. The table of recordings: readable, and a share for each device.
     3. The base model, and all settings against it; the held-out recordings.
 
@@ -29,10 +29,10 @@ def check_simulation(config: RunConfig, devices: int) -> None:
 
 
 def devices_of(config: RunConfig) -> int:
-    """How many devices the recordings make: one for each value of the column `partition-by`.
+    """Return the number of devices: one for each value of the column `partition-by`.
 
     Raises:
-        ConfigError: they say nothing of devices.
+        ConfigError: the recordings do not determine devices.
     """
     found = natural_count(read_train_split(config).utterances, config.partition_by) if config.data else None
     if found is None:
@@ -41,10 +41,10 @@ def devices_of(config: RunConfig) -> int:
 
 
 def read_train_split(config: RunConfig) -> Manifest:
-    """The table of what devices train on; no audio is decoded.
+    """Read the table of the devices' recordings; no audio is decoded.
 
     Raises:
-        ConfigError: rows that cannot be used, unless `skip-bad`, or nothing that can.
+        ConfigError: a row cannot be used (unless `skip-bad`), or none can.
     """
     if not config.data:
         raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")

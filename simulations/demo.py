@@ -1,4 +1,4 @@
-"""The main job: eight speakers of one English dialect adapt real Whisper-tiny.en without sending audio or weights."""
+"""The demo: eight speakers of one English dialect adapt real Whisper-tiny.en without sending audio or weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from zo_common.models.load import model_config
 from zo_common.speech.model_kinds import kind_of
 
 GRACE = 5.0
-"""Seconds after a signal within which a simulation ends by itself; then its process is ended."""
+"""Seconds that a simulation has to end after a signal; then its process is killed."""
 
 
 def run_scenario(
@@ -34,7 +34,7 @@ def run_scenario(
 ) -> dict[str, Any]:
     """Run a scenario from corpus to table.
 
-    1. Speech: synthesise the scenario's corpus, if it names one (reused if it is there already).
+    1. Speech: synthesise the scenario's corpus, if it names one (an existing corpus is reused).
     2. Model: the bundled Whisper-tiny.en, unless the scenario names another.
     3. The federation, in Flower's simulation engine.
     4. Replay of the ledger in another process; table, `result.json`, `curve.png`.
@@ -69,9 +69,9 @@ def leave_results(
     """Replay a run's ledger in another process, write `result.json` and `curve.png`, and print the table.
 
     Args:
-        command: as the user wrote it.
-        title, figure: above the table, and above the picture.
-        start: when the run began, of `time.monotonic`.
+        command: the command line that the user typed.
+        title, figure: titles of the table and of the plot.
+        start: start of the run, from `time.monotonic`.
 
     Returns:
         The numbers of `result.json`.
@@ -128,6 +128,6 @@ def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dic
 
 
 def _parameters(output: Path, config: RunConfig) -> int:
-    """Number of weights of the saved model, else of the base."""
+    """Return the number of weights of the saved model or, without one, of the base."""
     source = output / "model" if (output / "model").exists() else Path(config.model)
     return count_parameters(source)

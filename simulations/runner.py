@@ -1,4 +1,4 @@
-"""Run a federation in Flower's simulation engine, in this process, with virtual devices in Ray actors."""
+"""Runs of a federation in Flower's simulation engine, in this process, with virtual devices in Ray actors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _FEATURES = "features-"
 
 
 def available_cpus() -> int:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 @contextmanager
 def _feature_cache(config: RunConfig) -> Iterator[RunConfig]:
-    """The settings with a place on disk, for the time of the run, where features wait while not in memory."""
+    """Yield the settings with a temporary folder on disk for features that do not fit in memory."""
     if config.feature_cache:
         yield config
         return
@@ -75,7 +75,7 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
         "client_resources": {"num_cpus": cpus // actors, "num_gpus": 0.0},
         "actor": {"tensorflow": 0},
     }
-    # Ray's workers import what this process can
+    # Ray's workers can import what this process can
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     with warnings.catch_warnings(), stop or Stop() as asked:
         warnings.simplefilter("ignore")
@@ -95,7 +95,7 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
 
 
 def actors_for(num_devices: int, actors: int = 0) -> int:
-    """How many processes serve the devices: as asked, else one a core, at most one a device."""
+    """Return the number of processes: the requested one, else one per core, at most one per device."""
     cpus = available_cpus()
     return min(actors or cpus, cpus, num_devices)
 
@@ -106,12 +106,12 @@ def run_federation(
     """Run all rounds with `num_devices` virtual devices.
 
     Args:
-        actors: how many processes serve them, each with its own warm model; 0 takes one a core (at most one a device).
+        actors: number of processes, each with its own loaded model; 0: one per core (at most one per device).
         grace: see `Stop`.
 
     Raises:
         ZOError: what the server raised; ConfigError where the simulation engine itself failed.
-        Interrupted: SIGINT or SIGTERM came; says how to go on.
+        Interrupted: SIGINT or SIGTERM was received; the message says how to resume.
     """
     if num_devices < 1:
         raise ConfigError(f"a simulation of {num_devices} devices was asked for, expected at least 1")
@@ -124,7 +124,7 @@ def run_federation(
 
 
 def how_to_resume(config: RunConfig) -> str:
-    """What a run that was interrupted has left, and how it goes on."""
+    """Return a message on how much of an interrupted run is recorded, and how to resume it."""
     path = Path(config.output) / LEDGER_NAME
     if not path.exists():
         return "interrupted before round 1, nothing is recorded: start it again"

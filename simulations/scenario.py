@@ -1,4 +1,4 @@
-"""Scenario files: a TOML table of run settings, how many devices there are, and the speech they hold."""
+"""Scenario files in TOML: run settings, the number of devices, and their speech."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Scenario:
     """A simulation: `[run]` settings (see RunConfig), `[simulation]`, and optionally a `[corpus]` to synthesise.
 
     Attributes:
-        devices: number of virtual devices; 0 takes one a train speaker of the corpus or of the data.
-        actors: processes that serve them; 0 takes one a core.
+        devices: number of virtual devices; 0: one per train speaker of the corpus or the data.
+        actors: number of processes that run them; 0: one per core.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Scenario:
     corpus: CorpusConfig | None = None
 
     def config(self, **overrides: Any) -> RunConfig:
-        """The run's settings; keyword arguments (snake_case) win over the file."""
+        """Return the run's settings; keyword arguments (snake_case) override the file."""
         chosen: dict[str, Any] = {}
         for settings in (self.run, overrides):
             chosen |= {todays_name(k).replace("_", "-"): v for k, v in settings.items()}
@@ -68,12 +68,12 @@ def read_scenario(path: Path) -> Scenario:
         actors=int(simulation.get("actors", 0)),
         corpus=corpus,
     )
-    scenario.config()  # unknown keys and wrong values are named now, not after the corpus is made
+    scenario.config()  # report unknown keys and wrong values before the corpus is made
     return scenario
 
 
 def corpus_config(table: Mapping[str, Any], where: str) -> CorpusConfig:
-    """A corpus description from a TOML table with kebab-case keys."""
+    """Read a corpus description from a TOML table with kebab-case keys."""
     names = [f.name.replace("_", "-") for f in fields(CorpusConfig)]
     _known(table, names, f"key in [corpus] of {where}")
     values: dict[str, Any] = {k.replace("-", "_"): tuple(v) if isinstance(v, list) else v for k, v in table.items()}

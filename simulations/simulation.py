@@ -20,7 +20,7 @@ from zo_common.config.run import RunConfig
 
 @dataclass(frozen=True)
 class Places:
-    """Folders for what is made once and used by many simulations."""
+    """Folders for files that many simulations share."""
 
     models: Path = Path("models")
     data: Path = Path("data")
@@ -29,7 +29,7 @@ class Places:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A scenario whose speech and model are on disk: settings, number of devices, and the speech if it was made."""
+    """A scenario with speech and model on disk: settings, number of devices, and the corpus if it was synthesised."""
 
     config: RunConfig
     devices: int
@@ -38,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class SimulationResult(RunResult):
-    """What a simulation came to; `devices` is how many virtual devices it had."""
+    """The result of a simulation; `devices` is the number of virtual devices."""
 
     devices: int
 
@@ -48,7 +48,7 @@ def run_simulation(
 ) -> SimulationResult:
     """Run a scenario in Flower's simulation engine, in this process, and return its result.
 
-    1. Speech: the scenario's corpus is synthesised, if it names one (reused if it is there already).
+    1. Speech: the scenario's corpus is synthesised, if it names one (an existing corpus is reused).
     2. Model: the bundled Whisper-tiny.en, unless the scenario names another.
     3. All rounds, with virtual devices in Ray processes.
 
@@ -59,9 +59,9 @@ def run_simulation(
 
     Raises:
         ConfigError: a setting is wrong, or the simulation engine failed.
-        ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the engine starts.
-        ZOError: what the server raised in the run.
-        Interrupted: SIGINT or SIGTERM came in the run.
+        ModelNotFound, UnsupportedModel, DataError …: model or speech cannot be used; raised before the engine starts.
+        ZOError: the server raised it in the run.
+        Interrupted: SIGINT or SIGTERM was received in the run.
     """
     places = places or Places()
     if output is not None or "output" not in scenario.run:
@@ -74,16 +74,17 @@ def run_simulation(
 
 
 def prepare(scenario: Scenario, places: Places, overrides: Mapping[str, Any] | None = None) -> Prepared:
-    """Synthesise a scenario's speech and provide its model, where they are not there yet.
+    """Synthesise a scenario's speech and provide its model, unless they exist already.
 
     Args:
-        overrides: run settings that win over the scenario's.
+        overrides: run settings that override the scenario's.
 
     Raises:
-        ConfigError: a setting is wrong, or neither scenario nor recordings say how many devices; nothing is made then.
+        ConfigError: a setting is wrong, or neither scenario nor recordings give the number of devices; nothing is
+            written then.
     """
     settings = dict(overrides or {})
-    scenario.config(**settings)  # a mistyped setting is named before speech is made
+    scenario.config(**settings)  # report a mistyped setting before speech is synthesised
     devices = scenario.devices
     if scenario.corpus is None and not devices:
         devices = devices_of(scenario.config(**settings))

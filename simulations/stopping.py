@@ -1,11 +1,11 @@
-"""SIGINT and SIGTERM in a simulation: the round in flight is given up, everything ends, the ledger stays whole.
+"""Handling of SIGINT and SIGTERM in a simulation: the current round is abandoned, and the ledger stays valid.
 
 Flower runs the server in a thread and waits in the main thread for devices in Ray's processes. An exception in the main
-thread would leave the server waiting for a round that nobody answers, and end Ray under threads that wait for it. So a
-signal is a request:
+thread would leave the server waiting for answers that never come, and end Ray while threads wait for it. So a signal is
+a request:
 
-1. The handler notes it; the server raises `GivenUp` at its next look at the grid or next step of long work.
-2. Once the server has let its ledger go, Ray's workers are killed, whatever they compute: Flower's threads return.
+1. The handler records it; the server raises `GivenUp` at its next call of the grid or next step of a long task.
+2. Once the server has closed its ledger, Ray's workers are killed, and Flower's threads return.
 3. Flower ends Ray in its usual way, and the caller gets `Interrupted`.
 """
 
@@ -32,10 +32,10 @@ _WORKERS = b"ray::ClientAppActor"
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a simulation: nothing of it runs any more, and the ledger has all rounds before.
+    """A signal ended a simulation; its processes have ended, and the ledger has all earlier rounds.
 
     Attributes:
-        number: the signal's; a command's exit status is 128 more.
+        number: the signal's number; a command's exit status is this plus 128.
     """
 
     def __init__(self, number: int, message: str) -> None:
@@ -44,17 +44,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class GivenUp(Exception):
-    """The server gives the round in flight up: it was asked to."""
+    """Raised in the server to abandon the current round on request."""
 
 
 class Stop:
-    """A request to stop that a signal makes; a context manager that handles signals in the main thread.
+    """A stop request that a signal sets; a context manager that handles signals in the main thread.
 
     Args:
-        message: what to tell the user in the end.
-        grace: seconds after which, or at a second signal, the process ends whatever it computes; 0 waits for the
-            server's next look, and leaves the process to its owner.
-        put_away: what to remove before the process is ended.
+        message: function that returns the final message to the user.
+        grace: seconds after which, or at a second signal, the process is killed; 0 waits for the server's next call
+            of the grid, and never kills the process.
+        put_away: cleanup before the process is killed.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class Stop:
         return self
 
     def listen(self) -> None:
-        """Handle signals; again once Ray has started, whose own handler prints where the process is."""
+        """Install the signal handlers; repeated once Ray has started, which installs its own."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # as a shell starts what is in the background
+                if signal.getsignal(number) != signal.SIG_IGN:  # ignored signals: a background job of a shell
                     self._before.setdefault(number, signal.signal(number, self.request))
 
     def __exit__(self, *_: object) -> None:
@@ -85,7 +85,7 @@ class Stop:
             signal.signal(number, handler)
 
     def request(self, number: int, frame: object = None) -> None:
-        """Ask for the end; as a signal handler."""
+        """Request the stop; the signal handler."""
         if self.number and self._grace:
             self._end_at_once()
         if self.number:
@@ -98,17 +98,17 @@ class Stop:
             self._timer.start()
 
     def check(self) -> None:
-        """Raises GivenUp once the end was asked for."""
+        """Raise GivenUp if a stop was requested."""
         if self.number:
             raise GivenUp
 
     def raise_if_asked(self) -> None:
-        """Raises Interrupted once the end was asked for; nothing may be running any more."""
+        """Raise Interrupted if a stop was requested; called when everything has ended."""
         if self.number:
             raise Interrupted(self.number, self._message())
 
     def watched(self, events: Events) -> Events:
-        """Events that look for a request in the middle of long work."""
+        """Return events that check for a stop request during long tasks."""
 
         def on_stage(label: str, done: int, total: int) -> None:
             self.check()
@@ -117,7 +117,7 @@ class Stop:
         return replace(events, on_stage=on_stage)
 
     def server(self, app: ServerApp) -> ServerApp:
-        """The app on a grid that looks for a request; it leaves no worker computing behind once it was asked to end."""
+        """Wrap the app with a grid that checks for a stop request; on a stop, no worker keeps computing."""
         watched = ServerApp()
 
         @watched.main()
@@ -133,14 +133,14 @@ class Stop:
 
     def _end_at_once(self) -> None:
         _kill(b"")
-        with suppress(Exception):  # nothing may keep the process
+        with suppress(Exception):  # no error may keep the process alive
             self._put_away()
             _say(self._message())
         os._exit(128 + self.number)
 
 
 class _WatchedGrid:
-    """A grid whose every call looks for a request to stop, before and after."""
+    """A grid that checks for a stop request before and after every call."""
 
     def __init__(self, grid: Grid, stop: Stop) -> None:
         self._grid, self._stop = grid, stop
@@ -154,7 +154,7 @@ class _WatchedGrid:
         def call(*arguments: Any, **named: Any) -> Any:
             self._stop.check()
             answer = found(*arguments, **named)
-            self._stop.check()  # the signal may have reached the devices too, whose answers are errors then
+            self._stop.check()  # the signal may have reached the devices too; their answers are then errors
             return answer
 
         return call
@@ -162,9 +162,9 @@ class _WatchedGrid:
 
 @contextmanager
 def ray_out_of_signals(**init: Any) -> Iterator[None]:
-    """Ray, started by a thread that outlives the work: in the main thread it would take SIGTERM's handler for itself.
+    """Start Ray in a thread that lives as long as the run: in the main thread, Ray would replace SIGTERM's handler.
 
-    The kernel kills what Ray starts when the thread that started it ends.
+    The kernel kills Ray's processes when the thread that started them ends.
     """
     import ray
 
@@ -195,7 +195,7 @@ def ray_out_of_signals(**init: Any) -> Iterator[None]:
 
 
 def _kill(title: bytes) -> None:
-    """Kill the processes under this one whose title starts so; what waits for their answers gets an error."""
+    """Kill child processes whose title has this prefix; callers that wait for their answers get an error."""
     for process in _descendants(os.getpid()):
         with suppress(OSError):
             if Path(f"/proc/{process}/cmdline").read_bytes().startswith(title):
@@ -203,7 +203,7 @@ def _kill(title: bytes) -> None:
 
 
 def _descendants(root: int) -> list[int]:
-    """Processes below one, as Linux tells; none elsewhere, where a step is waited for."""
+    """Return the descendants of a process, from Linux's /proc; empty on other systems."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -215,6 +215,6 @@ def _descendants(root: int) -> list[int]:
 
 
 def _say(message: str) -> None:
-    """One line on stderr, whatever a signal has interrupted."""
+    """Write one line to stderr; safe in a signal handler."""
     with suppress(OSError):
         os.write(2, f"{message}\n".encode(errors="replace"))

@@ -1,8 +1,8 @@
-"""A small CTC model: its architecture, its processor, its weights before training, and the files it is passed on as.
+"""A small CTC model: architecture, processor, initial weights, and its saved files.
 
 A published Wav2Vec2 spends most of a forward pass in seven convolutions on raw samples. Here one wide convolution takes
-25 ms every 10 ms and starts as a bank of mel-spaced filters in four phases (rectified, they give an envelope), so that
-two small ones to 20 ms suffice: a tenth of the work, and nothing about hearing has to be discovered first.
+25 ms every 10 ms and starts as a bank of mel-spaced filters in four phases (rectified, they give an envelope). Two
+small ones then suffice for frames of 20 ms: a tenth of the work, and the filters need not be learned from scratch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOST_BYTES = 8_000_000
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the model; `width` is that of the transformer, `filters` of the convolutions, in fours of phases."""
+    """Sizes of the model: `width` of the transformer, `filters` of the convolutions (a multiple of the four phases)."""
 
     width: int = 256
     layers: int = 4
@@ -42,7 +42,7 @@ class Shape:
 
 
 def model_processor(folder: Path) -> Any:
-    """Feature extractor and character tokenizer; the vocabulary is written to `folder` on the way."""
+    """Return feature extractor and character tokenizer; writes the vocabulary to `folder`."""
     import transformers
 
     types: Any = transformers  # whose constructors have no annotations
@@ -54,7 +54,7 @@ def model_processor(folder: Path) -> Any:
 
 
 def base_model(shape: Shape, processor: Any, seed: int) -> Any:
-    """The model before training, the same for the same seed; frames of 20 ms, layer norms, attention masks."""
+    """Return the untrained model, deterministic for a seed; frames of 20 ms, layer norms, attention masks."""
     from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
     config = Wav2Vec2Config(
@@ -112,7 +112,7 @@ def save_small(model: Any, processor: Any, output: Path) -> None:
     """Save in float16, with the processor.
 
     Raises:
-        ConfigError: it would not be small.
+        ConfigError: the file would be too large to ship.
     """
     from transformers import Wav2Vec2ForCTC
 
@@ -137,7 +137,7 @@ def model_card(
     test: tuple[float, float, int, tuple[str, ...]],
     curve: list[dict[str, Any]],
 ) -> str:
-    """The README of a trained model: what it is, how it was made, how well it hears, what it is not for."""
+    """Return the README of a trained model: description, training, error rates, limits."""
     wer, cer, utterances, speakers = test
     rows = "\n".join(f"| {r['step']} | {r['loss']:.3f} | {r['dev_wer']:.1%} | {r['seconds'] / 60:.1f} |" for r in curve)
     return f"""---

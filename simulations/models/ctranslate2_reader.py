@@ -1,4 +1,4 @@
-"""Reads `model.bin`, the weight format of CTranslate2, in one file or in parts, without that library.
+"""Reader of `model.bin`, CTranslate2's weight format, in one file or in parts, without that library.
 
 The layout is the one written by `ModelSpec._serialize` in `ctranslate2/specs/model_spec.py`: all integers are
 little-endian, strings carry a 16-bit length that counts their closing NUL byte.
@@ -43,7 +43,7 @@ class CTranslate2Model:
         return name in self.variables or name in self.aliases
 
     def __getitem__(self, name: str) -> Array:
-        """The variable called `name`, by its own name or an alias; raises UnsupportedModel where there is none."""
+        """Return the variable called `name`, by its own name or an alias; raises UnsupportedModel if there is none."""
         try:
             return self.variables[self.aliases.get(name, name)]
         except KeyError:
@@ -54,23 +54,23 @@ class CTranslate2Model:
 
 
 class _Malformed(Exception):
-    """What is wrong with the bytes, as the middle part of a sentence."""
+    """Malformed bytes; the message is the middle part of a sentence."""
 
 
 class _Cursor:
-    """Takes values off binary files that follow one another, and never reads past their end."""
+    """Reads values from consecutive binary files, and never past their end."""
 
     def __init__(self, files: Sequence[BinaryIO]) -> None:
         self._files = list(files)
         self.left = sum(os.fstat(file.fileno()).st_size for file in files)
 
     def take(self, count: int, what: str) -> bytes:
-        # Comparing first keeps a foreign file from asking for gigabytes of memory.
+        # Comparing first prevents a malformed file from allocating gigabytes of memory.
         if count > self.left:
             raise _Malformed(f"it ends inside {what} ({count} bytes expected, {self.left} left)")
         self.left -= count
         taken = self._files[0].read(count)
-        while len(taken) < count:  # a value that begins in one part and ends in another
+        while len(taken) < count:  # a value may begin in one part and end in another
             del self._files[0]
             taken += self._files[0].read(count - len(taken))
         return taken
@@ -89,7 +89,7 @@ class _Cursor:
 
 
 def _read_array(cursor: _Cursor, name: str) -> Array:
-    """One variable's shape, type and values; bfloat16 comes as the equal float32, the others as stored."""
+    """Read one variable's shape, type and values; bfloat16 becomes float32 (exact), others stay as stored."""
     what = f"the variable '{name}'"
     shape = tuple(cursor.number("I", what) for _ in range(cursor.number("B", what)))
     type_id = cursor.number("B", what)
@@ -131,7 +131,7 @@ def read_variables(path: Path | Sequence[Path]) -> CTranslate2Model:
     """Read a `model.bin`; the arrays are read-only and keep the file's type (bfloat16 becomes float32, exactly).
 
     Args:
-        path: the file, or the parts that it was cut into, in their order: they are read as one and never joined.
+        path: the file, or its parts in order; they are read as one file.
 
     Raises:
         ModelNotFound: there is no such file.

@@ -1,10 +1,10 @@
-"""Trains a small `Wav2Vec2ForCTC` on synthetic US English, by back-propagation: a base model that can be passed on.
+"""Training of a small `Wav2Vec2ForCTC` on synthetic US English, by back-propagation: a publishable base model.
 
     python -m simulations.models.pretrain_ctc
 
-Voices and sentences come from the same synthesiser and grammar as the dialect corpora; no recording of a person and no
-other model is in it. The same command on the same machine gives the same model; one that was killed goes on where its
-last checkpoint is.
+Voices and sentences come from the same synthesiser and grammar as the dialect corpora; it uses no recording of a person
+and no other model. The same command on the same machine gives the same model; a killed run resumes from its last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -65,14 +65,14 @@ console = Console(soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is trained; everything that a checkpoint must agree with.
+    """Training settings; a checkpoint must match all of them.
 
     Attributes:
         utterances: for each training speaker.
-        speakers: how many of `TRAIN_SPEAKERS`.
-        warmup: share of the steps in which the learning rate rises; then it falls as a cosine.
-        stretch, colour: how far each voice is varied at each use (`simulations.speech.augment`): a few dozen stand
-            for many.
+        speakers: number of `TRAIN_SPEAKERS` used.
+        warmup: fraction of the steps in which the learning rate rises; then it decays as a cosine.
+        stretch, colour: strength of augmentation at each use (`simulations.speech.augment`), since there are only a
+            few dozen voices.
         precision: of matrix products.
     """
 
@@ -103,7 +103,7 @@ class Recipe:
 
     @property
     def corpus(self) -> CorpusConfig:
-        """The speech it is trained and judged on."""
+        """The corpus for training and evaluation."""
         return CorpusConfig(
             accent="us",
             seed=self.seed,
@@ -121,7 +121,7 @@ class Recipe:
 
     @property
     def digest(self) -> str:
-        """Names the recipe in a checkpoint."""
+        """Digest that identifies the recipe in a checkpoint."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def rate_at(self, step: int) -> float:
@@ -133,7 +133,7 @@ class Recipe:
 
 
 class Batches:
-    """Which utterances each step sees, from the seed alone; batches hold utterances of similar length.
+    """Batches of each step, determined by the seed; a batch holds utterances of similar length.
 
     In the first epoch the shortest come first: alignments are found on short utterances before long ones.
     """
@@ -154,7 +154,7 @@ class Batches:
 
 
 class Pretraining:
-    """Model, optimiser and how far they are; `folder` holds the checkpoint and the curve."""
+    """Model, optimiser and number of steps done; `folder` holds the checkpoint and the learning curve."""
 
     def __init__(self, recipe: Recipe, corpus: Path, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
@@ -180,14 +180,14 @@ class Pretraining:
         self.step, self.seconds = found["step"], found["seconds"]
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         buffer = io.BytesIO()
         state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(state | {"step": self.step, "seconds": self.seconds, "digest": self.recipe.digest}, buffer)
         write_durably(self.folder / CHECKPOINT, buffer.getvalue())
 
     def advance(self) -> float:
-        """One step of AdamW; the loss in nats a character. What is random in it depends on seed and step alone."""
+        """Run one step of AdamW; return the loss in nats per character. Randomness depends only on seed and step."""
         started = time.monotonic()
         torch.manual_seed(fold_in(self.recipe.seed, self.step) % 2**63)
         for group in self.optimizer.param_groups:
@@ -218,7 +218,7 @@ class Pretraining:
 
     @torch.no_grad()
     def judge(self, corpus: Path, split: str) -> float:
-        """Word error rate on a split."""
+        """Return the word error rate on a split."""
         self.model.eval()
         utterances = read_manifest(str(corpus), split=split).utterances
         waves = [decode(u.audio) for u in utterances]
@@ -226,9 +226,9 @@ class Pretraining:
 
 
 def train(recipe: Recipe, corpus: Path, folder: Path, every: int, minutes: float) -> Pretraining:
-    """Train to the end, or for so many minutes (0: no limit), with a checkpoint and a line of the curve `every` steps.
+    """Train to the end, or for `minutes` (0: no limit), with a checkpoint and a line of the curve `every` steps.
 
-    The curve is kept whole: lines after the checkpoint that a killed run wrote are dropped.
+    Lines of the curve that a killed run wrote after its last checkpoint are dropped.
     """
     run = Pretraining(recipe, corpus, folder)
     path = folder / CURVE
@@ -261,7 +261,7 @@ def train(recipe: Recipe, corpus: Path, folder: Path, every: int, minutes: float
 
 
 def _command(recipe: Recipe) -> str:
-    """The command line that trains by this recipe."""
+    """Return the command line that trains with this recipe."""
     names = ("steps", "batch_size", "learning_rate", "speakers", "utterances", "test_utterances", "stretch", "colour")
     options = {name.replace("_", "-"): getattr(recipe, name) for name in (*names, "seed", "precision")}
     options |= {"layers": recipe.shape.layers, "width": recipe.shape.width}
@@ -269,7 +269,7 @@ def _command(recipe: Recipe) -> str:
 
 
 def finish(run: Pretraining, corpus: Corpus, output: Path, command: str) -> float:
-    """Save the model in float16, judge what was saved on speakers it never heard, write its card; the test WER."""
+    """Save the model in float16, evaluate the saved model on unseen speakers, write its card; return the test WER."""
     save_small(run.model, run.processor, output)
     speech = speech_model(load_model(str(output)))
     scores = evaluate(speech, read_speech(str(corpus.directory), speech.reader(), split="test")).scores

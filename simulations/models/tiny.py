@@ -1,4 +1,4 @@
-"""Small stand-ins for a real model and real recordings: a random Whisper of two layers, and a second of tones a row."""
+"""Small substitutes for a model and recordings: a random Whisper of two layers, and rows of a second of tones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROWS = 3  # for each speaker
 
 
 def write_tiny_whisper(source: Path, target: Path, seed: int = 0) -> Path:
-    """A random Whisper of width 32 with the tokenizer, vocabulary and feature extractor of `source`."""
+    """Write a random Whisper of width 32 with the tokenizer, vocabulary and feature extractor of `source`."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
     quiet_transformers(warnings=False)
@@ -40,7 +40,7 @@ def write_tiny_whisper(source: Path, target: Path, seed: int = 0) -> Path:
 
 
 def write_mini_corpus(directory: Path) -> Path:
-    """Half a second to a second of tone and noise a row, three train speakers and a test speaker, as `audiofolder`."""
+    """Write an `audiofolder` with 0.5 to 1 s of tone and noise per row, three train speakers and a test speaker."""
     rng = np.random.default_rng(0)
     for split, speakers in SPEAKERS.items():
         folder = directory / split

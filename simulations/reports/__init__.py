@@ -1,1 +1,1 @@
-"""What a simulation shows: progress, closing table, curves and the machine it ran on."""
+"""Reports of a simulation: progress, result table, plots and the machine."""

@@ -1,4 +1,4 @@
-"""What stands beside every measured number: machine and versions. Needs neither Flower nor an audio library."""
+"""Machine and versions, recorded with every measured number. Needs neither Flower nor an audio library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("federated-zo-asr", "flwr", "torch", "triton", "transformers", "num
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
+    """Return the versions of the libraries that compute the numbers."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: str = "cpu") -> dict[str, Any]:
-    """Processor, cores and memory of this machine, and its GPU where `device` is "cuda"."""
+    """Return processor, cores and memory of this machine, and its GPU if `device` is "cuda"."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

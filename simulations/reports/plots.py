@@ -12,7 +12,7 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
 
     Args:
         curve: rows of `evaluation.json`.
-        unit: what the loss is counted by; "character" for CTC models, which hear whole recordings.
+        unit: unit of the loss, e.g. "token"; "character" for CTC models.
     """
     import matplotlib as mpl
 

@@ -14,7 +14,7 @@ from zo_common.console import LineHandler, shown
 
 
 class RunProgress:
-    """A rich progress display that a federation's events drive, and its messages above; use it as a context manager."""
+    """A rich progress display driven by a federation's events, with messages above it; use it as a context manager."""
 
     def __init__(self, console: Console, num_rounds: int) -> None:
         self._console = console
@@ -32,7 +32,7 @@ class RunProgress:
             TimeRemainingColumn(),
             TextColumn("left"),
             console=console,
-            disable=not console.is_terminal,  # a log file gets a line a round instead
+            disable=not console.is_terminal,  # a log file gets one line per round instead
         )
 
     def __enter__(self) -> RunProgress:
@@ -50,19 +50,19 @@ class RunProgress:
         return Events(on_round=self._round, on_stage=self.track)
 
     def say(self, word: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(word, highlight=False, markup=False)
 
     def track(self, label: str, done: int, total: int) -> None:
-        """A bar for a stage that is not rounds (decoding, synthesis)."""
+        """Show a bar for a stage other than rounds (decoding, synthesis)."""
         found = next((t for t in self._progress.tasks if t.description == label), None)
         key = self._progress.add_task(label, total=total, word="") if found is None else found.id
-        if found is not None and found.finished:  # the stage comes again, as a guard's look does
+        if found is not None and found.finished:  # the stage repeats, like a guard's check
             self._progress.reset(key, total=total)
         self._progress.update(key, completed=done, total=total)
 
     def _word(self, report: RoundReport) -> str:
-        """What stands beside the bar after a round."""
+        """Return the text beside the bar after a round."""
         loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
         word = f"{loss}, {self._sent} B up"
         return f"{word}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else word

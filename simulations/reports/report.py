@@ -1,4 +1,4 @@
-"""The end of a run: the table people look at and `result.json`, every number read from what the run left on disk."""
+"""The report of a run: a table and `result.json`, with every number read from the run's files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zo_common.speech.comparison import points
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of a device over the whole run, and what FedAvg would send on the same model."""
+    """Bytes of one device over the whole run, and those of FedAvg on the same model."""
 
     up: int
     down: int
@@ -33,7 +33,7 @@ class Traffic:
 
 
 def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
-    """Mean bytes a device, introductions and rounds; FedAvg sends all float32 weights down and up each round."""
+    """Return mean bytes per device, with introductions; FedAvg sends all float32 weights down and up each round."""
     rows = read_rows(output / "rounds.jsonl")
     introductions = output / INTRODUCTIONS
     counted = rows + (read_rows(introductions) if introductions.exists() else [])
@@ -52,7 +52,7 @@ def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
 
 
 def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
-    """The state checksum (hex) that another process reaches from base model and ledger, with its own thread count."""
+    """Return the state checksum (hex) that another process computes from base model and ledger, with other threads."""
     command = [
         sys.executable, "-m", "server.commands.ledger", "verify", str(output / LEDGER_NAME), "--model", model,
         "--threads", str(threads), "--json",
@@ -64,7 +64,7 @@ def replayed_elsewhere(output: Path, model: str, threads: int) -> str:
 
 
 def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[str, Any], command: str) -> None:
-    """`result.json`: what was run, where, and what came out."""
+    """Write `result.json`: the run, the machine, and the results."""
     ledger = read_ledger(output / LEDGER_NAME)
     result = {
         "command": command,
@@ -81,7 +81,7 @@ def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[st
 
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the run chose by itself: the learning rate of each round, and what each device first said of its loss."""
+    """Return the run's automatic choices: each round's learning rate, and each device's first report on its loss."""
     told: dict[str, str] = {}
     for row in rows:
         for client, word in row.get("told", {}).items():
@@ -98,7 +98,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 
 def human_bytes(count: float) -> str:
-    """A count of bytes to three digits: `1.23 kB`."""
+    """Format a number of bytes to three digits: `1.23 kB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             return f"{count:.3g} {unit}" if count < 1000 else f"{count:.4g} {unit}"
@@ -123,7 +123,7 @@ def _interval_row(found: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 
 def group_tables(comparison: Mapping[str, Any] | None) -> list[Table]:
-    """Who gains and who loses: a table of error rates for each column of the held-out split that makes groups."""
+    """Return tables of error rates by group, one for each grouping column of the held-out split."""
     tables = []
     for column, groups in (comparison or {"groups": {}})["groups"].items():
         assert comparison is not None
@@ -142,10 +142,10 @@ def group_tables(comparison: Mapping[str, Any] | None) -> list[Table]:
 
 
 def summary_table(numbers: dict[str, Any], title: str) -> Table:
-    """The closing table of a run; where it has a verdict, that is part of the title.
+    """Return the result table of a run; a verdict, if any, is part of the title.
 
     Args:
-        numbers: as `write_result` stores them.
+        numbers: the numbers that `write_result` stores.
     """
     if verdict := numbers.get("verdict"):
         title = f"{title}: {verdict}"

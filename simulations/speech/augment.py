@@ -1,4 +1,4 @@
-"""One synthetic voice as many: stretched, which moves pitch, formants and tempo together, and coloured."""
+"""Augmentation of a synthetic voice: stretching, which changes pitch, formants and tempo together, and filtering."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import soxr
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float32]
-_BANDS = 5  # of the colour, over log frequency
+_BANDS = 5  # points of the filter's gain, over log frequency
 _LOWEST_HZ = 60.0
 
 
 def vary(wave: Wave, rate: int, generator: np.random.Generator, stretch: float, colour: float) -> Wave:
-    """A mono wave (n,) as another voice could have said it.
+    """Return a mono wave (n,) changed as if another voice had said it.
 
     1. Resampled by a factor between 1/(1 + stretch) and 1 + stretch, evenly in its logarithm: longer vocal tracts
        speak lower and slower (Ko et al. 2015, "Audio augmentation for speech recognition").
-    2. Filtered with a smooth random gain over log frequency, of standard deviation `colour` dB at `_BANDS` places.
+    2. Filtered with a smooth random gain over log frequency, of standard deviation `colour` dB at `_BANDS` points.
 
-    Nothing is drawn for what is 0.
+    A strength of 0 draws no random numbers.
     """
     if stretch:
         factor = math.exp(generator.uniform(-1.0, 1.0) * math.log1p(stretch))
@@ -31,7 +31,7 @@ def vary(wave: Wave, rate: int, generator: np.random.Generator, stretch: float, 
 
 
 def _coloured(wave: Wave, rate: int, gains: NDArray[np.float64]) -> Wave:
-    """The wave with gains in dB at places evenly spaced over log frequency, joined by straight lines."""
+    """Return the wave with gains in dB at evenly spaced log frequencies, linearly interpolated."""
     spectrum = np.fft.rfft(wave.astype(np.float64))
     hertz = np.maximum(np.fft.rfftfreq(len(wave), 1 / rate), _LOWEST_HZ)
     places = np.geomspace(_LOWEST_HZ, rate / 2, len(gains))

@@ -32,7 +32,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class CorpusConfig:
-    """What to synthesise; speakers are espeak-ng variant names, rates are in words/min, sampling rate in Hz.
+    """Settings of a corpus; speakers are espeak-ng variant names, rates are in words/min, sampling rate in Hz.
 
     A speaker of another accent than `accent` is written "accent/variant", such as "caribbean/m3".
 
@@ -99,7 +99,7 @@ class CorpusConfig:
 class Corpus:
     """A corpus on disk: its directory, and per split the speaker ids, utterance count and seconds of audio.
 
-    `reused` says that an earlier call had written it already.
+    `reused` is true if an earlier call wrote it.
     """
 
     directory: Path
@@ -134,7 +134,7 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with (directory.parent / f".{directory.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system releases it, however this process ends
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the operating system releases it when this process ends
         return _write_or_reuse(directory, config, progress)
 
 
@@ -164,7 +164,7 @@ def _write_or_reuse(directory: Path, config: CorpusConfig, progress: Callable[[i
 
 
 def _plan(texts: Sequence[str], speakers: Sequence[Speaker]) -> list[tuple[dict[str, str], Speaker]]:
-    """Metadata rows, sorted by speaker: texts are dealt out in turn, so that shares differ by one at most."""
+    """Return metadata rows, sorted by speaker; texts are distributed in turn, so counts differ by at most one."""
     plan = []
     for index, speaker in enumerate(speakers):
         for number, text in enumerate(texts[index :: len(speakers)]):
@@ -175,7 +175,7 @@ def _plan(texts: Sequence[str], speakers: Sequence[Speaker]) -> list[tuple[dict[
 
 
 def in_room(speech: npt.NDArray[np.float32], config: CorpusConfig, key: str) -> npt.NDArray[np.float32]:
-    """Speech of shape (samples,) with room tone around and noise under it, the same for the same seed and key."""
+    """Return speech of shape (samples,) with room tone around it and added noise, deterministic for seed and key."""
     lead, tail = (round(seconds * config.sampling_rate) for seconds in (config.lead_seconds, config.tail_seconds))
     padded = np.pad(speech, (lead, tail))
     rng = np.random.Generator(np.random.PCG64(zlib.crc32(f"{config.seed}/{key}".encode())))
@@ -199,7 +199,7 @@ def _write_metadata(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def _signature(config: CorpusConfig) -> dict[str, Any]:
-    """The configuration as JSON gives it back, with the version of the layout."""
+    """Return the configuration as JSON values, with the version of the layout."""
     signature: dict[str, Any] = json.loads(json.dumps({"format": _FORMAT, **asdict(config)}))
     return signature
 
@@ -222,7 +222,7 @@ def _is_whole(directory: Path, config: CorpusConfig) -> bool:
 
 
 def _write_record(directory: Path, record: dict[str, Any]) -> None:
-    # Last and atomically: the record's presence says that all else is complete.
+    # Written last and atomically: its presence shows that everything else is complete.
     temporary = directory / _PARTIAL
     temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, directory / _RECORD)

@@ -1,4 +1,4 @@
-"""The files of a CTranslate2 model that lie in one folder or in several, with weights in one file or in parts."""
+"""The files of a CTranslate2 model in one or several folders, with weights in one file or in parts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _PART = re.compile(r"model\.bin\.part(\d+)")
 
 
 class SourceFolders:
-    """Folders that hold a model together, as packages of an index with a limit on size do.
+    """Folders that together hold one model, e.g. packages with a size limit.
 
     Raises:
-        ConfigError: none is named.
+        ConfigError: no folder is given.
     """
 
     def __init__(self, folders: Path | Sequence[Path]) -> None:
@@ -28,10 +28,10 @@ class SourceFolders:
         return " + ".join(f"'{folder}'" for folder in self._folders)
 
     def file(self, name: str) -> Path:
-        """The one file of a name; where there is none, its place in the last folder.
+        """Return the path of a file by name; if it does not exist, its path in the last folder.
 
         Raises:
-            ConfigError: several folders have one.
+            ConfigError: several folders have it.
         """
         found = [folder / name for folder in self._folders if (folder / name).is_file()]
         if len(found) > 1:
@@ -42,7 +42,7 @@ class SourceFolders:
         """`model.bin`, or `model.bin.part1`, `model.bin.part2` … in the order of their numbers, from 0 or 1.
 
         Raises:
-            ConfigError: both are there, or a part is there twice.
+            ConfigError: both exist, or a part exists twice.
             ModelNotFound: neither is there, or a part is missing.
         """
         parts: dict[int, Path] = {}

@@ -1,7 +1,7 @@
 """Human speech in French and Russian: the telephone prompts of Asterisk, from Debian's packages, as an audio folder.
 
-One professional speaker a language at 8 kHz: June Wallack (CC BY-SA 3.0), and ivrvoice.ru's Russian voice (CC BY 3.0).
-`asterisk-core-sounds-XX` has the transcripts, `asterisk-core-sounds-XX-wav` the recordings.
+One professional speaker per language at 8 kHz: June Wallack (CC BY-SA 3.0), and ivrvoice.ru's Russian voice (CC BY
+3.0). `asterisk-core-sounds-XX` has the transcripts, `asterisk-core-sounds-XX-wav` the recordings.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ def write_prompts(
     Args:
         language: "fr" or "ru".
         unpacked: where the two packages lie unpacked (with `usr/share` in it); None downloads them.
-        cache: where downloaded packages are unpacked.
+        cache: folder for downloaded, unpacked packages.
 
     Raises:
-        ConfigError: another language, packages that cannot be had or lack prompts, or a directory in use.
+        ConfigError: unknown language, packages that cannot be downloaded or lack prompts, or a directory in use.
     """
     if language not in LANGUAGES:
         raise ConfigError(f"language is {language!r}, expected one of {', '.join(LANGUAGES)}")
@@ -97,10 +97,10 @@ def write_prompts(
 
 
 def read_prompts(unpacked: Path, language: str) -> tuple[Prompt, ...]:
-    """The prompts whose text is what is said, of three words and more and at most 30 s, in order of their names.
+    """Return prompts with verbatim text, at least three words and at most 30 s, ordered by name.
 
     Raises:
-        ConfigError: transcripts or recordings are not there.
+        ConfigError: transcripts or recordings are missing.
     """
     package = f"asterisk-core-sounds-{language}"
     transcripts = unpacked / "usr/share/doc" / package / f"core-sounds-{language}.txt.gz"
@@ -122,7 +122,7 @@ def read_prompts(unpacked: Path, language: str) -> tuple[Prompt, ...]:
 
 
 def _transcript(line: str) -> tuple[str, str] | None:
-    """Name and text of a line; None for a comment, and where the text is not word for word what is heard."""
+    """Return name and text of a line; None for a comment, or if the text is not a verbatim transcript."""
     name, colon, text = line.partition(":")
     text = " ".join(text.split())
     usable = colon and not line.startswith(";") and len(text.split()) >= _LEAST_WORDS
@@ -130,7 +130,7 @@ def _transcript(line: str) -> tuple[str, str] | None:
 
 
 def split_prompts(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
-    """The prompts of every split; prompts with one text are in one split."""
+    """Return the prompts of every split; prompts with equal text are in the same split."""
     order = sorted(prompts, key=lambda p: (hashlib.sha256(p.text.casefold().encode()).digest(), p.name))
     train = _whole_texts(order, round(TRAIN_SHARE * len(order)))
     test = _whole_texts(order, train + round(TEST_SHARE * len(order)))
@@ -138,7 +138,7 @@ def split_prompts(prompts: Sequence[Prompt]) -> dict[str, list[Prompt]]:
 
 
 def _whole_texts(order: Sequence[Prompt], at: int) -> int:
-    """The first place from `at` on where another text begins."""
+    """Return the first index from `at` on where another text begins."""
     while 0 < at < len(order) and order[at].text.casefold() == order[at - 1].text.casefold():
         at += 1
     return at
