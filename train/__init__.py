@@ -1,4 +1,4 @@
-"""Training on one machine, in one process: the rounds of a federation without Flower's processes."""
+"""Training on one machine, in one process: a federation's rounds without Flower's processes."""
 
 import logging
 from typing import TYPE_CHECKING

@@ -72,7 +72,7 @@ def _run(config: RunConfig, start: float) -> dict[str, Any]:
 
 
 def _interrupted(config: RunConfig, command: str) -> str:
-    """Where the run is, and how to go on with it."""
+    """Return a message on the run's progress, and how to resume it."""
     from server.run.state import LEDGER_NAME
     from zo_common.ledger.file import read_ledger
 

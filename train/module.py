@@ -45,23 +45,23 @@ def train_module(
 ) -> RunResult:
     """Train a module in place, by forward passes alone, and return the result.
 
-    The module is put into eval mode without gradients, its trained tensors onto their lattice. With `held_out` a guard
-    looks at it every `guard_every` rounds: what raises its loss is taken back, and the run ends with its best state. A
-    run that is interrupted goes on with `resume=True`, the same `output` and a module at its base weights, to the same
-    bits.
+    The module is put into eval mode without gradients, and its trained tensors are rounded to their lattice. With
+    `held_out`, a guard checks the module every `guard_every` rounds: rounds that raise its loss are undone, and the run
+    ends with its best state. An interrupted run is resumed with `resume=True`, the same `output` and a module with its
+    base weights; the result is the same bit for bit.
 
     Args:
-        losses: the loss of each of some examples, shape (B,), by the module as it is.
-        examples: to train on; a batch is a list of some.
-        learning_rate: for the mean over queries.
-        held_out: examples that the guard looks at, and the result is reported on.
+        losses: function that returns the loss of each example of a batch, shape (B,), with the present weights.
+        examples: training examples; a batch is a list of them.
+        learning_rate: step size for the mean over queries.
+        held_out: examples for the guard and for the reported result.
         on_round: called after each round, once it is in the ledger.
         settings: fields of `RunConfig`, such as `trained_tensors` (a pattern, default "all"), `num_server_rounds`,
             `num_queries`, `batch_size`, `epsilon`, `output` (default `results/<time>-module`).
 
     Raises:
         ConfigError, PatternError, EpsilonTooSmall: before the first round.
-        WrongBaseModel: a run is resumed with a module that is not at its base weights.
+        WrongBaseModel: a run is resumed with a module that does not have its base weights.
     """
     fixed = {"model": type(module).__name__, "data": "examples", "loss_check": False, "guard_split": "none"}
     chosen = {"trained_tensors": "all", "output": f"results/{time.strftime('%Y%m%d-%H%M%S')}-module"} | settings
@@ -119,12 +119,12 @@ class _Examples(Recordings):
         return [self.examples[index] for index in indices]
 
     def draw(self, size: int, generator: np.random.Generator) -> list[int]:
-        """As `Recordings.draw`, of all examples alike: they have no length."""
+        """As `Recordings.draw`, uniformly over the examples: they have no length."""
         return sorted(int(index) for index in generator.permutation(len(self))[:size])
 
 
 class _ModuleEngine(Engine):
-    """A device's engine around a module that is there already."""
+    """A device's engine around an existing module."""
 
     def __init__(self, config: RunConfig, module: nn.Module, losses: LossesOf) -> None:
         self._module, self._of_batch = module, losses
@@ -139,7 +139,7 @@ class _ModuleEngine(Engine):
         self.choice, self.precision = choice, choice.precision
 
     def rebuild(self) -> None:
-        """Go back to the base by exact negated replay: there is no file to read it from."""
+        """Restore the base weights by exact negated replay: there is no file to read them from."""
         self.rewind(0)
         if (found := self.state.checksum()) != self.base_checksum:
             raise ChecksumMismatch(
@@ -153,7 +153,7 @@ class _ModuleEngine(Engine):
 
 
 class _ExamplesGuard(HeldOutGuard):
-    """As `HeldOutGuard`, of a module's held-out examples, all of them."""
+    """As `HeldOutGuard`, for all held-out examples of a module."""
 
     def __init__(self, config: RunConfig, run: Federation, losses: LossesOf, held_out: _Examples) -> None:
         assert run.held is not None

@@ -24,10 +24,10 @@ NODE = 1
 
 
 class SharedModel(GlobalModel):
-    """The device's engine as the server's model: what the server applies to the weights, the device has applied.
+    """The device's engine as the server's model: an update that the server applies is also applied on the device.
 
-    Nothing is loaded twice, and all names are the engine's at the time they are asked for: one that had to build its
-    weights anew holds other tensors.
+    Nothing is loaded twice. Attributes are looked up in the engine at each access, since an engine that rebuilt its
+    weights holds other tensors.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -52,10 +52,10 @@ class SharedModel(GlobalModel):
         self._engine.applied = list(self._records)
 
     def restore(self) -> None:
-        """Take an engine that went back to its base, as after an overflow, to the ledger's last state.
+        """Bring an engine that was reset to its base, e.g. after an overflow, to the ledger's last state.
 
         Raises:
-            ChecksumMismatch: that state is not reached.
+            ChecksumMismatch: the engine does not reach that state.
         """
         engine = self._engine
         missing = self._records[engine.have_round :]
@@ -72,15 +72,15 @@ class SharedModel(GlobalModel):
 
 
 class OneProcessGrid(Grid):
-    """Carries messages to the device by calling its ClientApp; an answer is there as soon as its message is sent.
+    """A grid that calls the device's ClientApp directly; an answer is available as soon as its message is sent.
 
     Args:
-        app: the device's.
+        app: the device's ClientApp.
         after: called after each message.
     """
 
     def __init__(self, app: ClientApp, after: Callable[[], None]) -> None:
-        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # messages carry them
+        TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # messages carry these ids
         self._app, self._after = app, after
         self._context = Context(1, NODE, {"client-id": 0}, RecordDict(), {})
         self._run: Any = None
@@ -88,22 +88,22 @@ class OneProcessGrid(Grid):
         self._answers: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
-        """Take the run's description, which nothing here asks for."""
+        """Store the run's description, which is not used here."""
         self._run = run
 
     @property
     def run(self) -> Any:
-        """What `set_run` was given; None where it was not called, as there is no SuperLink."""
+        """The run that `set_run` stored; None if it was not called, as there is no SuperLink."""
         return self._run
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message to the device, as its class makes it."""
+        """Return a new message to the device."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """The one device."""
+        """Return the id of the only node."""
         return [NODE]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
@@ -118,11 +118,11 @@ class OneProcessGrid(Grid):
         return names
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The answers."""
+        """Return the answers."""
         return [self._answers.pop(name) for name in list(message_ids) if name in self._answers]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Both at once."""
+        """Send messages and return their answers."""
         return self.pull_messages(self.push_messages(messages))
 
 
@@ -130,7 +130,7 @@ class OneProcess:
     """Grid and model of a run in one process.
 
     Attributes:
-        grid: with one device, client 0, which has all of the run's recordings.
+        grid: grid with one device, client 0, which has all of the run's recordings.
     """
 
     def __init__(self, config: RunConfig) -> None:

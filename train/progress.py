@@ -13,10 +13,10 @@ from zo_common.config.run import RunConfig
 
 
 class TrainProgress(RunProgress):
-    """As `RunProgress`; the held-out loss is the guard's last look, or an evaluation's.
+    """As `RunProgress`; the held-out loss is that of the guard's last check or of an evaluation.
 
     Attributes:
-        last_round: the last one in the ledger that it was told of.
+        last_round: the last ledger round that was reported.
     """
 
     def __init__(self, console: Console, config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""Training on the recordings of a folder, in this process."""
+"""Training on a folder of recordings, in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zo_common.errors import ConfigError
 from zo_common.speech.splits import splits_of
 
 ALONE: dict[str, int] = {"num_server_rounds": 320, "guard_every": 32}
-"""Defaults of one device: the forward passes of eight in a federation's 40 rounds, the guard's looks as far apart."""
+"""Defaults for one device: as many forward passes as eight devices in 40 rounds, and as many between guard checks."""
 
 
 def train(
@@ -28,20 +28,20 @@ def train(
 ) -> RunResult:
     """Fine-tune a model on the train split of some recordings, by forward passes alone, and return the result.
 
-    The rounds are those of a federation with one device: the same updates, checks, guard, ledger and files. A run that
-    is interrupted goes on with `resume=True` and the same `output`, to the same bits.
+    The rounds are those of a federation with one device: the same updates, checks, guard, ledger and files. An
+    interrupted run is resumed with `resume=True` and the same `output`; the result is the same bit for bit.
 
     Args:
         recordings: folder or hub id, as `data` of a run.
         on_round: called after each round, once it is in the ledger.
         settings: fields of `RunConfig`, such as `model`, `eval_split`, `output`, `num_server_rounds`, `device`.
-            Without `model` it is the bundled Whisper-tiny.en, without `output` a folder `results/<time>-train`, and
-            without `eval_split` the split test, where there is one; rounds and the guard's looks are `ALONE`.
+            Defaults: the bundled Whisper-tiny.en as `model`, a folder `results/<time>-train` as `output`, the split
+            test (if there is one) as `eval_split`, and `ALONE` for rounds and the guard.
 
     Raises:
         ConfigError: a setting is wrong, or is of several devices.
-        ModelNotFound, UnsupportedModel, DataError …: what is wrong with model or speech, before the first round.
-        ZOError: what a federation raises.
+        ModelNotFound, UnsupportedModel, DataError …: model or speech cannot be used; raised before the first round.
+        ZOError: as in a federation.
     """
     config = config_for(recordings, settings)
     run_here(config, Events(on_round=on_round) if on_round is not None else None)
@@ -49,7 +49,7 @@ def train(
 
 
 def config_for(recordings: str | Path, settings: dict[str, Any]) -> RunConfig:
-    """The settings of a run on one machine; see `train` for what is filled in.
+    """Return the settings of a run on one machine; see `train` for the defaults.
 
     Raises:
         ConfigError: as `train`.
@@ -67,7 +67,7 @@ def config_for(recordings: str | Path, settings: dict[str, Any]) -> RunConfig:
 
 
 def refuse_several_devices(config: RunConfig) -> None:
-    """Refuse what one device cannot do.
+    """Refuse settings that need several devices.
 
     Raises:
         ConfigError: names the setting and its value.
@@ -88,7 +88,7 @@ def refuse_several_devices(config: RunConfig) -> None:
 
 
 def run_here(config: RunConfig, events: Events | None = None) -> None:
-    """All rounds in this process, with one copy of the model; the files of a run are in `output` afterwards.
+    """Run all rounds in this process, with one copy of the model; writes the files of a run to `output`.
 
     Raises:
         ZOError: as `train`.
