@@ -1,4 +1,4 @@
-"""The fingerprint of a base model: which weights a ledger belongs to."""
+"""The fingerprint of a base model, which identifies the weights that a ledger belongs to."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _CHUNK = 1 << 22
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 (64 hex digits) over all parameters in name order, each snapped to its own grid.
+    """Return the SHA-256 (64 hex digits) over all parameters in name order, each snapped to its own grid.
 
     For every parameter: name length u32, name (UTF-8), rank u32, dimensions u64, float32 little-endian snapped bytes.
-    All parameters count, trained or not, so one model has one fingerprint whatever is trained. It must be taken of the
-    base model: training moves weights, and with them the fingerprint. Snapping is idempotent, so before or after the
-    lattice was built is the same.
+    All parameters count, trained or not, so the fingerprint does not depend on the choice of trained tensors. It must
+    be computed on the base model, since training changes weights. Snapping is idempotent, so it is the same before and
+    after the lattice is built.
     """
     digest = hashlib.sha256()
     for name, parameter in unique_parameters(model).items():

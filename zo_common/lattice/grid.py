@@ -18,7 +18,7 @@ MAX_UNITS = 1 << UNIT_BITS
 MIN_MAGNITUDE = 2.0**-3
 WIDE_MAGNITUDE = 2.0**3  # of vectors on a wide grid
 MIN_RMS = 2.0**-7
-_CHUNK = 1 << 20  # elements a temporary may have: building a lattice must not need a copy of a tensor
+_CHUNK = 1 << 20  # elements of a temporary: building a lattice must not need a copy of a tensor
 
 
 def ceil_log2(value: float) -> int:
@@ -28,7 +28,7 @@ def ceil_log2(value: float) -> int:
 
 
 def magnitude(weight: torch.Tensor) -> float:
-    """max|w|; 0 of an empty tensor, NaN or infinite if one of its elements is."""
+    """max|w|; 0 for an empty tensor, NaN or infinite if one of its elements is."""
     if not weight.numel():
         return 0.0
     low, high = (float(bound) for bound in torch.aminmax(weight.detach()))
@@ -38,8 +38,8 @@ def magnitude(weight: torch.Tensor) -> float:
 def grid_exponent(weight: torch.Tensor, scale: Scale = "unit") -> int:
     """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight.
 
-    For "unit-wide" a vector (a bias, a norm's weight) has 2**3 in place of 2**-3: how far a bias travels has nothing to
-    do with how small it was, and where a loss depends on it weakly that is far beyond ±1/4.
+    For "unit-wide" a vector (a bias, a norm's weight) has 2**3 in place of 2**-3: the change of a bias does not depend
+    on its initial size, and can far exceed ±1/4 if the loss depends on it weakly.
     """
     least = WIDE_MAGNITUDE if scale == "unit-wide" and weight.dim() <= 1 else MIN_MAGNITUDE
     return ceil_log2(max(magnitude(weight), least)) + 1 - UNIT_BITS

@@ -1,11 +1,12 @@
-"""Groups of a model's tensors of one kind and place, found by the shapes and nesting of its parameters.
+"""Groups of a model's tensors by kind and place, found from the shapes and nesting of its parameters.
 
 A group's name, such as `encoder-first/residual-bias`, stands for its tensors in a `trained-tensors` pattern.
 
 - Places: the first and the last part of each stack of numbered layers that is not convolutional, named after the module
-  that holds the stack; `front` for convolutions before them; `rest` for what is in no stack. The first part is half of
+  that holds the stack; `front` for convolutions before them; `rest` for tensors in no stack. The first part is half of
   the layers, and at least three.
-- Kinds: `residual-bias` (biases of what writes to the residual stream), `bias` (others), `gain` and `norm` (weights and
+- Kinds: `residual-bias` (biases of layers that write to the residual stream), `bias` (others), `gain` and `norm`
+(weights and
   biases of normalisations), `convolution`, `attention` and `feed-forward` (matrices). Embeddings are in no group.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIRST_LAYERS = 3  # at least
-SEPARATOR = "/"  # which is in no parameter's name
+SEPARATOR = "/"  # never part of a parameter's name
 _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<index>\d+)\.")
 _PLAIN_STACKS = ("layers", "layer", "blocks", "block", "h")
 _WRITES = ("fc2", "out_proj", "output_dense", "o_proj", "c_proj", "linear2")
@@ -28,7 +29,7 @@ def tensor_groups(shapes: Shapes) -> dict[str, tuple[str, ...]]:
     """Group name → names of its tensors, both sorted; a tensor is in at most one group.
 
     Args:
-        shapes: of all parameters, tied ones once (`parameters.unique_parameters`).
+        shapes: shapes of all parameters, tied ones once (`parameters.unique_parameters`).
     """
     sizes = _stack_sizes(shapes)
     found: dict[str, list[str]] = {}
@@ -45,7 +46,7 @@ def shapes_of(parameters: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
 
 
 def _stack_sizes(names: Iterable[str]) -> dict[str, int]:
-    """Module that holds numbered layers → how many."""
+    """Return module that holds numbered layers → number of layers."""
     sizes: dict[str, int] = {}
     for name in names:
         if match := _LAYER.match(name):
@@ -55,7 +56,7 @@ def _stack_sizes(names: Iterable[str]) -> dict[str, int]:
 
 
 def _kind(name: str, shapes: Shapes) -> str | None:
-    """The kind of a tensor; None where it is in no group."""
+    """Return the kind of a tensor; None if it is in no group."""
     module, _, leaf = name.rpartition(".")
     dimensions = len(shapes[name])
     if dimensions == 2:

@@ -69,7 +69,7 @@ class LatticeState:
             self._adopt(name, parameter, (exponents or {}).get(name), adjusted.get(name, (0, 0)))
             for name, parameter in chosen.items()
         )
-        # looked up once: finding a thousand parameters by name would cost more than a pass over them on a GPU
+        # looked up once: finding a thousand parameters by name takes longer than a pass over them on a GPU
         self._slots = tuple(self._slot(t.name) for t in self.tensors)
         self._kernel = choose_kernel(self.tensors, threads or torch.get_num_threads(), reference)
         self._addresses = [t.weight.data_ptr() for t in self.tensors]
@@ -102,7 +102,7 @@ class LatticeState:
 
     @property
     def num_elements(self) -> int:
-        """How many weights are trained."""
+        """Number of trained weights."""
         return sum(t.weight.numel() for t in self.tensors)
 
     @property
@@ -160,7 +160,7 @@ class LatticeState:
             done += size
 
     def _shift_near_edge(self, seeds: list[int], units: NDArray[np.int64], done: int) -> None:
-        """Where the bound proves nothing: measure what the rest would reach exactly, then write all or nothing."""
+        """Handle updates that the bound does not cover: compute exactly where they lead, then write all or nothing."""
         left, columns = seeds[done:], units[:, done:]
         try:
             self._refuse_beyond(
@@ -193,7 +193,7 @@ class LatticeState:
                 )
 
     def _slot(self, name: str) -> tuple[dict[str, nn.Parameter | None], str]:
-        """Where a parameter hangs: its module's dictionary and its name there."""
+        """Return a parameter's place: its module's dictionary and its name in it."""
         path, _, leaf = name.rpartition(".")
         return self.model.get_submodule(path)._parameters, leaf
 
@@ -237,7 +237,7 @@ class LatticeState:
         """Add whole grid units to every weight, given in the order and sizes of `pieces`.
 
         Args:
-            differences: called twice, for the same values: once to look where they lead, once to write.
+            differences: called twice, for the same values: once to check where they lead, once to write.
 
         Raises:
             LatticeOverflow: a weight would leave ±2**24 units; nothing is changed then, nor where `differences` raises.

@@ -1,4 +1,4 @@
-"""The choice of trained tensors: by name pattern, with presets for the speech models people adapt.
+"""The choice of trained tensors by name pattern, with presets for common speech models.
 
 A part of a pattern may end in `@SCALE` or `@SCALE^WIDER`, as calibration writes it: directions act on its tensors
 2**SCALE times as strongly as elsewhere, and their range is 2**WIDER times as wide (with a grid as much coarser).
@@ -23,7 +23,7 @@ _GAINS = ("*norm.weight", "*Norm.weight", "*.ln*.weight", "ln*.weight")
 _BIASES = ("*.bias", "bias")
 _ENCODER_LAYER = re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)\.")
 _LEAST_LAYERS = 3
-_WRITERS = ("decoder", "language_model")  # what turns an encoder's states into tokens
+_WRITERS = ("decoder", "language_model")  # modules that turn an encoder's states into tokens
 AUTO = "auto"
 DEFAULT = "encoder-residual-bias"
 MOST_SCALE, MOST_WIDER = 20, 8
@@ -33,18 +33,18 @@ Patterns = tuple[str, ...]
 
 
 def _encoder_layers(names: Collection[str]) -> int:
-    """The number of transformer layers of a model's encoder, from its parameters' names; 0 where there are none."""
+    """Return the number of transformer layers of a model's encoder, from its parameters' names; 0 if there are none."""
     found = [int(match[1]) for name in names if (match := _ENCODER_LAYER.match(name))]
     return max(found) + 1 if found else 0
 
 
 def _groups(names: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """The model's groups; none where the shapes are not known."""
+    """Return the model's groups; none if the shapes are not known."""
     return tensor_groups(shapes_of(names)) if isinstance(names, Mapping) else {}
 
 
 def _of_kinds(names: Collection[str], *kinds: str, place: str = "") -> Patterns:
-    """Tensors of some kinds, in places whose names end in `place`, if that is given outside of what writes tokens."""
+    """Return tensors of some kinds, in places whose names end in `place`; if `place` is given, outside of decoders."""
     found = [(group.rpartition(SEPARATOR), tensors) for group, tensors in _groups(names).items()]
     return tuple(
         name
@@ -56,11 +56,11 @@ def _of_kinds(names: Collection[str], *kinds: str, place: str = "") -> Patterns:
 
 
 def _encoder_residual_bias(names: Collection[str]) -> Patterns:
-    """Biases of what the first half of the encoder's layers, and at least three, add to the residual stream.
+    """Return the residual-stream biases of the first half of the encoder's layers, and of at least three.
 
-    A model without a decoder (CTC) has its counterpart: the gains of all norms. With biases its loss falls as far, but
-    by blanks that are less sure, and hardly a word changes (docs/results/learning.md). An encoder without such biases
-    has the gains of the same layers.
+    For a model without a decoder (CTC), the gains of all norms are used. With biases its loss falls as far, but only by
+    less confident blanks, and hardly a word changes (docs/results/learning.md). An encoder without such biases uses the
+    gains of the same layers.
     """
     if not any(f"{word}." in name for name in names for word in _WRITERS):
         return _of_kinds(names, "gain") or _GAINS
@@ -73,7 +73,7 @@ def _encoder_residual_bias(names: Collection[str]) -> Patterns:
 
 
 def _norms(names: Collection[str]) -> Patterns:
-    """Weights and biases of all normalisations, by their names or by what they are."""
+    """Return weights and biases of all normalisations, found by name or by group kind."""
     return (*_NORMS, *_of_kinds(names, "gain", "norm"))
 
 
@@ -108,7 +108,7 @@ PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "norm": _norms,  # its name in the files of earlier runs
     "norms+features": lambda names: (*_norms(names), "*feature_extractor.*", "*feature_projection.*"),
     "norms+biases": lambda names: (*_norms(names), *_BIASES),
-    # the same for Whisper: what the whole encoder's output is scaled and shifted by
+    # the same for Whisper: scale and shift of the encoder's output
     "encoder-norm": ("*encoder.layer_norm.*",),
 }
 
@@ -150,10 +150,10 @@ def expand(pattern: str, names: Collection[str] = ()) -> Patterns:
 def adjustments(model: nn.Module, pattern: str) -> dict[str, tuple[int, int]]:
     """Name → (exponent that its scale is raised by, exponent that its range is), of tensors for which they are not 0.
 
-    Where several parts of the pattern have a tensor, the last one counts.
+    If several parts of the pattern match a tensor, the last one counts.
 
     Raises:
-        PatternError: what follows an `@` is no scale, or is out of range.
+        PatternError: the text after an `@` is not a scale, or is out of range.
     """
     if "@" not in pattern:
         return {}
@@ -197,9 +197,9 @@ def _expanded(part: str, names: Collection[str]) -> Patterns:
 
 
 def measured_groups(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """What a calibration compares: the default preset under its own name, and the groups that share no tensor with it.
+    """Return what a calibration compares: the default preset by its name, and the groups that share no tensor with it.
 
-    Of a model on which the preset matches nothing there are the groups alone.
+    If the preset matches nothing, these are only the groups.
     """
     parameters = unique_parameters(model)
     groups = tensor_groups(shapes_of(parameters))
@@ -221,7 +221,7 @@ def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
             parameter names; `!pattern` excludes.
 
     Raises:
-        PatternError: nothing matches, or what follows an `@` is no scale.
+        PatternError: nothing matches, or the text after an `@` is not a scale.
         TensorIdCollision: two names share a tensor id.
         UnsupportedModel: a matched tensor is not floating point.
     """

@@ -1,4 +1,4 @@
-"""One replayed direction, as ledgers and plans carry it; needs no torch."""
+"""One replayed direction, which ledgers and plans carry; needs no torch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Kernels that move weights along directions, equal to the bit."""
+"""Kernels that move weights along directions, with bit-identical results."""

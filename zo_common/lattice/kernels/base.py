@@ -1,4 +1,4 @@
-"""What every kernel of the lattice offers, and the bound that lets the fast path skip range checks."""
+"""The interface of the lattice's kernels, and the bound that lets the fast path skip range checks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Kernel(ABC):
     """In-place passes over a fixed tuple of trained tensors.
 
     Adding ±c in float32 is exact as long as no partial sum leaves ±2**24 units. A bound on every tensor's largest |n|
-    guarantees that without looking at each element in each pass; only where the bound is used up are weights measured.
+    guarantees this without checking each element in each pass; weights are measured only when the bound is used up.
     """
 
     def __init__(self, tensors: tuple[LatticeTensor, ...]) -> None:
@@ -37,7 +37,7 @@ class Kernel(ABC):
     def shift(self, seeds: list[int], units: NDArray[np.int64]) -> bool:
         """Move every tensor by Σ_j units[t, j]·z_j, units of shape (tensors, seeds), if that is provably exact.
 
-        Returns False, with nothing changed, where a partial sum might leave ±2**24 units.
+        Returns False, with nothing changed, if a partial sum might leave ±2**24 units.
         """
         reach = np.abs(units).sum(axis=1)
         if np.any(self._bound + reach > MAX_UNITS):
@@ -49,7 +49,7 @@ class Kernel(ABC):
         return True
 
     def forget_bound(self) -> None:
-        """Weights were changed by other means: measure them before the next pass."""
+        """Note that other code changed the weights, so that they are measured before the next pass."""
         self._bound = np.full(len(self.tensors), MAX_UNITS, np.int64)
 
     @abstractmethod

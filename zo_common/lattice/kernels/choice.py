@@ -1,4 +1,4 @@
-"""Which kernel moves the weights: the compiled one of their device, or plain torch where there is none."""
+"""Choice of the kernel that moves the weights: the compiled one of their device, or else plain torch."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from zo_common.lattice.kernels.plain import TorchKernel
 
 
 def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: bool = False) -> Kernel:
-    """All of them give the same bits; they differ in speed alone.
+    """Return the fastest kernel for these tensors; all kernels give the same bits.
 
     Args:
         tensors: the trained tensors, contiguous float32, on any devices.
-        threads: how many threads share a pass on the CPU.
-        reference: plain torch everywhere.
+        threads: number of CPU threads.
+        reference: use plain torch everywhere.
     """
     devices = {tensor.weight.device for tensor in tensors}
     kinds = {device.type for device in devices}
     if reference:
         return TorchKernel(tensors)
     if kinds <= {"cpu"}:
-        # not at the top: where all weights are on a GPU, Numba need not be installed
+        # imported here: if all weights are on a GPU, Numba need not be installed
         from zo_common.lattice.kernels.cpu import NumbaKernel
 
         return NumbaKernel(tensors, threads)
-    # several devices would need a launch each: rare enough to leave to torch
+    # several GPUs would need a launch each: rare, so torch is used
     if kinds == {"cuda"} and len(devices) == 1:
         return _on_cuda(tensors)
     return TorchKernel(tensors)
@@ -33,12 +33,12 @@ def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: b
 
 def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:
     try:
-        # not at the top: machines without a GPU need neither Triton nor the time that its import takes
+        # imported here: machines without a GPU need neither Triton nor the time of its import
         from zo_common.lattice.kernels.cuda import TritonKernel
 
         kernel = TritonKernel(tensors)
-        kernel.peaks()  # compiles and launches: Triton needs a C compiler and a GPU that it knows
-    except Exception as error:  # whatever Triton, its compiler or the driver raises
+        kernel.peaks()  # compiles and launches: Triton needs a C compiler and a supported GPU
+    except Exception as error:  # any error of Triton, its compiler or the driver
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         warnings.warn(
             f"Triton cannot be used on this GPU ({reason}): plain torch moves the weights, slower", stacklevel=3

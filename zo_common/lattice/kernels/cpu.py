@@ -2,7 +2,7 @@
 
 The unit of work is a chunk of Philox blocks, of one tensor or of many, so 500 small tensors cost about what one tensor
 of their total size costs. A segment is the part of a chunk that lies in one tensor.
-Threads are ours (the kernels release the GIL): Numba's own threading layers are neither fork- nor Ray-safe everywhere.
+It uses Python threads (the kernels release the GIL): Numba's threading layers are not fork- or Ray-safe everywhere.
 
 The hot loop is a plain float32 add of ±c; `Kernel` guarantees that it is exact.
 """
@@ -24,7 +24,7 @@ from zo_common.directions.philox import BLOCK_ELEMENTS, MULTIPLIERS, ROUNDS, WEY
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 
 CHUNK_BLOCKS = 64
-PART_CHUNKS = 32  # chunks x directions below which another thread costs more than it saves
+PART_CHUNKS = 32  # chunks × directions below which another thread costs more than it saves
 # the table of segments: its tensor, its first block there and their number, the place of the first in the chunk, the
 # address of its first weight and their number
 TENSOR, BLOCK, BLOCKS, COLUMN, ADDRESS, COUNT, SEGMENT_COLUMNS = range(7)
@@ -80,7 +80,7 @@ def _signed(word, i, coefficient):  # type: ignore[no-untyped-def]
 
 @njit(inline="always")
 def _add_signed(weights, words, column, coefficient):  # type: ignore[no-untyped-def]
-    """Add ±coefficient (float32 bits) to a stretch of weights whose words begin at `column` of (4, blocks)."""
+    """Add ±coefficient (float32 bits) to a range of weights whose words begin at `column` of (4, blocks)."""
     whole = len(weights) // 32
     for v in range(whole):
         word = words[v & 3, column + (v >> 2)]
@@ -187,16 +187,16 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="zo-kernel")
 
 
-# a forked child inherits the pools but not their threads: work submitted to them would wait for ever
+# a forked child inherits the pools but not their threads: submitted work would wait forever
 os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class NumbaKernel(Kernel):
-    """Knows where the trained tensors lie in memory, cut into chunks of equal work.
+    """CPU kernel with the addresses of the trained tensors, cut into chunks of equal work.
 
     Args:
         tensors: contiguous float32 CPU tensors, whose storage must outlive the kernel.
-        threads: how many threads share a pass, where it is long enough for that to pay.
+        threads: maximum number of threads; short passes use fewer.
     """
 
     def __init__(self, tensors: tuple[LatticeTensor, ...], threads: int) -> None:
@@ -228,7 +228,7 @@ class NumbaKernel(Kernel):
         return [int(s) for s in sums.sum(axis=0, dtype=np.uint64)]
 
     def _run(self, work: Callable[[int, int, int], Any], directions: int = 1) -> None:
-        """Call work(part, first chunk, last chunk) on every thread's share, one of them ours, and wait for all."""
+        """Call work(part, first chunk, last chunk) for every thread's share, one on this thread, and wait for all."""
         chunks = len(self.first) - 1
         parts = max(1, min(self.threads, chunks * directions // PART_CHUNKS))
         bounds = [chunks * p // parts for p in range(parts + 1)]

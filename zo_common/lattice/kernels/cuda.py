@@ -147,7 +147,7 @@ def _sums(chunks, inverses, sums, columns: tl.constexpr, tile: tl.constexpr, ali
 
 
 def _chunk_table(tensors: tuple[LatticeTensor, ...]) -> NDArray[np.int64]:
-    """One row a chunk: address of its first weight, its first block, its number of weights, its tensor."""
+    """Return one row per chunk: address of its first weight, its first block, its number of weights, its tensor."""
     numel = np.array([t.weight.numel() for t in tensors], np.int64)
     address = np.array([t.weight.data_ptr() for t in tensors], np.int64)
     chunks = -(-numel // CHUNK_ELEMENTS)
@@ -158,7 +158,7 @@ def _chunk_table(tensors: tuple[LatticeTensor, ...]) -> NDArray[np.int64]:
 
 
 class TritonKernel(Kernel):
-    """Knows where the trained tensors lie on their GPU; what does not change between passes is kept there.
+    """CUDA kernel with the addresses of the trained tensors; constant tables stay on the GPU between passes.
 
     Work is queued on the current stream of that GPU; `add` does not wait for it.
 
@@ -203,7 +203,7 @@ class TritonKernel(Kernel):
         return [total % 2**64 for total in sums.tolist()]
 
     def _launch(self, kernel: Any, *arguments: Any, **constants: int) -> None:
-        """One program a chunk, on the tensors' device whichever is current."""
+        """Launch one program per chunk on the tensors' device, even if another device is current."""
         if self.num_chunks == 0:
             return
         with self._on_device():
@@ -215,7 +215,7 @@ class TritonKernel(Kernel):
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _upload(self, values: NDArray[Any]) -> torch.Tensor:
-        """A copy on the device, queued: from pinned memory, so that the host need not wait for earlier passes."""
+        """Queue a copy to the device from pinned memory, so that the host need not wait for earlier passes."""
         host = torch.from_numpy(values)
         if self.device.type != "cuda":
             return host

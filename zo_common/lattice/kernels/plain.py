@@ -1,4 +1,4 @@
-"""The same operations in plain torch for every device without a kernel of its own, chunked to a bounded scratch.
+"""The same operations in plain torch, for devices without their own kernel, in chunks of bounded memory.
 
 Also the exact int64 path near the edge of the lattice, which measures before it writes.
 """
@@ -70,7 +70,7 @@ def checksum_sum(weight: torch.Tensor, grid_exponent: int) -> int:
 
 
 class TorchKernel(Kernel):
-    """Runs wherever torch does."""
+    """Kernel for every device that torch supports."""
 
     def add(self, seeds: list[int], units: NDArray[np.int64]) -> None:
         """See `Kernel.add`."""
