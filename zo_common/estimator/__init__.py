@@ -1,1 +1,1 @@
-"""The randomised gradient estimator and what its forward passes tell besides."""
+"""The randomised gradient estimator, and curvature, noise and calibration from its forward passes."""

@@ -1,8 +1,9 @@
-"""Calibration of groups of tensors by forward passes alone: signal and curvature of each, measured by itself.
+"""Calibration of groups of tensors by forward passes alone: signal and curvature, measured for each group.
 
-A group's tensors are perturbed along directions of their own, the others staying as they are. What a step's scalars and
-outputs tell of all trained tensors (`estimator.curvature`) they then tell of the group: the square of its gradient, m,
-the noise in it, v, the curvature of one direction, t, and that along the gradient. `estimator.tensor_choice` chooses.
+Only one group's tensors are perturbed at a time. The scalars and outputs of a step (`estimator.curvature`) then give
+for
+this group: the squared gradient, m, its noise, v, the curvature of one direction, t, and that along the gradient.
+`estimator.tensor_choice` makes the choice.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from zo_common.lattice.state import LatticeState
 from zo_common.lattice.trained import DEFAULT, unique_parameters
 
 PROBES = 3
-"""Directions along which ε is tried, fewest of leave-one-out that tell curvature along the gradient."""
+"""Directions for the search of ε; the fewest for which leave-one-out gives curvature along the gradient."""
 LEAST_DIRECTIONS = PROBES
 CURVED = 1e-5, 1e-2
-"""Nats by which the loss may be curved between w and w + εz, ½ ε² t: below, rounding counts; above, what differs in
-curvature between directions does, as if it were signal."""
+"""Target for ½ ε² t in nats: below it, rounding noise dominates; above it, curvature differences between directions
+look like signal."""
 _WANTED = 1e-3
 LARGEST_EPSILON = 2.0**-4
-"""There is room for it on every lattice."""
-_GROUP_PASSES = 4  # with fewer the first of them, at which ε is tried, would be all
+"""This always fits the lattice."""
+_GROUP_PASSES = 4  # with fewer, the search of ε would use all of them
 LEAST_DEVICES = 3
-"""A median of fewer is one device's word."""
+"""With fewer devices, one device determines the median."""
 _KINDS = {"residual-bias": 0, "bias": 1, "gain": 1, "norm": 1, "convolution": 3}
 
 
 @dataclass(frozen=True)
 class GroupMeasure:
-    """What one device, or several, measured of a group at unit scale.
+    """Measurements of a group at unit scale, from one or several devices.
 
     Attributes:
-        weights: how many the group has.
-        directions: degrees of freedom of `square`: directions less one for each mean that is taken off.
+        weights: number of weights in the group.
+        directions: degrees of freedom of `square`: directions less one for each mean that is subtracted.
         square: m, mean square of the projected gradients.
-        noise: v, the part of it that is noise of utterances.
+        noise: v, the part of m that is noise from sampling utterances.
         curvature: t, mean of zᵀFz.
-        along_signal, along_noise: gᵀFg of the gradient, and what the noise of utterances adds to it.
+        along_signal, along_noise: gᵀFg of the gradient, and the part that sampling noise adds.
     """
 
     weights: int
@@ -79,19 +80,19 @@ def measure_group(
     passes: int,
     weigh: Weigh | None = None,
 ) -> GroupMeasure:
-    """Measure one group with so many forward passes of a batch; the weights are afterwards as before, to the bit.
+    """Measure one group with the given number of forward passes; the weights are restored bit for bit.
 
     1. `PROBES` directions at an ε for which the perturbation has a length of about a quarter.
-    2. Where the curvature calls for another ε, they are measured again; then the passes that are left at that ε.
+    2. If the curvature requires another ε, they are measured again; the remaining passes use that ε.
 
     Args:
         tensors: names of the group's tensors.
-        loss_fn: makes a step's loss; called once a step, for a batch each.
-        seed: of the directions.
+        loss_fn: returns a step's loss; called once per step, each with a new batch.
+        seed: seed of the directions.
         weigh: as in `zo_step`.
 
     Raises:
-        ConfigError: fewer passes than `LEAST_DIRECTIONS`; a loss that tells no curvature.
+        ConfigError: fewer passes than `LEAST_DIRECTIONS`; a loss without curvature.
         NonFiniteLoss, EpsilonTooSmall, LatticeOverflow: as a step.
     """
     if passes < LEAST_DIRECTIONS:
@@ -116,7 +117,7 @@ def _first_epsilon(state: LatticeState) -> float:
 
 
 def _fitting(epsilon: float, curved: float) -> float:
-    """A power of two with which the loss is curved as is wanted, within a factor of 64 of the one that was tried."""
+    """Return a power of two for which ½ ε² t meets the target, within a factor of 64 of the ε that was tried."""
     factor = math.sqrt(_WANTED / curved) if curved > 0 else 64.0
     return min(LARGEST_EPSILON, float(2.0 ** round(math.log2(epsilon * min(64.0, max(1 / 64, factor))))))
 
@@ -144,7 +145,7 @@ def _step(
 
 
 def pooled_measures(measures: Sequence[GroupMeasure]) -> GroupMeasure:
-    """One measure of several: means weighted by directions.
+    """Combine measures of one device: means weighted by directions.
 
     Raises:
         ConfigError: there is none.
@@ -159,10 +160,10 @@ def pooled_measures(measures: Sequence[GroupMeasure]) -> GroupMeasure:
 
 
 def agreed_measure(measures: Sequence[GroupMeasure]) -> GroupMeasure:
-    """One measure of several devices': of more than two each number's median, which no single one of them decides.
+    """Combine several devices' measures: for more than two, the median of each number, so that no device decides alone.
 
-    A median counts each device as one degree of freedom: the squares of their gradients differ by more than those along
-    several directions of one.
+    A median counts each device as one degree of freedom: squared gradients vary more between devices than between
+    directions of one device.
     """
     if len(measures) <= 2:
         return pooled_measures(measures)
@@ -173,9 +174,9 @@ def agreed_measure(measures: Sequence[GroupMeasure]) -> GroupMeasure:
 
 @contextmanager
 def only(model: nn.Module, tensors: Sequence[str]) -> Iterator[LatticeState]:
-    """A lattice of these tensors alone, in which they may be moved; at the end their bits are as before.
+    """Yield a lattice of only these tensors; at the end their bits are restored.
 
-    What snapping changes is remembered: few weights of a published model lie between grid points.
+    Weights changed by snapping are stored: few weights of a published model lie between grid points.
     """
     parameters = unique_parameters(model)
     moved = {}
@@ -193,10 +194,10 @@ def only(model: nn.Module, tensors: Sequence[str]) -> Iterator[LatticeState]:
 
 
 def by_importance(groups: Iterable[str]) -> list[str]:
-    """Groups in the order in which they are worth a look.
+    """Return groups in order of priority.
 
-    The default preset first, with which all are compared; then few weights before many, the encoder's before a
-    decoder's.
+    The default preset comes first, since all are compared with it; then small groups before large ones, and the
+    encoder's before the decoder's.
     """
 
     def rank(group: str) -> tuple[int, str]:
@@ -209,17 +210,17 @@ def by_importance(groups: Iterable[str]) -> list[str]:
 
 
 def passes_of_groups(passes: int) -> tuple[int, int]:
-    """How a device shares out its passes: passes a group, and for how many groups there are enough."""
+    """Return how a device divides its passes: passes per group, and the number of groups that this allows."""
     each = max(1, passes // _GROUP_PASSES)
     return passes // each, each
 
 
 def shared_out(groups: Sequence[str], devices: int, each: int) -> list[list[str]]:
-    """Which groups each device measures, every group being measured by as many devices as there is room for.
+    """Return the groups that each device measures; every group is measured by as many devices as possible.
 
     Args:
-        groups: the most important first; where there is no room for `LEAST_DEVICES` of each, the last are left out.
-        each: groups that a device has the passes for.
+        groups: the most important first; the last are left out if they cannot be measured by `LEAST_DEVICES` each.
+        each: number of groups that one device can measure.
     """
     room = devices * each
     kept = list(groups)[: max(1, room // min(LEAST_DEVICES, devices))]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MOST_CLASSES = 128
 MOST_PASSES = 64
 MOST_VALUES = 1 << 22
-"""Log-probabilities kept of a step, 16 MiB: of more positions an evenly spaced share stands for all."""
+"""Log-probabilities kept per step, 16 MiB: of more positions, an evenly spaced sample is kept."""
 MOST_NOISE_SHARE = 0.95
 _CHUNK = 512
 Floats = NDArray[np.float64]
@@ -33,11 +33,11 @@ Floats = NDArray[np.float64]
 class OutputTrace:
     """Log-probabilities at the labelled positions in each forward pass of a step, in the order of the passes.
 
-    Kept are, in float32, the first `MOST_PASSES` passes, the `MOST_CLASSES` likeliest classes of the first pass, and at
-    most `MOST_VALUES` numbers in all: at q = 8 and 128 classes, 4096 positions.
+    It keeps, in float32, the first `MOST_PASSES` passes, the `MOST_CLASSES` most likely classes of the first pass, and
+    at most `MOST_VALUES` numbers in total: for q = 8 and 128 classes, 4096 positions.
 
     Args:
-        passes: forward passes of the step.
+        passes: number of forward passes of the step.
     """
 
     def __init__(self, passes: int) -> None:
@@ -49,13 +49,13 @@ class OutputTrace:
         self.weights: Floats = np.zeros(0)
 
     def record(self, logits: torch.Tensor, normaliser: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor) -> None:
-        """Keep what one pass said; positions, rows and weights are those of the first pass.
+        """Store the outputs of one pass; positions, rows and weights are those of the first pass.
 
         Args:
             logits: (P, V) of the labelled positions.
             normaliser: (P,), log Σ_v exp(logits): log-probabilities are the difference.
-            rows: int64 (P,): which utterance of the batch a position is of.
-            weights: (P,): how much a position's loss counts in the mean loss of the batch.
+            rows: int64 (P,): index of the utterance that a position belongs to.
+            weights: (P,): weight of a position's loss in the mean loss of the batch.
         """
         if len(self._passes) == self._expected:
             return
@@ -72,7 +72,7 @@ class OutputTrace:
         positions, classes = logits.shape
         most = max(1, MOST_VALUES // (self._expected * min(classes, MOST_CLASSES)))
         if positions > most:
-            import torch  # not above: a process that only passes curvatures on has none
+            import torch  # imported here: a process that only relays curvatures does not load torch
 
             self._chosen = torch.arange(most, device=logits.device) * positions // most
             logits, rows = logits[self._chosen], rows[self._chosen]
@@ -84,13 +84,13 @@ class OutputTrace:
 
     @property
     def log_probs(self) -> NDArray[np.float32]:
-        """Of all passes kept, (passes, P, classes)."""
+        """Log-probabilities of all stored passes, (passes, P, classes)."""
         return np.stack(self._passes)
 
 
 @runtime_checkable
 class TracedLoss(Protocol):
-    """A loss that feeds a trace in every call, where it is set: `WhisperLoss`, `CTCLoss`."""
+    """A loss that fills its trace, if one is set, at every call: `WhisperLoss`, `CTCLoss`."""
 
     trace: OutputTrace | None
 
@@ -99,12 +99,12 @@ class TracedLoss(Protocol):
 
 @dataclass(frozen=True)
 class Curvature:
-    """What one step says of the best size of a step; none of it needs another forward pass.
+    """Curvature and noise from one step, which give the best step size; needs no further forward pass.
 
     Attributes:
         per_direction: t, mean of zᵀFz over the directions, an estimate of the trace of the Fisher matrix F.
         along_signal: gᵀFg of the gradient g without the noise of the batch's utterances; unbiased, may be negative.
-        along_noise: what that noise adds to it: gᵀFg of the batch's own gradient is the sum of the two.
+        along_noise: the part that this noise adds: gᵀFg of the batch's own gradient is the sum of the two.
         noise: v, the part of the mean square of the projected gradients that is noise of the utterances (and, unless
             two-sided, of the loss being curved between w and w + εz).
     """
@@ -177,7 +177,7 @@ def _differences(values: Floats, estimator: str) -> Floats:
 
 
 def curvature_of(gram: Floats, per_example: Floats, estimator: str, epsilon: float) -> Curvature:
-    """The curvature that a step's Gram matrix and projected gradients tell.
+    """Estimate the curvature from a step's Gram matrix and projected gradients.
 
     Two-sided and one-sided: t = mean_j G_jj, and gᵀFg = (S − B) / (q (q − 1)) with S = |Σ_j g_j D_j|² = gᵀGg and
     B = Σ_j g_j² G_jj: the pairs i ≠ j alone, as E[g_i g_j zᵢᵀFzⱼ] = gᵀFg.

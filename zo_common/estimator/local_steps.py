@@ -1,4 +1,4 @@
-"""K local ZO-SGD steps of one client, undone to the bit afterwards."""
+"""K local ZO-SGD steps of one client, which are afterwards undone bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zo_common.ledger.replay import apply_all
 
 @dataclass(frozen=True)
 class LocalResult:
-    """Projected gradients, float32 (K, q), the mean loss of each step, (K,), and where asked for the mean curvature."""
+    """Projected gradients, float32 (K, q), the mean loss of each step, (K,), and the mean curvature if requested."""
 
     projected_grads: NDArray[np.float32]
     losses: tuple[float, ...]
@@ -47,12 +47,12 @@ def run_local_steps(
     """Run K steps from the global weights and return to them.
 
     1. Step k draws its batch, `loss_of_step(k)`, and moves the weights (`zo_step`).
-    2. At the end, or on any error, all steps taken are replayed negated: the global weights are back without a copy.
+    2. At the end, or on any error, all steps are replayed negated, which restores the global weights without a copy.
 
     Args:
         seed: the client's seed of the round.
         on_step: called with (step, loss) after each step.
-        release: as in `zo_step`; the next local step starts from what is released, as whoever replays it.
+        release: as in `zo_step`; the next local step starts from the released update, as in a replay.
         weigh, curvature: as in `zo_step`.
     """
     grads: list[NDArray[np.float32]] = []

@@ -1,4 +1,4 @@
-"""Does the loss difference stand above the rounding noise of the forward pass? A check with forwards alone.
+"""A check, by forward passes alone, that the loss difference exceeds the rounding noise of the forward pass.
 
 Along a direction z the antithetic loss difference d(ε) = (L(w+εz) − L(w−εz)) / 2 is εg + O(ε³), while rounding adds
 noise whose size falls more slowly: not at all for that of activations, as √ε for that of weights cast to a shorter type
@@ -19,35 +19,35 @@ from zo_common.estimator.step import LossFn, Walker
 from zo_common.lattice.state import LatticeState
 
 FRACTION = 8
-LIMIT = 0.25  # where all of the difference is noise of the √ε kind, a share of 1/√8 = 0.35 is found
+LIMIT = 0.25  # if all of the difference is noise of the √ε kind, the share is 1/√8 = 0.35
 
 
 @dataclass(frozen=True)
 class RoundingNoise:
-    """Root mean squares over directions, in nats: of the loss difference, and of the rounding noise in it."""
+    """Root mean squares over directions, in nats, of the loss difference and of its rounding noise."""
 
     difference: float
     noise: float
 
     @property
     def share(self) -> float:
-        """Noise ÷ loss difference; 1 where no difference is seen at all."""
+        """Noise ÷ loss difference; 1 if the difference is zero."""
         return min(1.0, self.noise / self.difference) if self.difference else 1.0
 
     @property
     def drowns(self) -> bool:
-        """Whether the loss difference does not stand above the noise."""
-        return self.share > LIMIT  # never of a loss that is not finite: the step itself says that
+        """Whether the loss difference does not exceed the noise."""
+        return self.share > LIMIT  # false if the loss is not finite: the step itself reports that
 
 
 def measure_noise(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], epsilon: float) -> RoundingNoise:
-    """Rounding noise along a few directions; 4 forwards a direction; the weights are afterwards as before.
+    """Measure rounding noise along a few directions, with 4 forwards per direction; the weights are restored.
 
-    An ε of fewer than `FRACTION` grid units cannot be divided: then εs of `FRACTION` times the size are compared.
+    An ε of fewer than `FRACTION` grid units cannot be divided; then ε and `FRACTION` times ε are compared.
 
     Raises:
-        EpsilonTooSmall: as a step would.
-        LatticeOverflow: as a step would, or because the larger perturbation leaves the lattice.
+        EpsilonTooSmall: as in a step.
+        LatticeOverflow: as in a step, or because the larger perturbation leaves the lattice.
     """
     divisible = int(state.epsilon_units(epsilon).min()) >= FRACTION
     large = epsilon if divisible else FRACTION * epsilon
@@ -56,14 +56,14 @@ def measure_noise(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], ep
 
 
 def noise_between(large: NDArray[np.float64], small: NDArray[np.float64]) -> float:
-    """Root mean square of the noise in differences, from those at ε (`large`) and at ε / `FRACTION`, of any shape."""
-    # the residual holds the noise of the small difference and an eighth of that of the large one
+    """Return the RMS of the noise in differences, from those at ε (`large`) and at ε / `FRACTION`, of any shape."""
+    # the residual has the noise of the small difference and an eighth of that of the large one
     return _rms(small - large / FRACTION) / float(np.sqrt(1 + FRACTION**-2))
 
 
 @torch.inference_mode()
 def _differences(state: LatticeState, loss_fn: LossFn, seeds: Sequence[int], epsilon: float) -> NDArray[np.float64]:
-    """Half the antithetic differences of the mean loss, shape (directions,)."""
+    """Return half the antithetic differences of the mean loss, shape (directions,)."""
     walker = Walker(state, epsilon)
     found = []
     try:

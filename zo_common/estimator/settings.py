@@ -1,4 +1,4 @@
-"""The estimator's settings, as plans carry them; needs no torch."""
+"""The estimator's settings, which plans carry; needs no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Estimator = Literal["two-sided", "one-sided", "leave-one-out"]
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """How projected gradients are measured: kind, number of directions a step, perturbation size.
+    """Settings of the gradient estimator: kind, number of directions per step, perturbation size.
 
-    An ε of 0 leaves the size to whoever measures; a step needs a number.
+    An ε of 0 leaves the size to the device; a step needs a positive number.
     """
 
     estimator: Estimator = "two-sided"
@@ -33,7 +33,7 @@ class EstimatorConfig:
 
     @property
     def forwards(self) -> int:
-        """Forward passes a step."""
+        """Forward passes per step."""
         return {"two-sided": 2 * self.num_queries, "one-sided": self.num_queries + 1}.get(
             self.estimator, self.num_queries
         )

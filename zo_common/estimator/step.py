@@ -1,4 +1,4 @@
-"""The randomised gradient estimator (q-RGE): q directions a step, forward passes only.
+"""The randomised gradient estimator (q-RGE): q directions per step, forward passes only.
 
 Two-sided: g_j = (L(w+εz_j) − L(w−εz_j)) / 2ε. One-sided: (L(w+εz_j) − L(w))/ε. Leave-one-out:
 (L(w+εz_j) − mean_{i≠j} L(w+εz_i))/ε. Sources: MeZO (arXiv 2305.17333), ZO-ASR (2512.01267), FZOO (2506.09034).
@@ -28,14 +28,14 @@ Weigh = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step measured.
+    """The measurements of one step.
 
     Attributes:
         projected_grads: float32, shape (q,).
         per_example: float64, shape (q, B): each example's projected gradient; their mean over B is `projected_grads`.
-        loss: mean of the losses seen, a running view of L(w).
-        examples: B.
-        curvature: where it was asked for, and there was an example.
+        loss: mean of the measured losses, an approximation of L(w).
+        examples: B, the number of examples.
+        curvature: if it was requested and the batch was not empty.
     """
 
     projected_grads: NDArray[np.float32]
@@ -46,7 +46,7 @@ class StepResult:
 
 
 class Walker:
-    """Moves a state from one perturbation to the next in one fused pass each, and always back to the exact start."""
+    """Moves a state from one perturbation to the next in one fused pass, and finally back to the exact start."""
 
     def __init__(self, state: LatticeState, epsilon: float) -> None:
         self._state = state
@@ -84,13 +84,13 @@ def _losses(loss_fn: LossFn) -> NDArray[np.float64]:
 
 
 def clip_factors(per_example: NDArray[np.float64], multiple: float) -> NDArray[np.float64]:
-    """What each utterance's scalars are multiplied with, (B,), so that none is longer than `multiple` median norms.
+    """Return the factor on each utterance's scalars, (B,), that limits their norm to `multiple` times the median.
 
-    Squared norms of utterances' gradients spread over two to three orders of magnitude; a recording with another's
-    transcript would decide a step.
+    Squared gradient norms of utterances vary by two to three orders of magnitude. Without clipping, a single recording
+    with a wrong transcript would dominate a step.
 
     Args:
-        per_example: (q, B), a column an utterance.
+        per_example: (q, B), one column per utterance.
         multiple: 0 clips nothing.
     """
     norms = np.sqrt(np.square(per_example).sum(axis=0))
@@ -108,14 +108,14 @@ def measure(
     weigh: Weigh | None = None,
     curvature: bool = False,
 ) -> StepResult:
-    """Projected gradients along the directions of `seeds`; leaves the walker at the last perturbation.
+    """Measure projected gradients along the directions of `seeds`; leaves the walker at the last perturbation.
 
     Args:
         weigh, curvature: as in `zo_step`.
 
     Raises:
         NonFiniteLoss: a loss was NaN or infinite.
-        ConfigError: the curvature is asked of a loss that does not tell it.
+        ConfigError: curvature is requested from a loss that does not support it.
     """
     trace = _attach_trace(loss_fn, config) if curvature else None
     try:
@@ -124,7 +124,7 @@ def measure(
         if isinstance(loss_fn, TracedLoss):
             loss_fn.trace = None
     q, examples = per_example.shape
-    if not examples:  # a random sample may be empty: there is nothing to see, and nothing to add
+    if not examples:  # a random sample may be empty: nothing to measure or to add
         return StepResult(np.zeros(q, np.float32), per_example, 0.0, 0)
     factors = weigh(per_example) if weigh is not None else np.ones(examples)
     per_example = per_example * factors
@@ -133,7 +133,7 @@ def measure(
     if not np.isfinite(grads).all():
         raise NonFiniteLoss("a projected gradient exceeds float32: raise epsilon")
     found = None
-    if trace is not None:  # an utterance counts in the curvature as much as in the gradient
+    if trace is not None:  # an utterance has the same weight in the curvature as in the gradient
         weights = trace.weights * factors[trace.rows]
         gram = fisher_gram(trace.log_probs, weights, config.estimator, config.epsilon)
         found = curvature_of(gram, per_example, config.estimator, config.epsilon)
@@ -150,7 +150,7 @@ def _attach_trace(loss_fn: LossFn, config: EstimatorConfig) -> OutputTrace:
 def _per_example(
     walker: Walker, loss_fn: LossFn, seeds: Sequence[int], config: EstimatorConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each example's projected gradients, (q, B), and the losses seen."""
+    """Return each example's projected gradients, (q, B), and the measured losses."""
     plus: list[NDArray[np.float64]] = []
     minus: list[NDArray[np.float64]] = []
     clean = _losses(loss_fn) if config.estimator == "one-sided" else None
@@ -170,7 +170,7 @@ def _per_example(
 
 
 def step_updates(seeds: Sequence[int], grads: NDArray[np.float32], learning_rate: float) -> list[Update]:
-    """The local update: coefficient c_j = −learning_rate · g_j / q, the mean over queries (ZO-ASR applies the sum)."""
+    """Return the coefficients c_j = −learning_rate · g_j / q, the mean over queries (ZO-ASR applies the sum)."""
     q = len(seeds)
     return [Update(s, float(np.float32(-learning_rate * float(g) / q))) for s, g in zip(seeds, grads, strict=True)]
 
@@ -198,13 +198,13 @@ def zo_step(
     On any error the weights are exactly what they were before the step.
 
     Args:
-        quantise: what becomes of the projected gradients before they are applied and reported, for a record of the step
-            that is narrower than float32.
-        release: makes the projected gradients that are applied and reported from those of each example, (q, B), for a
-            step that may be seen by anyone (`privacy.Mechanism.release_step`).
-        weigh: gives from the scalars of each example, (q, B), what they are multiplied with, (B,), such as
-            `clip_factors`; `release` sees them as they were measured, as it clips by itself.
-        curvature: whether to measure it, without a forward pass more; for losses that are a `TracedLoss`.
+        quantise: function that rounds the projected gradients before they are applied and reported, for records that
+            store them in a narrower type than float32.
+        release: function that computes the applied and reported projected gradients from those of each example,
+            (q, B), for differential privacy (`privacy.Mechanism.release_step`).
+        weigh: function that computes factors (B,) from the scalars of each example, (q, B), such as `clip_factors`;
+            `release` gets the unweighted scalars, as it clips by itself.
+        curvature: whether to measure it, without further forward passes; for losses that are a `TracedLoss`.
     """
     seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
     walker = Walker(state, config.epsilon)
@@ -223,7 +223,7 @@ def zo_step(
 
 
 def joined(losses: Sequence[LossFn]) -> LossFn:
-    """One loss of several batches, one forward pass after another: the examples of all."""
+    """Return one loss over several batches, evaluated one after another; it returns the losses of all examples."""
     if len(losses) == 1:
         return losses[0]
     return lambda: torch.cat([loss() for loss in losses])

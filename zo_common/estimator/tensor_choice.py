@@ -22,8 +22,8 @@ from zo_common.lattice import grid as lattice
 from zo_common.lattice.trained import DEFAULT
 
 MARGIN = 1.2
-"""How many times as much progress is asked of another choice than of the default."""
-_ADDS = 1.1  # what a group must add to be taken in, as a factor
+"""Another choice must predict this many times the default's progress."""
+_ADDS = 1.1  # factor of progress that a group must add to be chosen
 _MOST_SCALE = 6
 _LEAST_WEIGHTS = 1000  # fewer are soon exhausted
 _PRIOR_DIRECTIONS = 16
@@ -35,7 +35,7 @@ _TOGETHER = 0.5  # of R, how far groups' curvatures add up in amplitude
 
 @dataclass(frozen=True)
 class RoundShape:
-    """Directions of a round, all different, devices, whose noise is averaged in R, and rounds of the run."""
+    """A round's number of distinct directions, the devices whose noise is averaged in R, and the run's rounds."""
 
     directions: int
     devices: int
@@ -44,12 +44,12 @@ class RoundShape:
 
 @dataclass(frozen=True)
 class TensorChoice:
-    """What is to be trained, and why.
+    """The choice of trained tensors, and the reason.
 
     Attributes:
         pattern: as in `trained-tensors`: groups with their scales, or the default preset.
-        progress: predicted for a round, nats; 0 where nothing could be told.
-        reason: a clause.
+        progress: predicted for one round, nats; 0 if no prediction was possible.
+        reason: a clause for the log.
     """
 
     pattern: str
@@ -61,12 +61,12 @@ Scales = Mapping[str, int]  # of chosen groups: exponents of two
 
 
 def standard_error(measure: GroupMeasure) -> float:
-    """Of the signal: squares of m's degrees of freedom, as of normal numbers."""
+    """Squared standard error of the signal, from m's degrees of freedom under normality."""
     return measure.square * math.sqrt(2 / max(1, measure.directions))
 
 
 def shrunk(measures: Mapping[str, GroupMeasure]) -> dict[str, GroupMeasure]:
-    """Groups whose signal is above its standard error, moved towards what all groups together say.
+    """Return groups whose signal exceeds its standard error, shrunk towards a prior from all groups.
 
     - s: the prior is normal around r t, with r = Σ s / Σ t and as wide as it is large. What is moved is the division of
       m into signal and noise; where s is more than m then, m grows.
@@ -96,7 +96,7 @@ def _moved(measure: GroupMeasure, ratio: float, along: float) -> GroupMeasure:
 
 
 def progress(measures: Mapping[str, GroupMeasure], scales: Scales, shape: RoundShape) -> float:
-    """P of this module for groups of known signal, each at its scale."""
+    """Return P (see the module) for groups of known signal, each at its scale."""
     signal, _, below = _together(measures, scales, shape)
     return shape.directions * signal * signal / (2 * below) if signal > 0 and below > 0 else 0.0
 
@@ -119,7 +119,7 @@ def travel(measures: Mapping[str, GroupMeasure], scales: Scales, shape: RoundSha
 
 
 def _together(measures: Mapping[str, GroupMeasure], scales: Scales, shape: RoundShape) -> tuple[float, float, float]:
-    """s, m, and m t + (Q + 1) R of all chosen groups."""
+    """Return s, m, and m t + (Q + 1) R of all chosen groups."""
     chosen = [(measures[group], 4.0**exponent) for group, exponent in scales.items()]
     signal, square, curvature = (
         sum(a * getattr(m, name) for m, a in chosen) for name in ("signal", "square", "curvature")
@@ -130,18 +130,18 @@ def _together(measures: Mapping[str, GroupMeasure], scales: Scales, shape: Round
 
 
 def _along(measure: GroupMeasure, shape: RoundShape) -> float:
-    """R, at least what it is where the gradient lies along a mean direction: |g|² t / n."""
+    """Return R, at least |g|² t / n, its value for a gradient with average curvature."""
     measured = measure.along_signal + measure.along_noise / shape.devices
     return max(measured, measure.signal * measure.curvature / measure.weights, 0.0)
 
 
 def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> TensorChoice:
-    """The groups and scales of the most predicted progress a round.
+    """Choose the groups and scales with the most predicted progress per round.
 
-    1. Groups are kept whose signal is above its noise (`shrunk`).
-    2. The best one is taken, then one at a time whichever adds most, at unit scale or at the scale of equal curvature.
-    3. The default preset stays unless that, its signals a standard error lower, is `MARGIN` times as good as the
-       default with its signal a standard error higher; and where nothing could be told.
+    1. Keep groups whose signal exceeds its noise (`shrunk`).
+    2. Take the best one, then greedily the one that adds most, at unit scale or at the scale of equal curvature.
+    3. Keep the default preset unless the choice, with signals one standard error lower, is `MARGIN` times as good as
+       the default with its signal one standard error higher. Keep it also if no signal was measured.
 
     Args:
         measures: by group, the default preset among them under its name, at unit scale (`calibration.agreed_measure`).
@@ -149,7 +149,7 @@ def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> T
     known = shrunk(measures)
     scales = _best(known, shape)
     usual = {DEFAULT: 0}
-    if DEFAULT in measures and DEFAULT not in known:  # what is not above its noise may be as large as that
+    if DEFAULT in measures and DEFAULT not in known:  # a signal below its noise may be as large as the noise
         known |= {DEFAULT: _at_most(measures[DEFAULT])}
     before = progress(_doubted(known, 1), usual, shape) if DEFAULT in known else 0.0
     wider = wider_ranges(known, usual, shape) if DEFAULT in known else {}
@@ -165,7 +165,7 @@ def choose_tensors(measures: Mapping[str, GroupMeasure], shape: RoundShape) -> T
 
 
 def _doubted(measures: Mapping[str, GroupMeasure], sign: int) -> dict[str, GroupMeasure]:
-    """All signals a standard error up or down, as a factor: squares of few directions are spread like that."""
+    """Return the factor by which all signals change when moved one standard error up or down."""
     return {group: _with_signal(m, math.exp(sign * min(2.0, _relative_error(m)))) for group, m in measures.items()}
 
 
@@ -215,7 +215,7 @@ def _best(known: Mapping[str, GroupMeasure], shape: RoundShape) -> dict[str, int
 
 
 def _exponents(known: Mapping[str, GroupMeasure], group: str, reference: str | None) -> list[int]:
-    """Unit scale, and those at which a direction has the reference's curvature in all, and a weight."""
+    """Return unit scale, and the scales at which a direction has the reference's curvature in total and per weight."""
     if reference is None:
         return [0]
     one, other = known[reference], known[group]
@@ -225,7 +225,7 @@ def _exponents(known: Mapping[str, GroupMeasure], group: str, reference: str | N
 
 
 def pattern_of(scales: Scales, wider: Mapping[str, int] | None = None) -> str:
-    """Groups with their scales and wider ranges as a `trained-tensors` pattern: `encoder-first/norm,rest/bias@-1^2`."""
+    """Return groups, scales and wider ranges as a `trained-tensors` pattern: `encoder-first/norm,rest/bias@-1^2`."""
     return ",".join(_part(group, exponent, (wider or {}).get(group, 0)) for group, exponent in sorted(scales.items()))
 
 
