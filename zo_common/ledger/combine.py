@@ -1,4 +1,4 @@
-"""Join the ledgers of several runs on one base: dialect adapters that are added, weighted and subtracted."""
+"""Combination of ledgers of several runs on one base: dialect adapters can be added, weighted and subtracted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from zo_common.ledger.record import Record
 
 
 def combine(ledgers: list[Ledger], weights: list[float], created: str) -> Ledger:
-    """One ledger that adds the weighted updates of several on one base; weight −1 subtracts.
+    """Return one ledger with the weighted updates of several on one base; weight −1 subtracts.
 
-    The order of ledgers does not matter to the weights. Checksums are unknown until somebody replays it.
+    The order of ledgers does not affect the weights. Checksums are unknown until the ledger is replayed.
 
     Raises:
         LedgerError: the ledgers differ in base model, trained tensors or scale.

@@ -22,7 +22,7 @@ from zo_common.ledger.ledger import (
 )
 from zo_common.ledger.record import Record
 
-_FRAME = 1024  # more than stands around the header
+_FRAME = 1024  # more than the bytes around the header
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 
 
@@ -73,7 +73,7 @@ def _scan(path: Path, after: int, tolerate_torn: bool) -> tuple[Ledger, list[Mar
 
 
 def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a whole ledger as one step: a reader finds the old file or the new one (`write_durably`)."""
+    """Write a whole ledger atomically: a reader finds the old file or the new one (`write_durably`)."""
     write_durably(path, encode_ledger(ledger))
 
 
@@ -83,7 +83,7 @@ def ledger_chains(path: Path) -> list[bytes]:
 
 
 class LedgerFile:
-    """The ledger of a run, open for appending. The file is the run: restart = open it and go on with the next round."""
+    """The ledger of a run, open for appending. A restart opens the file and continues with the next round."""
 
     def __init__(self, path: Path, ledger: Ledger, marks: list[Mark]) -> None:
         self.path = path

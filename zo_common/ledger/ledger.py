@@ -1,6 +1,6 @@
-"""The ledger: a header that names the base model, then one checksummed record a round, chained by hash.
+"""The ledger: a header that names the base model, then one checksummed record per round, chained by hash.
 
-Whoever holds the base model and this file has the adapted model; whoever lacks either has nothing.
+The base model and this file together give the adapted model; neither is sufficient alone.
 
 File layout, little-endian: magic `ZOLEDGER`, protocol u16, length u32 of the header, header (zlib-compressed JSON),
 header chain (16 bytes); then records: length u32, record bytes (`record_codec`), chain (16 bytes). A chain value is
@@ -31,13 +31,13 @@ MAGIC = b"ZOLEDGER"
 CHAIN_BYTES = 16
 _FINGERPRINT_BYTES = 32
 _PERSON = b"zo-asr/ledger/v1"
-MAX_HEADER = 4 << 20  # forty thousand tensors; what is parsed of it takes some twenty times as much memory
+MAX_HEADER = 4 << 20  # about forty thousand tensors; parsed, it takes some twenty times as much memory
 _MOST_EXPONENT = 1 << 10  # beyond any of a float32
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A trained tensor as the ledger fixes it."""
+    """A trained tensor with the exponents that the ledger fixes."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,14 +47,14 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class LedgerHeader:
-    """What a replay must know besides the rounds.
+    """What a replay needs besides the rounds.
 
     Attributes:
         fingerprint: of the base model, 64 hex digits.
         base_checksum: state checksum of the snapped base, as u64.
         model: where the base model was loaded from (hub id or path), a hint only.
         pattern: the choice of trained tensors, as the user wrote it.
-        epsilon: of the run; 0 where each device chose its own. A replay does not need it.
+        epsilon: perturbation size of the run; 0 if each device chose its own. A replay does not need it.
         settings: run settings kept for the record (learning rate, queries …); they do not affect a replay.
     """
 
@@ -87,7 +87,7 @@ class Ledger:
 
     Attributes:
         after: the last round that is missing at the front, 0 in a ledger that starts from the base model. It is not
-            part of the file: whoever cuts a ledger off at the front (a device that began from a snapshot) remembers it.
+            part of the file: a device that started from a snapshot must store it elsewhere.
     """
 
     header: LedgerHeader
@@ -186,7 +186,7 @@ def tensor_entry(name: Any, shape: Any, grid_exponent: Any, scale_exponent: Any)
 
 
 def check_base(fingerprint: Any, checksum: Any) -> None:
-    """Refuse what cannot be a base model's fingerprint and checksum.
+    """Refuse values that cannot be a base model's fingerprint and checksum.
 
     Raises:
         ValueError, TypeError: they are of another type or out of range.
@@ -235,10 +235,10 @@ def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:
 
 
 def _is_torn(rest: memoryview, chain: bytes) -> bool:
-    """Whether the bytes from a record's length to the end of the file are what a crash within an append leaves.
+    """Return whether the bytes from a record's length field to the end of the file are the result of a crash.
 
-    That is fewer bytes than the length announces, or only zeros (space that was reserved, not written). If a whole
-    record stands there and only its length does not fit, the file was altered: later rounds must not be dropped.
+    A crash within an append leaves fewer bytes than the length says, or only zeros (reserved, unwritten space). If a
+    whole record is present and only its length is wrong, the file was altered, and later rounds must not be dropped.
     """
     if not any(rest):
         return True
@@ -254,7 +254,7 @@ def iter_entries(reader: Reader, chain: bytes, after: int = 0) -> Iterator[tuple
     """Records with their chain values.
 
     Raises:
-        LedgerTruncated: the last record is torn (what a crash within an append leaves).
+        LedgerTruncated: the last record is torn, e.g. by a crash within an append.
         LedgerAltered: a chain value does not hold, or rounds do not count up from `after + 1`.
     """
     expected = after + 1
@@ -288,7 +288,7 @@ def decode_ledger(data: bytes, after: int = 0) -> Ledger:
 
 
 def require_same_base(ledger: LedgerHeader, other: LedgerHeader) -> None:
-    """Two ledgers can only be joined on one base, one choice of tensors and one scale.
+    """Refuse to join two ledgers with different base models, trained tensors or scales.
 
     Raises:
         LedgerError: names the first difference.

@@ -1,4 +1,4 @@
-"""What one client adds to the model in one round: a seed and K·q coefficients."""
+"""One client's contribution to a round: a seed and K·q coefficients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Contribution:
 
     Attributes:
         seed: u64; direction (step, query) is `direction_seed(seed, step, query)`.
-        client_id: whose it is (0 where the round shares its directions).
+        client_id: the client that it is from (0 if the round shares its directions).
         coefficients: float32, shape (K, q).
     """
 
@@ -44,7 +44,7 @@ class Contribution:
         if not isinstance(other, Contribution):
             return NotImplemented
         mine, theirs = self.coefficients, other.coefficients
-        # bit for bit, as what is encoded: −0.0 is not 0.0, and a NaN is itself
+        # bitwise, like the encoded bytes: −0.0 differs from 0.0, and a NaN equals itself
         same = mine.shape == theirs.shape and mine.tobytes() == theirs.tobytes()
         return same and (self.seed, self.client_id) == (other.seed, other.client_id)
 
@@ -58,8 +58,8 @@ class Record:
 
     Attributes:
         server_round: from 1, each one more than the last.
-        checksum: state checksum after the round; 0 where the server holds no model and cannot know it.
-        contributions: what the round's clients added.
+        checksum: state checksum after the round; 0 if the server holds no model and cannot know it.
+        contributions: contributions of the round's clients.
     """
 
     server_round: int

@@ -1,4 +1,4 @@
-"""Bytes of one ledger round, the same in a ledger file and in a plan."""
+"""Encoding of one ledger round, the same in a ledger file and in a plan."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def described_size(data: bytes | memoryview) -> int | None:
-    """Bytes that the record at the start of `data` says it has, or None if `data` ends before that is known."""
+    """Return the size that the record at the start of `data` claims, or None if `data` is too short to tell."""
     at = struct.calcsize("<IQI")
     if len(data) < at:
         return None
@@ -48,7 +48,7 @@ def described_size(data: bytes | memoryview) -> int | None:
     return at
 
 
-@lru_cache(maxsize=2)  # virtual devices that share a process are all told the same one
+@lru_cache(maxsize=2)  # virtual devices in one process all receive the same record
 def decode_record(data: bytes) -> Record:
     """Inverse of `encode_record`.
 
@@ -67,7 +67,7 @@ def decode_record(data: bytes) -> Record:
         coefficients = reader.floats(steps * queries).reshape(steps, queries)
         if not np.isfinite(coefficients).all():
             raise CodecError(f"ledger record of round {server_round} holds a coefficient that is not finite")
-        coefficients.setflags(write=False)  # the record is shared by all who decode these bytes
+        coefficients.setflags(write=False)  # the record is shared by all callers that decode these bytes
         contributions.append(Contribution(seed, client_id, coefficients))
     reader.finish()
     return Record(server_round, checksum, tuple(contributions))

@@ -1,4 +1,4 @@
-"""Base model + ledger → adapted model: the only way weights come out of a run."""
+"""Replay: base model + ledger → adapted model, the only way to get a run's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zo_common.lattice.update import Update
 from zo_common.ledger.ledger import Ledger, LedgerHeader
 from zo_common.ledger.record import all_updates
 
-BATCH = 4096  # directions a fused pass
+BATCH = 4096  # directions per fused pass
 
 
 def restore_state(model: nn.Module, header: LedgerHeader, *, threads: int | None = None) -> LatticeState:

@@ -1,7 +1,7 @@
 """The snapshot: a whole ledger compacted into the integer difference between the weights and the base model's.
 
-Where the ledger has grown larger than this, a device that joins late gets it instead, in parts. Differences are whole
-grid units, so the weights it leads to are the replay's to the bit.
+If the ledger is larger than the snapshot, a device that joins late gets the snapshot instead, in parts. Differences are
+whole grid units, so the resulting weights equal the replay's bit for bit.
 
 Layout, little-endian: `ZD`, version u8, count u32, for each trained tensor in name order tensor id u32, grid exponent
 i16 and elements u64; then one zlib stream of pieces of at most 2**20 elements of one tensor: each difference d as the
@@ -28,21 +28,21 @@ _SNAPSHOT, _PART = b"ZD", b"ZS"
 _HEAD, _TENSOR = "2sBI", "<IhQ"
 _PART_HEAD = "2sBQQIQIII"
 _PART_BYTES = struct.calcsize("<" + _PART_HEAD)
-_INPUT_BYTES = 1 << 16  # compressed bytes looked at in one go
+_INPUT_BYTES = 1 << 16  # compressed bytes processed at a time
 MAX_PARTS = 1 << 20
 
 
 @dataclass(frozen=True)
 class SnapshotPart:
-    """One message's share of a snapshot.
+    """The part of a snapshot in one message.
 
     Attributes:
         base_id: first 8 bytes of the base model's fingerprint, as u64.
-        client_id: who the server takes the client for.
-        server_round: the ledger round after which the weights are what the snapshot leads to.
+        client_id: the client that the server sends it to.
+        server_round: the ledger round whose weights the snapshot leads to.
         checksum: state checksum of these weights.
         part: place of this part, from 0.
-        parts: how many there are.
+        parts: number of parts.
         data: bytes of the snapshot, joined in the order of the parts.
     """
 
@@ -124,12 +124,12 @@ def encode_snapshot(base: LatticeState, now: LatticeState) -> bytes:
 
 
 def apply_snapshot(state: LatticeState, data: bytes, sign: int = 1) -> None:
-    """Move a state that holds the base to where the snapshot leads; compare the checksum afterwards.
+    """Apply a snapshot to a state with the base weights; compare the checksum afterwards.
 
-    `sign=-1` leads back to the base, to the bit.
+    `sign=-1` undoes it bit for bit.
 
-    The bytes are read twice, first to see whether they are whole and stay within the lattice. Beyond a few pieces of
-    memory nothing is allocated, whatever they announce.
+    The bytes are read twice, first to check that they are complete and stay within the lattice. Only a few pieces of
+    memory are allocated, whatever sizes the bytes claim.
 
     Raises:
         CodecError: not a snapshot, of other tensors, truncated, damaged or too long; nothing is changed.
@@ -140,7 +140,7 @@ def apply_snapshot(state: LatticeState, data: bytes, sign: int = 1) -> None:
 
 
 def largest_snapshot(state: LatticeState) -> int:
-    """Bytes that no snapshot of these tensors can exceed: whoever collects parts may stop there."""
+    """Return the maximum size of a snapshot of these tensors, at which a receiver of parts may stop."""
     raw = 4 * state.num_elements
     # zlib's own bound for what cannot be compressed
     return len(_describe(state)) + raw + (raw >> 3) + (raw >> 6) + 64
@@ -199,10 +199,10 @@ def _differences(state: LatticeState, body: memoryview) -> Iterator[NDArray[np.i
 
 
 class _Stream:
-    """Takes bytes off a zlib stream, never more than were asked for.
+    """Reader of a zlib stream that never decompresses more bytes than requested.
 
     Raises:
-        CodecError: damaged, ending early, or going on after its end.
+        CodecError: the stream is damaged, ends early, or has data after its end.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -222,7 +222,7 @@ class _Stream:
         return bytes(taken)
 
     def finish(self) -> None:
-        """Refuse a stream that does not end here."""
+        """Raise CodecError unless the stream ends here."""
         while not self._unzip.eof:
             found = self._inflate(1)
             if found is None:
@@ -233,7 +233,7 @@ class _Stream:
             raise CodecError("snapshot goes on after its end: fetch it again")
 
     def _inflate(self, limit: int) -> bytes | None:
-        """At most `limit` bytes, perhaps none yet; None where nothing more will come."""
+        """Return at most `limit` bytes, possibly none yet; None at the end of the stream."""
         if not self._left:
             self._left = self._data[self._at : self._at + _INPUT_BYTES]
             self._at += len(self._left)
