@@ -1,4 +1,4 @@
-"""A share of a calibration: groups of tensors, each measured by itself, by a device or by the server on its speech."""
+"""One device's share of a calibration: groups of tensors, measured one by one, by a device or by the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BATCH_STREAM = 1 << 45  # far from any step number
 
 
 def share_of(model: nn.Module, ask: CalibrationAsk) -> dict[str, tuple[str, ...]]:
-    """Which groups a device measures, with the names of their tensors."""
+    """Return the groups that a device measures, with the names of their tensors."""
     groups = measured_groups(model)
     _, each = passes_of_groups(ask.passes)
     return {group: groups[group] for group in shared_out(by_importance(groups), ask.devices, each)[ask.place]}
@@ -43,7 +43,7 @@ def measure_share(
     """Measure a share of the groups; a group whose loss is not finite is left out.
 
     Raises:
-        ConfigError: too few passes, or an objective whose curvature is not told.
+        ConfigError: too few passes, or an objective without curvature.
     """
     passes, _ = passes_of_groups(ask.passes)
     if passes < LEAST_DIRECTIONS:

@@ -1,4 +1,4 @@
-"""JSON and TOML read as values of a type, checked by pydantic: strictly, no text or flag passes for a number."""
+"""JSON and TOML read as values of a type, checked strictly by pydantic: text or booleans do not pass as numbers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Count = Annotated[int, Field(ge=0, lt=1 << 64)]
 
 
 def read_json(kind: type[T], text: str | bytes) -> T:
-    """A JSON text as a value of a type, such as a dataclass with `STRICT`.
+    """Parse JSON text as a value of a type, such as a dataclass with `STRICT`.
 
     Raises:
-        ValueError: it is not; says which key, what was got and what is expected.
+        ValueError: the text does not match; names the key, the actual and the expected value.
     """
     try:
         found: T = _adapter(cast(Hashable, kind)).validate_json(text, strict=True)
@@ -29,9 +29,9 @@ def read_json(kind: type[T], text: str | bytes) -> T:
 
 
 def read_values(kind: type[T], values: Any) -> T:
-    """As `read_json`, of a table that was read from JSON or TOML."""
+    """As `read_json`, for a table that was read from JSON or TOML."""
     try:
-        text = json.dumps(values, default=str)  # what JSON has no type for, such as a date, fits none here
+        text = json.dumps(values, default=str)  # values without a JSON type, such as dates, match no type here
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     return read_json(kind, text)

@@ -1,7 +1,7 @@
 """Shared behaviour of the command lines: a user error is one sentence on stderr, exit status 1, no traceback.
 
-SIGINT ends a command with status 130, SIGTERM with 143; both are exceptions on their way out, so that files in the
-making and processes that were started are put away.
+SIGINT ends a command with status 130, SIGTERM with 143. Both are raised as exceptions, so that temporary files and
+child processes are cleaned up.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _OPTION = re.compile(r"((?:--)?[\w-]+=)((?:unix:)?~.*)", re.DOTALL)
 
 
 def _in_home(argument: str) -> str:
-    """A command-line argument with its path expanded: `~/x`, and what shells leave: `--output=~/x`, `output=~/x`."""
+    """Expand ~ in a command-line argument: `~/x`, but also `--output=~/x` and `output=~/x`, which shells leave."""
     found = _OPTION.fullmatch(argument)
     return found[1] + home_expanded(found[2]) if found else home_expanded(argument)
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
-"""The option of every command whose result another program may want."""
+"""The option of every command whose result another program may read."""
 
 
 def run_typer(app: typer.Typer) -> Callable[[], None]:
-    """An entry point for a Typer app that prints user errors plainly; ~ is the home folder in all arguments."""
+    """Return an entry point for a Typer app that prints user errors as one sentence; ~ is expanded in all arguments."""
 
     def main() -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -59,7 +59,7 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
 
 @contextmanager
 def _sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises SystemExit(143), unless somebody else handles it or this process was started deaf to it."""
+    """Make SIGTERM raise SystemExit(143), unless it has another handler or is ignored."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield
         return

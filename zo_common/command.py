@@ -1,8 +1,7 @@
-"""The `zo-asr` command: groups of commands, each imported when it is asked for.
+"""The `zo-asr` command: groups of commands, each imported when it is used.
 
-The command lines of server, devices and simulations are programs of their own (`GROUPS`); here they stand under one
-name, with one tab completion. Nothing of a group is imported to list the others, so a device needs none of the server's
-packages for its own.
+The command lines of server, devices and simulations are separate programs (`GROUPS`); this module puts them under one
+name, with one tab completion. Listing groups does not import them, so a device needs none of the server's packages.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ class _Groups(TyperGroup):
         return list(GROUPS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """What stands for a group in lists and suggestions."""
+        """Return the placeholder for a group in lists and suggestions."""
         return TyperCommand(cmd_name, help=GROUPS[cmd_name][1]) if cmd_name in GROUPS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -69,7 +68,7 @@ main = run_typer(app)
 
 
 def _alias(group: str) -> Callable[[], None]:
-    """The entry point of a group under its name of earlier releases, which says so to a person."""
+    """Return the entry point of a group under its old name, which prints a deprecation note in a terminal."""
 
     def run() -> None:
         if sys.stderr.isatty():

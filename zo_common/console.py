@@ -10,10 +10,10 @@ PACKAGES = ("zo_common", "client", "server", "simulations", "train")
 
 
 class LineHandler(logging.Handler):
-    """Hands each message on as text, with the traceback of an exception that it is about.
+    """Logging handler that passes each message on as text, with the traceback of its exception, if any.
 
     Args:
-        write: shows it; where it raises, the message is lost and the program goes on.
+        write: shows the text; if it raises, the message is lost and the program continues.
     """
 
     def __init__(self, write: Callable[[str], None]) -> None:
@@ -24,13 +24,13 @@ class LineHandler(logging.Handler):
         """As `logging.Handler.emit`."""
         try:
             self._write(self.format(record))
-        except Exception:  # as logging's own handlers: a message that cannot be shown ends no program
+        except Exception:  # as in logging's own handlers: a failure to show a message must not end the program
             self.handleError(record)
 
 
 @contextmanager
 def shown(handler: logging.Handler) -> Iterator[None]:
-    """Give a handler what our packages say from level INFO on, for the time of a block."""
+    """Attach a handler to our packages' loggers, from level INFO on, within a block."""
     with ExitStack() as stack:
         for name in PACKAGES:
             logger = logging.getLogger(name)
@@ -42,7 +42,7 @@ def shown(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def hushed(name: str) -> Iterator[None]:
-    """Drop what a package says, for the time of a block: a check before a run, which says the same again."""
+    """Silence a package's logger within a block, e.g. for a check before a run that would log the same again."""
     with _level(name, logging.CRITICAL):
         yield
 

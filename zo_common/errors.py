@@ -1,6 +1,6 @@
 """Errors raised on purpose: each message is one sentence with what was got, what was expected and the remedy.
 
-The branches say whose fault it is, and so who can mend it: the operator's, the device's, the server's, the network's.
+The base classes say who can fix the error: the operator, the device, the server, or the network's other side.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ class ZOError(Exception):
 
 
 class OperatorError(ZOError):
-    """What the command was given cannot be used: a setting, a model, recordings, a file."""
+    """An input of a command cannot be used: a setting, a model, recordings, a file."""
 
 
 class DeviceError(ZOError):
-    """The numbers or the memory of the machine that trains or replays are off, or its owner stopped it."""
+    """The machine that trains or replays has wrong numbers or damaged memory, or its owner stopped it."""
 
 
 class ServerError(ZOError):
-    """The run cannot go on, or a round of it comes to nothing."""
+    """The run cannot continue, or a round of it has no result."""
 
 
 class NetworkError(ZOError):
-    """What another program sent cannot be used, or it did not answer."""
+    """Another program sent data that cannot be used, or did not answer."""
 
 
 class ConfigError(OperatorError):
@@ -37,7 +37,7 @@ class EpsilonTooSmall(ConfigError):
 
 
 class LossCheckFailed(ConfigError):
-    """The loss, computed as the settings say, is not the model's; says by how much, and what fits."""
+    """The loss under the chosen settings differs from the model's own; the message says by how much, and what fits."""
 
 
 class PatternError(ConfigError):
@@ -53,7 +53,7 @@ class ModelNotFound(OperatorError):
 
 
 class ExportFailed(OperatorError):
-    """The adapted model could not be saved; the ledger it was made from is whole."""
+    """The adapted model could not be saved; its ledger is intact."""
 
 
 class TensorIdCollision(OperatorError):
@@ -103,7 +103,7 @@ class RunStopped(ServerError):
 
 
 class TooFewReplies(ServerError):
-    """A round has too few valid replies for its aggregation to hold what it promises; it stays empty."""
+    """A round has too few valid replies for the guarantee of its aggregation rule; it stays empty."""
 
 
 class CodecError(NetworkError):

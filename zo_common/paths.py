@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Expansion of ~ in paths that users write."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _SOCKET = "unix:"
 
 
 def home_expanded(path: str) -> str:
-    """A path, or `unix:` and one, with a leading ~ or ~user as the home folder; all else as it is."""
+    """Expand a leading ~ or ~user in a path, or in a path after `unix:`; leave anything else unchanged."""
     scheme = _SOCKET if path.startswith(_SOCKET) else ""
     rest = path.removeprefix(scheme)
     try:
         return scheme + os.path.expanduser(rest)  # noqa: PTH111  (Path would change what is no path, such as a hub id)
-    except ValueError:  # no name of a user
+    except ValueError:  # not a user name
         return path

@@ -23,11 +23,11 @@ class Replica:
         config: which model and tensors to train, and on which device.
 
     Attributes:
-        model, processor, speech: the base model, what reads speech for it, and both as a speech model.
+        model, processor, speech: the base model, its processor, and both as a speech model.
         device: where the model computes.
-        fingerprint: of the base model, 64 hex digits.
-        state: its trained tensors on their grids.
-        base_checksum: of the state before any round.
+        fingerprint: fingerprint of the base model, 64 hex digits.
+        state: the trained tensors on their grids.
+        base_checksum: checksum of the state before any round.
 
     Raises:
         ModelNotFound, UnsupportedModel, PatternError, EpsilonTooSmall, ConfigError: before anything is trained.
@@ -47,7 +47,7 @@ class Replica:
         self._hold(loaded.model.to(self._place()))
 
     def _hold(self, model: nn.Module) -> None:
-        """Make the replica's own of a base model."""
+        """Initialise the replica from a base model."""
         config, self.model = self.config, model
         self.device = next(self.model.parameters()).device
         self.fingerprint = fingerprint(self.model)

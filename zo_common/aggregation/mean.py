@@ -1,4 +1,4 @@
-"""Aggregation of scalars: the coefficients that make the server's update the FedAvg of the clients' deltas."""
+"""Aggregation of scalars, for which the server's update equals the FedAvg of the clients' deltas."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weighting = Literal["examples", "uniform"]
 class ClientScalars:
     """A validated reply: projected gradients (K, q) of `seed`, measured on `num_examples` utterances.
 
-    They are float32; where only the sum of a cohort is known, its mean in float64.
+    They are float32 or, if only the sum of a cohort is known, its mean in float64.
     """
 
     client_id: int
@@ -28,7 +28,7 @@ class ClientScalars:
 
 
 def client_weights(clients: Sequence[ClientScalars], weighting: Weighting) -> list[float]:
-    """FedAvg weights, summing to one: by number of examples (McMahan et al. 2017) or uniform."""
+    """Return FedAvg weights that sum to one: by number of examples (McMahan et al. 2017) or uniform."""
     if weighting == "uniform":
         return [1.0 / len(clients)] * len(clients)
     total = sum(c.num_examples for c in clients)
@@ -38,10 +38,10 @@ def client_weights(clients: Sequence[ClientScalars], weighting: Weighting) -> li
 def aggregate(
     clients: Sequence[ClientScalars], learning_rate: float, weighting: Weighting = "examples", shared: bool = False
 ) -> tuple[Contribution, ...]:
-    """Coefficients −learning_rate · weight_i · g_ikj / q, a float64 product in that order, rounded once to float32.
+    """Return −learning_rate · weight_i · g_ikj / q, a float64 product in this order, rounded once to float32.
 
-    With `shared` directions all clients have one seed and are summed into a single contribution of client 0, so that
-    the ledger and the download do not grow with their number.
+    With `shared` directions all clients have one seed and are summed into a single contribution of client 0. Ledger and
+    download then do not grow with the number of clients.
     """
     ordered = sorted(clients, key=lambda c: c.client_id)
     weights = client_weights(ordered, weighting)

@@ -1,15 +1,15 @@
-"""Aggregation that some hostile devices cannot steer: from a round's scalars to the ledger's coefficients.
+"""Byzantine-robust aggregation: from a round's scalars to the ledger's coefficients.
 
 With shared directions, coordinate (k, j) of every device's scalars is the slope along one and the same direction, so
 the rules of the robust-aggregation literature apply to vectors of K·q numbers instead of millions of weights. With
-independent directions no two devices' numbers are along the same direction: medians, trimmed means, Krum and votes
-have no meaning there, and all that can be done is to bound each device by itself (norm clipping, `max-scalar`).
+independent directions no two devices measure along the same direction: medians, trimmed means, Krum and votes have no
+meaning there. Each device can then only be bounded separately (norm clipping, `max-scalar`).
 
-What a rule resists is stated for f hostile devices among the n of a round. Nothing here can tell a hostile device from
-an honest one with unusual speech: every robust rule also discards some of the latter.
+Guarantees are stated for f hostile devices among the n of a round. No rule can distinguish a hostile device from an
+honest one with unusual speech: every robust rule also discards some of the latter.
 
-Every result is the same bits on any machine: devices in order of their ids, float64, sums from the first to the last,
-rounded once to float32. What the ledger records are coefficients, so a replay does not depend on any of this.
+Results are bit-identical on any machine: devices in order of their ids, float64, sequential sums, rounded once to
+float32. The ledger records coefficients, so a replay does not depend on the rule.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ Floats = NDArray[np.float64]
 
 
 def faults(byzantine_share: float, devices: int) -> int:
-    """f: how many of a round's devices may be hostile, the share of them rounded up."""
+    """Return f, the number of a round's devices that may be hostile: their share, rounded up."""
     return math.ceil(byzantine_share * devices - 1e-9)
 
 
 def least_devices(byzantine_share: float, extra: int) -> int:
-    """The fewest devices n from which on n ≥ 2f + extra always holds, with f = `faults`; at least 1.
+    """Return the least n such that n' ≥ 2f + extra holds for all n' ≥ n devices, with f = `faults`; at least 1.
 
     Rounding f up makes the condition jump: where 7 devices are enough, 6 and 8 need not be.
     """
-    enough = math.ceil((extra + 2) / (1 - 2 * byzantine_share))  # above, f < share · n + 1 settles it
+    enough = math.ceil((extra + 2) / (1 - 2 * byzantine_share))  # beyond this, f < share · n + 1 guarantees it
     while enough > 1 and enough - 1 >= 2 * faults(byzantine_share, enough - 1) + extra:
         enough -= 1
     return enough
 
 
 class Aggregator(ABC):
-    """A round's validated replies → contributions for the ledger.
+    """A rule from a round's valid replies to contributions for the ledger.
 
     Attributes:
-        name: as the run config names it.
-        bounds_size: whether a device's scalars may be of any size: then only the outcome has to fit the lattice, and
-            nobody can empty a round by sending numbers that are refused.
+        name: the rule's name in the run config.
+        bounds_size: whether the rule limits the influence of large scalars. Then only the result must fit the lattice,
+            and no device can empty a round by sending numbers that are refused.
     """
 
     name: Aggregation
@@ -63,30 +63,30 @@ class Aggregator(ABC):
 
     @abstractmethod
     def aggregate(self, clients: Sequence[ClientScalars], learning_rate: float) -> tuple[Contribution, ...]:
-        """The round's coefficients, float32 (K, q), of one contribution of client 0, or of one a device.
+        """Return the round's coefficients, float32 (K, q), as one contribution of client 0 or one per device.
 
         Args:
             clients: at least one, in any order; with shared directions all have one seed and one shape (K, q).
-            learning_rate: for the mean over queries.
+            learning_rate: step size for the mean over queries.
 
-        Raises:
-            TooFewReplies: the rule cannot hold what it promises for so few devices.
+            Raises:
+                TooFewReplies: there are too few devices for the rule's guarantee.
         """
 
     def heard(self, client: ClientScalars) -> ClientScalars:
-        """What this rule takes of a reply; limits on the size of scalars are for that."""
+        """Return the part of a reply that this rule uses; limits on the size of scalars apply to it."""
         return client
 
     @property
     def least_replies(self) -> int:
-        """From so many devices a round on, the rule holds what it promises."""
+        """Return the least number of devices per round for the rule's guarantee."""
         return 1
 
 
 class Mean(Aggregator):
     """FedAvg of the clients' deltas (`zo_common.aggregation.mean`), for shared and independent directions.
 
-    Resists nothing: the breakdown point is 0, a single device moves the result wherever it wants, within `max-scalar`.
+    It is not robust: the breakdown point is 0; a single device can move the result anywhere within `max-scalar`.
     """
 
     name = "mean"
@@ -118,7 +118,7 @@ class NormClipping(Aggregator):
         self._share, self._bound, self._shared = byzantine_share, bound, shared
 
     def aggregate(self, clients: Sequence[ClientScalars], learning_rate: float) -> tuple[Contribution, ...]:
-        """As `Aggregator.aggregate`; with independent directions one contribution a device."""
+        """As `Aggregator.aggregate`; with independent directions one contribution per device."""
         _expect_devices(self, clients, 0 if self._bound else 2 * faults(self._share, len(clients)) + 1)
         norms = np.array([_norm(c.projected_grads) for c in clients])
         bound = self._bound or float(_middle(norms))
@@ -132,10 +132,10 @@ class NormClipping(Aggregator):
 
 
 class SharedRule(Aggregator):
-    """A rule for vectors whose coordinates mean the same for everyone; each device counts once.
+    """A rule for vectors with the same coordinates on every device; each device counts once.
 
     Args:
-        byzantine_share: of a round's devices that may be hostile; f is this share of them, rounded up.
+        byzantine_share: share of a round's devices that may be hostile; f is their number, rounded up.
     """
 
     extra = 1  # n ≥ 2f + extra
@@ -145,7 +145,7 @@ class SharedRule(Aggregator):
 
     @abstractmethod
     def combine(self, grads: Floats, faulty: int) -> Floats:
-        """One vector (d,) of those of all devices, (n, d) in order of their ids, of which `faulty` may be hostile."""
+        """Combine the devices' vectors, (n, d) in order of their ids, of which `faulty` may be hostile, into (d,)."""
 
     def aggregate(self, clients: Sequence[ClientScalars], learning_rate: float) -> tuple[Contribution, ...]:
         """As `Aggregator.aggregate`; coefficients are −learning_rate · combined / q, all in float64, rounded once."""
@@ -154,7 +154,7 @@ class SharedRule(Aggregator):
         ordered = sorted((self.heard(c) for c in clients), key=lambda c: c.client_id)
         shape = ordered[0].projected_grads.shape
         grads = np.stack([c.projected_grads.astype(np.float64).reshape(-1) for c in ordered])
-        # + 0.0: whichever of two equal zeros a rule picked, one of them is recorded
+        # + 0.0: −0.0 and 0.0 are recorded as the same zero
         coefficients = -learning_rate * self.combine(grads, faulty) / shape[1] + 0.0
         return (Contribution(ordered[0].seed, 0, coefficients.reshape(shape).astype(np.float32)),)
 
@@ -165,12 +165,12 @@ class SharedRule(Aggregator):
 
 
 class Median(SharedRule):
-    """Median of each coordinate; of an even number of devices the mean of the middle two.
+    """Median of each coordinate; for an even number of devices the mean of the middle two.
 
     Breakdown point 1/2: while f < n/2, each coordinate stays within the honest devices' range whatever the others send
     (Yin et al. 2018, arXiv 1803.01498). Within that range colluding devices can shift it by some standard deviations
-    ("a little is enough", Baruch et al. 2019, arXiv 1902.06156). Costs efficiency: of normal noise the variance is
-    π/2 times the mean's.
+    ("a little is enough", Baruch et al. 2019, arXiv 1902.06156). It is less efficient: for normal noise the variance
+    is π/2 times the mean's.
     """
 
     name = "median"
@@ -196,11 +196,11 @@ class TrimmedMean(SharedRule):
 
 
 class Krum(SharedRule):
-    """The reply with the smallest sum of squared distances to its n − f − 2 nearest others; equal ones: the lowest id.
+    """The reply with the smallest sum of squared distances to its n − f − 2 nearest others; ties go to the lowest id.
 
     Blanchard et al. 2017 (arXiv 1703.02757): needs n ≥ 2f + 3, and then picks a vector near the honest mean if honest
-    replies are nearer to each other than their mean is to zero. One device's batch is all the round learns from, and
-    devices that agree on one vector within the honest spread may be picked for being so near to each other.
+    replies are nearer to each other than their mean is to zero. The round learns from one device's batch only, and
+    colluding devices with one vector within the honest spread may be picked because they are so close to each other.
     """
 
     name = "krum"
@@ -212,10 +212,10 @@ class Krum(SharedRule):
 
 
 class MultiKrum(SharedRule):
-    """Mean of the n − f replies with the best Krum scores; equal scores: the lower id first.
+    """Mean of the n − f replies with the best Krum scores; ties go to the lower id.
 
-    Blanchard et al. 2017: resists what Krum does, n ≥ 2f + 3, and averages noise over most of the devices. It drops
-    exactly f devices each round, honest ones if no one is hostile.
+    Blanchard et al. 2017: as robust as Krum, n ≥ 2f + 3, and averages noise over most of the devices. It drops exactly
+    f devices each round, honest ones if none is hostile.
     """
 
     name = "multi-krum"
@@ -230,15 +230,15 @@ class MultiKrum(SharedRule):
 class SignVote(SharedRule):
     """The majority of the devices' signs for each direction, ±1, and 0 for a tie: the learning rate is the step's size.
 
-    FeedSign (arXiv 2501.17610), one bit a direction up. The size of scalars has no influence. f hostile devices turn a
-    direction only where the honest majority is no larger than f; where honest devices agree, up to f < n/2 cannot. A
-    scalar of 0 in a float reply is an abstention, in a 1-bit reply it counts as positive.
+    FeedSign (arXiv 2501.17610), one upload bit per direction. The size of scalars has no influence. f hostile devices
+    flip a direction only if the honest majority is no larger than f; if honest devices agree, f < n/2 devices cannot. A
+    scalar of 0 in a float reply is an abstention; in a 1-bit reply it counts as positive.
     """
 
     name = "sign-vote"
 
     def heard(self, client: ClientScalars) -> ClientScalars:
-        """Signs alone."""
+        """Return only the signs."""
         return replace(client, projected_grads=np.sign(client.projected_grads))
 
     def combine(self, grads: Floats, faulty: int) -> Floats:
@@ -260,10 +260,10 @@ def aggregator_of(
     norm_bound: float = 0.0,
     local_steps: int = 1,
 ) -> Aggregator:
-    """The rule of that name for a run's settings.
+    """Return the rule of that name for a run's settings.
 
     Raises:
-        ConfigError: the settings do not go together, or a number is out of range.
+        ConfigError: the settings are incompatible, or a number is out of range.
     """
     if not 0 <= byzantine_share <= MOST_BYZANTINE:
         raise ConfigError(
@@ -294,7 +294,7 @@ def aggregator_of(
 
 
 def krum_order(grads: Floats, faulty: int) -> NDArray[np.int64]:
-    """Places of the vectors (n, d) from the best Krum score to the worst, the lower place first where they are equal.
+    """Return indices of the vectors (n, d) from the best Krum score to the worst; ties go to the lower index.
 
     A score is the sum of squared distances to the n − f − 2 nearest others; n ≥ f + 3.
     """
@@ -316,13 +316,13 @@ def _expect_devices(rule: Aggregator, clients: Sequence[ClientScalars], least: i
 
 
 def _middle(values: Floats) -> Floats:
-    """Median over the first axis."""
+    """Return the median over the first axis."""
     ordered, half = np.sort(values, axis=0), len(values) // 2
     return np.asarray(ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2)
 
 
 def _sum_in_order(values: Floats) -> Floats:
-    """Sums of the rows (r, c) → (r,), from the first column to the last: how `np.sum` groups is its own affair."""
+    """Return the sums of rows, (r, c) → (r,), added from first to last column: `np.sum` does not fix the order."""
     return np.asarray(np.add.accumulate(values, axis=1)[:, -1])
 
 

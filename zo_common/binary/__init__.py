@@ -1,1 +1,1 @@
-"""Bytes: bounded readers and writers, and files that are replaced whole or not at all."""
+"""Bytes: bounded readers and writers, and atomic replacement of files."""

@@ -1,4 +1,4 @@
-"""Files that survive a crash: written whole or not at all, in an envelope that tells damage and age."""
+"""Files that survive a crash: written atomically, in an envelope with version and checksum."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Replace a file as one step: whoever reads it, also after a crash, finds the old bytes or the new ones.
+    """Replace a file atomically: a reader, also after a crash, finds either the old bytes or the new ones.
 
     The bytes go to `<name>.tmp` beside it (one writer at a time), which then takes the file's name.
 
     Raises:
-        OSError: nothing is left of the attempt; the file is as before, unless the folder alone could not be flushed.
+        OSError: the file is unchanged and no temporary file is left, unless only flushing the folder failed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -60,7 +60,7 @@ def unseal(data: bytes, kind: bytes, versions: range | int) -> bytes:
 
     Raises:
         CodecError: another kind of file, or a damaged one.
-        ProtocolMismatch: whole, but of another version.
+        ProtocolMismatch: intact, but of another version.
     """
     reader = Reader(data, "file")
     found, version, length = reader.take(_HEAD)

@@ -1,4 +1,4 @@
-"""Bounded little-endian packing: every length is checked against what is there before anything is allocated."""
+"""Bounded little-endian packing: every length is checked against the available bytes before memory is allocated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zo_common.errors import CodecError
 
 
 class Reader:
-    """Takes fixed fields off the front of untrusted bytes.
+    """Reader of fixed fields from untrusted bytes.
 
     Raises:
         CodecError: the bytes end early, or `finish` finds bytes left over.
@@ -25,15 +25,15 @@ class Reader:
 
     @property
     def remaining(self) -> int:
-        """Bytes not yet taken."""
+        """Number of unread bytes."""
         return len(self._data) - self._at
 
     def rest(self) -> memoryview:
-        """All bytes not yet taken; they stay."""
+        """All unread bytes, without consuming them."""
         return self._data[self._at :]
 
     def raw(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Read the next `count` bytes."""
         if not 0 <= count <= self.remaining:
             raise CodecError(
                 f"{self._what} ends early: {count} bytes expected at offset {self._at}, {self.remaining} left"
@@ -42,23 +42,23 @@ class Reader:
         return bytes(self._data[self._at - count : self._at])
 
     def take(self, layout: str) -> tuple[Any, ...]:
-        """Fields of a `struct` layout, little-endian."""
+        """Read fields of a `struct` layout, little-endian."""
         layout = "<" + layout
         return struct.unpack(layout, self.raw(struct.calcsize(layout)))
 
     def floats(self, count: int) -> NDArray[np.float32]:
-        """The next `count` float32 values (an own copy)."""
+        """Read the next `count` float32 values (a copy)."""
         return np.frombuffer(self.raw(4 * count), "<f4").astype(np.float32)
 
     def signs(self, count: int) -> NDArray[np.float32]:
-        """The next `count` signs as ±1, a bit each as `pack_signs` writes them."""
+        """Read the next `count` signs as ±1, one bit each as `pack_signs` writes them."""
         bits = np.unpackbits(np.frombuffer(self.raw((count + 7) // 8), np.uint8), bitorder="little")
         if bits[count:].any():
             raise CodecError(f"{self._what} has bits set behind its {count} signs")
         return np.where(bits[:count], -1.0, 1.0).astype(np.float32)
 
     def text(self) -> str:
-        """A UTF-8 string with a u16 length before it."""
+        """Read a UTF-8 string with a u16 length before it."""
         try:
             return self.raw(self.take("H")[0]).decode()
         except UnicodeDecodeError:
@@ -71,11 +71,11 @@ class Reader:
 
 
 def pack_signs(values: NDArray[np.float32]) -> bytes:
-    """A bit a value, 1 for a negative one, lowest bit first, the last byte filled with 0."""
+    """Pack one bit per value, 1 for a negative one, lowest bit first, the last byte padded with 0."""
     return np.packbits(values.reshape(-1) < 0, bitorder="little").tobytes()
 
 
 def pack_text(text: str, limit: int = 1000) -> bytes:
-    """A UTF-8 string of at most `limit` bytes with a u16 length before it."""
+    """Pack a UTF-8 string of at most `limit` bytes with a u16 length before it."""
     encoded = text.encode(errors="replace")[:limit].decode(errors="ignore").encode()
     return struct.pack("<H", len(encoded)) + encoded

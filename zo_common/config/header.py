@@ -1,4 +1,4 @@
-"""A ledger's header of a run's settings, the same on the server and on a device."""
+"""A ledger's header from a run's settings, the same on the server and on a device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def header_of(
     tensors: tuple[TensorEntry, ...],
     settings: Mapping[str, Any] | None = None,
 ) -> LedgerHeader:
-    """The header of a ledger that begins now.
+    """Return the header of a new ledger.
 
     Args:
         settings: kept for the record, none by default.

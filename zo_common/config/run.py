@@ -154,22 +154,22 @@ class RunConfig(
 
     @property
     def needs_text(self) -> bool:
-        """Whether devices must know what was said in their recordings."""
+        """Whether devices need transcripts of their recordings."""
         return self.objective == "supervised"
 
     @property
     def reading(self) -> dict[str, Any]:
-        """What a model's reader is told of the recordings."""
+        """Options of the model's audio and text processor."""
         return {"language": self.language, "fold_accents": self.fold_accents}
 
     @property
     def estimator_config(self) -> EstimatorConfig:
-        """The estimator's part of the settings; its epsilon is 0 where each device chooses its own."""
+        """The estimator's settings; epsilon is 0 if each device chooses its own."""
         return EstimatorConfig(self.estimator, self.num_queries, 0.0 if self.epsilon == "auto" else self.epsilon)
 
     @property
     def privacy_settings(self) -> PrivacySettings | None:
-        """What the run promises; None where `privacy` is "none"."""
+        """The run's privacy guarantee; None if `privacy` is "none"."""
         if self.privacy == "none":
             return None
         return PrivacySettings(
@@ -195,7 +195,7 @@ class RunConfig(
 
     @property
     def measures_curvature(self) -> bool:
-        """Whether devices are asked for the curvature: with privacy the server measures it on its own speech."""
+        """Whether devices send the curvature; with privacy the server measures it on its own speech."""
         return self.learning_rate == "auto" and self.privacy == "none"
 
     def learning_rate_at(self, server_round: int) -> float:

@@ -1,4 +1,4 @@
-"""The sections of a run's settings. Each field's metadata is the one source of what is known of the setting."""
+"""The sections of a run's settings. Each field's metadata is the single source of its documentation and checks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class ModelSection:
     )
     tail_tokens: int | Auto = setting(
         "auto",
-        "Encoder tokens that stand for the silent rest of Whisper's window; `auto` lets each device choose.",
+        "Encoder tokens that replace the silent rest of Whisper's window; `auto` lets each device choose.",
         "free",
         engine=True,
         bound="at least 0",
@@ -139,13 +139,13 @@ class MethodSection:
     )
     local_steps: int = setting(1, "Local steps of a round, at most 65535.", "fixed", bound="at least 1")
     directions: Directions = setting(
-        "independent", "Whether each device has directions of its own, or all share those of the round.", "fixed"
+        "independent", "Whether each device has its own directions, or all share those of the round.", "fixed"
     )
 
 
 @dataclass(frozen=True)
 class AggregationSection:
-    """How a round's replies become one update, and what hides or outweighs a single one."""
+    """Aggregation of a round's replies, robust rules and secure aggregation."""
 
     weighting: Weighting = setting(
         "examples", "Whether a device counts by its number of utterances, or all count alike.", "fixed"
@@ -160,7 +160,7 @@ class AggregationSection:
     )
     norm_bound: float = setting(0.0, "Bound of `norm-clipping`; 0 takes the round's median norm.", "free")
     secure_aggregation: bool = setting(
-        False, "Whether devices mask replies so that the server sees sums only.", "fixed"
+        False, "Whether devices mask replies so that the server sees only sums.", "fixed"
     )
     secure_threshold: float = setting(
         0.6667, "Share of the masking devices that must stay for the sum to be known, 0.5 to below 1.", "fixed"
@@ -175,9 +175,9 @@ class PrivacySection:
     """Differential privacy of what devices send."""
 
     privacy: Privacy = setting("none", "What differential privacy protects: an utterance or a device.", "fixed")
-    target_epsilon: float = setting(8.0, "Most ε that the run may spend.", "fixed")
-    target_delta: float = setting(1e-6, "δ at which ε is counted.", "fixed")
-    clip_norm: float = setting(100.0, "Most Euclidean norm of an utterance's scalars, or of a device's reply.", "fixed")
+    target_epsilon: float = setting(8.0, "Maximum ε that the run may spend.", "fixed")
+    target_delta: float = setting(1e-6, "δ at which ε is computed.", "fixed")
+    clip_norm: float = setting(100.0, "Maximum Euclidean norm of an utterance's scalars, or a device's reply.", "fixed")
     noise_multiplier: float = setting(
         0.0, "Standard deviation of the noise ÷ `clip-norm`; 0 takes the least for the target.", "fixed"
     )
@@ -189,9 +189,9 @@ class FederationSection:
     """Rounds, devices, and the files of a run."""
 
     run_seed: int = setting(0, "Seed of all random choices, 0 … 2⁶³ − 1.", "fixed")
-    num_server_rounds: int = setting(40, "Rounds of training in all.", "free", bound="at least 1")
-    min_clients: int = setting(1, "Devices that must be there to begin.", "free", bound="at least 1")
-    clients_per_round: int = setting(0, "Answers that a round wants; 0 asks all devices.", "free", bound="at least 0")
+    num_server_rounds: int = setting(40, "Total number of training rounds.", "free", bound="at least 1")
+    min_clients: int = setting(1, "Devices that must be connected to start.", "free", bound="at least 1")
+    clients_per_round: int = setting(0, "Answers that a round needs; 0 asks all devices.", "free", bound="at least 0")
     over_selection: float = setting(
         0.0, "Share of devices asked beyond `clients-per-round`, 0 … 10; the round closes at the target.", "free"
     )
@@ -200,7 +200,7 @@ class FederationSection:
     )
     max_bad_rounds: int = setting(3, "Bad rounds in a row that stop the run.", "free", bound="at least 1")
     message_bytes: int = setting(
-        8 << 20, "Most bytes of ledger in one message to a device that is behind, 1024 … 62914560.", "free"
+        8 << 20, "Maximum bytes of ledger in one message to a device that is behind, 1024 … 62914560.", "free"
     )
     round_timeout: float = setting(
         600.0, "Seconds until a round closes with the replies it has.", "free", bound="above 0"
@@ -208,7 +208,7 @@ class FederationSection:
     max_scalar: float = setting(1e6, "Largest projected gradient of a valid reply.", "free", bound="above 0")
     server_model: bool = setting(True, "Whether the server holds the model or only relays scalars.", "free")
     final_sync: bool = setting(False, "Whether all devices receive the last round's update in the end.", "free")
-    resume: bool = setting(False, "Whether the run goes on with the ledger in `output`.", "free", quiet=True)
+    resume: bool = setting(False, "Whether the run continues the ledger in `output`.", "free", quiet=True)
     output: str = setting(
         "results/run",
         "Folder of the ledger, the logs and the model.",
@@ -221,7 +221,7 @@ class FederationSection:
 
 @dataclass(frozen=True)
 class EvaluationSection:
-    """Evaluation on held-out speech, and the guard that takes bad rounds back."""
+    """Evaluation on held-out speech, and the guard that undoes bad rounds."""
 
     eval_split: str = setting("", "Held-out split that results are reported on; empty evaluates nothing.", "free")
     evaluate_every: int = setting(
@@ -233,14 +233,14 @@ class EvaluationSection:
     evaluate_on: Place = setting("server", "Whose held-out speech is evaluated.", "free")
     guard_split: str = setting(
         "",
-        "Split that the guard looks at, of the server or the devices; `none` turns it off, and empty lets a supervised "
+        "Split that the guard checks, of the server or the devices; `none` turns it off, and empty lets a supervised "
         "run take `dev`, `validation`, `valid` or `eval-split`.",
         "free",
     )
-    guard_every: int = setting(4, "Rounds between the guard's looks.", "free", bound="at least 1")
-    guard_utterances: int = setting(32, "Utterances of a look; 0 takes all.", "free", bound="at least 0")
+    guard_every: int = setting(4, "Rounds between the guard's checks.", "free", bound="at least 1")
+    guard_utterances: int = setting(32, "Utterances of a check; 0 uses all.", "free", bound="at least 0")
     guard_tolerance: float = setting(
-        0.05, "How much worse a look may be in a run without transcripts.", "free", bound="0 … 1"
+        0.05, "How much worse a check may be in a run without transcripts.", "free", bound="0 … 1"
     )
 
 
@@ -249,5 +249,5 @@ class SimulationSection:
     """Faults that a simulation adds."""
 
     drop_out: float = setting(0.0, "Share of replies that are lost, from 0 to below 1.", "free")
-    late_joiners: int = setting(0, "Devices that take part from `late-round` on only.", "free", bound="at least 0")
+    late_joiners: int = setting(0, "Devices that take part only from `late-round` on.", "free", bound="at least 0")
     late_round: int = setting(0, "First round of the late devices.", "free")

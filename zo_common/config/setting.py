@@ -21,11 +21,11 @@ class About:
     Attributes:
         doc: one sentence with the unit.
         resume: whether a resumed run may change the setting.
-        engine: whether a device's warm engine depends on it.
-        bound: the range that is checked for every such setting alike.
-        app_default: the default of `flwr run`, where it is another than the field's.
-        quiet: whether a resumed run may change it without a word, as it is of one start or one machine.
-        path: whether it names a file or folder, or may: a leading ~ is the home folder then.
+        engine: whether a device's loaded engine depends on it.
+        bound: the range that is checked.
+        app_default: the default of `flwr run`, if it differs from the field's.
+        quiet: whether a resumed run may change it without a message, as it concerns one start or one machine.
+        path: whether it may name a file or folder, in which a leading ~ is expanded.
     """
 
     doc: str
@@ -54,7 +54,7 @@ def setting(
 
 @dataclass(frozen=True)
 class Setting:
-    """One run setting as its field and metadata describe it.
+    """One run setting, from its field and metadata.
 
     Attributes:
         name: the field's name; `key` is the name that users write.
@@ -85,12 +85,12 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """All values of a setting that takes one of a few words; empty for any other."""
+        """All values of a setting with a fixed set of values; empty for any other."""
         return get_args(self.kind) if get_origin(self.kind) is Literal else ()
 
     @property
     def values(self) -> str:
-        """The values that it takes, for a reader."""
+        """The allowed values, as text for documentation."""
         if self.choices:
             return ", ".join(self.choices)
         if self.kind is bool:

@@ -1,1 +1,1 @@
-"""Random streams: how seeds follow from one another, and the vectors they stand for."""
+"""Random streams: derivation of seeds, and the direction vectors that they define."""

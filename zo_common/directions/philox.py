@@ -1,7 +1,7 @@
 """Philox4x32-10 (Salmon et al. 2011) and the ±1 directions it addresses: the readable NumPy reference.
 
 Element `i` of tensor `t` in the direction of `seed` depends on (seed, t, i) alone: no state, no order, any chunk.
-The fast kernels (`kernel_numba`, `kernel_torch`) are tested bit for bit against this page.
+The fast kernels (`zo_common.lattice.kernels`) are tested bit for bit against this module.
 """
 
 from __future__ import annotations

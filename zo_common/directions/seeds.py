@@ -6,7 +6,7 @@ import hashlib
 import struct
 from typing import Literal
 
-Directions = Literal["independent", "shared"]  # of the devices of a round
+Directions = Literal["independent", "shared"]  # of a round's devices
 MASK64 = (1 << 64) - 1
 _PERSON = b"zo-asr/seed/v1"
 
@@ -17,10 +17,10 @@ def tensor_id(name: str) -> int:
 
 
 def fold_in(seed: int, *data: int) -> int:
-    """Derive a u64 seed from `seed` and words of context (BLAKE2b-64, personalised), as JAX's `fold_in`.
+    """Derive a u64 seed from `seed` and integers of context (BLAKE2b-64, personalised), like JAX's `fold_in`.
 
     Raises:
-        ValueError: a word is outside [0, 2**64).
+        ValueError: an integer is outside [0, 2**64).
     """
     for word in (seed, *data):
         if not 0 <= word <= MASK64:
@@ -30,15 +30,15 @@ def fold_in(seed: int, *data: int) -> int:
 
 
 def client_seed(run_seed: int, server_round: int, client_id: int) -> int:
-    """The seed one client uses in one round; the plan carries it, and the server refuses a reply with another."""
+    """Return one client's seed for one round; the plan carries it, and the server refuses replies with another."""
     return fold_in(run_seed, server_round, client_id)
 
 
 def shared_seed(run_seed: int, server_round: int) -> int:
-    """The one seed all clients use in a round when `directions = "shared"`."""
+    """Return the seed that all clients use in a round if `directions = "shared"`."""
     return fold_in(run_seed, server_round)
 
 
 def direction_seed(seed: int, step: int, query: int) -> int:
-    """The seed of the direction of one query of one local step."""
+    """Return the seed of the direction for one query of one local step."""
     return fold_in(seed, step, query)

@@ -1,8 +1,7 @@
 """Calibration of groups of tensors by forward passes alone: signal and curvature, measured for each group.
 
 Only one group's tensors are perturbed at a time. The scalars and outputs of a step (`estimator.curvature`) then give
-for
-this group: the squared gradient, m, its noise, v, the curvature of one direction, t, and that along the gradient.
+for this group: the squared gradient, m, its noise, v, the curvature of one direction, t, and that along the gradient.
 `estimator.tensor_choice` makes the choice.
 """
 

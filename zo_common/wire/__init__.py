@@ -1,1 +1,1 @@
-"""Messages between server and devices: what is asked, what is answered, and their bytes."""
+"""Messages between server and devices, and their encoding."""

@@ -1,4 +1,4 @@
-"""A calibration's question to a device and its answer: numbers of groups of tensors, never of a recording.
+"""A calibration's question to a device and its answer: numbers for groups of tensors, never for single recordings.
 
 Packed, little-endian, of bounded size; each begins with its magic and its version.
 """
@@ -25,13 +25,13 @@ _MEASURE_LAYOUT = "QI5d"
 
 @dataclass(frozen=True)
 class CalibrationAsk:
-    """What one device is to measure; which groups these are follows from the model and its place.
+    """The measurement asked of one device; its groups follow from the model and the device's `place`.
 
     Attributes:
-        seed: u64, of directions and batches.
-        client_id: who the server takes the device for.
-        place, devices: this device is the `place`-th of so many, from 0 (`calibration.shared_out`).
-        passes: forward passes of a batch in all, no more than a round's.
+        seed: u64 seed of directions and batches.
+        client_id: the device's id at the server.
+        place, devices: this device is the `place`-th of `devices`, from 0 (`calibration.shared_out`).
+        passes: total forward passes of a batch, no more than in a round.
         batch_size: utterances.
     """
 
@@ -45,7 +45,7 @@ class CalibrationAsk:
 
 @dataclass(frozen=True)
 class CalibrationAnswer:
-    """What it measured, by group; for a status other than OK a word to the operator."""
+    """A device's measurements by group; for a status other than OK a message to the operator."""
 
     status: Status
     seed: int
@@ -55,12 +55,12 @@ class CalibrationAnswer:
 
 
 def is_calibration(data: bytes) -> bool:
-    """Whether packed bytes are a calibration's question."""
+    """Return whether packed bytes are a calibration's question."""
     return data[:2] == _ASK
 
 
 def encode_ask(ask: CalibrationAsk) -> bytes:
-    """Packed question: 33 bytes."""
+    """Pack a question: 33 bytes."""
     return struct.pack("<2sB" + _ASK_LAYOUT, _ASK, VERSION, *astuple(ask))
 
 
@@ -79,7 +79,7 @@ def decode_ask(data: bytes) -> CalibrationAsk:
 
 
 def encode_answer(answer: CalibrationAnswer) -> bytes:
-    """Packed answer: 24 bytes, 54 and the name for each group, and the message.
+    """Pack an answer: 24 bytes, 54 and the name for each group, and the message.
 
     Raises:
         CodecError: more than `MOST_GROUPS` groups.

@@ -1,4 +1,4 @@
-"""What a device answers when it is asked to evaluate: counts that the server can sum, never a transcript."""
+"""A device's evaluation reply: counts that the server can sum, never a transcript."""
 
 from __future__ import annotations
 

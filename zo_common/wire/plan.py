@@ -1,4 +1,4 @@
-"""What travels: the server's plan and the client's reply, as packed bytes of bounded size."""
+"""The server's plan and the client's reply, as packed bytes of bounded size."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _PLAN_LAYOUT = "IQQQQHHHBffB"
 _REPLY_LAYOUT = "BIIQQQHHIfB"
 _CURVATURE_LAYOUT = "ffff"
 _PRIVACY_LAYOUT = "BddI"
-_MASKED = len(LEVELS)  # the device level with noise under the mask of a secure sum
+_MASKED = len(LEVELS)  # device level, with noise added before masking in a secure sum
 _ESTIMATORS = get_args(Estimator)
 MAX_RECORDS = 1 << 20
 
 
 class Status(IntEnum):
-    """How a client answered."""
+    """Status of a client's answer."""
 
     OK = 0
     BEHIND = 1
@@ -47,12 +47,12 @@ class Plan:
     Attributes:
         server_round: the round to contribute to; the client must hold the state of round `server_round − 1`.
         seed: u64 of this client's directions in this round (`seeds.client_seed` or `seeds.shared_seed`).
-        client_id: who the server takes the client for.
+        client_id: the client's id at the server.
         base_id: first 8 bytes of the base model's fingerprint, as u64.
         checksum: state checksum before the round's training; 0 if the server holds no model.
         records: ledger rounds the client may lack, consecutive, the last one `server_round − 1`.
-        privacy: how the reply is to be clipped and noised; None gives no guarantee.
-        curvature: whether the reply is to tell the curvature; never together with privacy, which it would break.
+        privacy: clipping and noise of the reply; None for no privacy guarantee.
+        curvature: whether the reply includes the curvature; never together with privacy, which it would break.
     """
 
     server_round: int
@@ -71,14 +71,14 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """A client's answer. For status OK it carries projected gradients, float32 (K, q); else a word to the operator.
+    """A client's answer. For status OK it carries projected gradients, float32 (K, q); else a message to the operator.
 
     Attributes:
         have_round: the last ledger round the client has applied.
         checksum: state checksum at which it trained, that is after `have_round`.
         loss: mean training loss, for progress only.
-        one_bit: whether the bytes hold the scalars' signs alone, read as ±1, 0 as positive.
-        curvature: mean over the local steps, float32 on the wire; where the plan asks for it.
+        one_bit: whether the bytes hold only the scalars' signs, read as ±1, 0 as positive.
+        curvature: mean over the local steps, float32 in the encoding; present if the plan asks for it.
     """
 
     status: Status
@@ -96,7 +96,7 @@ class Reply:
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """Packed plan: 59 bytes, each ledger record with a u32 length before it, and 21 bytes if it asks for privacy."""
+    """Pack a plan: 59 bytes, each ledger record with a u32 length before it, and 21 bytes if it asks for privacy."""
     e = plan.estimator
     head = struct.pack(
         "<2sB" + _PLAN_LAYOUT,
@@ -121,7 +121,7 @@ def encode_plan(plan: Plan) -> bytes:
 
 
 def _encode_mechanism(asked: Mechanism | None) -> bytes:
-    """Nothing without privacy; a device that does not know these bytes refuses the plan, and answers nothing."""
+    """Pack the privacy part, empty without privacy; a device that does not know these bytes refuses the plan."""
     if asked is None:
         return b""
     level = _MASKED if asked.masked else LEVELS.index(asked.level)
@@ -130,7 +130,7 @@ def _encode_mechanism(asked: Mechanism | None) -> bytes:
 
 def _decode_mechanism(reader: Reader) -> Mechanism | None:
     if reader.remaining < struct.calcsize("<" + _PRIVACY_LAYOUT):
-        return None  # or bytes that `finish` refuses
+        return None  # any other bytes are refused by `finish`
     level, clip_norm, noise, examples = reader.take(_PRIVACY_LAYOUT)
     if level > _MASKED:
         raise CodecError(f"plan asks for privacy of unknown level {level}")
@@ -181,7 +181,7 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """Packed reply: 51 bytes, 4 bytes a scalar or, if `one_bit`, a bit each, 16 of curvature, and the message."""
+    """Pack a reply: 51 bytes, 4 bytes (or, if `one_bit`, one bit) per scalar, 16 of curvature, and the message."""
     steps, queries = reply.projected_grads.shape
     head = struct.pack(
         "<2sB" + _REPLY_LAYOUT,
@@ -204,7 +204,7 @@ def encode_reply(reply: Reply) -> bytes:
 
 
 def _encode_curvature(found: Curvature | None) -> bytes:
-    """Nothing, or t, gᵀFg of signal and of noise, and v; what float32 does not hold is infinite, and is refused."""
+    """Pack t, gᵀFg of signal and of noise, and v, or nothing; float32 overflow becomes infinite, and is refused."""
     if found is None:
         return b""
     with np.errstate(over="ignore"):
