@@ -1,1 +1,1 @@
-"""What an attacker gets from scalars, with each defence and with none: `python -m benchmarks.attacks`."""
+"""Privacy attacks on scalars, with each defence and with none: `python -m benchmarks.attacks`."""

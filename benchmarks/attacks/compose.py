@@ -1,4 +1,4 @@
-"""Devices, batches and cohorts put together from the table of slopes, and what they would send.
+"""Devices, batches and cohorts composed from the table of slopes, and the scalars that they would send.
 
 Draws that a device takes from a seed come from a generator here; noise and samples under a guarantee come from the
 operating system, as on a device, so no two runs of those parts give the same numbers.

@@ -1,4 +1,4 @@
-"""Weighing evidence: Gaussian likelihoods of scalars, and how well a score tells members from others."""
+"""Evidence for the attacks: Gaussian likelihoods of scalars, and how well a score separates members from others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Was this utterance on the device? Asked by who knows weights, directions, and the utterance with its transcript.
+"""Membership inference by an attacker who knows weights, directions, and the utterance with its transcript.
 
 The attacker also knows how slopes are distributed over the population (mean and covariance along the round's
 directions, of all other utterances of the pool), so a likelihood ratio of Gaussians is at hand (as LiRA, Carlini et al.

@@ -1,4 +1,4 @@
-"""What a recorder of the wire sees: lengths of messages, and when they pass.
+"""Side channels on the network: lengths and times of messages.
 
 Two devices that have nothing in common, one with the shortest utterances and one with the longest, answer the same
 plans; every message has the same length for both. Seconds of a reply are CPU seconds of the device's own work.
@@ -33,7 +33,7 @@ _SESSION = bytes(16)
 
 @dataclass(frozen=True, eq=False)
 class Listened(CTCDataset):
-    """A data set that notes the seconds of audio it is asked for."""
+    """A data set that records the seconds of audio in each batch."""
 
     heard: list[float] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""What an attacker gets: membership, transcripts, and what the wire shows, over several seeds.
+"""Results of the attacks: membership, transcripts and network side channels, over several seeds.
 
     python -m benchmarks.attacks
 

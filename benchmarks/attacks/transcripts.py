@@ -1,4 +1,4 @@
-"""Which sentence was said? Candidates are ranked by how well they explain the scalars of a device.
+"""Transcript inference: candidate sentences are ranked by how well they explain the scalars of a device.
 
 Two attackers, both of whom know weights, directions, the candidate sentences, and how slopes are distributed:
 

@@ -1,1 +1,1 @@
-"""What it costs: time, memory and bytes of steps, replay, messages and secure sums."""
+"""Costs: time, memory and bytes of steps, replay, messages and secure sums."""

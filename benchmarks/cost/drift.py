@@ -1,4 +1,4 @@
-"""What perturbing and restoring alone does to weights: 240 queries of w + εz, w − 2εz, w + εz, and no update.
+"""Drift of weights by perturbing and restoring alone: 240 queries of w + εz, w − 2εz, w + εz, and no update.
 
 Plain: in place with seeded `randn`, as MeZO (arXiv 2305.17333) restores its weights, in three number formats. Ours: the
 same walk on the lattice, where it must change nothing. 240 queries are 30 steps of 8 directions.

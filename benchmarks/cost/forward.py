@@ -1,4 +1,4 @@
-"""What makes forward passes cheaper, each against the same passes without it: time ratios and padding saved.
+"""Optimisations of forward passes, each compared with the same passes without it: time ratios and padding saved.
 
 bfloat16 autocast against float32; `torch.compile` against eager layers; encoder states kept over the passes of a step
 where only decoder tensors are trained; batches of similar length against batches drawn from all lengths.

@@ -1,4 +1,4 @@
-"""What a round costs the server, over clients, local steps, queries and parameters, and where it stops being linear.
+"""The server's cost of a round, over clients, local steps, queries and parameters, and its limits of linearity.
 
 The cost is that of validating replies, aggregating them, deriving direction seeds, applying all directions, the
 checksum and the ledger. Each sweep changes one number; where cost is linear, seconds ÷ (directions × parameters) stays

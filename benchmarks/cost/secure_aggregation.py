@@ -1,4 +1,4 @@
-"""What secure aggregation costs: bytes of one device in a round, and seconds of one device and of the server.
+"""The cost of secure aggregation: bytes of one device in a round, and seconds of one device and of the server.
 
 All devices are in this one process, so nothing of a network is in the seconds, which are of CPU time: other programs on
 the machine do not count. One device is real in every step, with node keys (ECDSA P-384) and signatures of all others.

@@ -1,4 +1,4 @@
-"""Which loss window points where the 30 s window points: cosine of gradients, loss error, processor time of a forward.
+"""Short loss windows compared with the 30 s window: cosine of gradients, loss error, processor time of a forward.
 
 Back-propagation is used here only, to measure: the full gradient of the encoder's weights on the same utterances, on
 Whisper's 30 s window, on windows cut to the speech, and on cut windows with a merged silent tail of several sizes.

@@ -1,1 +1,1 @@
-"""A deployment of real processes: its bytes on the wire, and what it stands."""
+"""A deployment of real processes: its network traffic, and its robustness to faults."""

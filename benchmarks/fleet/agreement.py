@@ -1,4 +1,4 @@
-"""Agreement in the end: of server, ledger, an independent replay, and every device that is alive."""
+"""Final agreement of server, ledger, an independent replay, and every running device."""
 
 from __future__ import annotations
 

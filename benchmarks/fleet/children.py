@@ -1,4 +1,4 @@
-"""Processes of a fleet: begun again when they end, as systemd does, each in a group of its own, all gone at the end."""
+"""Processes of a fleet: restarted when they end, as by systemd, each in its own group, all ended at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole deployment of real processes on this machine: SuperLink, SuperExec, proxy, and devices to be harmed."""
+"""A whole deployment of real processes on this machine: SuperLink, SuperExec, proxy, devices with fault injection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two hundred rounds of a real deployment with seeded faults: does it get to the end, with which bits, in what memory?
+"""Two hundred rounds of a real deployment with seeded faults: completion, bit-exactness and memory.
 
 Every few rounds something dies or is cut, drawn by `--seed`: a worker, a SuperNode, the SuperLink, the ServerApp (the
 run is then resumed), or a device's network for a while. At the end ledger, an independent replay and all devices must

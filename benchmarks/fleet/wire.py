@@ -1,4 +1,4 @@
-"""Bytes on the wire of a real deployment, by local steps: payload, serialised, and what TCP carried for each device.
+"""Network traffic of a real deployment, by local steps: bytes of payload, of serialised messages, and of TCP.
 
 Each SuperNode reaches the proxy through a forwarder that counts bytes, TLS included. Rounds are counted between two
 entries of `rounds.jsonl`, after the first rounds, which carry introductions and the app. Idle bytes are those of

@@ -1,1 +1,1 @@
-"""What all benchmarks share: workloads, timing, and rows with what they were measured on."""
+"""Shared parts of the benchmarks: workloads, timing, and result rows with machine and versions."""

@@ -1,4 +1,4 @@
-"""Outcomes of a benchmark's parts by what was asked, in a file of JSON lines: a stopped run goes on where it was."""
+"""Cache of a benchmark's partial results in a file of JSON lines, from which a stopped run resumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Outcome = dict[str, Any]
 
 
 class Kept:
-    """What is known, and what is measured now because it is not. Several processes may add to one file.
+    """A cache of results that measures missing ones. Several processes may append to one file.
 
     Args:
         path: the file; None keeps nothing beyond this process.
@@ -30,7 +30,7 @@ class Kept:
                 write_rows(path, rows)  # without a line that a crash tore: the next one would be torn with it
 
     def __call__(self, asked: Any, measure: Callable[[], Outcome]) -> Outcome:
-        """The outcome of what is asked, plain values: known, or measured now and kept."""
+        """Return a result as plain values: from the cache, or measured now and stored."""
         text = json.dumps(asked, sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         if key not in self._known:

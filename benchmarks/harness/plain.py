@@ -1,4 +1,4 @@
-"""ZO-SGD as published, written plainly from the algorithm: what our step and our replay are measured against.
+"""ZO-SGD as published, a plain implementation of the algorithm: the baseline for our step and replay.
 
 MeZO (arXiv 2305.17333, algorithms 1 and 2) and ZO-ASR (arXiv 2512.01267): a direction is what the global generator
 gives after `torch.manual_seed(seed)`, drawn anew at each use; w + εz, w − 2εz, w + εz; then one update for each query.

@@ -1,4 +1,4 @@
-"""Which commit a number was measured on."""
+"""The commit on which a number was measured."""
 
 from __future__ import annotations
 

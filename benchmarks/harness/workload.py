@@ -1,4 +1,4 @@
-"""The work that costs are measured on: a Whisper and a batch of five-second windows, the same for every side."""
+"""The workload of cost benchmarks: a Whisper and a batch of five-second windows, the same for all methods."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Hostile devices: what each attack does under each rule."""
+"""Hostile devices: the effect of each attack under each aggregation rule."""

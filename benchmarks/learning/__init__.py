@@ -1,1 +1,1 @@
-"""Learning measured in one process: what zeroth- and first-order methods make of the same devices and recordings."""
+"""Learning measured in one process: zeroth- and first-order methods on the same devices and recordings."""

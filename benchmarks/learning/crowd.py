@@ -1,4 +1,4 @@
-"""Simulated devices in this process: one model in turn for all of them, the recordings of each, and the judge."""
+"""Simulated devices in this process: one model shared by all in turn, each device's recordings, and the evaluation."""
 
 from __future__ import annotations
 

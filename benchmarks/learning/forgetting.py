@@ -1,4 +1,4 @@
-"""What is not trained is not lost: word errors of other accents, before and after.
+"""Forgetting: word errors on other accents, before and after training.
 
 python -m benchmarks.learning.forgetting --model models/whisper-tiny.en --ledger results/run/ledger.zo
 """

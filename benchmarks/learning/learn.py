@@ -1,4 +1,4 @@
-"""One run from the base model to its last judgement; a killed run goes on from its last checkpoint."""
+"""One run from the base model to its final evaluation; a killed run resumes from its last checkpoint."""
 
 from __future__ import annotations
 

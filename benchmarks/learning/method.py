@@ -1,4 +1,4 @@
-"""What a way of learning is, what a round of it costs, and the settings that all ways share."""
+"""The interface of a training method, the cost of its rounds, and the settings that all methods share."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ class Method(Protocol):
         """
 
     def finish(self) -> None:
-        """Make the model the one that is judged; called once, after the last round."""
+        """Put the final weights into the model for evaluation; called once, after the last round."""
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs on a fresh model, as `torch.save` takes it."""
+        """Return the state that `restore` needs on a fresh model, in a form for `torch.save`."""
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where the method of an earlier process was."""
+        """Restore the state of an earlier process."""

@@ -1,4 +1,4 @@
-"""All that is compared: how each method is made, with which settings, and over which learning rates it is swept."""
+"""The compared methods: their construction, settings, and swept learning rates."""
 
 from __future__ import annotations
 
