@@ -22,7 +22,7 @@ def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
     return Counter(views).most_common(1)[0][0]
 
 
-def strangers(reference: View, members: Iterable[Member]) -> dict[int, str]:
+def mismatched_devices(reference: View, members: Iterable[Member]) -> dict[int, str]:
     """Return node ids of devices whose base model is not `reference`, each with a message for the operator."""
     found = {}
     members = list(members)

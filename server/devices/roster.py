@@ -65,7 +65,7 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
         time.sleep(0.5)
 
 
-class _Roll:
+class _Registrations:
     """Collects the devices' introductions and sorts them into members and problems."""
 
     def __init__(self, told: Introductions) -> None:
@@ -153,19 +153,19 @@ def _devices(who: list[str]) -> str:
     return f"device{'s' if len(who) > 1 else ''} {', '.join(who)}"
 
 
-def _call_the_roll(
+def _register(
     grid: Grid, nodes: Iterable[int], timeout: float, told: Introductions, also: Mapping[str, str]
-) -> _Roll:
+) -> _Registrations:
     content = ConfigRecord({"hello": b"", **also})
     messages = [
         Message(RecordDict({CONTENT: content}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
     ]
     for message in messages:
         told.down.add(0, serialised_size(message.content))
-    roll = _Roll(told)
+    registrations = _Registrations(told)
     for answer in ask(grid, messages, timeout):
-        roll.take(answer)
-    return roll
+        registrations.take(answer)
+    return registrations
 
 
 class Roster:
@@ -197,29 +197,31 @@ class Roster:
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
         self.online = set(nodes)
-        roll = _call_the_roll(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
-        problems = roll.problems()
+        registrations = _register(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
+        problems = registrations.problems()
         for problem in problems:
             logger.warning(problem)
-        ids = [m.client_id for m in roll.members.values()]
+        ids = [m.client_id for m in registrations.members.values()]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
             raise ConfigError(
                 f"two devices claim client id {twice}: set distinct client-id values in their node configs"
             )
-        if len(roll.members) < least or roll.stop:
-            head = f"{len(roll.members)} of {len(nodes)} devices can train, min-clients is {least}:"
-            if roll.stop:
+        if len(registrations.members) < least or registrations.stop:
+            head = f"{len(registrations.members)} of {len(nodes)} devices can train, min-clients is {least}:"
+            if registrations.stop:
                 head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
             raise ConfigError(
                 "\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])])
             )
-        self.members = roll.members
-        if len(roll.members) < len(nodes):
-            logger.warning(f"{len(nodes) - len(roll.members)} of {len(nodes)} devices are left out, for these reasons")
-        for node in set(nodes) - set(roll.members):
-            self._ask_again_later(node, 0, roll.words.get(node, ""), busy=node in roll.busy)
-        self._tell_skipped(roll.members.values())
+        self.members = registrations.members
+        if len(registrations.members) < len(nodes):
+            logger.warning(
+                f"{len(nodes) - len(registrations.members)} of {len(nodes)} devices are left out, for these reasons"
+            )
+        for node in set(nodes) - set(registrations.members):
+            self._ask_again_later(node, 0, registrations.words.get(node, ""), busy=node in registrations.busy)
+        self._tell_skipped(registrations.members.values())
 
     def _tell_skipped(self, members: Iterable[Member]) -> None:
         for client in (str(member.client_id) for member in members):
@@ -239,7 +241,7 @@ class Roster:
         self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
         return word != last
 
-    def look(self) -> None:
+    def refresh_online(self) -> None:
         """Update `online` from the grid."""
         self.online = set(self._grid.get_node_ids())
 
@@ -249,18 +251,18 @@ class Roster:
         Returns:
             New members. The caller checks their base model and may `leave_out` them.
         """
-        self.look()
+        self.refresh_online()
         due = [n for n in sorted(self.online - self.members.keys()) if self._again.get(n, (0,))[0] <= server_round]
         if not due:
             return []
         timeout = min(_NEWCOMER_SECONDS, self._config.round_timeout)
-        roll = _call_the_roll(self._grid, due, timeout, self.told, self.also)
+        registrations = _register(self._grid, due, timeout, self.told, self.also)
         fresh = []
         for node in due:
-            member = roll.members.get(node)
+            member = registrations.members.get(node)
             if member is None:
-                word = roll.words.get(node, f"node {node} did not answer")
-                self.leave_out(node, word, server_round, busy=node in roll.busy)
+                word = registrations.words.get(node, f"node {node} did not answer")
+                self.leave_out(node, word, server_round, busy=node in registrations.busy)
             elif self._takes_a_place(member, server_round):
                 self.members[node] = member
                 fresh.append(member)

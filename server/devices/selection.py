@@ -32,7 +32,7 @@ class Selection:
         deadline = time.monotonic() + self._config.round_timeout
         told = False
         while True:
-            self._roster.look()
+            self._roster.refresh_online()
             here = self._here()
             newcomers = len(self._roster.online - self._roster.members.keys())
             if len(here) + newcomers >= self._config.min_clients or time.monotonic() > deadline:

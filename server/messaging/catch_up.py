@@ -65,7 +65,7 @@ class CatchUp:
             self._ends.append(self._ends[-1] + len(encode_record(record)) + 4)
         self._records = records
 
-    def took(self, client_id: int) -> None:
+    def acknowledge(self, client_id: int) -> None:
         """Record that a device has received the last part."""
         if transfer := self._transfers.get(client_id):
             transfer.held = transfer.sent

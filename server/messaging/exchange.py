@@ -199,7 +199,7 @@ class Exchange:
                 self._count(self.up, 1, node, len(payload_of(answer)), answer.content)
                 if (client := self._late.catching_up.pop(name, None)) is not None:
                     if is_ok(answer) is not None:
-                        self._catch_up.took(client)
+                        self._catch_up.acknowledge(client)
                     return []
                 inbox.refuse("late", f"node {node} answered round {server_round} after it had closed")
             return []
@@ -226,7 +226,7 @@ class Exchange:
             inbox.refuse("malformed", f"client {plan.client_id}: {error}", node)
             return []
         if reply.status is Status.OK:
-            self._catch_up.took(plan.client_id)
+            self._catch_up.acknowledge(plan.client_id)
             return self._go_on(node, plan, reply.have_round, inbox)
         if reply.status is Status.BEHIND:
             self._catch_up.start_over(plan.client_id)

@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.devices.base_models import reference_view, strangers
+from server.devices.base_models import mismatched_devices, reference_view
 from server.devices.roster import Member, Roster
 from server.devices.selection import Selection
 from server.devices.standing import DRIFT, Standings
@@ -91,7 +91,7 @@ class Federation:
             self.roster.also = self._also = told(asked, config)
             self.roster.start()  # devices introduce themselves again, with the chosen tensors
         self._reference = reference_view(held, self.roster.members.values())
-        self._turn_strangers_away(list(self.roster.members.values()), 0)
+        self._leave_out_mismatched(list(self.roster.members.values()), 0)
         self.events.on_model(held)
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
@@ -144,13 +144,13 @@ class Federation:
         """Whether this run continues an existing ledger."""
         return self.state.resumed
 
-    def _turn_strangers_away(self, members: list[Member], server_round: int) -> None:
+    def _leave_out_mismatched(self, members: list[Member], server_round: int) -> None:
         """Leave out devices with another base model.
 
         Raises:
             WrongBaseModel: before the first round, if fewer than `min-clients` devices are left.
         """
-        found = strangers(self._reference, members)
+        found = mismatched_devices(self._reference, members)
         for node, word in found.items():
             self.roster.leave_out(node, word, server_round)
         if not server_round and len(self.roster.members) < self.config.min_clients:
@@ -248,7 +248,7 @@ class Federation:
 
     def losses_on_clients(self) -> DeviceLosses:
         """Losses of the online devices' held-out speech, at the ledger's last state."""
-        self.roster.look()
+        self.roster.refresh_online()
         return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
 
     def _ask_held_out(self, server_round: int, kind: str, nodes: Container[int]) -> EvaluationInbox:
@@ -265,7 +265,7 @@ class Federation:
         start = time.monotonic()
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
-        self._turn_strangers_away(self.roster.refresh(server_round), server_round)
+        self._leave_out_mismatched(self.roster.refresh(server_round), server_round)
         chosen = self._selection.choose(server_round)
         if self.privacy is not None:
             chosen = self.privacy.charge(server_round, chosen)

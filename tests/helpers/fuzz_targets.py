@@ -37,8 +37,8 @@ from client.worker.client import make_request
 from client.worker.host import Host
 from client.worker.journal import Journal, SavedState
 from client.worker.worker_pb2 import Event, InfoRequest, Request
-from server.devices.base_models import reference_view, strangers
-from server.devices.roster import CONTENT, Introductions, _Roll
+from server.devices.base_models import mismatched_devices, reference_view
+from server.devices.roster import CONTENT, Introductions, _Registrations
 from server.devices.standing import DEVICES_NAME, Standings
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
@@ -254,13 +254,13 @@ def _server() -> dict[str, Target]:
         steps.used(4, inbox, 4)
 
     def introduce(data: bytes) -> None:
-        roll = _Roll(Introductions())
+        registrations = _Registrations(Introductions())
         answer = Message(RecordDict({CONTENT: ConfigRecord({"hello": data})}), dst_node_id=1, message_type="query")
-        roll.take(answer)
-        roll.problems()
+        registrations.take(answer)
+        registrations.problems()
         with suppress(ConfigError):
-            reference = reference_view(None, roll.members.values())
-            strangers(reference, roll.members.values())
+            reference = reference_view(None, registrations.members.values())
+            mismatched_devices(reference, registrations.members.values())
             header = open_header(config, reference)
             encode_header(header)
             decode_ledger(encode_header(header)[0])
