@@ -1,4 +1,4 @@
-"""The model card of an adapted model: what the Hugging Face hub reads, and what a person wants to know."""
+"""The model card of an adapted model: metadata for the Hugging Face hub, and a summary for readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional `torch.compile` of Whisper's layers: their names, weights and places in memory stay what they are."""
+"""Optional `torch.compile` of Whisper's layers, which keeps their names, weights and memory addresses."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zo_common.errors import ConfigError
 
 
 def has_compiler() -> bool:
-    """Whether there is the C++ compiler that torch.compile would call."""
+    """Return whether the C++ compiler that torch.compile needs is installed."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def compile_layers(model: Any, backend: str = "inductor") -> None:
     """Compile every encoder and decoder layer in place, for batches of any length.
 
-    Layers of one kind share their code, so this compiles a handful of graphs whatever the model's depth, at the first
-    forward passes. Weights are inputs of the graphs: the lattice goes on moving them in place.
+    Layers of one kind share their code, so the first forward passes compile only a few graphs, whatever the model's
+    depth. Weights are inputs of the graphs, so the lattice can still update them in place.
 
     Raises:
         ConfigError: torch would generate C++ for this processor, and there is no compiler.

@@ -13,7 +13,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 natively; emulation would be slower than float32."""
+    """Return whether the processor multiplies bfloat16 natively; emulation would be slower than float32."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             flags = next((line for line in info if line.startswith("flags")), "")
@@ -32,7 +32,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """A context in which matrix products run in `precision` ("float32" changes nothing)."""
+    """Return a context in which matrix products run in `precision` ("float32" changes nothing)."""
     if precision == "float32":
         return nullcontext()
     # weights change between two forwards of one context, so casts must not be cached
@@ -40,7 +40,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of that name; "auto" takes CUDA if there is one, else the CPU.
+    """Return the torch device of that name; "auto" is CUDA if available, else the CPU.
 
     Raises:
         ConfigError: torch does not know the name, or cannot use such a device here.

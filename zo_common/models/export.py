@@ -1,4 +1,4 @@
-"""What a finished run leaves to use: a `from_pretrained` directory, processor included."""
+"""Export of an adapted model as a `from_pretrained` directory, processor included."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FLOAT32 = 4
 def export_model(
     model: Any, processor: Any, directory: Path, *, replace: bool = False, language: str = "", card: str = ""
 ) -> Path:
-    """Save an adapted model and its processor; the directory appears whole or not at all.
+    """Save an adapted model and its processor; the directory is written atomically.
 
     Args:
-        replace: put it in the place of an earlier export of the same run.
+        replace: replace an earlier export of the same run.
         language: code or English name, which multilingual Whisper transcribes by default then; empty leaves the base's.
         card: text of the model card.
 

@@ -1,4 +1,4 @@
-"""Folders that people take for a model and that hold something else: one sentence each, with the remedy."""
+"""Refusal of folders that hold something other than a model: one sentence each, with the remedy."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refuse_foreign(source: str) -> None:
 
 
 def refuse_non_finite(source: str, model: nn.Module) -> None:
-    """Refuse weights that are no numbers.
+    """Refuse weights that are not finite.
 
     Raises:
         UnsupportedModel: names the tensor.

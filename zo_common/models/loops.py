@@ -1,4 +1,4 @@
-"""Transcripts that repeat themselves: how they are told, and what the search that follows must not do."""
+"""Repetition loops in transcripts: detection, and the constraint of the decoding that follows."""
 
 from __future__ import annotations
 

@@ -1,14 +1,13 @@
-"""The loss as it is computed, compared once with the full-window float32 loss on a few of the device's own utterances.
+"""A check of the loss approximations against the full-window float32 loss, on a few of the device's own utterances.
 
-A merged tail, a cached prefix, shorter floats and the perturbation ε are approximations, and each of them is right for
-some models and speech and wrong for others. So each is compared with the loss that it stands for, from the base
-weights:
+A merged tail, a cached prefix, shorter floats and the perturbation ε are approximations, each of which suits some
+models and speech and not others. So each is compared with the exact loss, at the base weights:
 
 - the *loss* of every utterance, and
-- the *differences* (L(w+εz) − L(w−εz)) / 2 along a few directions z: what a step makes of it,
+- the *differences* (L(w+εz) − L(w−εz)) / 2 along a few directions z, which a step measures.
 
-and the cheapest setting within tolerance is taken. A setting that the user fixed is not replaced: where it does not
-fit, `LossCheckFailed` says by how much, and what would.
+The cheapest setting within tolerance is used. A setting that the user fixed is not replaced: if it is outside the
+tolerance, `LossCheckFailed` says by how much, and names one that fits.
 
 The tolerances were calibrated on real models. On Whisper-tiny.en a tail of 64 that is merged before the first layer is
 off by 5 % in loss and 27 % in its gradient, and costs a third of the words that training wins; `whisper_forward`'s of
@@ -49,7 +48,7 @@ FIRST_EPSILON, LARGEST_EPSILON = 2.0**-10, 2.0**-4
 _EPSILONS_TRIED = 4
 _MOST_STEPS = 4  # by which ε is doubled for a shorter type
 _PROBE = 1 + 2 * DIRECTIONS  # passes
-_STREAM = 1 << 42  # of the directions looked along, the same in every round
+_STREAM = 1 << 42  # of the directions of the check, the same in every round
 
 
 @dataclass(frozen=True)

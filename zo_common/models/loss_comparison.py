@@ -1,4 +1,4 @@
-"""How far two ways to compute a loss are apart, and how well ε suits one of them, as shares with tolerances."""
+"""Relative errors between two ways to compute a loss, and the suitability of ε, with tolerances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST_LOSS = 0.05  # nats: of a loss that is nearly 0, shares say nothing
 
 @dataclass(frozen=True)
 class Tolerances:
-    """What still fits, as shares.
+    """Tolerances, as fractions.
 
     Attributes:
         loss: mean |error| of the utterances' losses ÷ their mean loss.
@@ -47,7 +47,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far a setting is from the reference, as the shares in `Tolerances`."""
+    """The errors of a setting relative to the reference, as the fractions in `Tolerances`."""
 
     loss: float
     worst: float
@@ -55,7 +55,7 @@ class Comparison:
     difference: float
 
     def fits(self, tolerances: Tolerances) -> bool:
-        """Whether all of it is within tolerance; what is not finite is not."""
+        """Return whether all errors are within tolerance; errors that are not finite are not."""
         within = self.loss <= tolerances.loss and self.worst <= tolerances.worst
         return bool(within and self.difference <= tolerances.difference)
 
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def compare(found: Probe, reference: Probe) -> Comparison:
-    """How far a probe is from the reference's along the same directions."""
+    """Return the errors of a probe relative to the reference's along the same directions."""
     errors, mean = np.abs(found.losses - reference.losses), max(float(reference.losses.mean()), _LEAST_LOSS)
     size = root_mean_square(reference.differences)
     off = root_mean_square(found.differences - reference.differences)
@@ -78,7 +78,7 @@ def compare(found: Probe, reference: Probe) -> Comparison:
 
 @dataclass(frozen=True)
 class EpsilonVerdict:
-    """What an ε is worth: rounding noise and curvature, as the shares in `Tolerances`."""
+    """The errors of an ε: rounding noise and curvature, as the fractions in `Tolerances`."""
 
     noise: float
     curvature: float

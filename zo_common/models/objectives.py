@@ -19,7 +19,7 @@ def label_losses(
         logits: float32 (P, vocabulary), row by row.
         labels: (B, L).
         counted: bool (B, L), which positions are labelled, P in all.
-        trace: is told the logits.
+        trace: receives the logits.
 
     Returns:
         float32 (B,); an example without any label has loss 0.
@@ -53,10 +53,10 @@ def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 def confident_labels(
     log_probs: torch.Tensor, labels: torch.Tensor, min_token: float = 0.0, min_utterance: float = 0.0
 ) -> torch.Tensor:
-    """The labels of a hypothesis that are trusted; the others become −100.
+    """Return a hypothesis's labels with sufficient confidence; the others become −100.
 
     Args:
-        log_probs: (B, L), of each label; what stands at a label of −100 does not matter.
+        log_probs: (B, L), of each label; values at a label of −100 are ignored.
         labels: (B, L).
         min_token: a label counts from this probability on.
         min_utterance: an utterance counts where the geometric mean of its labels' probabilities reaches this.

@@ -1,4 +1,4 @@
-"""Programs that say things in their own words: transformers' bars and advice are left out."""
+"""Suppression of transformers' progress bars and advice, for programs with their own messages."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """Waveforms → frame logits of a model with a CTC head, of any class that transformers registers for CTC.
 
-What a class takes, samples or log-mel features, and under which names, is asked of its feature extractor and its
-`forward`; how many frames it makes of them, of the class's own method.
+The inputs of a class (samples or log-mel features) and their names are found from its feature extractor and its
+`forward`; the number of frames comes from the class's own method.
 
 Padding is handled as each class was trained. Where the first convolution has a group norm (`feat_extract_norm` is
 "group": base models), padding is zeros and there is no attention mask: the statistics of that norm, and so the logits
-of an utterance, depend on how far it was padded. All others are told the mask, and padding changes nothing but the last
-bits. In neither are an utterance's *bits* independent of who else is in the batch; compare two evaluations of the same
-batch only.
+of an utterance, depend on the length of the padding. All others receive the mask, and padding changes only the last
+bits. In both cases an utterance's *bits* depend on the rest of the batch; only compare evaluations of the same batch.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _MASKS = ("attention_mask", "padding_mask")
 
 
 def prepare_waves(extractor: Any, waves: Sequence[NDArray[np.float32]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Waveforms as the model wants them, padded, and their lengths int64 (B,) in samples or feature frames.
+    """Return the model's padded inputs for waveforms, and their lengths int64 (B,) in samples or feature frames.
 
     Samples, float32 (B, N) or (B, 1, N), are normalised each utterance by itself, if the extractor normalises. (A
     `Wav2Vec2FeatureExtractor` that is given a list to pad, and makes no attention mask, takes mean and variance over
@@ -51,14 +50,14 @@ def prepare_waves(extractor: Any, waves: Sequence[NDArray[np.float32]]) -> tuple
 
 
 def takes_samples(extractor: Any) -> bool:
-    """Whether an extractor leaves samples as they are, but for their scale."""
+    """Return whether an extractor changes at most the scale of samples."""
     return type(extractor).__name__ == "Wav2Vec2FeatureExtractor"
 
 
 def receptive_field(config: Any) -> int:
-    """Samples that a frame sees, the least that make one: 400, 25 ms at 16 kHz, in all published models.
+    """Return the receptive field of a frame in samples, which is also the shortest input: 400 in published models.
 
-    Of a model that takes features it is 1 feature frame.
+    For a model of features it is 1 feature frame.
     """
     samples = 1
     config = getattr(config, "audio_config", config)
@@ -69,13 +68,13 @@ def receptive_field(config: Any) -> int:
 
 
 def frames_of(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The method of a class with a CTC head that says how many frames it makes of lengths in samples or features."""
+    """Return the method of a CTC class that computes the number of frames from lengths in samples or features."""
     found: Callable[[torch.Tensor], torch.Tensor] = next(getattr(model, n) for n in _LENGTHS if hasattr(model, n))
     return found
 
 
 def frame_lengths(model: Any, lengths: torch.Tensor) -> torch.Tensor:
-    """Frames, int64 (B,), that the model makes of lengths (B,) in samples or feature frames.
+    """Return the model's number of frames, int64 (B,), for lengths (B,) in samples or feature frames.
 
     Raises:
         DataError: an utterance is too short for a single frame.
@@ -98,12 +97,12 @@ def frame_lengths(model: Any, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def uses_attention_mask(config: Any) -> bool:
-    """Whether a model was trained with attention masks: its first convolution has no group norm."""
+    """Return whether a model was trained with attention masks: its first convolution has no group norm."""
     return bool(getattr(config, "feat_extract_norm", "layer") == "layer")
 
 
 def ctc_logits(model: Any, values: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (B, T, V) and frame lengths int64 (B,) of what `prepare_waves` made.
+    """Return logits (B, T, V) and frame lengths int64 (B,) for the output of `prepare_waves`.
 
     Raises:
         DataError: an utterance is too short for a single frame.

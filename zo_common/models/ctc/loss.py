@@ -32,7 +32,7 @@ class CTCBatch:
 
     Attributes:
         values, lengths: as `prepare_waves` makes them.
-        labels: int64 (B, L): characters, padded with −100; None where nobody knows the text.
+        labels: int64 (B, L): characters, padded with −100; None without transcripts.
     """
 
     values: torch.Tensor
@@ -102,13 +102,13 @@ class CTCLoss:
 
 @dataclass(frozen=True)
 class SutaSettings:
-    """What `AdaptationLoss` minimises; the defaults are ZO-ASR's.
+    """Settings of `AdaptationLoss`; the defaults are ZO-ASR's.
 
     Attributes:
         temperature: divides the logits.
         entropy_weight: of the entropy of the non-blank frames; the rest is the weight of class confusion.
-        reweight: whether frames count by confidence in class confusion.
-        confusion_of_blanks: whether class confusion looks at all frames, as SUTA does, or at the non-blank ones alone.
+        reweight: whether class confusion weights frames by confidence.
+        confusion_of_blanks: whether class confusion uses all frames, as SUTA does, or only the non-blank ones.
     """
 
     temperature: float = 2.5
@@ -126,13 +126,13 @@ class SutaSettings:
 class AdaptationLoss:
     """Entropy and class confusion of one batch, per example, as `estimator.LossFn`: needs no text.
 
-    1. The first call decides, under the weights of that moment, which frames are non-blank and how much each counts.
-    2. Every call looks at those same frames with those same weights, so that the two sides of a query differ in what
-       the model says of a frame, never in which frames it is asked about.
+    1. The first call selects the non-blank frames and their weights, under the present model weights.
+    2. Every call uses the same frames and frame weights, so that the two sides of a query differ only in the model's
+       outputs, not in the frames.
 
-    Make one object a step: then the frames follow the model as it adapts. The first call of a two-sided step is already
-    perturbed; `freeze` decides under the unperturbed weights, for one forward pass more. A one-sided step starts with
-    the unperturbed pass anyway.
+    Create one object per step, so that the frames follow the model as it adapts. The first call of a two-sided step is
+    already perturbed; `freeze` selects frames under the unperturbed weights, for one more forward pass. A one-sided
+    step starts with the unperturbed pass anyway.
     """
 
     def __init__(
@@ -144,12 +144,12 @@ class AdaptationLoss:
 
     @property
     def mask(self) -> torch.Tensor | None:
-        """The non-blank frames, bool (B, T), once they are decided."""
+        """The non-blank frames, bool (B, T), once they are selected."""
         return self._frozen[0] if self._frozen else None
 
     @torch.no_grad()
     def freeze(self) -> AdaptationLoss:
-        """Decide the frames under the present weights; returns itself."""
+        """Select the frames under the present weights; returns self."""
         self._frozen = self._decide(*self._logits())
         return self
 
@@ -175,6 +175,6 @@ class AdaptationLoss:
 
 
 def blank_of(model: Any) -> int:
-    """The class that stands for no character."""
+    """Return the id of the blank class."""
     own = getattr(model.config, "blank_token_id", None)
     return int(model.config.pad_token_id if own is None else own)

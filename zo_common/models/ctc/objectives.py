@@ -17,19 +17,18 @@ def ctc_losses(
 ) -> torch.Tensor:
     """Negative log-likelihood of each example's labels under CTC, in nats a character.
 
-    A character, not an utterance or a frame: a long utterance weighs as much as a short one, as its loss does not grow
-    with it, and the number stands beside the nats a token of Whisper. Sums run in float64, as the difference of two
-    losses is what a step measures.
+    The loss is normalised by characters, so that long and short utterances have the same weight, and the value is
+    comparable to Whisper's nats per token. Sums are in float64, since a step measures differences of two losses.
 
     Args:
         logits: (B, T, V).
-        lengths: (B,) frames that count.
-        labels: (B, L) integers; what is behind an example's length may be anything.
+        lengths: (B,) number of valid frames.
+        labels: (B, L) integers; values beyond an example's length are ignored.
         label_lengths: (B,); an example without characters has the loss of silence, in nats a frame.
-        blank: the class that stands for no character.
+        blank: id of the blank class.
 
     Returns:
-        float32 (B,); 0 for an example that `alignable` refuses: it says nothing, whatever the weights.
+        float32 (B,); 0 for an example that has no alignment (`alignable`).
     """
     possible = alignable(lengths, labels, label_lengths)
     # an impossible example is replaced by an empty one, so that a NaN still means that the logits are not finite
@@ -67,13 +66,13 @@ def frame_entropy(logits: torch.Tensor, mask: torch.Tensor, temperature: float =
         mask: bool (B, T).
 
     Returns:
-        float32 (B,); 0 where no frame is marked: an utterance heard as silence has no character to be sure of.
+        float32 (B,); 0 if no frame is marked, as in an utterance transcribed as silence.
     """
     return masked_mean(entropy(logits, temperature), mask)
 
 
 def confidence_weights(logits: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """1 + exp(−entropy) of the marked frames, 0 elsewhere, float32 (B, T): a frame the model is sure of counts twice.
+    """Return 1 + exp(−entropy) for marked frames, 0 elsewhere, float32 (B, T): a confident frame has weight 2.
 
     Reference implementations scale these to a mean of 1; the scale cancels in `class_confusion`.
     """

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-# typographic variants of what keyboards have: nothing said is lost
+# typographic variants of keyboard characters: replacing them loses no speech
 _PLAIN = {
     **dict.fromkeys("’‘ʼʻ‛′´`ʹ＇", "'"),
     **dict.fromkeys("“”„‟«»″＂", '"'),
@@ -20,15 +20,15 @@ _SHOWN = 10
 
 
 class CTCVocabulary:
-    """The tokens that a CTC model writes, of one or of several characters.
+    """The output tokens of a CTC model, each of one or several characters.
 
-    Where a character vocabulary has letters of one case alone (Wav2Vec2-base-960h: capitals), texts are turned into
-    that case: the tokenizer by itself would make every letter of the other an unknown one.
+    If a character vocabulary has letters of one case only (Wav2Vec2-base-960h: capitals), texts are converted to that
+    case: the tokenizer alone would map letters of the other case to the unknown token.
 
     Args:
         tokenizer: a `Wav2Vec2CTCTokenizer`, or one of word pieces.
-        classes: of the model's head; tokens that the tokenizer has beyond them are unknown too.
-        fold_accents: whether a letter that is not known is written without its accents (é → e).
+        classes: number of classes of the model's head; further tokens of the tokenizer count as unknown.
+        fold_accents: whether an unknown letter is replaced by the letter without accents (é → e).
     """
 
     def __init__(self, tokenizer: Any, classes: int, *, fold_accents: bool = False) -> None:
@@ -48,7 +48,7 @@ class CTCVocabulary:
         self._small, self._capital = any(map(str.islower, letters)), any(map(str.isupper, letters))
 
     def labels(self, text: str) -> tuple[list[int], Counter[str]]:
-        """Class numbers, and the characters that the vocabulary lacks, which are left out.
+        """Return class ids, and the characters missing in the vocabulary, which are left out.
 
         Words are separated by the tokenizer's delimiter. Empty if no character is known.
         """

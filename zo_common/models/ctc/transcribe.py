@@ -1,4 +1,4 @@
-"""Greedy decoding of CTC models: the likeliest class of every frame, repeats joined, blanks dropped."""
+"""Greedy decoding of CTC models: the most likely class of every frame, repeats merged, blanks removed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def transcribe_waves(
     """Transcripts of mono waveforms at the processor's sampling rate, without a language model.
 
     Args:
-        batch_size: models with a group norm hear padding, so one at a time is what they are compared on.
+        batch_size: padding affects models with a group norm, so published results use 1.
         on_progress: called with (utterances done, utterances in all).
 
     Raises:

@@ -1,1 +1,1 @@
-"""Models that write tokens, but for Whisper: what they are given, their loss and their transcripts."""
+"""Autoregressive models other than Whisper: their inputs, loss and transcripts."""

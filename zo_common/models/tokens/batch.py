@@ -1,4 +1,4 @@
-"""Inputs of a model that writes tokens, with what each position must predict."""
+"""Inputs of an autoregressive model, with the label of each position."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TokenBatch:
 
 
 def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
-    """Rows of tokens, filled up behind their ends, int64 (B, longest)."""
+    """Return rows of tokens, right-padded, int64 (B, longest)."""
     found = torch.full((len(rows), max(map(len, rows))), fill, dtype=torch.int64)
     for row, tokens in zip(found, rows, strict=True):
         row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""How classes that write tokens are given audio, prompts and texts: through their processor's own calls."""
+"""Inputs of autoregressive model classes from audio, prompts and texts, through their processor's own calls."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Wave = NDArray[np.float32]
 
 
 class Form(Protocol):
-    """A class's way, for one language.
+    """The input format of a model class, for one language.
 
     Attributes:
         end: the token that ends a text.
-        most: tokens of the longest text.
-        masked: whether the model is told where padding is; if not, it hears it.
+        most: number of tokens of the longest text.
+        masked: whether the model receives a mask of the padding; if not, padding affects it.
     """
 
     end: int
@@ -41,7 +41,7 @@ class Form(Protocol):
 
 
 class _Tokens:
-    """What both forms take from tokenizer and configuration."""
+    """Base of both formats: values from tokenizer and configuration."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor, self._tokenizer = model, processor, processor.tokenizer
@@ -111,7 +111,7 @@ class Seq2SeqForm(_Tokens):
 
 
 class CausalForm(_Tokens):
-    """A language model that reads audio in its prompt and goes on with the text; the prompt is masked in the loss.
+    """A language model with audio in its prompt that continues with the text; the prompt is masked in the loss.
 
     Raises:
         ConfigError: the model does not know the language.

@@ -1,4 +1,4 @@
-"""The loss that a step perturbs: one batch of a model that writes tokens, at the precision asked for."""
+"""The loss that a step perturbs: one batch of an autoregressive model, at the requested precision."""
 
 from __future__ import annotations
 

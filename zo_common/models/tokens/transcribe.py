@@ -1,4 +1,4 @@
-"""Greedy transcripts of models that write tokens."""
+"""Greedy transcripts of autoregressive models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def transcribe_tokens(
 ) -> list[tuple[str, list[int]]]:
     """Transcripts of mono waveforms at the processor's rate, and the text tokens that they consist of.
 
-    Those of a model that hears padding are made one at a time; a loop is searched for again, as Whisper's are.
+    Models affected by padding decode one utterance at a time; a repetition loop is decoded again, as with Whisper.
 
     Args:
         on_progress: called with (utterances done, utterances in all).
