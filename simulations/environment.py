@@ -6,7 +6,7 @@ import os
 
 
 def quiet_environment() -> None:
-    """No telemetry, no update checks, no warnings of others: a simulation talks to nobody."""
+    """Disable telemetry, update checks and warnings of other packages: a simulation makes no such network requests."""
     for name, value in {
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
