@@ -251,6 +251,7 @@ def test_a_base_model_with_a_nan(call: Call, scenario: Callable[..., Path], tmp_
     assert not (tmp_path / "out" / "model").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [None, {"bos_token_id": 50257, "decoder_start_token_id": 50257, "max_length": 448}])
 def test_a_whisper_without_a_whole_generation_config(
     call: Call,
