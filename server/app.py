@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from server.rounds.federation import Events, Federation, ModelOf, refuse_used_le
 from server.rounds.held_out import HeldOut
 from server.rounds.private_step import step_size
 from server.rounds.verdict import EVALUATION, answered, raise_if_worse, verdict_on
+from server.run.farewell import failed
 from server.run.log import RoundReport, write_json
 from server.run.model import GlobalModel
 from server.run.output import check_output
@@ -153,27 +153,11 @@ def output_of(config: RunConfig | None, context: Context) -> Path:
     return Path((config or RunConfig.from_mapping(context.run_config)).output)
 
 
-def say_in_the_end(line: str) -> None:
-    """Print a line after the simulation engine, if this process runs one, has shut down and printed its own messages.
-
-    Flower reports a simulation as completed even if its ServerApp exits with an error, so only the log shows it.
-    """
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return
-
-    def wait() -> None:
-        while ray.is_initialized():
-            time.sleep(0.1)
-        print(line, flush=True)
-
-    threading.Thread(target=wait, name="last words", daemon=True).start()
-
-
 def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
     """Return the app that `flwr run` starts: user errors are one sentence in the log, without a traceback.
 
-    A run whose result is worse than its start ends in the same way, once the best state is exported.
+    A run whose result is worse than its start ends in the same way, once the best state is exported. Flower runs a
+    simulation's ServerApp in a thread beside the engine, where an exit status is lost.
     """
     app = ServerApp()
     inner = make_server_app(app_config)
@@ -186,7 +170,8 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
                 raise_if_worse(output_of(app_config, context))
             except (ZOError, OSError) as error:
                 logger.error(f"error: {error}")
-                say_in_the_end(f"the run failed: {str(error).splitlines()[0]}")
+                if threading.current_thread() is not threading.main_thread():
+                    raise failed(str(error).splitlines()[0]) from None
                 raise SystemExit(1) from None
 
     return app

@@ -21,7 +21,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "train": ("train.cli", "Fine-tune a recogniser on this machine, with forward passes alone."),
     "sim": ("simulations.cli", "Simulate federations of speech devices, and make models and recordings for them."),
     "adapt": ("client.adapt.cli", "Adapt a recogniser to a recording by itself, without its text."),
-    "data": ("zo_common.speech.cli", "Look at recordings before training, and convert them."),
+    "data": ("zo_common.speech.cli", "Look at recordings before training, and convert and cut them."),
     "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),
     "server": ("server.deploy.cli", "Run a federation on many machines."),
     "worker": ("client.worker.cli", "Keep a device's model and recordings ready between messages."),

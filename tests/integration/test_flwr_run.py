@@ -76,24 +76,23 @@ def _end_processes_of(home: Path) -> None:
         time.sleep(1)
 
 
+def _flwr_run(app: Path, settings: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            "flwr", "run", ".", "local", "--stream", "--run-config", settings,
+            "--federation-config", "num-supernodes=3 client-resources-num-cpus=1",
+        ],
+        cwd=app, env=environment, capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the detached SuperLink through /proc")
 def test_flwr_run_local(environment: dict[str, str], tiny_whisper: Path, mini_corpus: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     settings = f"model='{tiny_whisper}' data='{mini_corpus}' output='{output}' num-server-rounds=2"
 
-    done = subprocess.run(
-        [
-            "flwr", "run", ".", "local", "--stream", "--run-config", settings,
-            "--federation-config", "num-supernodes=3 client-resources-num-cpus=1",
-        ],
-        cwd=_copy_of_the_repository(tmp_path / "repository"),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-    )  # fmt: skip
+    done = _flwr_run(_copy_of_the_repository(tmp_path / "repository"), settings, environment)
 
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
@@ -108,3 +107,24 @@ def test_flwr_run_local(environment: dict[str, str], tiny_whisper: Path, mini_co
     left = {p.name for p in output.iterdir()} - {".lock"}
     lines = {"rounds.jsonl", "steps.jsonl", "introductions.jsonl", "settings.jsonl"}
     assert left == lines | {"ledger.zo", "devices.json", "evaluation.json", "model"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the detached SuperLink through /proc")
+def test_a_run_that_fails_is_failed_in_flower_and_says_why_last(
+    environment: dict[str, str], mini_corpus: Path, tmp_path: Path
+) -> None:
+    app = _copy_of_the_repository(tmp_path / "repository")
+    settings = f"model='/nowhere/model' data='{mini_corpus}' output='{tmp_path / 'out'}'"
+
+    done = _flwr_run(app, settings, environment)
+    listed = subprocess.run(
+        ["flwr", "list", "local", "--format", "json"],
+        cwd=app, env=environment, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    assert "finished:failed" in listed.stdout, listed.stdout + listed.stderr
+    assert any(line.startswith("error: model '/nowhere/model' is neither") for line in said), said
+    assert "the run failed: model '/nowhere/model' is neither" in said[-1], said
+    assert "Traceback" not in done.stdout + done.stderr

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 import threading
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,9 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from server.app import friendly_main, make_server_app
 from server.rounds.federation import Events
+from server.run.farewell import RunFailed
 from zo_common.config.run import RunConfig
+from zo_common.console import LineHandler
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
@@ -208,23 +209,40 @@ def test_a_users_error_is_one_sentence_and_exit_status_one(
     assert len(said.splitlines()) == 1
 
 
-def test_a_failed_run_says_so_after_the_engine_has_ended(
-    settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_run_has_the_last_word_in_flowers_log(
+    settings: Settings, grid_of: Grids, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The engine, Ray, is a stand-in that ends a moment after the server; it says goodbye first."""
-    ended = threading.Event()
-    engine = types.SimpleNamespace(is_initialized=lambda: not ended.is_set())
-    monkeypatch.setitem(sys.modules, "ray", engine)
+    """In a thread, as Flower's simulation runs it, and with what Flower logs of an exception and of its end."""
     config = settings(model="/nowhere/model")
+    grid = grid_of(settings())
+    app = friendly_main(config)
+    caught: list[Exception] = []
 
-    with pytest.raises(SystemExit):
-        friendly_main(config)(grid_of(settings()), Context(1, 1, {}, RecordDict(), {}))
-    print("engine: terminating", flush=True)
-    ended.set()
-    for thread in threading.enumerate():
-        if thread.name == "last words":
-            thread.join(10)
+    def serve() -> None:
+        try:
+            app(grid, Context(1, 1, {}, RecordDict(), {}))
+        except Exception as error:
+            caught.append(error)
+
+    flower, lines = logging.getLogger("flwr"), list[str]()
+    handler = LineHandler(lines.append)
+    flower.addHandler(handler)
+    try:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        thread.join()
+        (failure,) = caught
+        flower.error("%s raised an exception", "Simulation", exc_info=failure)
+        flower.error("%s raised an exception", "Another", exc_info=ValueError("of somebody else"))
+        flower.error("Exit Code: 700\n\nFor more information, visit: <https://flower.ai>")
+    finally:
+        flower.removeHandler(handler)
+        for each in list(flower.filters):
+            flower.removeFilter(each)
 
     first, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("error: model '/nowhere/model' is neither")
-    assert others == ["engine: terminating", first.replace("error:", "the run failed:")]
+    assert first.startswith("error: model '/nowhere/model' is neither") and not others
+    assert isinstance(failure, RunFailed) and str(failure) == first.replace("error:", "the run failed:")
+    assert lines[0] == "Simulation raised an exception"
+    assert lines[1].splitlines()[-1] == "ValueError: of somebody else"
+    assert lines[2] == f"Exit Code: 700\n\nFor more information, visit: <https://flower.ai>\n{failure}"

@@ -45,7 +45,7 @@ def decode(
     sampling_rate: int = SAMPLING_RATE,
     max_seconds: float = MAX_SECONDS,
     *,
-    shorten: str = "cut it and its transcript at a pause, or list its parts with their times (docs/data.md)",
+    shorten: str = "cut it by 'zo-asr data segment', or list its parts with their times (docs/data.md)",
 ) -> npt.NDArray[np.float32]:
     """Samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
 

@@ -1,10 +1,11 @@
-"""`zo-asr data check | convert`: recordings looked at before anything is trained, and written in one layout."""
+"""`zo-asr data check | convert | segment`: recordings looked at before training, written in one layout, and cut."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from zo_common.cli import AsJson, run_typer
 from zo_common.speech.survey import Survey
 
 app = typer.Typer(
-    help="Look at recordings before training, and convert them.",
+    help="Look at recordings before training, convert and cut them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,7 +35,7 @@ _PATIENCE = 2.0
 
 @app.callback()
 def _group() -> None:
-    """Look at recordings before training, and convert them."""
+    """Look at recordings before training, convert and cut them."""
 
 
 @app.command()
@@ -98,6 +99,56 @@ def convert(
     for name, count in counts.items():
         listed = len(found[name].utterances) + len(found[name].left_out)
         print(f"{output / name}: {count} recordings" + (f", {listed - count} left out" if listed > count else ""))
+
+
+@app.command()
+def segment(
+    source: Source,
+    output: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
+    model: Annotated[str, typer.Option(help="Hub id or directory of a model that knows the language.")],
+    language: Annotated[str, typer.Option(help="Language of the speech.")] = "en",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    split: Split = "",
+    text_column: TextColumn = "transcription",
+    skip_bad: SkipBad = False,
+) -> None:
+    """Cut recordings of more than 30 s at pauses, each piece with its own text, and write an audiofolder.
+
+    The model says which words are said in a piece; what it is not sure of is listed and left out.
+    """
+    from zo_common.errors import DataError
+    from zo_common.models.compute import choose_device
+    from zo_common.models.load import load_model
+    from zo_common.speech.convert import convert as write
+    from zo_common.speech.model_kinds import speech_model
+    from zo_common.speech.segment import Segmenter
+    from zo_common.speech.source import read_splits
+    from zo_common.speech.utterance import Manifest
+
+    found = {part.name: part.manifest for part in read_splits(source, split, text_column)}
+    problems = [problem for manifest in found.values() for problem in manifest.problems]
+    if problems and not skip_bad:
+        raise DataError(problems)
+    loaded = load_model(model)
+    loaded.model.to(choose_device(device))
+    segmenter = Segmenter(speech_model(loaded), language)
+    made, done = {}, 0
+    with _bar(sum(len(manifest.utterances) for manifest in found.values())) as advance:
+        for name, manifest in found.items():
+            made[name] = segmenter.segment(manifest, partial(_onwards, advance, done))
+            done += len(manifest.utterances)
+    if not all(manifest.utterances for manifest in made.values()):
+        raise DataError([problem for manifest in made.values() for problem in manifest.problems])
+    counts = write({name: Manifest(manifest.utterances) for name, manifest in made.items()}, output)
+    for name, count in counts.items():
+        left_out = len(made[name].left_out)
+        print(f"{output / name}: {count} recordings" + (f", {left_out} left out:" if left_out else ""))
+        for problem in made[name].problems:
+            print(f"  {problem}")
+
+
+def _onwards(advance: Callable[[int], None], before: int, at: int, total: int) -> None:
+    advance(before + at)
 
 
 @contextmanager

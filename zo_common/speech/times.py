@@ -47,7 +47,7 @@ def timed_parts(fields: Mapping[str, Any]) -> list[Part] | str | None:
             f"got a part of {longest.end - longest.start:.1f} s at {longest.start:.1f} s in {name}, expected at most "
             f"{MAX_SECONDS:g}: give the times of its words."
         )
-    return _cut(spoken)
+    return cut_at_pauses(spoken)
 
 
 def _part(item: Any) -> Part | None:
@@ -62,7 +62,7 @@ def _part(item: Any) -> Part | None:
     return Part(float(start), float(end), text) if 0 <= start < end < _LATEST else None
 
 
-def _cut(spoken: Sequence[Part]) -> list[Part]:
+def cut_at_pauses(spoken: Sequence[Part]) -> list[Part]:
     """Groups of at most `MAX_SECONDS`, divided at the longest pause, of equal ones at that nearest to the middle."""
     pending, groups = [list(spoken)], []
     while pending:

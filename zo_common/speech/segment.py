@@ -1,0 +1,215 @@
+"""Long recordings cut at pauses, each piece with its own part of the transcript, by a model's own alignment.
+
+1. The recording is cut at its longest pauses into pieces of at most 30 s.
+2. The model transcribes each, and what it hears is aligned with the transcript: words that are the same in both are
+   sure to be of their piece (as in Moreno et al. 1998, "A recursive algorithm for the forced alignment of very long
+   audio segments").
+3. Between the last sure word of a piece and the first of the next, and one word to either side, the cut is where the
+   two texts have the least loss together, given that it is 19 times as likely as all other places.
+
+A piece with an unsure end, or in which something else is heard than what is written, is left out with a word.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zo_common.speech.audio import MAX_SECONDS, AudioProblem, decode, name_of
+from zo_common.speech.clip import Clip
+from zo_common.speech.matching import Words, agreement, sure_spans
+from zo_common.speech.pauses import spoken_parts
+from zo_common.speech.speech_model import SpeechModel, WaveReader
+from zo_common.speech.times import Part, cut_at_pauses
+from zo_common.speech.utterance import LeftOut, Manifest, Utterance
+
+LONGEST_SECONDS = 4 * 3600.0  # a gigabyte of samples
+LEAST_AGREEMENT = 0.5
+LEAST_PROBABILITY = 0.95  # of a cut, among those in question
+MOST_CUTS = 24  # in question at one place
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of a long recording: its utterance, whose text is what is written of it, and all that is wrong."""
+
+    utterance: Utterance
+    faults: tuple[str, ...]
+
+
+class Segmenter:
+    """Cuts the recordings of a manifest.
+
+    Args:
+        speech: the model, whose transcripts and losses say where the cuts are.
+        language: of the speech, as `language` of a run.
+    """
+
+    def __init__(self, speech: SpeechModel, language: str = "en") -> None:
+        self._speech, self._language = speech, language
+        self._reader: WaveReader = speech.reader(language=language)
+        self._device = next(speech.model.parameters()).device
+
+    def segment(
+        self, manifest: Manifest, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Manifest:
+        """A manifest whose recordings are at most 30 s long; what cannot be aligned is left out.
+
+        Its columns are those of the source, with `source`, the recording's name, and `start` and `end` in seconds.
+        """
+        utterances: list[Utterance] = []
+        left_out = list(manifest.left_out)
+        for done, utterance in enumerate(manifest.utterances, 1):
+            try:
+                pieces = self.pieces(utterance)
+            except AudioProblem as problem:
+                left_out.append(LeftOut((f"{utterance.where}: {problem}",), utterance.columns))
+            else:
+                for piece in pieces:
+                    where, columns = piece.utterance.where, piece.utterance.columns
+                    if piece.faults:
+                        left_out.append(LeftOut(tuple(f"{where}: {fault}" for fault in piece.faults), columns))
+                    else:
+                        utterances.append(piece.utterance)
+            on_progress(done, len(manifest.utterances))
+        return Manifest(tuple(utterances), manifest.faults, tuple(left_out))
+
+    @torch.inference_mode()
+    def pieces(self, utterance: Utterance) -> list[Piece]:
+        """The pieces of one recording, in their order; one of at most 30 s is a piece as it is.
+
+        Raises:
+            AudioProblem: the recording cannot be used.
+        """
+        rate = self._speech.rate
+        audio = utterance.audio
+        wave = decode(audio, rate, LONGEST_SECONDS, shorten="cut it into hours")
+        seconds = len(wave) / rate
+        name = name_of(audio).strip("'")
+        if seconds <= MAX_SECONDS:
+            return [Piece(replace(utterance, columns=_placed(utterance.columns, name, 0.0, seconds)), ())]
+        parts = _pieces_of(spoken_parts(wave, rate))
+        blank = [self._utterance(utterance, name, part) for part in parts]
+        heard = self._heard(wave, parts)
+        said = Words(utterance.text, self._language)
+        told = [number for number, words in enumerate(heard) if words.tokens]
+        spans = sure_spans(said, [heard[number].tokens for number in told])
+        bounds = self._bounds(said, told, spans, blank)
+        edges = dict(zip(told, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
+        return [self._judged(each, heard[n], said, edges.get(n)) for n, each in enumerate(blank)]
+
+    def _heard(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
+        """What the model hears in each part; nothing in one that is too long for it."""
+        rate = self._speech.rate
+        found = []
+        for part in parts:
+            piece = wave[int(part.start * rate) : int(part.end * rate)]
+            if part.end - part.start > MAX_SECONDS or len(piece) < self._speech.least:
+                found.append(Words("", self._language))
+                continue
+            (heard,) = self._speech.transcribe([self._reader.of_wave(piece)], language=self._language)
+            found.append(Words(heard.text, self._language))
+        return found
+
+    def _utterance(self, source: Utterance, name: str, part: Part) -> Utterance:
+        clip = Clip(source.source, part.start, part.end - part.start)
+        columns = _placed(source.columns, name, part.start, part.end)
+        return Utterance(f"{source.where} at {part.start:.2f} s", clip, "", columns)
+
+    def _bounds(
+        self, said: Words, told: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
+    ) -> list[int | None]:
+        """Where the text of each piece begins, in units, and where the last one ends; None where it is not sure.
+
+        Args:
+            told: numbers of the pieces in which something was heard, whose texts these are. Words next to another
+                piece may be that one's, so that there must be none that is not sure.
+            spans: the units that are sure to be of each of `told`.
+        """
+        if not told:
+            return [None]
+        first, last = spans[0], spans[-1]
+        bounds: list[int | None] = [0 if not told[0] or (first and not first[0]) else None]
+        for number in range(1, len(told)):
+            left, right = spans[number - 1], spans[number]
+            most = MOST_CUTS if told[number] == told[number - 1] + 1 else 0
+            if left is None or right is None or right[0] - left[1] > most:
+                bounds.append(None)
+                continue
+            start = left[0] if bounds[-1] is None else bounds[-1]
+            end = right[1] if number + 1 < len(told) else len(said)
+            places = range(max(start, left[1] - 2) + 1, min(end, right[0] + 2))
+            sides = pieces[told[number - 1]], pieces[told[number]]
+            bounds.append(self._likeliest(said, start, end, places, *sides))
+        whole = told[-1] == len(pieces) - 1 or (last and last[1] == len(said))
+        return [*bounds, len(said) if whole else None]
+
+    def _likeliest(
+        self, said: Words, first: int, last: int, places: Sequence[int], left: Utterance, right: Utterance
+    ) -> int | None:
+        """The place of a cut by the losses of the texts on both sides; None where several are about as likely."""
+        nats = np.array(
+            [self._nats(left, said.text(first, at)) + self._nats(right, said.text(at, last)) for at in places]
+        )
+        if not len(nats) or not math.isfinite(best := float(nats.min())):
+            return None
+        share = 1 / np.exp(best - nats).sum()
+        return places[int(nats.argmin())] if share >= LEAST_PROBABILITY else None
+
+    def _nats(self, piece: Utterance, text: str) -> float:
+        """Minus the log likelihood of a text; infinite where the model cannot read it."""
+        example: Any = self._reader.example(replace(piece, text=text))
+        if isinstance(example, list) or not example.labels:
+            return math.inf
+        batch = self._reader.recordings((example,), ()).batch([0]).to(self._device)
+        counted = len(example.labels) + (self._speech.unit == "token")  # with the end of the text
+        return float(self._speech.held_out_losses(batch)[0]) * counted
+
+    def _judged(
+        self, piece: Utterance, heard: Words, said: Words, edges: tuple[int | None, int | None] | None
+    ) -> Piece:
+        seconds = float(piece.columns["end"]) - float(piece.columns["start"])
+        if seconds > MAX_SECONDS:
+            return Piece(piece, (f"got {seconds:.1f} s of speech without a pause, expected one: cut it by hand.",))
+        if edges is None:
+            return Piece(
+                piece, (f"got nothing that the model hears in these {seconds:.1f} s, expected speech: listen.",)
+            )
+        start, end = edges
+        if start is None or end is None:
+            which = "begins and ends" if start == end else "begins" if start is None else "ends"
+            fault = (
+                f"got no words that say where the text of these {seconds:.1f} s {which}, expected some: cut it by hand."
+            )
+            return Piece(piece, (fault,))
+        text = said.text(start, end)
+        share = agreement(Words(text, self._language).tokens, heard.tokens)
+        if share < LEAST_AGREEMENT:
+            fault = f"got {share:.0%} of the text's words where the model listens, expected {LEAST_AGREEMENT:.0%} and "
+            return Piece(piece, (f"{fault}more: check that they belong together, or take another model.",))
+        return Piece(replace(piece, text=text), ())
+
+
+def _pieces_of(spoken: list[Part]) -> list[Part]:
+    """Parts of at most 30 s; longer ones without a pause are by themselves."""
+    found: list[Part] = []
+    pending: list[Part] = []
+    for part in (*spoken, None):
+        if part is not None and part.end - part.start <= MAX_SECONDS:
+            pending.append(part)
+            continue
+        found += cut_at_pauses(pending) if pending else []
+        pending = []
+        if part is not None:
+            found.append(part)
+    return found
+
+
+def _placed(columns: Mapping[str, str], name: str, start: float, end: float) -> dict[str, str]:
+    return {**columns, "source": name, "start": f"{start:.2f}", "end": f"{end:.2f}"}
