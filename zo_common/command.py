@@ -21,6 +21,7 @@ from zo_common.cli import run_typer
 GROUPS: dict[str, tuple[str, str]] = {
     "train": ("train.cli", "Fine-tune a recogniser on this machine, with forward passes alone."),
     "sim": ("simulations.cli", "Simulate federations of speech devices, and make models and recordings for them."),
+    "transcribe": ("zo_common.adapters.transcribe_cli", "Transcribe recordings, by a base model with a ledger on."),
     "adapt": ("client.adapt.cli", "Adapt a recogniser to a recording by itself, without its text."),
     "data": ("zo_common.speech.cli", "Look at recordings before training, and convert them."),
     "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),

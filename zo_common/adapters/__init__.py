@@ -1,0 +1,1 @@
+"""Adapters: ledgers that one resident model takes on and off."""
