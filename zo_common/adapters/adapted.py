@@ -78,7 +78,8 @@ class AdaptedModel:
         """Take off the ledger that is on, and put on another one; None goes back to the base.
 
         Args:
-            ledger: as in `load_adapted`. A file that has grown since is read again.
+            ledger: as in `load_adapted`. A file that has grown since is read again; of a hub id
+                the first download counts.
             on_progress: called with (directions done, directions in all) where rounds are replayed.
 
         Returns:
@@ -194,7 +195,8 @@ def load_adapted(
 
     Args:
         model: hub id or directory of the base, or what `load_model` gave.
-        ledger: a ledger; or the path of one, or of a folder with `ledger.zo`, such as a run's; None leaves the base.
+        ledger: a ledger; or the path of one, or of a folder with `ledger.zo`, such as a run's; or the hub id of an
+            adapter's repository; None leaves the base.
         device: where the model computes: auto, cpu, cuda, cuda:1 …; a model that is loaded stays where it is.
         memory, threads: see `AdaptedModel`.
 

@@ -33,7 +33,7 @@ def transcribe(
     ] = "",
     ledger: Annotated[
         str,
-        typer.Option(help="A run's folder, or a ledger; default: the base.", show_default=False),
+        typer.Option(help="A run's folder, a ledger, or an adapter's hub id; default: the base.", show_default=False),
     ] = "",
     language: Annotated[str, typer.Option(help="Default: the ledger's, or en.", show_default=False)] = "",
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings that are decoded together.")] = 16,
