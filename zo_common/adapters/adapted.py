@@ -31,6 +31,8 @@ class AdaptedModel:
        rounds there were. A ledger whose sum is not kept is undone by its negated rounds.
     3. Without a ledger the weights are the bits that were loaded.
 
+    It serves one thread at a time: a forward pass during a switch sees weights between two ledgers.
+
     Args:
         loaded: at its base weights, float32, where it is to compute; move it nowhere afterwards.
         memory: bytes that sums of ledgers may take in all; those not used for longest go first.
@@ -163,7 +165,9 @@ class AdaptedModel:
                 found = Dialect(source)
                 self._objects.append(found)
             return found
-        path = self._places.get(str(source)) or find_ledger(source)
+        path = self._places.get(str(source))
+        if path is None or not path.is_file():
+            path = self._places[str(source)] = find_ledger(source)
         stat = path.stat()
         stamp = stat.st_size, stat.st_mtime_ns
         known = self._files.get(path)
@@ -171,7 +175,6 @@ class AdaptedModel:
             ledger = read_ledger(path)
             require_base(self.fingerprint, ledger.header)
             known = self._files[path] = stamp, Dialect(ledger)
-            self._places[str(source)] = path
         return known[1]
 
 

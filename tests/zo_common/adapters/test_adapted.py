@@ -221,6 +221,11 @@ def test_files_and_folders(base: nn.Module, ledgers: list[Ledger], tmp_path: Pat
     adapted.switch(str(tmp_path / "other.zo"))
     assert bits(adapted.model) == replayed(base, ledgers[3])
 
+    (tmp_path / LEDGER_NAME).unlink()
+    with pytest.raises(LedgerError, match=r"holds no ledger\.zo"):
+        adapted.switch(tmp_path)
+    assert bits(adapted.model) == replayed(base, ledgers[3])
+
 
 def test_a_run_that_has_gone_on_is_read_again(base: nn.Module, tmp_path: Path) -> None:
     whole = dialect_of(base, 8, rounds=5)
@@ -236,7 +241,7 @@ def test_what_is_no_ledger_is_one_sentence(base: nn.Module, tmp_path: Path) -> N
     adapted = resident(base)
     for source, said in (
         (tmp_path, "holds no ledger.zo, expected a run's folder"),
-        (tmp_path / "gone.zo", "there is no ledger .* check the path"),
+        (tmp_path / "gone.zo", "there is no ledger .* check it"),
         (Path(__file__), "a ledger starts with"),
     ):
         with pytest.raises(LedgerError, match=said):

@@ -167,3 +167,12 @@ def test_nothing_is_written_over(call: Call, run: Path, tmp_path: Path) -> None:
 
     assert status == 1 and "exists and is not empty: name a new directory" in err
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["mine"]
+
+
+def test_an_output_that_cannot_be_written(call: Call, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    status, out, err = call("push", run, "anna/dialect", "--dry-run", tmp_path / "file" / "made")
+
+    assert (status, out) == (1, "")
+    assert "the adapter cannot be written to" in err and len(err.splitlines()) == 1
