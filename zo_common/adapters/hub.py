@@ -73,11 +73,11 @@ def _api() -> Any:
 def _hub_errors(repository: str, remedy: str, kind: type[NetworkError | LedgerError] = NetworkError) -> Iterator[None]:
     """What the hub's client raises, as one sentence; its bars are for larger files than ours."""
     import httpx
-    from huggingface_hub import utils
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    drawn = not utils.are_progress_bars_disabled()
-    utils.disable_progress_bars()
+    drawn = not are_progress_bars_disabled()
+    disable_progress_bars()
     try:
         yield
     except EntryNotFoundError:
@@ -87,4 +87,4 @@ def _hub_errors(repository: str, remedy: str, kind: type[NetworkError | LedgerEr
         raise kind(f"{repository!r} is neither here nor can be used on the hub ({reason[:200]}): {remedy}") from None
     finally:
         if drawn:
-            utils.enable_progress_bars()
+            enable_progress_bars()
