@@ -1,8 +1,8 @@
 """What adaptation changed on held-out speech: the error rate's change with its interval, in all and by group.
 
 The same utterances are transcribed before and after, so they are resampled as pairs (Bisani & Ney 2004, "Bootstrap
-estimates for confidence intervals in ASR performance evaluation"). Where devices evaluate their own speech and send sums
-alone, devices are resampled with all of their utterances, as clusters are (Davison & Hinkley 1997, section 3.8).
+estimates for confidence intervals in ASR performance evaluation"). Where devices evaluate their own speech and send
+sums alone, devices are resampled with all of their utterances, as clusters are (Davison & Hinkley 1997, section 3.8).
 """
 
 from __future__ import annotations
