@@ -21,10 +21,10 @@ from server.run.farewell import failed
 from server.run.log import RoundReport, write_json
 from server.run.model import GlobalModel
 from server.run.output import check_output
-from server.run.state import LEDGER_NAME
 from zo_common.config.run import RunConfig
 from zo_common.console import hushed, shown
 from zo_common.errors import ExportFailed, RunStopped, ZOError
+from zo_common.ledger.file import LEDGER_NAME
 from zo_common.models.card import model_card
 from zo_common.models.compute import choose_device
 from zo_common.models.export import export_model

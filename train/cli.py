@@ -73,8 +73,7 @@ def _run(config: RunConfig, start: float) -> dict[str, Any]:
 
 def _interrupted(config: RunConfig, command: str) -> str:
     """Return a message on the run's progress, and how to resume it."""
-    from server.run.state import LEDGER_NAME
-    from zo_common.ledger.file import read_ledger
+    from zo_common.ledger.file import LEDGER_NAME, read_ledger
 
     path = Path(config.output) / LEDGER_NAME
     if not path.exists():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from zo_common.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from zo_common.adapters.adapted import AdaptedModel, load_adapted
     from zo_common.config.run import RunConfig
     from zo_common.errors import ZOError
     from zo_common.estimator.local_steps import run_local_steps
@@ -22,6 +23,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
+            "AdaptedModel": "zo_common.adapters.adapted",
             "EstimatorConfig": "zo_common.estimator.settings",
             "LatticeState": "zo_common.lattice.state",
             "Ledger": "zo_common.ledger.ledger",
@@ -29,6 +31,7 @@ else:
             "Update": "zo_common.lattice.update",
             "ZOError": "zo_common.errors",
             "combine": "zo_common.ledger.combine",
+            "load_adapted": "zo_common.adapters.adapted",
             "load_model": "zo_common.models.load",
             "read_ledger": "zo_common.ledger.file",
             "replay": "zo_common.ledger.replay",
@@ -40,6 +43,7 @@ else:
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "AdaptedModel",
     "EstimatorConfig",
     "LatticeState",
     "Ledger",
@@ -47,6 +51,7 @@ __all__ = [
     "Update",
     "ZOError",
     "combine",
+    "load_adapted",
     "load_model",
     "read_ledger",
     "replay",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
+from benchmarks.cost import switch
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
@@ -133,6 +134,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, INLINE),
     "docs/scaling.md": (scaling.BLOCKS, {}),
     "docs/adapt.md": (tta.BLOCKS, {}),
+    "docs/adapters.md": ({"switch": switch.table}, {}),
     "docs/results/learning.md": (learning.BLOCKS, {}),
     "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
     "docs/hostile.md": (privacy_report.HOSTILE, {}),

@@ -17,11 +17,10 @@ from benchmarks.hostile.rounds import Crowd, round_plan
 from server.devices.roster import Member
 from server.guards.privacy_guard import PrivacyGuard, privacy_guard, settle_noise
 from server.run.model import open_header
-from server.run.state import LEDGER_NAME
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import LatticeOverflow
-from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.file import LEDGER_NAME, LedgerFile
 from zo_common.ledger.record import Record
 from zo_common.wire.plan import Plan, Status
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from client.adapt.audio import split
 from client.adapt.drift_guard import DriftBounds, DriftGuard
 from client.adapt.file import AdaptationFile, replay_file
 from client.adapt.pieces import episode, listen, objective_of
@@ -25,7 +24,8 @@ from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.ctc.loss import SutaSettings
 from zo_common.models.load import LoadedModel
-from zo_common.speech.audio import AudioProblem, is_silent
+from zo_common.speech.audio import is_silent
+from zo_common.speech.long_audio import refuse_short, split
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.speech_model import Heard, Wave
@@ -267,11 +267,8 @@ class Adapter:
 
     def check(self, wave: Wave) -> None:
         """Raise AudioProblem for an utterance that is shorter than one frame of the model, unless it is empty."""
-        if 0 < len(wave) < self._speech.least:
-            raise AudioProblem(
-                f"the utterance has {len(wave)} samples, expected at least {self._speech.least} at {self.rate} Hz, "
-                "the model's receptive field: record more of it."
-            )
+        if len(wave):
+            refuse_short(wave, self._speech.least, self.rate)
 
     def _pieces(self, wave: Wave) -> list[Wave]:
         """The pieces of an utterance in which there is sound."""

@@ -151,7 +151,7 @@ def replay(
 
 
 def _recordings(audio: list[Path]) -> tuple[list[Path], list[str]]:
-    from client.adapt.audio import find_recordings
+    from zo_common.speech.long_audio import find_recordings
 
     return find_recordings(audio)
 

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 
 from client.adapt.adapter import Adaptation, Adapter
-from client.adapt.audio import read_wave
 from client.adapt.file import SUFFIX, AdaptationFile, read_file, write_file
 from client.adapt.record import AdaptationRecord
 from client.adapt.view import View
 from zo_common.errors import ConfigError, DataError, ZOError
 from zo_common.speech.audio import AudioProblem
+from zo_common.speech.long_audio import read_wave
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.metrics import Scores, score
 from zo_common.speech.speech_model import Wave

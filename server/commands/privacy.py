@@ -14,7 +14,7 @@ from rich.table import Table
 from zo_common.cli import AsJson, run_typer
 from zo_common.directions.seeds import Directions
 from zo_common.errors import ConfigError
-from zo_common.ledger.file import ledger_chains, read_ledger
+from zo_common.ledger.file import LEDGER_NAME, ledger_chains, read_ledger
 from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent
 from zo_common.privacy.mechanism import Privacy
 from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE, PrivacyCost, PrivacyPlan
@@ -93,7 +93,6 @@ def verify(
 ) -> None:
     """Recompute what a run has spent from its charges, and check them against its ledger."""
     from server.guards.privacy_guard import answered_rounds
-    from server.run.state import LEDGER_NAME
 
     ledger = read_ledger(run / LEDGER_NAME)
     level = ledger.header.settings.get("privacy", "none")

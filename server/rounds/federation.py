@@ -33,11 +33,11 @@ from server.rounds.sync_inbox import SyncInbox
 from server.run.lock import RunLock
 from server.run.log import RoundReport, RunLog
 from server.run.model import GlobalModel
-from server.run.state import LEDGER_NAME, RunState, refuse_used_ledger
+from server.run.state import RunState, refuse_used_ledger
 from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.lattice.trained import AUTO
-from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.file import LEDGER_NAME, LedgerFile
 from zo_common.wire.plan import Plan, encode_plan
 
 logger = logging.getLogger(__name__)

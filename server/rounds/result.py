@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from server.rounds.verdict import EVALUATION
-from server.run.state import LEDGER_NAME
 from zo_common.config.run import RunConfig
-from zo_common.ledger.file import read_ledger
+from zo_common.ledger.file import LEDGER_NAME, read_ledger
 from zo_common.ledger.ledger import Ledger
 
 

@@ -6,9 +6,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from server.run.state import LEDGER_NAME
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.ledger.file import LEDGER_NAME
 from zo_common.models.export import exported_bytes
 
 SPARE_BYTES = 16 << 20

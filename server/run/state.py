@@ -15,12 +15,11 @@ from server.run.settings import log_settings, refuse_fixed_changes
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LatticeOverflow, LedgerError, TooFewReplies
-from zo_common.ledger.file import LedgerFile, read_ledger_header
+from zo_common.ledger.file import LEDGER_NAME, LedgerFile, read_ledger_header
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.replay import apply_all, replay
 
 logger = logging.getLogger(__name__)
-LEDGER_NAME = "ledger.zo"
 
 
 def refuse_used_ledger(config: RunConfig) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 PUBLIC = {
     "zo_common": "load_model LatticeState Update EstimatorConfig zo_step run_local_steps Ledger read_ledger replay "
-    "combine RunConfig ZOError",
+    "combine load_adapted AdaptedModel RunConfig ZOError",
     "zo_common.speech": "read_manifest read_speech score Scores",
     "zo_common.privacy": "PrivacySettings epsilon_spent noise_for",
     "client.adapt": "Adapter AdaptSettings",

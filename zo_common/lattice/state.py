@@ -253,6 +253,21 @@ class LatticeState:
             part.copy_(torch.from_numpy(n.astype(np.float32)) * 2.0**t.grid_exponent)
         self._kernel.forget_bound()
 
+    def add(self, differences: Iterable[torch.Tensor], sign: int = 1) -> None:
+        """Add whole grid units that are known to end on the lattice, unchecked, in one pass over the weights.
+
+        Args:
+            differences: integers where the weights are, in the order and sizes of `pieces`.
+        """
+        self._expect_untouched()
+        for (t, part), difference in zip(self.pieces(), differences, strict=True):
+            part.add_(difference.to(torch.float32), alpha=sign * 2.0**t.grid_exponent)
+        self._kernel.forget_bound()
+
+    def forget_bound(self) -> None:
+        """Measure the weights before the next pass: another state of the same tensors has moved them."""
+        self._kernel.forget_bound()
+
     def _moved(self, differences: Iterable[NDArray[np.int32]]) -> Iterator[NDArray[np.int64]]:
         for n, difference in zip(self.grid_units(), differences, strict=True):
             yield n.astype(np.int64) + difference

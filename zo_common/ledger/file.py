@@ -22,6 +22,7 @@ from zo_common.ledger.ledger import (
 )
 from zo_common.ledger.record import Record
 
+LEDGER_NAME = "ledger.zo"  # in the folder of a run
 _FRAME = 1024  # more than the bytes around the header
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 

@@ -22,12 +22,25 @@ def restore_state(model: nn.Module, header: LedgerHeader, *, threads: int | None
     Raises:
         WrongBaseModel: the model's fingerprint is not the ledger's.
     """
-    found = fingerprint(model)
+    require_base(fingerprint(model), header)
+    return state_on_base(model, header, threads=threads)
+
+
+def require_base(found: str, header: LedgerHeader) -> None:
+    """Refuse a ledger for a model of the fingerprint `found`.
+
+    Raises:
+        WrongBaseModel: the ledger was made on another.
+    """
     if found != header.fingerprint:
         raise WrongBaseModel(
             f"the base model's fingerprint is {found[:16]}…, the ledger was made on {header.fingerprint[:16]}… "
             f"({header.model}): load that model"
         )
+
+
+def state_on_base(model: nn.Module, header: LedgerHeader, *, threads: int | None = None) -> LatticeState:
+    """As `restore_state`, of a model whose fingerprint is known to be the ledger's."""
     names = ",".join(t.name for t in header.tensors)
     state = LatticeState(model, names, header.scale, exponents=header.exponents, threads=threads)
     if header.base_checksum:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from zo_common.models.hub import is_hub_id
 from zo_common.models.whisper.languages import whisper_code
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def model_card(
@@ -31,7 +29,7 @@ def model_card(
     """
     from huggingface_hub import ModelCardData
 
-    on_hub = bool(_HUB_ID.fullmatch(base)) and not Path(base).expanduser().exists()
+    on_hub = is_hub_id(base) and "/" in base
     rated = bool(before and after and "wer" in before and "wer" in after)
     headline = (after or {}).get("headline", "wer")
     data = ModelCardData(
@@ -49,11 +47,11 @@ def model_card(
         f"weights. Trained tensors: `{trained}`; language: {whisper_code(language)}.",
     ]
     if rated and before and after:
-        lines.append(_rates(before, after, headline))
+        lines.append(rates_table(before, after, headline))
     return "\n\n".join(lines) + "\n"
 
 
-def _rates(before: Mapping[str, Any], after: Mapping[str, Any], headline: str) -> str:
+def rates_table(before: Mapping[str, Any], after: Mapping[str, Any], headline: str) -> str:
     """A table of error rates, the language's headline first."""
     order = ("cer", "raw_cer", "wer", "raw_wer") if headline == "cer" else ("wer", "raw_wer", "cer", "raw_cer")
     names = [rate for rate in order if rate in before and rate in after]

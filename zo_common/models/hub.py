@@ -54,6 +54,11 @@ def _ask(endpoint: str) -> bool:
     return bool(answered)
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a name may be a hub id, and is no path of this machine."""
+    return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)  # noqa: PTH110  (never raises)
+
+
 @contextmanager
 def hub_or_cache(source: str) -> Iterator[None]:
     """Within it, a hub id whose hub does not answer is looked for in what was downloaded before, without waiting.
@@ -61,7 +66,7 @@ def hub_or_cache(source: str) -> Iterator[None]:
     Args:
         source: a hub id, or a file or folder, for which nobody is asked.
     """
-    if not _HUB_ID.fullmatch(source) or os.path.exists(source) or hub_answers():  # noqa: PTH110  (never raises)
+    if not is_hub_id(source) or hub_answers():
         yield
         return
     import datasets.config

@@ -10,12 +10,12 @@ import torch
 from tiny_ctc import NORMS, noise_waves, write_tiny_ctc
 
 from client.adapt.adapter import Adapter, AdaptSettings, settings_of
-from client.adapt.audio import split
 from client.adapt.pieces import episode, groups, listen
 from zo_common.errors import ConfigError
 from zo_common.models.ctc.loss import AdaptationLoss, ctc_batch
 from zo_common.models.load import LoadedModel, load_model
 from zo_common.models.whisper.transcribe import transcribe
+from zo_common.speech.long_audio import split
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.speech_model import Heard

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 from server.commands import privacy as privacy_cli
-from server.run.state import LEDGER_NAME
 from zo_common.errors import ConfigError
-from zo_common.ledger.file import LedgerFile
+from zo_common.ledger.file import LEDGER_NAME, LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry
 from zo_common.ledger.record import Contribution, Record
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for

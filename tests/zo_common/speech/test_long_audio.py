@@ -9,9 +9,9 @@ import pytest
 import soundfile as sf
 from tiny_ctc import noise_waves
 
-from client.adapt.audio import find_recordings, read_wave, split
 from zo_common.speech.audio import AudioProblem, decode, is_silent
 from zo_common.speech.conversions import counted
+from zo_common.speech.long_audio import find_recordings, read_wave, split
 
 RATE = 16000
 

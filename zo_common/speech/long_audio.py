@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.speech.audio import FOREIGN_SUFFIXES, SAMPLING_RATE, SUFFIXES, decode
+from zo_common.speech.audio import FOREIGN_SUFFIXES, SAMPLING_RATE, SUFFIXES, AudioProblem, decode
 
 PIECE_SECONDS = 25.0
 SLACK_SECONDS = 2.5  # a cut may be this far from where equal pieces would be cut, so no piece exceeds 30 s
@@ -48,6 +48,15 @@ def read_wave(path: Path, *, rate: int = SAMPLING_RATE, max_seconds: float = 360
         AudioProblem: as `decode` does.
     """
     return decode(path, rate, max_seconds, shorten="cut it at a pause, or raise --max-seconds")
+
+
+def refuse_short(wave: NDArray[np.float32], least: int, rate: int, name: str = "the utterance") -> None:
+    """Raise AudioProblem for a recording, called `name`, of fewer than `least` samples, what one frame sees."""
+    if len(wave) < least:
+        raise AudioProblem(
+            f"{name} has {len(wave)} samples, expected at least {least} at {rate} Hz, the model's receptive field: "
+            "record more of it."
+        )
 
 
 def split(wave: NDArray[np.float32], rate: int = SAMPLING_RATE) -> list[NDArray[np.float32]]:

@@ -1,0 +1,55 @@
+"""The names of a published adapter's files, and the description that a program reads first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from zo_common.ledger.file import LEDGER_NAME
+from zo_common.ledger.ledger import Ledger
+
+CONFIG_NAME = "zo_adapter_config.json"
+RESULT_NAME = "result.json"
+CARD_NAME = "README.md"
+FILES = (CONFIG_NAME, LEDGER_NAME, RESULT_NAME, CARD_NAME)
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The description that a program reads first, in the manner of PEFT's `adapter_config.json`.
+
+    Attributes:
+        base_model_name_or_path: hub id of the base.
+        revision: commit of the base on the hub; None where it is not known.
+        base_fingerprint: of the base, 64 hex digits, which the ledger holds too.
+        checksum: state checksum of the adapted weights, 16 hex digits; "" where the ledger records none.
+        ledger: name of the ledger's file.
+        adapter_type: tells this from PEFT's.
+    """
+
+    base_model_name_or_path: str
+    revision: str | None
+    base_fingerprint: str
+    checksum: str
+    rounds: int
+    trained_tensors: str
+    trained_weights: int
+    language: str
+    ledger: str = LEDGER_NAME
+    adapter_type: str = "ZO_LEDGER"
+
+
+def describe(ledger: Ledger, revision: str) -> AdapterConfig:
+    """The description of a ledger that is published, whose base is on the hub; "" for an unknown commit."""
+    header = ledger.header
+    checksum = ledger.records[-1].checksum if ledger.records else header.base_checksum
+    return AdapterConfig(
+        header.model,
+        revision or None,
+        header.fingerprint,
+        f"{checksum:016x}" if checksum else "",
+        ledger.last_round,
+        header.pattern,
+        sum(prod(tensor.shape) for tensor in header.tensors),
+        str(header.settings.get("language", "")),
+    )

@@ -1,0 +1,40 @@
+"""How far a ledger moves the weights, in whole grid units: a replay of any length in two passes over memory."""
+
+from __future__ import annotations
+
+import torch
+
+from zo_common.lattice.state import LatticeState
+
+_TYPES = (torch.int8, torch.int16, torch.int32)
+UNIT_BYTES = 4  # of a weight's units before it is known how small they are
+
+
+def units_of(state: LatticeState) -> list[torch.Tensor]:
+    """All weights as whole grid units, int32, where the weights are; in the order and sizes of `state.pieces`."""
+    return [(part * 2.0**-t.grid_exponent).to(torch.int32) for t, part in state.pieces()]
+
+
+class Difference:
+    """The grid units between two states of one lattice, each piece in the smallest integers that hold it.
+
+    Args:
+        state: as it is now.
+        before: `units_of` it, taken earlier.
+    """
+
+    def __init__(self, state: LatticeState, before: list[torch.Tensor]) -> None:
+        self.pieces = [
+            _narrow((part * 2.0**-t.grid_exponent).to(torch.int32) - old)
+            for (t, part), old in zip(state.pieces(), before, strict=True)
+        ]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return sum(piece.nbytes for piece in self.pieces)
+
+
+def _narrow(units: torch.Tensor) -> torch.Tensor:
+    largest = int(units.abs().max()) if units.numel() else 0
+    return units.to(next(kind for kind in _TYPES if largest <= torch.iinfo(kind).max))

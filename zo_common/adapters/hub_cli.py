@@ -1,0 +1,90 @@
+"""`zo-asr hub push | pull`: adapters as repositories on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from zo_common.cli import AsJson, run_typer
+
+app = typer.Typer(
+    help="Publish adapters on the Hugging Face hub, and fetch them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Repository = Annotated[str, typer.Argument(help="Hub id, such as user/whisper-tiny-en-scotland.", show_default=False)]
+
+
+@app.callback()
+def _group() -> None:
+    """Publish adapters on the Hugging Face hub, and fetch them."""
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="A run's folder, or a ledger.", show_default=False)],
+    repository: Repository,
+    base: Annotated[str, typer.Option(help="Hub id of the base; default: the one the ledger names.")] = "",
+    revision: Annotated[str, typer.Option(help="Commit of the base; default: the one in the hub's cache.")] = "",
+    data: Annotated[str, typer.Option(help="What it was trained on: a data set's hub id, or words for the card.")] = "",
+    license: Annotated[str, typer.Option(help="As the hub calls it, such as cc-by-4.0.")] = "",
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    dry_run: Annotated[
+        Path | None, typer.Option(help="Write the repository's files to this new folder, and publish nothing.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a run's ledger with its description, result and model card; recordings and weights are no part of it."""
+    from zo_common.adapters.hub import known_revision
+    from zo_common.adapters.hub import push as upload
+    from zo_common.adapters.published import Publication, write_adapter
+    from zo_common.adapters.source import find_ledger
+    from zo_common.ledger.file import read_ledger_header
+
+    named = base or read_ledger_header(find_ledger(run)).model
+    said = Publication(named, revision or known_revision(named), data, license)
+    if dry_run is not None:
+        config = write_adapter(run, dry_run, repository, said)
+        address = str(dry_run)
+    else:
+        with tempfile.TemporaryDirectory(prefix="zo-asr-hub-") as scratch:
+            config = write_adapter(run, Path(scratch), repository, said)
+            address = upload(Path(scratch), repository, private=private)
+    if as_json:
+        print(json.dumps({"repository": repository, "address": address, "checksum": config.checksum}))
+    else:
+        print(f"{'wrote' if dry_run else 'published'} {address}: {config.rounds} rounds, checksum {config.checksum}")
+
+
+@app.command()
+def pull(
+    repository: Repository,
+    output: Annotated[
+        Path | None, typer.Argument(help="A folder; default: the hub's cache.", show_default=False)
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the newest.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Fetch an adapter, check that its ledger is what its description says, and print where it is."""
+    from zo_common.adapters.hub import pull as download
+    from zo_common.adapters.published import check_adapter
+
+    folder = download(repository, output, revision or None)
+    config = check_adapter(folder)
+    if as_json:
+        found = {"folder": str(folder), "base": config.base_model_name_or_path, "revision": config.revision}
+        print(json.dumps(found | {"checksum": config.checksum, "rounds": config.rounds}))
+    else:
+        print(f"{folder}: {config.rounds} rounds on {config.base_model_name_or_path}, checksum {config.checksum}")
+
+
+main = run_typer(app)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""A progress bar on stderr for work of unknown length, out of the way of results on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+PATIENCE = 2.0  # seconds without a bar
+
+
+class Bar:
+    """Appears after two seconds of work, on a terminal alone; use it as a context manager.
+
+    Args:
+        what: the words before it.
+        total: of the whole work, in any unit.
+    """
+
+    def __init__(self, what: str, total: float) -> None:
+        self._console = Console(stderr=True)
+        # results go to a stdout of their own, which may be a file: rich must not draw them into the bar's terminal
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f} %"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._bar.add_task(what, total=max(total, 1e-9))
+        self._started = time.monotonic()
+        self._drawn = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._drawn:
+            self._bar.stop()
+
+    def at(self, done: float, total: float | None = None) -> None:
+        """So much is done; `total` changes the whole."""
+        self._bar.update(self._task, completed=done, total=total)
+        if not self._drawn and self._console.is_terminal and time.monotonic() - self._started > PATIENCE:
+            self._drawn = True
+            self._bar.start()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Out of the way of what is printed in this block."""
+        if self._drawn:
+            self._bar.stop()
+        yield
+        sys.stdout.flush()
+        if self._drawn:
+            self._bar.start()
