@@ -42,7 +42,7 @@ class Pooled:
         per_direction, along_signal, along_noise, noise_share: as in `RelativeCurvature`.
         along_error: standard error of `along_signal`; of one device in one round nothing is known of it, and it counts
             as large as the number itself.
-        square: m, by which rounds of one device are weighted; 1 for several devices, whose rounds count the same.
+        square: m of a device alone, by which its rounds are weighted; 0 of several, whose rounds count the same.
     """
 
     per_direction: float
@@ -50,7 +50,7 @@ class Pooled:
     along_noise: float
     noise_share: float
     along_error: float
-    square: float = 1.0
+    square: float = 0.0
 
     @property
     def cautious(self) -> RelativeCurvature:
@@ -80,10 +80,15 @@ class StepRow:
     along_error: Annotated[float, Field(ge=0, lt=_MOST)]
     devices: Annotated[int, Field(gt=0, le=MOST_DEVICES)]
     room: _Above0
-    square: _Above0 = 1.0
+    square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
 
     @property
-    def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
+    def pooled(self) -> Pooled:
+        """The round's numbers."""
+        return Pooled(*(getattr(self, each.name) for each in fields(Pooled)))
+
+
+def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
     """Means over devices, of which there is at least one; what is relative to m is weighted by it.
 
     The mean of quotients would be biased: m, of a device's few scalars, is half or twice its expectation. A device
@@ -93,7 +98,7 @@ class StepRow:
     training stalls.
     """
     total = math.fsum(each.square for each in found)
-    weights = [each.square / total * len(found) for each in found]
+    weights = [each.square / total * len(found) if total else 1.0 for each in found]
     signal = [w * each.along_signal for w, each in zip(weights, found, strict=True)]
     alone = len(found) == 1
     error = abs(signal[0]) if alone else float(np.std(signal, ddof=1)) / math.sqrt(len(found))
@@ -104,7 +109,7 @@ class StepRow:
         fmean(w * each.along_noise for w, each in zip(weights, found, strict=True)),
         fmean(w * share for w, share in zip(weights, shares, strict=True)),
         error,
-        total if alone else 1.0,
+        total if alone else 0.0,
     )
 
 
@@ -123,7 +128,7 @@ def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
     Args:
         most: rounds that count, of `history`.
 
-    Where one device measures, all that is relative to m is weighted by it, as devices are in `pooled`.
+    Where all rounds are of one device, what is relative to m is weighted by it, as devices are in `pooled`.
 
     Curvature along the gradient is the least certain number of a round, and all noise where the gradient is small; but
     what share it is of the curvature of one direction, times the signal, changes slowly. That share is taken from the
@@ -131,22 +136,26 @@ def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
     means over the last `most` rounds. The error is that of the rounds' own errors, or by how much they differ from
     the quotient if that is less: where there is one device, its rounds are all that tells the error.
     """
-    recent, long = rounds[-most:], rounds[-_LONG * most :]
-    square = math.fsum(each.square for each in recent)
-    noise = math.fsum(each.square * each.along_noise for each in recent) / square
-    share = min(math.fsum(each.square * each.noise_share for each in recent) / square, MOST_NOISE_SHARE)
-    expected = [each.square * (1 - each.noise_share) * each.per_direction for each in long]
-    along = [each.square * each.along_signal for each in long]
-    least = (1 - MOST_NOISE_SHARE) * math.fsum(each.square * each.per_direction for each in long)
-    total = max(math.fsum(expected), least)
+    long = rounds[-_LONG * most :]
+    alone = all(each.square for each in long)
+    weights = [each.square if alone else 1.0 for each in long]
+    recent = list(zip(weights, long, strict=True))[-most:]
+    weight = math.fsum(w for w, _ in recent)
+    noise = math.fsum(w * each.along_noise for w, each in recent) / weight
+    share = math.fsum(w * each.noise_share for w, each in recent) / weight
+    share = min(share, MOST_NOISE_SHARE) if alone else share
+    expected = [w * (1 - each.noise_share) * each.per_direction for w, each in zip(weights, long, strict=True)]
+    along = [w * each.along_signal for w, each in zip(weights, long, strict=True)]
+    least = math.fsum(w * each.per_direction for w, each in zip(weights, long, strict=True)) * (1 - MOST_NOISE_SHARE)
+    total = max(math.fsum(expected), least) if alone else math.fsum(expected)
     quotient = math.fsum(along) / total
-    error = math.sqrt(math.fsum((each.square * each.along_error) ** 2 for each in long)) / total
+    error = math.sqrt(math.fsum((w * each.along_error) ** 2 for w, each in zip(weights, long, strict=True))) / total
     if len(long) > 2:
         apart = [found - quotient * scale for found, scale in zip(along, expected, strict=True)]
         error = min(error, math.sqrt(math.fsum(e**2 for e in apart) * len(long) / (len(long) - 1)) / total)
-    t = fmean(each.per_direction for each in recent)
+    t = fmean(each.per_direction for _, each in recent)
     scale = (1 - share) * t
-    return Pooled(t, quotient * scale, noise, share, error * scale, square / len(recent))
+    return Pooled(t, quotient * scale, noise, share, error * scale)
 
 
 def trusted(

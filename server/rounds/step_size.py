@@ -40,7 +40,7 @@ from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import faults
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
-from zo_common.estimator.curvature import MOST_NOISE_SHARE, RelativeCurvature
+from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import Ledger
 
 logger = logging.getLogger(__name__)
@@ -237,9 +237,8 @@ def best_coefficient(
         left_out: q of leave-one-out scalars; 0 for other estimators.
     """
     correction = (left_out - 1) / left_out if left_out else 1.0
-    noise = min(found.noise_share, MOST_NOISE_SHARE)
-    signal = 1.0 - noise
-    square = signal + noise / devices if shared else 1.0
+    signal = 1.0 - found.noise_share
+    square = signal + found.noise_share / devices if shared else 1.0
     along = max(0.0, found.along_signal + found.along_noise / devices)
     return correction * signal / (square * found.per_direction + (directions + 1 / correction) * along)
 

@@ -134,7 +134,8 @@ class RelativeCurvature:
         along_signal, along_noise: as in `Curvature`.
         noise_share: v / m, 0 … 3: of a few scalars it may be above 1, and the mean of many would be too small if each
             were held to that.
-        square: m, by which numbers of several devices are weighted, so that they are quotients of means.
+        square: m, by which numbers of several devices, or rounds, are weighted, so that they are quotients of means; 0
+            where it is not known.
     """
 
     per_direction: float

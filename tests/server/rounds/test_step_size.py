@@ -204,7 +204,12 @@ class TestPooled:
         found = pooled([RelativeCurvature(100.0, 0.0, 1.0, share) for share in (2.0, 0.45)])
 
         assert found.noise_share == pytest.approx((0.95 + 0.45) / 2)
-        assert found.square == 1.0
+        assert found.square == 0.0
+
+    def test_rounds_of_one_device_among_those_of_several_count_the_same(self) -> None:
+        one, several = RelativeCurvature(100.0, 8.0, 1.0, 0.2, square=9.0), RelativeCurvature(100.0, 8.0, 1.0, 0.6)
+
+        assert averaged([pooled([one]), pooled([several] * 2)]).noise_share == pytest.approx(0.4)
 
     def test_curvature_along_the_gradient_follows_the_signal(self) -> None:
         strong = pooled([RelativeCurvature(100.0, 8.0, 1.0, 0.2)] * 2)
@@ -410,7 +415,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices", "room",
+            "devices", "room", "square",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])
