@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated
@@ -16,10 +16,13 @@ from pydantic import Field
 from server.run.log import read_rows
 from zo_common.checked import STRICT, Count, read_values
 from zo_common.errors import ConfigError
-from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.estimator.curvature import MOST_NOISE_SHARE, MOST_OF_ONE, RelativeCurvature
 from zo_common.secure_sum.terms import MOST_DEVICES
 
-HISTORY, LONG_HISTORY = 5, 20
+FEWEST_ROUNDS, MOST_ROUNDS = 5, 20
+DIRECTIONS = 320
+"""Measured along by all devices, that averages are taken over: five rounds of eight devices along eight each."""
+_LONG = 4  # times as many rounds for what changes slowly
 FEWEST_TRUSTED = 2
 MOST_INFLUENCE = 2.0
 _SHARES = ("along_signal", "along_noise", "noise_share")
@@ -39,6 +42,7 @@ class Pooled:
         per_direction, along_signal, along_noise, noise_share: as in `RelativeCurvature`.
         along_error: standard error of `along_signal`; of one device in one round nothing is known of it, and it counts
             as large as the number itself.
+        square: m of a device alone, by which its rounds are weighted; 0 of several, whose rounds count the same.
     """
 
     per_direction: float
@@ -46,6 +50,7 @@ class Pooled:
     along_noise: float
     noise_share: float
     along_error: float
+    square: float = 0.0
 
     @property
     def cautious(self) -> RelativeCurvature:
@@ -60,7 +65,7 @@ class StepRow:
 
     Attributes:
         learning_rate: the one used, float32.
-        per_direction, along_signal, along_noise, noise_share, along_error: the round's `Pooled`.
+        per_direction, along_signal, along_noise, noise_share, along_error, square: the round's `Pooled`.
         devices: valid replies.
         room: the rate with which the round's mean update would be as large as the lattice allows.
     """
@@ -71,53 +76,84 @@ class StepRow:
     per_direction: _Above0
     along_signal: _Real
     along_noise: _Real
-    noise_share: Annotated[float, Field(ge=0, lt=1)]
+    noise_share: Annotated[float, Field(ge=0, le=MOST_OF_ONE)]
     along_error: Annotated[float, Field(ge=0, lt=_MOST)]
     devices: Annotated[int, Field(gt=0, le=MOST_DEVICES)]
     room: _Above0
+    square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
 
     @property
     def pooled(self) -> Pooled:
         """The round's numbers."""
-        return Pooled(self.per_direction, self.along_signal, self.along_noise, self.noise_share, self.along_error)
+        return Pooled(*(getattr(self, each.name) for each in fields(Pooled)))
 
 
 def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
     """Means over devices, of which there is at least one; what is relative to m is weighted by it.
 
-    The mean of quotients would be biased: m, of a device's few scalars, is half or twice its expectation.
+    The mean of quotients would be biased: m, of a device's few scalars, is half or twice its expectation. A device
+    alone has no others to be weighted against: its rounds are (`averaged`), with their shares of noise as they are.
+    Those of several devices are held to `MOST_NOISE_SHARE` each and their rounds count the same, which was measured to
+    be as good or better with 64 directions a round; with a device's eight, the shares' mean would be far too small, and
+    training stalls.
     """
     total = math.fsum(each.square for each in found)
-    weights = [each.square / total * len(found) for each in found]
+    weights = [each.square / total * len(found) if total else 1.0 for each in found]
     signal = [w * each.along_signal for w, each in zip(weights, found, strict=True)]
-    error = float(np.std(signal, ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else abs(signal[0])
+    alone = len(found) == 1
+    error = abs(signal[0]) if alone else float(np.std(signal, ddof=1)) / math.sqrt(len(found))
+    shares = (each.noise_share if alone else min(each.noise_share, MOST_NOISE_SHARE) for each in found)
     return Pooled(
         fmean(each.per_direction for each in found),
         fmean(signal),
         fmean(w * each.along_noise for w, each in zip(weights, found, strict=True)),
-        fmean(w * each.noise_share for w, each in zip(weights, found, strict=True)),
+        fmean(w * share for w, share in zip(weights, shares, strict=True)),
         error,
+        total if alone else 0.0,
     )
 
 
-def averaged(rounds: Sequence[Pooled]) -> Pooled:
+def history(directions: int) -> int:
+    """Over how many rounds numbers are averaged, where all devices together measure along so many directions a round.
+
+    The fewer directions, the less certain is what a round says; and on a quadratic, a step of twice the best size gains
+    nothing.
+    """
+    return min(max(-(-DIRECTIONS // directions), FEWEST_ROUNDS), MOST_ROUNDS)
+
+
+def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
     """The numbers of a round from those of all rounds so far, the last one being this.
+
+    Args:
+        most: rounds that count, of `history`.
+
+    Where all rounds are of one device, what is relative to m is weighted by it, as devices are in `pooled`.
 
     Curvature along the gradient is the least certain number of a round, and all noise where the gradient is small; but
     what share it is of the curvature of one direction, times the signal, changes slowly. That share is taken from the
-    last `LONG_HISTORY` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are
-    means over the last `HISTORY` rounds. The error is that of the rounds' own errors, or by how much they differ from
+    last 4 × `most` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are
+    means over the last `most` rounds. The error is that of the rounds' own errors, or by how much they differ from
     the quotient if that is less: where there is one device, its rounds are all that tells the error.
     """
-    t, _, noise, share, _ = (fmean(column) for column in zip(*map(astuple, rounds[-HISTORY:]), strict=True))
-    long = rounds[-LONG_HISTORY:]
-    expected = [(1 - each.noise_share) * each.per_direction for each in long]
-    total = math.fsum(expected)
-    quotient = math.fsum(each.along_signal for each in long) / total
-    error = math.sqrt(math.fsum(each.along_error**2 for each in long)) / total
+    long = rounds[-_LONG * most :]
+    alone = all(each.square for each in long)
+    weights = [each.square if alone else 1.0 for each in long]
+    recent = list(zip(weights, long, strict=True))[-most:]
+    weight = math.fsum(w for w, _ in recent)
+    noise = math.fsum(w * each.along_noise for w, each in recent) / weight
+    share = math.fsum(w * each.noise_share for w, each in recent) / weight
+    share = min(share, MOST_NOISE_SHARE) if alone else share
+    expected = [w * (1 - each.noise_share) * each.per_direction for w, each in zip(weights, long, strict=True)]
+    along = [w * each.along_signal for w, each in zip(weights, long, strict=True)]
+    least = math.fsum(w * each.per_direction for w, each in zip(weights, long, strict=True)) * (1 - MOST_NOISE_SHARE)
+    total = max(math.fsum(expected), least) if alone else math.fsum(expected)
+    quotient = math.fsum(along) / total
+    error = math.sqrt(math.fsum((w * each.along_error) ** 2 for w, each in zip(weights, long, strict=True))) / total
     if len(long) > 2:
-        apart = [each.along_signal - quotient * scale for each, scale in zip(long, expected, strict=True)]
+        apart = [found - quotient * scale for found, scale in zip(along, expected, strict=True)]
         error = min(error, math.sqrt(math.fsum(e**2 for e in apart) * len(long) / (len(long) - 1)) / total)
+    t = fmean(each.per_direction for _, each in recent)
     scale = (1 - share) * t
     return Pooled(t, quotient * scale, noise, share, error * scale)
 

@@ -21,7 +21,7 @@ from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
-from zo_common.estimator.curvature import RelativeCurvature
+from zo_common.estimator.curvature import MOST_NOISE_SHARE, RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
 from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import read_speech
@@ -113,7 +113,8 @@ class ServerMeasuredStep(MeasuredStep):
             found.per_direction * shortened,
             found.along_signal * kept * shortened,
             found.along_noise * kept * shortened,
-            1 - (1 - found.noise_share) * kept,
+            1 - (1 - min(found.noise_share, MOST_NOISE_SHARE)) * kept,
+            0.0,
         )
 
     def _clip_example(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -25,11 +25,11 @@ from typing import Protocol
 import numpy as np
 
 from server.rounds.pooled_curvature import (
-    HISTORY,
     Pooled,
     StepRow,
     averaged,
     encode_rows,
+    history,
     pooled,
     rows_of,
     trusted,
@@ -103,9 +103,9 @@ class MeasuredStep:
 
     1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device's move the step beyond a factor of
        two.
-    2. They are averaged with those of the last rounds: a round's few scalars tell the signal's share, and curvature
-       along the gradient, within a factor of two or three only.
-    3. The rate is held between half and twice the median of the last `HISTORY` rounds', and to what the lattice has
+    2. They are averaged with those of the last rounds, of more rounds where devices are few (`history`): a round's few
+       scalars tell the signal's share, and curvature along the gradient, within a factor of two or three only.
+    3. The rate is held between half and twice the median of the same last rounds', and to what the lattice has
        room for, as it may be where the loss hardly depends on the trained tensors.
     4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
        resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
@@ -136,7 +136,7 @@ class MeasuredStep:
         if self._config.local_steps == 1 or not self._rows:  # the only local step is undone, whatever its size
             return 0.0
         last = self._rows[-1]
-        rate = self._near(self._rate(self._averaged([]), last.devices, local_steps=1))
+        rate = self._near(self._rate(self._averaged([], last.devices), last.devices, local_steps=1), last.devices)
         return _float32(min(rate, last.room / math.sqrt(last.devices)))  # a device's own update is not averaged
 
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
@@ -162,7 +162,8 @@ class MeasuredStep:
         room = min(self._room(replies), _RATES[1])
         rate = self.planned(trained)  # where devices have used one, the server does
         if not rate:
-            rate = _float32(self._held(server_round, self._rate(self._averaged([now]), devices, steps), room))
+            best = self._rate(self._averaged([now], devices), devices, steps)
+            rate = _float32(self._held(server_round, best, devices, room))
         self._write(StepRow(server_round, rate, **asdict(now), devices=devices, room=room))
         return rate
 
@@ -170,8 +171,11 @@ class MeasuredStep:
         """What the step is measured by."""
         return replies.curvatures()
 
-    def _averaged(self, now: list[Pooled]) -> RelativeCurvature:
-        return averaged([*(row.pooled for row in self._rows), *now]).cautious
+    def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
+        return averaged([*(row.pooled for row in self._rows), *now], self._history(devices)).cautious
+
+    def _history(self, devices: int) -> int:
+        return history(devices * self._config.num_queries * self._config.local_steps)
 
     def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
         """The learning rate of a round of so many devices and local steps with these numbers."""
@@ -187,13 +191,13 @@ class MeasuredStep:
         )
         return coefficient * apart
 
-    def _near(self, rate: float) -> float:
+    def _near(self, rate: float, devices: int) -> float:
         """Within a factor of `MOST_CHANGE` of the last rounds' rates."""
-        recent = [row.learning_rate for row in self._rows[-HISTORY:]]
+        recent = [row.learning_rate for row in self._rows[-self._history(devices) :]]
         return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
-    def _held(self, server_round: int, rate: float, room: float) -> float:
-        held, why = self._near(rate), f"within a factor of {MOST_CHANGE:g} of the rounds before"
+    def _held(self, server_round: int, rate: float, devices: int, room: float) -> float:
+        held, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
         if held != rate:

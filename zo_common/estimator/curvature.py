@@ -26,6 +26,8 @@ MOST_PASSES = 64
 MOST_VALUES = 1 << 22
 """Log-probabilities kept per step, 16 MiB: of more positions, an evenly spaced sample is kept."""
 MOST_NOISE_SHARE = 0.95
+"""Of means over devices and rounds: no smaller share of signal can be told from none."""
+MOST_OF_ONE = 3.0
 _CHUNK = 512
 Floats = NDArray[np.float64]
 
@@ -118,8 +120,8 @@ class Curvature:
         """Over the mean square of the projected gradients; None where nothing was measured, so that nothing follows."""
         if not (square > 0 and self.per_direction > 0):
             return None
-        share = min(MOST_NOISE_SHARE, self.noise / square)
         along = self.along_signal / square, self.along_noise / square
+        share = min(MOST_OF_ONE, self.noise / square)
         return RelativeCurvature(self.per_direction, *along, share, square)
 
 
@@ -130,8 +132,10 @@ class RelativeCurvature:
     Attributes:
         per_direction: t, as in `Curvature`, not over m.
         along_signal, along_noise: as in `Curvature`.
-        noise_share: v / m, 0 … 0.95: from so few scalars no smaller share of signal can be told from none.
-        square: m, by which numbers of several devices are weighted, so that they are quotients of means.
+        noise_share: v / m, 0 … 3: of a few scalars it may be above 1, and the mean of many would be too small if each
+            were held to that.
+        square: m, by which numbers of several devices, or rounds, are weighted, so that they are quotients of means; 0
+            where it is not known.
     """
 
     per_direction: float

@@ -80,7 +80,7 @@ def _curvature_numbers(found: Curvature | None, grads: NDArray[np.float32]) -> N
         return np.array([-_MOST_LOG, 0.0, 0.0, MOST_NOISE_SHARE])
     t = relative.per_direction
     along = np.clip([relative.along_signal / t, relative.along_noise / t], -1, 1)
-    return np.array([np.clip(np.log2(t), -_MOST_LOG, _MOST_LOG), *along, relative.noise_share])
+    return np.array([np.clip(np.log2(t), -_MOST_LOG, _MOST_LOG), *along, min(relative.noise_share, MOST_NOISE_SHARE)])
 
 
 def means_of(

@@ -17,7 +17,15 @@ from listening import listen
 from step_replies import Replies, numbers_of
 
 from server.rounds.federation import Federation
-from server.rounds.pooled_curvature import HISTORY, averaged, pooled, trusted, without_extremes
+from server.rounds.pooled_curvature import (
+    FEWEST_ROUNDS,
+    MOST_ROUNDS,
+    averaged,
+    history,
+    pooled,
+    trusted,
+    without_extremes,
+)
 from server.rounds.private_step import step_size
 from server.rounds.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.config.run import RunConfig
@@ -175,6 +183,34 @@ class TestPooled:
         assert found.along_error == pytest.approx(math.sqrt(8 * 4 / 3) / 200 * 50)
         assert averaged(rounds[:2]).along_error == pytest.approx(math.sqrt(8**2 + 10**2) / 100 * 50)
 
+    def test_rounds_of_one_device_count_as_their_scalars_squares(self) -> None:
+        """The quotient of sums is that of all rounds' scalars as one round's; quotients' mean would be far off."""
+        loud = pooled([RelativeCurvature(100.0, 8.0, 1.0, 0.2, square=9.0)])
+        faint = pooled([RelativeCurvature(100.0, -80.0, 10.0, 1.5, square=1.0)])
+
+        found = averaged([loud, faint])
+
+        share = (9 * 0.2 + 1 * 1.5) / 10
+        assert found.noise_share == pytest.approx(share)
+        assert found.along_noise == pytest.approx((9 * 1.0 + 1 * 10.0) / 10)
+        assert found.along_signal == pytest.approx((9 * 8 - 80) / (9 * 80 - 50) * (1 - share) * 100)
+
+    def test_noise_alone_leaves_a_twentieth_of_signal(self) -> None:
+        found = averaged([pooled([RelativeCurvature(100.0, 0.0, 1.0, 2.0)])] * 3)
+
+        assert found.noise_share == 0.95
+
+    def test_a_device_among_others_says_no_more_than_that_all_is_noise(self) -> None:
+        found = pooled([RelativeCurvature(100.0, 0.0, 1.0, share) for share in (2.0, 0.45)])
+
+        assert found.noise_share == pytest.approx((0.95 + 0.45) / 2)
+        assert found.square == 0.0
+
+    def test_rounds_of_one_device_among_those_of_several_count_the_same(self) -> None:
+        one, several = RelativeCurvature(100.0, 8.0, 1.0, 0.2, square=9.0), RelativeCurvature(100.0, 8.0, 1.0, 0.6)
+
+        assert averaged([pooled([one]), pooled([several] * 2)]).noise_share == pytest.approx(0.4)
+
     def test_curvature_along_the_gradient_follows_the_signal(self) -> None:
         strong = pooled([RelativeCurvature(100.0, 8.0, 1.0, 0.2)] * 2)
         weak = pooled([RelativeCurvature(50.0, -3.0, 1.0, 0.8)] * 2)  # of a gradient that is all but noise
@@ -241,6 +277,13 @@ class TestPooled:
 
 
 class TestHistory:
+    @pytest.mark.parametrize(
+        ("directions", "rounds"), [(64, 5), (512, 5), (32, 10), (8, MOST_ROUNDS), (1, MOST_ROUNDS)]
+    )
+    def test_fewer_directions_are_averaged_over_more_rounds(self, directions: int, rounds: int) -> None:
+        assert history(directions) == rounds
+        assert MOST_ROUNDS > FEWEST_ROUNDS
+
     def test_a_rate_is_held_within_a_factor_of_two_of_the_rounds_before(self, measured: Any) -> None:
         step, words = measured()
         usual = step.used(1, Replies([numbers_of()] * 3), 1)
@@ -272,7 +315,7 @@ class TestHistory:
 
     def test_curvature_along_the_gradient_is_averaged_over_rounds(self, measured: Any) -> None:
         step, _ = measured()
-        for number in range(1, 2 * HISTORY):
+        for number in range(1, 10):
             step.used(number, Replies([numbers_of(signal=8.0)] * 3), number)
         usual = step.used(10, Replies([numbers_of(signal=8.0)] * 3), 10)
 
@@ -285,12 +328,13 @@ class TestHistory:
 
     def test_the_share_of_noise_is_averaged_over_rounds(self, measured: Any) -> None:
         step, _ = measured()
-        for number in range(1, HISTORY):
+        rounds = history(3 * step._config.num_queries)
+        for number in range(1, rounds):
             step.used(number, Replies([numbers_of(share=0.2)] * 3), number)
 
-        once = step.used(HISTORY, Replies([numbers_of(share=0.7)] * 3), HISTORY)
+        once = step.used(rounds, Replies([numbers_of(share=0.7)] * 3), rounds)
 
-        assert once == pytest.approx(_rate(numbers_of(share=0.3), step._config, 3))
+        assert once == pytest.approx(_rate(numbers_of(share=0.2 + 0.5 / rounds), step._config, 3))
 
     def test_nothing_measured_keeps_the_rate_and_nobody_takes_no_step(self, measured: Any) -> None:
         step, _ = measured()
@@ -371,7 +415,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices", "room",
+            "devices", "room", "square",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])

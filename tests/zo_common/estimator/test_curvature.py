@@ -15,7 +15,7 @@ from torch import nn
 from zo_common.errors import ConfigError, NonFiniteLoss
 from zo_common.estimator import curvature
 from zo_common.estimator.curvature import (
-    MOST_NOISE_SHARE,
+    MOST_OF_ONE,
     Curvature,
     OutputTrace,
     curvature_of,
@@ -298,7 +298,7 @@ def test_relative_numbers_do_not_depend_on_the_gradients_size() -> None:
     assert astuple(one) == (10.0, 2.0, 0.5, 0.25, 2.0)
     drowned = Curvature(10.0, 4.0, 1.0, 99.0).relative(2.0)
     assert drowned is not None
-    assert drowned.noise_share == MOST_NOISE_SHARE
+    assert drowned.noise_share == MOST_OF_ONE
 
 
 def test_local_steps_report_the_mean() -> None:
