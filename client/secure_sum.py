@@ -33,12 +33,13 @@ from zo_common.secure_sum.messages import Invitation, KeyList, RevealRequest, Sh
 from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 from zo_common.secure_sum.state import dump_device, load_device
 from zo_common.wire.masked_reply import bare, encode_masked, vector_of
-from zo_common.wire.plan import Status, decode_plan, decode_reply, encode_reply
+from zo_common.wire.plan import Reply, Status, decode_plan, decode_reply, encode_reply
 
 logger = logging.getLogger(__name__)
 KEY = "secure"
 _STATE = "zo-secure"
 Ask = Callable[[], tuple[str, bytes | str]]
+FAILED = "training failed on this device: its own log says why"
 NO_PEERS = (
     "secure aggregation: there is no peers.keys beside node.key, so this device trusts the server not to swap other "
     "devices' keys; copy the deployment's peers.keys there, and compare it on another way than through the server"
@@ -149,28 +150,37 @@ def _step(data: Any, context: Context) -> bytes:
 
 
 def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, bytes | str]:
-    """Train, and mask what was measured; an answer without scalars passes, so that a device may catch up first."""
+    """Train, and mask what was measured.
+
+    The device trains once in a sum: however that ends, this step is over. An answer of one that has to catch up passes,
+    and it is asked again. Why a training failed is told to the device's own log alone: it may be a scalar in words.
+    """
     if not isinstance(record.get(KEY), bytes):
         raise SecureAggregationError("a plan came without the list of sharers: its reply would be seen alone")
     sharers, privacy = Sharers.decode(record[KEY]), decode_plan(record["plan"]).privacy
     kept = _Kept(context)
     device = kept.present()
-    key, payload = ask()
-    if key != "reply" or not isinstance(payload, bytes):
-        return key, payload
-    reply = decode_reply(payload)
-    if reply.status is not Status.OK:
-        return key, encode_reply(bare(reply))
+    phase, device.phase = device.phase, Phase.ENDED
     try:
+        if phase is not Phase.SHARED:
+            raise SecureAggregationError(f"a plan came in phase {phase.name} of a secure sum, expected SHARED")
+        key, payload = ask()
+        if key != "reply" or not isinstance(payload, bytes):
+            return key, payload
+        reply = decode_reply(payload)
+        if reply.status in (Status.BEHIND, Status.CHECKSUM):
+            device.phase = phase
+        if reply.status is not Status.OK:
+            return key, encode_reply(_told(bare(reply)))
         terms = device.terms
         weight = reply.num_examples if terms.weighted else 1
         if reply.server_round != terms.server_round or sharers.weight != weight:
-            device.phase = Phase.ENDED
             raise SecureAggregationError(
                 f"the plan is for round {reply.server_round} with weight {sharers.weight}, expected round "
                 f"{terms.server_round} and {weight}, this device's examples: let it introduce itself again"
             )
         vector, clipped = vector_of(reply, weight, sharers.total, privacy)
+        device.phase = phase
         masked = device.mask(sharers, vector, noise_of(privacy, device.least_survivors))
     finally:
         kept.save()
@@ -179,6 +189,14 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, 
     if clipped:
         logger.warning(f"round {reply.server_round}: {clipped} scalars were clipped, lower epsilon's noise")
     return key, encode_masked(replace(reply, message=""), masked.encode())
+
+
+def _told(reply: Reply) -> Reply:
+    """What the server is told of a reply without scalars: of a training that failed, that it did."""
+    if not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
+        return reply
+    logger.warning(f"round {reply.server_round}: training failed: {reply.message}")
+    return replace(reply, status=Status.ERROR, message=FAILED)
 
 
 def keys_of(node: Mapping[str, Any]) -> tuple[NodeSigner | None, PeerKeys | None]:

@@ -6,6 +6,7 @@ half-applied and never locally trained.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +31,7 @@ from zo_common.speech.speech_model import LossOf, SpeechModel
 from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Plan, Reply, Status
 
+logger = logging.getLogger(__name__)
 _BATCH_STREAM = 1 << 40  # far from any step number: batch sampling never meets a direction seed
 
 
@@ -70,17 +72,21 @@ class Engine(Follower):
         data: Recordings,
         on_step: Callable[[int, float], None] | None = None,
         on_synced: Callable[[], None] = lambda: None,
+        before: Callable[[], None] = lambda: None,
     ) -> Reply:
         """Answer one plan; on any failure the reply says so and the weights are a global state again.
+
+        Under a guarantee a training that fails, over whatever, is answered with noise.
 
         Args:
             on_step: called with (step, loss) after each local step; may raise `Cancelled`.
             on_synced: called when the weights are a global state, before local steps move them.
+            before: called once the device is in step and about to look at its recordings; what it raises refuses that.
 
         Raises:
             Cancelled: by `on_step`.
         """
-        return seen_reply(plan, self._train(plan, data, on_step, on_synced), len(data))
+        return seen_reply(plan, self._train(plan, data, on_step, on_synced, before), len(data))
 
     def _train(
         self,
@@ -88,33 +94,42 @@ class Engine(Follower):
         data: Recordings,
         on_step: Callable[[int, float], None] | None,
         on_synced: Callable[[], None],
+        before: Callable[[], None],
     ) -> Reply:
         base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
         if plan.base_id != self.base_id:
             return replace(base, status=Status.CHECKSUM, message=self._other_base(plan))
-        word = ""
         try:
             status = self.sync(plan)
             base = replace(base, status=status, have_round=self.have_round, checksum=self.state.checksum())
             on_synced()
             if status is not Status.OK:
                 return base
-            choice, new = self._choices.of(plan, data)
-            said = [choice.sentence] if new else []
-            said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
-            word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
-            if choice != self.choice:
-                self._use(choice)
-            result = self._local_steps(plan, data, on_step)
+            private_steps(plan, len(data))
+            before()
+        except ZOError as error:  # nothing was measured: the reply has no checksum
+            if isinstance(error, LatticeOverflow):
+                self.rebuild()
+            return replace(base, status=Status.ERROR, have_round=self.have_round, checksum=0, message=str(error))
+        try:
+            return self._measured(base, plan, data, on_step)
         except Cancelled:
             raise
-        except NonFiniteLoss as error:
-            return replace(base, status=Status.NON_FINITE, message=str(error))
-        except LatticeOverflow as error:
-            self.rebuild()
-            return replace(base, status=Status.ERROR, have_round=0, message=str(error))
-        except ZOError as error:
-            return replace(base, status=Status.ERROR, message=str(error))
+        except Exception as error:
+            if plan.privacy is None and not isinstance(error, ZOError):
+                raise
+            return self._failed(base, plan, error)
+
+    def _measured(
+        self, base: Reply, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None
+    ) -> Reply:
+        choice, new = self._choices.of(plan, data)
+        said = [choice.sentence] if new else []
+        said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
+        word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
+        if choice != self.choice:
+            self._use(choice)
+        result = self._local_steps(plan, data, on_step)
         return replace(
             base,
             num_examples=len(data),
@@ -123,6 +138,20 @@ class Engine(Follower):
             message=word,
             curvature=result.curvature,
         )
+
+    def _failed(self, base: Reply, plan: Plan, error: Exception) -> Reply:
+        """The reply to a plan whose training failed; the weights are a global state again."""
+        status = Status.NON_FINITE if isinstance(error, NonFiniteLoss) else Status.ERROR
+        if plan.privacy is not None:
+            logger.error(f"round {plan.server_round}: training failed, the answer is noise", exc_info=error)
+        try:
+            if isinstance(error, LatticeOverflow) or self.state.checksum() != base.checksum:
+                self.rebuild()
+        except Exception:
+            if plan.privacy is None:
+                raise
+            logger.exception("the weights cannot be looked at: the next work begins with the base model")
+        return replace(base, status=status, have_round=self.have_round, message=str(error))
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
         private = private_steps(plan, len(data))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from zo_common.privacy.discrete_gaussian import poisson_subset
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.wire.plan import Plan, Reply, Status
 
+logger = logging.getLogger(__name__)
 MOST_LOSS = 1e4
 """Losses are cut off here, and stand here where they are not finite: a step must not fail over one utterance."""
 
@@ -54,16 +57,26 @@ class SeparateLosses:
     """The losses of a sample's utterances, each computed as if it were alone, (B,) float64 on the CPU; B may be 0.
 
     In a common batch an utterance's loss depends on the longest one's window, and taking one away would move the
-    gradients of all others: then clipping each would not bound what one of them changes.
+    gradients of all others: then clipping each would not bound what one of them changes. So would failing over one.
     """
 
     def __init__(self, losses: list[LossFn]) -> None:
         self._losses = losses
+        self._failed = False
 
     def __call__(self) -> torch.Tensor:
-        values = [loss().detach().cpu().double().reshape(1) for loss in self._losses]
+        values = [self._alone(loss).detach().cpu().double().reshape(1) for loss in self._losses]
         together = torch.cat(values) if values else torch.zeros(0, dtype=torch.float64)
         return together.nan_to_num(MOST_LOSS, MOST_LOSS, -MOST_LOSS).clamp(-MOST_LOSS, MOST_LOSS)
+
+    def _alone(self, loss: LossFn) -> torch.Tensor:
+        try:
+            return loss()
+        except Exception:
+            if not self._failed:
+                logger.exception("the loss of an utterance cannot be computed: it counts as not finite")
+            self._failed = True
+            return torch.tensor(float("nan"))
 
 
 @dataclass(frozen=True)
@@ -87,11 +100,24 @@ class PrivateSteps:
             loss_fn: makes its loss.
         """
         chosen = poisson_subset(self.size, self.expected, self.size)
-        return SeparateLosses([loss_fn(batch([index])) for index in chosen])
+
+        def loss_of(index: int) -> LossFn:
+            made = cache(lambda: loss_fn(batch([index])))  # at the first call: making it may fail, too
+
+            def loss() -> torch.Tensor:
+                return made()()
+
+            return loss
+
+        return SeparateLosses([loss_of(index) for index in chosen])
 
     def release(self, per_example: NDArray[np.float64]) -> NDArray[np.float32]:
         """As `Mechanism.release_step`."""
         return self.mechanism.release_step(per_example, self.expected)
+
+    def noise(self, steps: int, queries: int) -> NDArray[np.float32]:
+        """What steps of empty samples release, (steps, queries)."""
+        return np.stack([self.release(np.zeros((queries, 0))) for _ in range(steps)])
 
 
 def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
@@ -113,23 +139,25 @@ def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
 def seen_reply(plan: Plan, reply: Reply, size: int) -> Reply:
     """What leaves the device of a reply, once the device was in step: no loss and no word on the recordings.
 
-    For the device level the scalars are clipped and noised here, and a training that failed is answered with noise
-    alone: that it failed says something about the recordings.
+    For the device level the scalars are clipped and noised here. A training that failed is answered with noise alone:
+    that it failed, and over what, says something about the recordings.
     """
     if plan.privacy is None:
         return reply
     reply = replace(reply, curvature=None)  # it carries no noise
-    if plan.privacy.level == "example" or not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
-        return replace(reply, loss=0.0, message="" if reply.status is Status.OK else reply.message)
-    grads = reply.projected_grads
-    if reply.status is not Status.OK:
-        grads = np.zeros((plan.local_steps, plan.estimator.num_queries), np.float32)
+    if not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
+        return replace(reply, loss=0.0)
+    failed, shape = reply.status is not Status.OK, (plan.local_steps, plan.estimator.num_queries)
+    if steps := private_steps(plan, size):
+        grads = steps.noise(*shape) if failed else reply.projected_grads
+    else:
+        grads = plan.privacy.release_reply(np.zeros(shape, np.float32) if failed else reply.projected_grads)
     return replace(
         reply,
         status=Status.OK,
         have_round=plan.server_round - 1,
         num_examples=size,
         loss=0.0,
-        projected_grads=plan.privacy.release_reply(grads),
+        projected_grads=grads,
         message="",
     )

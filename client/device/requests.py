@@ -72,11 +72,13 @@ def train(
         data = _train_data(config, engine, place)
         if account is not None:
             account.check(plan, len(data))
-        reply = engine.train(plan, data, on_step, lambda: on_synced(engine))
-        if reply.status is Status.OK:
+
+        def before() -> None:
             check_history(config, engine.applied)
-            if account is not None:
+            if account is not None:  # whatever becomes of the answer
                 account.charge(plan, len(data))
+
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before)
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise

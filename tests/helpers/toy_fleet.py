@@ -16,7 +16,6 @@ from toy_engine import ToyEngine
 
 from client.device import requests as device
 from client.device import warm
-from client.device.private_steps import seen_reply
 from client.place import Place
 from zo_common.config.run import RunConfig
 from zo_common.speech.metrics import Scores
@@ -57,15 +56,11 @@ class Utterances:
 class CrowdEngine(ToyEngine):
     """Real rounds on toy weights; what it measures is drawn, not trained."""
 
-    def train(self, plan: Plan, data: Any, *_: Any) -> Reply:
-        status = self.sync(plan)
-        reply = Reply(status, plan.server_round, self.have_round, plan.client_id, plan.seed, self.state.checksum())
-        if status is not Status.OK:
-            return reply
+    def _measured(self, base: Reply, plan: Plan, data: Any, *_: Any) -> Reply:
         draw = np.random.default_rng([plan.client_id, plan.server_round])
         grads = draw.normal(size=(plan.local_steps, plan.estimator.num_queries)).astype(np.float32)
         loss = float(np.float32(draw.random()))
-        return seen_reply(plan, replace(reply, num_examples=len(data), loss=loss, projected_grads=grads), len(data))
+        return replace(base, num_examples=len(data), loss=loss, projected_grads=grads)
 
 
 def toy_grids(monkeypatch: pytest.MonkeyPatch, count: int = 3) -> Callable[[RunConfig], RecordingGrid]:

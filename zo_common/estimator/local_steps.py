@@ -46,8 +46,10 @@ def run_local_steps(
 ) -> LocalResult:
     """Run K steps from the global weights and return to them.
 
-    1. Step k draws its batch, `loss_of_step(k)`, and moves the weights (`zo_step`).
-    2. At the end, or on any error, all steps are replayed negated, which restores the global weights without a copy.
+    1. Step k draws its batch, `loss_of_step(k)`, and moves the weights (`zo_step`). The last one only measures, as its
+       move would be undone at once.
+    2. At the end, or on any error, all steps taken are replayed negated, which restores the global weights without a
+       copy.
 
     Args:
         seed: the client's seed of the round.
@@ -61,7 +63,8 @@ def run_local_steps(
     options: dict[str, Any] = {"release": release, "weigh": weigh, "curvature": curvature}
     try:
         for step in range(local_steps):
-            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, **options)
+            apply = step + 1 < local_steps
+            result = zo_step(state, loss_of_step(step), seed, step, config, learning_rate, apply=apply, **options)
             grads.append(result.projected_grads)
             losses.append(result.loss)
             curved += [result.curvature] if result.curvature is not None else []
@@ -70,7 +73,7 @@ def run_local_steps(
     finally:
         undo = [
             update
-            for step, row in enumerate(grads)
+            for step, row in enumerate(grads[: local_steps - 1])
             for update in step_updates([direction_seed(seed, step, j) for j in range(len(row))], row, learning_rate)
         ]
         apply_all(state, undo, sign=-1)

@@ -188,6 +188,7 @@ def zo_step(
     *,
     weigh: Weigh | None = None,
     curvature: bool = False,
+    apply: bool = True,
 ) -> StepResult:
     """One ZO-SGD step on the lattice.
 
@@ -205,6 +206,8 @@ def zo_step(
         weigh: function that computes factors (B,) from the scalars of each example, (q, B), such as `clip_factors`;
             `release` gets the unweighted scalars, as it clips by itself.
         curvature: whether to measure it, without further forward passes; for losses that are a `TracedLoss`.
+        apply: whether the weights move; false for a step that the caller would undo at once, so that no update can
+            leave the lattice.
     """
     seeds = [direction_seed(seed, step, query) for query in range(config.num_queries)]
     walker = Walker(state, config.epsilon)
@@ -214,7 +217,7 @@ def zo_step(
             result = replace(result, projected_grads=release(result.per_example))
         if quantise is not None:
             result = replace(result, projected_grads=quantise(result.projected_grads))
-        updates = step_updates(seeds, result.projected_grads, learning_rate)
+        updates = step_updates(seeds, result.projected_grads, learning_rate) if apply else []
         walker.move(None, updates)
     except BaseException:
         walker.move(None)

@@ -82,7 +82,9 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
         applied: tuple[Any, ...] = ()
         status, trained = Status.BEHIND, 0
 
-        def train(self, plan: Plan, *_: Any) -> Reply:
+        def train(self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None]) -> Reply:
+            if self.status is Status.OK:
+                before()
             self.trained += 1
             return Reply(self.status, 1, 0, 3, plan.seed, 1, 10, 0.0, np.ones((2, 8), np.float32))
 

@@ -1,0 +1,3 @@
+"""The tiny federation's fixtures, for attacks on it."""
+
+from fixtures import *  # noqa: F403
