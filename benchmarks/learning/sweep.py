@@ -103,7 +103,12 @@ class Lab:
 
 
 def _among(settings: Settings, devices: int) -> Settings:
-    """As many directions a round, measured by another number of devices."""
+    """Settings for another number of devices: with as many directions a round, unless the step is measured.
+
+    A measured step adapts to any number, and every device keeps the default of its directions, as in `zo-asr train`.
+    """
+    if settings.learning_rate == 0:
+        return replace(settings, devices=devices)
     return replace(settings, devices=devices, queries=max(1, settings.queries * settings.devices // devices))
 
 
@@ -147,7 +152,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--methods", nargs="+", choices=ALL, help="default: all but the studies'")
     made.add_argument("--study", choices=STUDIES)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--devices", type=int, help="another number than the method's own, with as many directions")
+    made.add_argument(
+        "--devices", type=int, help="another number than the method's own; a fixed rate keeps the directions a round"
+    )
     made.add_argument("--rate", type=float, help="one learning rate for all, instead of a sweep or of the measured one")
     made.add_argument("--passes", type=int, default=PASSES, help="budget of a run")
     made.add_argument("--minutes", type=float, default=0.0, help="of learning, after which a run ends; 0: no limit")

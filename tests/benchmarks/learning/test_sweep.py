@@ -74,6 +74,15 @@ class TestLab:
 
         assert (row["devices"], row["queries"]) == (1, 6)
 
+    def test_with_a_measured_step_a_device_alone_measures_as_many_directions_as_one_of_many(
+        self, task: Task, tmp_path: Path
+    ) -> None:
+        small = replace(METHODS["auto"].settings, devices=3, queries=2, batch_size=2)
+
+        (row,) = self._lab(tmp_path).row(task, replace(METHODS["auto"], settings=small), (0,), 1)
+
+        assert (row["devices"], row["queries"]) == (1, 2)
+
 
 class TestCommandLine:
     def test_all_methods_by_default_and_a_study_alone(self) -> None:
