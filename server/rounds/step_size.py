@@ -200,7 +200,7 @@ class MeasuredStep:
         held, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
-        if held != rate:
+        if not 1 / MOST_CHANGE < rate / held < MOST_CHANGE:  # a slow drift is no news
             logger.info(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
         return held
 
