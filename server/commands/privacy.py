@@ -99,6 +99,7 @@ def verify(
     if level == "none":
         raise ConfigError(f"{run / LEDGER_NAME} is of a run without privacy, which promises nothing: name one with it")
     log = PrivacyLog.read(run / LOG_NAME)
+    log.check_terms(ledger.header.settings)
     log.check_against(ledger_chains(run / LEDGER_NAME), answered_rounds(ledger))
     delta = float(ledger.header.settings["target-delta"])
     target = float(ledger.header.settings["target-epsilon"])

@@ -28,6 +28,15 @@ _PERSON = b"zo-asr/privacy/1"
 _MOST = 1 << 32  # rounds, steps or utterances: beyond any run, and exact in the accountant's floats
 _ROUNDING = 1e-9  # an ε recomputed by another release of a library may differ in its last bits
 
+_TERMS = {
+    "privacy": "level",
+    "noise-multiplier": "noise_multiplier",
+    "local-steps": "steps",
+    "batch-size": "batch",
+    "target-delta": "delta",
+}
+"""What a charge states of the run's settings, by their keys."""
+
 Spent = dict[int, Counter[Release]]
 """By client id, how often each kind of answer was asked for."""
 
@@ -150,6 +159,23 @@ class PrivacyLog:
                     os.fsync(file.fileno())
         except OSError as error:
             raise LedgerError(f"{self.path} cannot be mended ({error.strerror})") from None
+
+    def check_terms(self, settings: Mapping[str, Any]) -> None:
+        """Whether devices were charged for what the run's settings have them answer.
+
+        Args:
+            settings: of the ledger's header, by their keys.
+
+        Raises:
+            LedgerAltered: a charge is for other noise, steps, batches, level or δ, or the header does not tell them.
+        """
+        for charge in self.charges:
+            for key, name in _TERMS.items():
+                if key not in settings or settings[key] != getattr(charge, name):
+                    raise LedgerAltered(
+                        f"{self.path}: round {charge.server_round} was charged for {key} {getattr(charge, name)}, the "
+                        f"ledger's header says {settings.get(key, 'nothing of it')}: what was really spent is not in it"
+                    )
 
     def check_against(self, chains: Sequence[bytes], answered: Mapping[int, Iterable[int]]) -> None:
         """Whether these are the charges of a ledger.

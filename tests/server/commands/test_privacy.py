@@ -119,6 +119,7 @@ def test_a_wrong_parameter_is_one_sentence(cli: Cli) -> None:
 def run(tmp_path: Path) -> Path:
     """The directory of a run of two rounds, the second of which was asked for twice."""
     settings = {"privacy": "example", "target-epsilon": 8.0, "target-delta": 1e-3, "directions": "independent"}
+    settings |= {"noise-multiplier": 3.0, "local-steps": 1, "batch-size": 2}
     tensors = (TensorEntry("w", (4,), -24, 0),)
     header = LedgerHeader("ab" * 32, 1, "m", "all", "unit", 1e-3, "two-sided", 0, "now", tensors, settings)
     ledger = LedgerFile.create(tmp_path / LEDGER_NAME, header)
