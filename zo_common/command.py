@@ -22,7 +22,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "sim": ("simulations.cli", "Simulate federations of speech devices, and make models and recordings for them."),
     "transcribe": ("zo_common.adapters.transcribe_cli", "Transcribe recordings, by a base model with a ledger on."),
     "adapt": ("client.adapt.cli", "Adapt a recogniser to a recording by itself, without its text."),
-    "data": ("zo_common.speech.cli", "Look at recordings before training, and convert and cut them."),
+    "data": ("zo_common.speech.cli", "Look at recordings before training, convert and cut them."),
     "hub": ("zo_common.adapters.hub_cli", "Publish adapters on the Hugging Face hub, and fetch them."),
     "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),
     "server": ("server.deploy.cli", "Run a federation on many machines."),

@@ -10,6 +10,7 @@ from zo_common.speech.times import Part
 _FRAME = 0.02  # seconds
 _SHORTEST = 0.1  # seconds of a pause; plosives are closed for less
 _BELOW_SPEECH = 35.0  # dB, what is quieter than the loudest frames by this is a pause, where there is no noise
+_LEAST_BELOW = 15.0  # dB, what is louder than this is speech, however little of the recording is a pause
 _ABOVE_NOISE = 3.0  # dB
 _SILENT = -100.0  # dB of full scale, for digital zeros
 
@@ -17,8 +18,8 @@ _SILENT = -100.0  # dB of full scale, for digital zeros
 def spoken_parts(wave: NDArray[np.float32], rate: int) -> list[Part]:
     """Stretches of speech between pauses of 0.1 s and more, in seconds, without texts.
 
-    A frame of 20 ms belongs to a pause if its level is less than 3 dB above the recording's quietest tenth, or 35 dB
-    below its loudest twentieth.
+    A frame of 20 ms belongs to a pause if its level is 15 dB below the recording's loudest twentieth and less than 3 dB
+    above its quietest tenth, or 35 dB below the loudest.
     """
     size = round(_FRAME * rate)
     frames = wave[: len(wave) // size * size].reshape(-1, size)
@@ -27,7 +28,7 @@ def spoken_parts(wave: NDArray[np.float32], rate: int) -> list[Part]:
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     levels = np.maximum(10 * np.log10(np.maximum(power, 1e-30)), _SILENT)
     quiet, loud = np.percentile(levels, (10, 95))
-    heard = levels >= max(min(quiet + _ABOVE_NOISE, loud), loud - _BELOW_SPEECH)
+    heard = levels >= max(min(quiet + _ABOVE_NOISE, loud - _LEAST_BELOW), loud - _BELOW_SPEECH)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], heard, [False]]).astype(np.int8)))
     found: list[Part] = []
     for start, end in (edges.reshape(-1, 2) * size / rate).tolist():

@@ -13,15 +13,16 @@ A piece with an unsure end, or in which something else is heard than what is wri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.speech.audio import MAX_SECONDS, AudioProblem, decode, name_of
+from zo_common.speech.audio import MAX_SECONDS, AudioProblem, decode
 from zo_common.speech.clip import Clip
 from zo_common.speech.matching import Words, agreement, sure_spans
 from zo_common.speech.pauses import spoken_parts
@@ -88,14 +89,12 @@ class Segmenter:
             AudioProblem: the recording cannot be used.
         """
         rate = self._speech.rate
-        audio = utterance.audio
-        wave = decode(audio, rate, LONGEST_SECONDS, shorten="cut it into hours")
+        wave = decode(utterance.audio, rate, LONGEST_SECONDS, shorten="cut it into hours")
         seconds = len(wave) / rate
-        name = name_of(audio).strip("'")
         if seconds <= MAX_SECONDS:
-            return [Piece(replace(utterance, columns=_placed(utterance.columns, name, 0.0, seconds)), ())]
+            return [Piece(replace(utterance, columns=_placed(utterance, 0.0, seconds)), ())]
         parts = _pieces_of(spoken_parts(wave, rate))
-        blank = [self._utterance(utterance, name, part) for part in parts]
+        blank = [_blank(utterance, part) for part in parts]
         heard = self._heard(wave, parts)
         said = Words(utterance.text, self._language)
         told = [number for number, words in enumerate(heard) if words.tokens]
@@ -116,11 +115,6 @@ class Segmenter:
             (heard,) = self._speech.transcribe([self._reader.of_wave(piece)], language=self._language)
             found.append(Words(heard.text, self._language))
         return found
-
-    def _utterance(self, source: Utterance, name: str, part: Part) -> Utterance:
-        clip = Clip(source.source, part.start, part.end - part.start)
-        columns = _placed(source.columns, name, part.start, part.end)
-        return Utterance(f"{source.where} at {part.start:.2f} s", clip, "", columns)
 
     def _bounds(
         self, said: Words, told: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
@@ -211,5 +205,16 @@ def _pieces_of(spoken: list[Part]) -> list[Part]:
     return found
 
 
-def _placed(columns: Mapping[str, str], name: str, start: float, end: float) -> dict[str, str]:
-    return {**columns, "source": name, "start": f"{start:.2f}", "end": f"{end:.2f}"}
+def _blank(source: Utterance, part: Part) -> Utterance:
+    """A part of a recording, without a text."""
+    clip = Clip(source.source, part.start, part.end - part.start)
+    return Utterance(f"{source.where} at {part.start:.2f} s", clip, "", _placed(source, part.start, part.end))
+
+
+def _placed(utterance: Utterance, start: float, end: float) -> dict[str, str]:
+    """A recording's columns and where a piece of it is, in the file, where there is one."""
+    whole = utterance.source
+    offset = whole.start if isinstance(whole, Clip) else 0.0
+    source = whole.source if isinstance(whole, Clip) else whole
+    name = source.name if isinstance(source, Path) else utterance.where
+    return {**utterance.columns, "source": name, "start": f"{offset + start:.2f}", "end": f"{offset + end:.2f}"}

@@ -15,6 +15,7 @@ import soundfile
 import torch
 
 from zo_common.speech.audio import AudioProblem
+from zo_common.speech.clip import Clip
 from zo_common.speech.matching import Words, agreement, sure_spans
 from zo_common.speech.pauses import spoken_parts
 from zo_common.speech.segment import Segmenter
@@ -201,6 +202,19 @@ def test_short_recordings_stay_whole_and_bad_ones_are_listed(tmp_path: Path) -> 
     assert (short.source, short.text) == (tmp_path / "short.wav", "text")
     assert short.columns == {"source": "short.wav", "start": "0.00", "end": "5.00"}
     assert found.problems[0] == "fault." and found.problems[1].startswith("a:1: 'bad.wav' cannot be decoded")
+
+
+def test_a_part_of_a_recording_says_where_it_is_in_the_file(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "hour.wav", _speech(18.0, 18.0, 18.0), RATE)
+    row = Utterance("a:1", Clip(tmp_path / "hour.wav", 21.0, 39.0), " ".join(SENTENCES[1:3]), {})
+
+    found = _segmented(Listener(SENTENCES[1:3], SENTENCES), row)
+
+    assert [each.text for each in found.utterances] == SENTENCES[1:3]
+    assert [each.columns["source"] for each in found.utterances] == ["hour.wav"] * 2
+    starts, ends = ([float(each.columns[name]) for each in found.utterances] for name in ("start", "end"))
+    assert starts == [pytest.approx(21.0, abs=0.52), pytest.approx(40.5, abs=0.52)]
+    assert ends == [pytest.approx(39.0, abs=0.52), pytest.approx(58.5, abs=1.55)]
 
 
 def test_a_recording_that_is_too_long_points_at_the_command(tmp_path: Path) -> None:
