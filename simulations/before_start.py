@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 
 from server.app import check_before_start
@@ -15,17 +16,27 @@ from zo_common.speech.partition import Partitions, named_rows, natural_count
 def check_simulation(config: RunConfig, devices: int) -> None:
     """Raise errors that the run would otherwise raise only after the engine has started.
 
-    1. The output folder: writable, unused, with space for the model.
-    2. The table of recordings: readable, and a share for each device.
-    3. The base model, and all settings against it; the held-out recordings.
+    1. The engine: Ray is installed.
+    2. The output folder: writable, unused, with space for the model.
+    3. The table of recordings: readable, and a share for each device.
+    4. The base model, and all settings against it; the held-out recordings.
 
     Raises:
         ConfigError, DataError, ModelNotFound, …: one sentence each, with the remedy.
     """
+    _check_engine()
     check_output(config)
     manifest = read_train_split(config)
     _check_shares(config, manifest, devices)
     check_before_start(config)
+
+
+def _check_engine() -> None:
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(
+            "the package ray is not installed, expected it for a simulation: run pip install "
+            "'federated-zo-asr[simulation]', or train on one machine with zo-asr train"
+        )
 
 
 def devices_of(config: RunConfig) -> int:

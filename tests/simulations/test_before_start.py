@@ -85,6 +85,14 @@ def test_bad_rows_are_told_before_the_engine_starts(settings: Settings, mini_cor
     check_simulation(settings(data=str(data), skip_bad=True), 3)
 
 
+@pytest.mark.usefixtures("no_model")
+def test_a_missing_engine_is_told_with_its_extra(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(ConfigError, match=r"ray is not installed.*pip install 'federated-zo-asr\[simulation\]'"):
+        check_simulation(settings(), 3)
+
+
 def test_all_is_well(settings: Settings) -> None:
     check_simulation(settings(), 3)
 

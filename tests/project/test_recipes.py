@@ -1,0 +1,195 @@
+"""The recipes of CONTRIBUTING.md, performed: its own code, put where it says, on a copy of the sources."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from tiny_ctc import noise_waves, write_tiny_ctc
+from tiny_models import WAVE_CTC, write_ctc
+from transformers.models.auto import modeling_auto, processing_auto
+
+from client.adapt.adapter import Adapter, AdaptSettings
+from zo_common.errors import UnsupportedModel
+from zo_common.models.ctc.loss import CTCLoss
+from zo_common.models.ctc.text import CTCVocabulary
+from zo_common.models.load import load_model
+from zo_common.speech.model_kinds import speech_model
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CODE = dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+
+LAYOUT = """
+import sys
+from pathlib import Path
+from zo_common.speech.layouts import LAYOUTS
+from zo_common.speech.manifest import read_manifest
+assert [layout.NAME for layout in LAYOUTS][-2:] == ["paired", "a table"]
+first, second = read_manifest(sys.argv[1], split="train").utterances
+assert (first.text, second.text) == ("an tan", "two cats"), (first, second)
+"""
+RULE = """
+import numpy as np
+from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
+config = RunConfig(model="m", data="d", aggregation="midrange", directions="shared", weighting="uniform", min_replies=3)
+replies = [ClientScalars(i, 7, 1, np.array([row], np.float32)) for i, row in enumerate([[1, 9], [2, -5], [6, 0]])]
+(made,) = config.aggregator.aggregate(replies, -2.0)
+assert made.coefficients.tolist() == [[3.5, 2.0]], made
+assert config.aggregator.aggregate(replies[::-1], -2.0)[0].coefficients.tobytes() == made.coefficients.tobytes()
+"""
+OBJECTIVE = """
+import sys
+import numpy as np
+from zo_common import EstimatorConfig, LatticeState, RunConfig, load_model, run_local_steps
+from zo_common.models.ctc.loss import DoubtLoss
+from zo_common.speech.loss_settings import LossSettings
+from zo_common.speech.model_kinds import trainable
+config = RunConfig(model=sys.argv[1], data="d", objective="doubt", learning_rate=0.1)
+assert not config.needs_text
+speech = trainable(load_model(config.model), config)
+reader = speech.reader()
+waves = [np.sin(np.arange(n) / 9).astype(np.float32) / 2 for n in (16000, 12000)]
+batch = reader.recordings(tuple(map(reader.of_wave, waves)), ()).batch([0, 1])
+loss = speech.losses(None, LossSettings("doubt"), "float32")(batch)
+assert isinstance(loss, DoubtLoss) and loss().shape == (2,) and 0 < float(loss().mean()) < 1
+state = LatticeState(speech.model, "norms")
+base = state.checksum()
+during = []
+estimator = EstimatorConfig(num_queries=2)
+run_local_steps(state, lambda _: loss, 1, 2, estimator, 0.1, on_step=lambda *_: during.append(state.checksum()))
+assert state.checksum() == base != during[0]
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of `zo_common`."""
+    shutil.copytree(ROOT / "zo_common", tmp_path / "zo_common", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace what is there once."""
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {path.name}"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def run(copy: Path, script: str, *arguments: str) -> None:
+    """Run a script on the copied sources."""
+    environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_layout(copy: Path) -> None:
+    (copy / "zo_common/speech/layouts/paired.py").write_text(CODE["zo_common/speech/layouts/paired.py"])
+    index = copy / "zo_common/speech/layouts/__init__.py"
+    edit(index, "librispeech, nemo, saved\n", "librispeech, nemo, paired, saved\n")
+    edit(index, "nemo, bare)", "nemo, paired, bare)")
+    speech = copy / "speech"
+    speech.mkdir()
+    for name, text in (("0001", "an tan\n"), ("0002", "two cats")):
+        (speech / f"{name}.wav").touch()
+        (speech / f"{name}.txt").write_text(text)
+
+    run(copy, LAYOUT, str(speech))
+
+
+def test_an_aggregation_rule(copy: Path) -> None:
+    path = copy / "zo_common/aggregation/robust.py"
+    edit(path, "_SHARED_RULES: dict", CODE["zo_common/aggregation/robust.py"] + "\n\n_SHARED_RULES: dict")
+    edit(path, '"sign-vote"]', '"sign-vote", "midrange"]')
+    edit(path, "MultiKrum, SignVote)", "MultiKrum, SignVote, Midrange)")
+
+    run(copy, RULE)
+
+
+def test_an_objective(copy: Path) -> None:
+    with (copy / "zo_common/models/ctc/loss.py").open("a", encoding="utf-8") as file:
+        file.write("\n\n" + CODE["zo_common/models/ctc/loss.py"])
+    edit(copy / "zo_common/config/sections.py", '"self-training"]', '"self-training", "doubt"]')
+    kind = copy / "zo_common/speech/ctc_model.py"
+    edit(kind, 'objectives = ("supervised", "suta", "entropy")', 'objectives = ("supervised", "suta", "doubt")')
+    edit(kind, "AdaptationLoss, CTCBatch, CTCLoss", "AdaptationLoss, CTCBatch, CTCLoss, DoubtLoss")
+    branch = '        if settings.objective == "supervised":\n'
+    made = "            return lambda batch: DoubtLoss(self.model, batch, precision)\n"
+    edit(kind, branch, f'        if settings.objective == "doubt":\n{made}{branch}')
+
+    run(copy, OBJECTIVE, str(write_tiny_ctc(copy / "model")))
+
+
+class NewConfig(transformers.Wav2Vec2Config):
+    """Of a class that a release of transformers may bring."""
+
+    model_type = "new-wave"
+
+
+class NewForCTC(transformers.Wav2Vec2ForCTC):
+    """Such a class: its input is squared, which no other class does."""
+
+    config_class = NewConfig
+
+    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None, **rest: object) -> object:
+        return super().forward(input_values.square(), attention_mask, **rest)
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The class as transformers registers one; returns its type, which the stand-ins then know."""
+    kind = NewConfig.model_type
+    transformers.AutoConfig.register(kind, NewConfig, exist_ok=True)
+    monkeypatch.setitem(modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES, kind, "NewForCTC")
+    monkeypatch.setitem(processing_auto.PROCESSOR_MAPPING_NAMES, kind, "Wav2Vec2Processor")
+    modeling_auto.MODEL_FOR_CTC_MAPPING.register(NewConfig, NewForCTC, exist_ok=True)
+    # the module that `import transformers` gives now: it may have put another in its own place since the top of this file
+    monkeypatch.setattr(sys.modules["transformers"], "NewForCTC", NewForCTC, raising=False)
+    monkeypatch.setattr("tiny_models.WAVE_CTC", (*WAVE_CTC, kind))
+    return kind
+
+
+def test_a_class_with_a_ctc_head(released: str, tmp_path: Path) -> None:
+    loaded = load_model(str(write_ctc(released, tmp_path)))
+    speech = speech_model(loaded)
+    assert type(loaded.model) is NewForCTC and speech.name == "CTC"
+    reader, vocabulary = speech.reader(), CTCVocabulary(speech.processor.tokenizer, speech.model.config.vocab_size)
+    labels = [vocabulary.labels(text)[0] for text in ("an tan", "two cats")]
+    batch = reader.recordings(tuple(map(reader.of_wave, noise_waves(20000, 20000), labels)), ()).batch([0, 1])
+
+    with torch.inference_mode():
+        ours = CTCLoss(speech.model, batch)() * torch.tensor([len(row) for row in labels])
+        speech.model.config.ctc_loss_reduction = "sum"
+        own = float(speech.model(batch.values, labels=batch.labels).loss)
+
+    assert float(ours.sum()) == pytest.approx(own, rel=1e-5)
+    adapter = Adapter(loaded, AdaptSettings(steps=1, num_queries=2))
+    assert adapter.adapt(noise_waves(16000)[0]).reached != adapter.base_checksum
+    assert adapter.state.checksum() == adapter.base_checksum
+
+
+def test_a_class_that_is_not_registered_is_refused(released: str, tmp_path: Path) -> None:
+    model = str(write_ctc(released, tmp_path))
+    del modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES[released]
+
+    with pytest.raises(UnsupportedModel, match="'new-wave' model, supported are"):
+        load_model(model)
+
+
+def test_what_the_page_names_is_there() -> None:
+    """Files and folders in backticks exist, but for the module that the layout's recipe writes."""
+    named = set(re.findall(r"`([\w.]+/[\w./]+)`", PAGE)) | set(re.findall(r"\]\(([\w./]+)\)", PAGE))
+    missing = {name for name in named if not (ROOT / name).exists()}
+
+    assert missing == set() and len(named) > 20
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", PAGE)) <= targets

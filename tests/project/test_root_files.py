@@ -1,0 +1,65 @@
+"""The files of the repository's root that are for people and for GitHub: complete, and true to the package."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md")
+
+
+def test_the_citation_is_of_this_version_and_names_the_papers() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    references = [citation["preferred-citation"], *citation["references"]]
+    papers = [value["value"].removeprefix("arXiv:") for each in references for value in each["identifiers"]]
+
+    assert citation["cff-version"] == "1.2.0" and {"title", "message", "authors", "references"} <= set(citation)
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert all(each["authors"] and each["title"] and each["type"] for each in references)
+    assert papers == ["2512.01267", "2305.17333", "2405.15861", "2506.09034"]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert any(papers[0] in page.read_text(encoding="utf-8") for page in pages)
+
+
+def test_the_changelog_names_the_packages_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+
+    assert PROJECT["version"] in text.split("## [Unreleased]")[1]
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_to_files(name: str) -> None:
+    page = ROOT / name
+    links = re.findall(r"\]\((?!https:)([^)#]+)", page.read_text(encoding="utf-8"))
+
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["bug_report", "feature_request"])
+def test_a_form_is_one_that_github_accepts(name: str) -> None:
+    form: dict[str, Any] = yaml.safe_load((FORMS / f"{name}.yml").read_text())
+    fields = [field for field in form["body"] if field["type"] != "markdown"]
+
+    assert form["name"] and form["description"]
+    assert {field["type"] for field in fields} <= {"textarea", "input", "dropdown", "checkboxes"}
+    assert len({field["id"] for field in fields}) == len(fields)
+    assert all(field["attributes"]["label"] for field in fields)
+    assert any(field.get("validations", {}).get("required") for field in fields)
+
+
+def test_every_result_says_how_it_was_made() -> None:
+    """As CONTRIBUTING.md has it: the command stands beside the numbers."""
+    rows = {path.name: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+
+    assert rows and [name for name, row in rows.items() if "command" not in row] == []
