@@ -54,7 +54,7 @@ class Pooled:
 
     @property
     def cautious(self) -> RelativeCurvature:
-        """The same with one standard error more curvature along the gradient: a short step costs less than a long one."""
+        """The same with one standard error more curvature along the gradient: short steps cost less than long ones."""
         along = self.along_signal + self.along_error
         return RelativeCurvature(self.per_direction, along, self.along_noise, self.noise_share)
 
