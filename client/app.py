@@ -1,4 +1,4 @@
-"""Flower ClientApp: hands messages to the device's resident worker, or to an engine in this process.
+"""Flower ClientApp: passes messages to the device's resident worker, or to an engine in this process.
 
 Where the node config names a `worker-address` nothing heavy is imported: Flower starts a process for each message.
 """
@@ -28,12 +28,12 @@ CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
 TENSORS = "tensors"  # that a calibration chose, with every message of a run with trained-tensors=auto
 MOST_PATTERN = 2000
-WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a killed worker has to load its model again
+WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a restarted worker loads its model first
 ROUND_TIMEOUT = 600.0  # seconds, unless the run config has `round-timeout`
 
 
 def make_client_app(config: RunConfig | None = None) -> ClientApp:
-    """A ClientApp; without `config` it takes `context.run_config`, as `flwr run` gives it."""
+    """Return a ClientApp; without `config` it uses `context.run_config`, as `flwr run` gives it."""
     app = ClientApp()
 
     def handler(kind: str) -> Callable[[Message, Context], Message]:
@@ -69,7 +69,7 @@ def _secured(
     context: Context,
     ask: Callable[[], tuple[str, bytes | str]],
 ) -> tuple[str, bytes | str]:
-    """What `ask` answers; with secure aggregation, masked."""
+    """Return the answer of `ask`; with secure aggregation, masked."""
     if kind == "calibrate" and context.node_config.get("secure-only"):
         return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
     if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
@@ -80,9 +80,9 @@ def _secured(
 
 
 def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float) -> str | None:
-    """Lower `round-timeout` to what is left of the round; a word where it has closed, as for a plan from a long queue.
+    """Lower `round-timeout` to the rest of the round; return an error if it has closed, as after a long queue.
 
-    The server's clock stamped the message: a clock that is behind here only seems to leave more time.
+    The server's clock stamped the message: if this device's clock is behind, more time seems to be left.
     """
     left = record.get(SECONDS_LEFT)
     if not isinstance(left, int | float):
@@ -95,7 +95,7 @@ def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float
 
 
 def _take_tensors(record: dict[str, Any], settings: dict[str, Any]) -> str | None:
-    """Let what a calibration chose stand for trained-tensors=auto; a word where it cannot be used."""
+    """Replace trained-tensors=auto by a calibration's choice; return an error if that cannot be used."""
     chosen = record.get(TENSORS)
     if chosen is None or settings.get("trained-tensors") != "auto":
         return None
@@ -108,7 +108,7 @@ def _take_tensors(record: dict[str, Any], settings: dict[str, Any]) -> str | Non
 def _ask_worker(
     kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context
 ) -> tuple[str, bytes | str]:
-    """The worker's answer, or the sentence that says why there is none."""
+    """Return the worker's answer, or the reason why there is none."""
     from client.worker.client import WorkerClient, make_request, read_token
     from client.worker.worker_pb2 import Request
 
@@ -137,7 +137,7 @@ def _ask_worker(
 
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
-    """The answer of this process's engine."""
+    """Return the answer of this process's engine."""
     from client.device import requests as device
     from client.device.calibration import WITH_LIMIT, calibrate
     from client.device.privacy_account import PrivacyAccount
@@ -181,6 +181,6 @@ app = make_client_app()
 
 @app.lifespan()
 def show_messages(context: Context) -> Iterator[None]:
-    """The app that `flwr run` starts prints its messages."""
+    """Print log messages while `flwr run` runs this app."""
     with shown(logging.StreamHandler(sys.stdout)):
         yield

@@ -1,4 +1,4 @@
-"""Which device this is among all, from its node config."""
+"""The identity of this device among all, from its node config."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Place:
 
 
 def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
-    """The id is `client-id` of the node config, else the partition, else Flower's node id."""
+    """Return the device's place; its id is the node config's `client-id`, else the partition, else Flower's node id."""
     client_id = int(node_config.get("client-id", node_config.get("partition-id", node_id)))
     if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
         return Place(client_id)

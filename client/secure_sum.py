@@ -1,14 +1,14 @@
 """A device's side of secure aggregation over Flower, between the server's messages and the worker's plain replies.
 
-Plain replies stay on the device: the ClientApp masks them. Its state lives in `context.state`, which Flower keeps on
-the device for the run, from message to message; a device that restarts within a round has dropped out of it.
+Plain replies stay on the device: the ClientApp masks them. Its state is in `context.state`, which Flower keeps on the
+device from message to message of a run; a device that restarts within a round has dropped out of it.
 
 Node config, all optional:
     node-key: the file of the node's private key; keys are then signed with it.
     peer-keys: the file of all enrolled devices' public keys; if not set, `peers.keys` beside the node key, where there
         is one. Without it the server is trusted not to swap keys.
-    secure-cohort: the smallest cohort to take part in, 3 if not set.
-    secure-only: answer no plan whose reply the server would see alone.
+    secure-cohort: the minimum size of a cohort to take part in, 3 if not set.
+    secure-only: refuse plans whose replies the server would see alone.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ NO_PEERS = (
 
 
 def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
-    """The whole-numbered noise that a device adds before masking: its share of what a sum needs for the device level.
+    """Return the integer noise that a device adds before masking: its share of a sum's noise at the device level.
 
-    Shares are sized for the fewest devices with which the sum is ever opened; the shares of all others come on top. How
-    few those are the device knows by itself, from the keys it was shown and the threshold it holds the server to.
+    Shares are sized for the minimum number of devices whose sum may be opened; the shares of all others are added to
+    it. The device computes this number itself, from the keys it received and the threshold that it enforces.
 
     Args:
         privacy: what the plan asks for; None, or noise that is not under the mask, gives None.
@@ -70,7 +70,7 @@ def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
 def answer(
     kind: str, record: Mapping[str, Any], settings: Mapping[str, Any], context: Context, ask: Ask
 ) -> tuple[str, bytes | str]:
-    """What goes back for a message; `ask` gets the plain reply to it, which the server must not see if it has scalars.
+    """Answer a message; `ask` returns the plain reply, which the server must not see if it has scalars.
 
     Returns:
         "reply" and bytes, or "error" and the sentence for the operator.
@@ -93,7 +93,7 @@ def answer(
 
 
 class _Kept:
-    """The device in the sum under way, as context.state has it; saved whatever happens, so that no step is repeated."""
+    """The device in the present sum, as context.state has it; saved after errors too, so that no step is repeated."""
 
     def __init__(self, context: Context) -> None:
         self._records = context.state.config_records
@@ -106,7 +106,7 @@ class _Kept:
             self.device = load_device(bytes(found["device"]), self._signer, self._peers)  # type: ignore[arg-type]
 
     def join(self, invitation: Invitation, context: Context) -> SecureDevice:
-        """A device in a new sum."""
+        """Join a new sum."""
         terms = invitation.terms
         last = self.last if terms.run_id == self.run else 0
         node = context.node_config
@@ -119,20 +119,20 @@ class _Kept:
         return self.device
 
     def present(self) -> SecureDevice:
-        """The device in the sum under way."""
+        """Return the device in the present sum."""
         if self.device is None:
             raise SecureAggregationError("no secure sum is under way here: the device joins the next one")
         return self.device
 
     def save(self) -> None:
-        """Keep what the next message needs; secrets of a sum that is over are forgotten."""
+        """Save what the next message needs; the secrets of a finished sum are dropped."""
         alive = self.device is not None and self.device.phase is not Phase.ENDED
         data = dump_device(self.device) if alive and self.device is not None else b""
         self._records[_STATE] = ConfigRecord({"run": self.run, "round": self.last, "device": data})
 
 
 def _step(data: Any, context: Context) -> bytes:
-    """One step that needs no training."""
+    """Answer a message of the sum that needs no training."""
     if not isinstance(data, bytes) or len(data) < 4:
         raise SecureAggregationError("a message of the secure sum is empty: update the older side")
     kept, kind = _Kept(context), data[3]
@@ -150,10 +150,10 @@ def _step(data: Any, context: Context) -> bytes:
 
 
 def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, bytes | str]:
-    """Train, and mask what was measured.
+    """Train, and mask the scalars.
 
-    The device trains once in a sum: however that ends, this step is over. An answer of one that has to catch up passes,
-    and it is asked again. Why a training failed is told to the device's own log alone: it may be a scalar in words.
+    The device trains once in a sum, even if that fails. A device that must catch up says so, and is asked again. Why a
+    training failed is only in the device's own log, as the message may contain a scalar.
     """
     if not isinstance(record.get(KEY), bytes):
         raise SecureAggregationError("a plan came without the list of sharers: its reply would be seen alone")
@@ -192,7 +192,7 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, 
 
 
 def _told(reply: Reply) -> Reply:
-    """What the server is told of a reply without scalars: of a training that failed, that it did."""
+    """Return the part of a reply without scalars that the server may see: of a failed training, only that it failed."""
     if not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
         return reply
     logger.warning(f"round {reply.server_round}: training failed: {reply.message}")
@@ -200,10 +200,10 @@ def _told(reply: Reply) -> Reply:
 
 
 def keys_of(node: Mapping[str, Any]) -> tuple[NodeSigner | None, PeerKeys | None]:
-    """The node's own key and its peers', from the files that the node config names.
+    """Return the node's own key and its peers', from the files that the node config names.
 
     Raises:
-        ConfigError: a file that cannot be read or used.
+        ConfigError: a file cannot be read or used.
     """
     own, peers = str(node.get("node-key", "")), str(node.get("peer-keys", ""))
     if own and not peers and (beside := Path(own).with_name(PEERS_NAME)).exists():

@@ -1,4 +1,4 @@
-"""Test-time adaptation of a recogniser to what it is to recognise: transcripts before and after, and a small record."""
+"""Test-time adaptation of a recogniser to the audio it recognises: transcripts before and after, and a record."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from zo_common.speech.model_kinds import speech_model
 from zo_common.speech.speech_model import Heard, Wave
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
-STEP_SECONDS = 60.0  # of audio that one step looks at
+STEP_SECONDS = 60.0  # of audio that one step measures
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a family of models is adapted with; see `AdaptSettings`."""
+    """Default settings of a kind of model; see `AdaptSettings`."""
 
     trained_tensors: str
     learning_rate: float
@@ -53,22 +53,22 @@ DEFAULTS: dict[str, Defaults] = {
 
 @dataclass(frozen=True)
 class AdaptSettings:
-    """How to adapt; what is empty or None is the model family's default.
+    """Settings of an adaptation; empty or None means the default of the model's kind.
 
     Attributes:
-        steps: at most, for each utterance.
+        steps: maximum for each utterance.
         num_queries, estimator, epsilon: see `zo_common.estimator.step`.
         learning_rate: for the mean over queries.
         trained_tensors, scale: see `zo_common.lattice.trained` and `zo_common.lattice.grid`.
         objective: "suta" or "entropy" for CTC models, "entropy" or "self-training" for Whisper.
         patience: steps without progress after which to stop, 0 for never.
-        layout: what the record holds, and so what is applied: "float32", "float16" or "sign".
-        seed: u64 of all directions, together with the audio: an utterance is adapted in the same way in any company.
+        layout: number format of the record, and so of what is applied: "float32", "float16" or "sign".
+        seed: u64 of all directions, together with the audio: the other recordings of a run do not change an adaptation.
         language: for multilingual Whisper.
         precision: of the objective's forward passes; transcripts are float32.
-        suta: what "suta" and "entropy" of CTC models minimise.
-        continual: None for episodes, in which each utterance starts from the base; bounds, for adaptations that pile
-            up from utterance to utterance.
+        suta: weights of the terms that "suta" and "entropy" of CTC models minimise.
+        continual: None for episodes, in which each utterance starts from the base; bounds, for adaptations that
+            accumulate over utterances.
     """
 
     steps: int | None = None
@@ -105,18 +105,18 @@ class AdaptSettings:
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """What became of an utterance.
+    """The result of an adaptation for one utterance.
 
     Attributes:
-        before: transcript under the weights that it met: the base's, in an episode.
+        before: transcript under the weights before the adaptation: the base's, in an episode.
         after: transcript under the adapted weights.
-        record: what was applied; without steps where there was nothing to adapt to.
+        record: the updates applied; without steps where there was nothing to adapt to.
         objectives: mean loss of each step.
         made_of, reached: the state of `after`, as in `AdaptationFile`.
         stopped_early: whether the objective stopped falling.
-        kept: False where the drift guard went back to the base; `after` is then the base's.
+        kept: False where the drift guard returned to the base; `after` is then the base's.
         seconds: of work, for the whole group.
-        note: why there was nothing to adapt to, or why the guard went back.
+        note: why there was nothing to adapt to, or why the guard returned to the base.
     """
 
     before: str
@@ -138,16 +138,16 @@ class _Utterance:
 
 
 class Adapter:
-    """Adapts one model, in place and without a copy, and always knows the way back to its base.
+    """Adaptation of one model, in place and without a copy, with an exact way back to its base.
 
     1. An utterance is cut into pieces of at most 30 s, of which silent ones are dropped.
     2. The pieces are transcribed, then `steps` steps lower the objective of all of them under one set of weights; of
-       more than `STEP_SECONDS` each step looks at the next part, and none stops early.
-    3. They are transcribed again, and the record is undone: the base is back, to the bit. With `continual` it stays,
-       unless the guard finds that the weights went too far or that nothing is heard any more.
+       more than `STEP_SECONDS` each step measures the next part, and none stops early.
+    3. They are transcribed again, and the record is undone: the base is back, to the bit. With `continual` the record
+       stays, unless the guard finds that the weights moved too far or that all transcripts have become empty.
 
     Args:
-        loaded: in eval mode, on the device where it is to run; its trained tensors are snapped to their lattice.
+        loaded: model in eval mode, on the device where it runs; its trained tensors are snapped to their lattice.
 
     Raises:
         ConfigError, PatternError, EpsilonTooSmall, UnsupportedModel: the settings do not fit the model.
@@ -179,14 +179,14 @@ class Adapter:
 
     @property
     def drift(self) -> float:
-        """How far continual adaptation is from the base (`DriftGuard.drift`); 0 between episodes."""
+        """Distance of continual adaptation from the base (`DriftGuard.drift`); 0 between episodes."""
         return self._guard.drift() if self._guard else 0.0
 
     def transcribe(self, wave: Wave) -> str:
-        """Transcript under the present weights.
+        """Return the transcript under the present weights.
 
         Raises:
-            AudioProblem: shorter than one frame of the model.
+            AudioProblem: the audio is shorter than one frame of the model.
         """
         return _text(self._listen(self._pieces(wave)))
 
@@ -205,7 +205,7 @@ class Adapter:
         Raises:
             AudioProblem: an utterance is shorter than one frame of the model.
             NonFiniteLoss, LatticeOverflow: a step failed.
-            ChecksumMismatch: an episode finds that something else has moved the weights.
+            ChecksumMismatch: before an episode the weights are not the base's, as something else has moved them.
             On any error the weights are as before.
         """
         started = time.perf_counter()
@@ -241,7 +241,7 @@ class Adapter:
     def _finish(
         self, utterances: Sequence[_Utterance], record: AdaptationRecord, objective: float
     ) -> tuple[list[str], str]:
-        """Transcribe and end the episode, or hand the record to the guard; why it was refused, or nothing."""
+        """Transcribe, then end the episode or pass the record to the guard; return why it was refused, or ""."""
         try:
             after = self._transcripts(utterances)
         except BaseException:
@@ -260,7 +260,7 @@ class Adapter:
         return [_text(self._listen(u.pieces)) for u in utterances]
 
     def _why(self, utterance: _Utterance, record: AdaptationRecord) -> str:
-        """Why there was nothing to adapt to, or nothing."""
+        """Return why there was nothing to adapt to, or ""."""
         if not utterance.pieces:
             return "no sound"
         return "" if record.steps or not self.steps else "nothing was heard"
@@ -271,12 +271,12 @@ class Adapter:
             refuse_short(wave, self._speech.least, self.rate)
 
     def _pieces(self, wave: Wave) -> list[Wave]:
-        """The pieces of an utterance in which there is sound."""
+        """Return the pieces of an utterance that are not silent."""
         self.check(wave)
         return [piece for piece in split(wave, self.rate) if not is_silent(piece)]
 
     def _seed(self, waves: Sequence[Wave]) -> int:
-        """From the audio, so that the order does not matter; in continual adaptation no two may share directions."""
+        """Derive a seed from the audio, so that order does not matter; in continual adaptation each seed is new."""
         digest = hashlib.blake2b(digest_size=8)
         for wave in waves:
             digest.update(len(wave).to_bytes(8, "little") + wave.astype("<f4", copy=False).tobytes())
@@ -287,7 +287,7 @@ class Adapter:
     def _steps(
         self, utterances: Sequence[_Utterance], seed: int, on_step: Callable[[int, float], None] | None
     ) -> tuple[AdaptationRecord, tuple[float, ...]]:
-        """Move the state; the record and the loss of each step."""
+        """Move the state; return the record and the loss of each step."""
         usable = [
             (piece, heard)
             for utterance in utterances
@@ -330,7 +330,7 @@ class Adapter:
         return listen(self._speech, self._reader, pieces, self.settings.language)
 
     def reset(self) -> None:
-        """Back to the base, in continual adaptation.
+        """Return to the base, in continual adaptation.
 
         Raises:
             ChecksumMismatch: something else has moved the weights.
@@ -340,7 +340,7 @@ class Adapter:
         self.state.expect_checksum(self.base_checksum)
 
     def file_of(self, adaptation: Adaptation) -> AdaptationFile:
-        """What to store of an adaptation of this adapter."""
+        """Return the file that stores an adaptation of this adapter."""
         return AdaptationFile(
             adaptation.record,
             self.base_id,
@@ -357,7 +357,7 @@ class Adapter:
         waves: Sequence[Wave],
         find: Callable[[int], AdaptationRecord | None] = lambda seed: None,
     ) -> list[str]:
-        """Transcripts under the weights of a stored adaptation, then back; see `replay_file`.
+        """Return transcripts under the weights of a stored adaptation, then undo it; see `replay_file`.
 
         Raises:
             WrongBaseModel: the file belongs to another model.
@@ -377,7 +377,7 @@ class Adapter:
 
 
 def settings_of(file: AdaptationFile, **others: Any) -> AdaptSettings:
-    """What an adapter needs to replay a file."""
+    """Return the settings with which an adapter can replay a file."""
     return AdaptSettings(
         trained_tensors=file.trained_tensors, scale=file.scale, language=file.language or "en", **others
     )
@@ -388,7 +388,7 @@ def _text(heard: Sequence[Heard]) -> str:
 
 
 def _parts(pieces: Sequence[tuple[Wave, Heard]], samples: float) -> list[list[tuple[Wave, Heard]]]:
-    """Pieces in order, in parts of at most so many samples (or of one piece)."""
+    """Split pieces in order into parts of at most `samples` samples (or of one piece)."""
     parts: list[list[tuple[Wave, Heard]]] = [[]]
     for piece in pieces:
         if parts[-1] and sum(len(p) for p, _ in parts[-1]) + len(piece[0]) > samples:

@@ -1,4 +1,4 @@
-"""`zo-asr-adapt AUDIO… --model M`: transcripts before and after test-time adaptation; `replay` gives one again."""
+"""`zo-asr-adapt AUDIO… --model M`: transcripts before and after test-time adaptation; `replay` repeats one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEFAULT_MAX_DRIFT = 0.05
 
 
 class _AdaptByDefault(TyperGroup):
-    """What is not the name of a command are recordings to adapt to."""
+    """Group in which an argument that names no command is a recording to adapt to."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
@@ -41,28 +41,28 @@ app = typer.Typer(
 
 Audio = Annotated[list[Path], typer.Argument(help="Recordings, or folders of them.", show_default=False)]
 Model = Annotated[str, typer.Option(help="A Whisper or CTC model: a directory or a hub id.", show_default=False)]
-Convert = Annotated[bool, typer.Option("--convert", hidden=True, help="Without effect: it is always done.")]
-MaxSeconds = Annotated[float, typer.Option(help="The longest recording that is read.")]
+Convert = Annotated[bool, typer.Option("--convert", hidden=True, help="Without effect: always done.")]
+MaxSeconds = Annotated[float, typer.Option(help="Maximum seconds of a recording; longer ones are refused.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
-Steps = Annotated[int | None, typer.Option(help="Steps at most, for each utterance: 40 of CTC models, 20 of Whisper.")]
-Queries = Annotated[int, typer.Option(help="Directions a step.")]
+Steps = Annotated[int | None, typer.Option(help="Maximum steps for each utterance; default: 40, Whisper 20.")]
+Queries = Annotated[int, typer.Option(help="Directions per step.")]
 Rate = Annotated[float | None, typer.Option(help="For the mean over queries; by default the model family's.")]
 Epsilon = Annotated[float | None, typer.Option(help="Size of a perturbation; by default the model family's.")]
 Estimator = Annotated[str, typer.Option(help="leave-one-out, one-sided or two-sided.")]
 Trained = Annotated[str, typer.Option(help="Preset or patterns; by default norms, of CTC models biases too.")]
 Scale = Annotated[str, typer.Option(help="unit or rms: how far a direction moves each tensor.")]
 Objective = Annotated[str, typer.Option(help="CTC: suta (default) or entropy. Whisper: entropy or self-training.")]
-Patience = Annotated[int, typer.Option(help="Steps without progress before it stops; 0 never stops.")]
-Layout = Annotated[str, typer.Option(help="What a record holds: float32, float16 or sign.")]
+Patience = Annotated[int, typer.Option(help="Steps without progress before an early stop; 0 never stops.")]
+Layout = Annotated[str, typer.Option(help="Number format of a record: float32, float16 or sign.")]
 Seed = Annotated[int, typer.Option(help="Of all directions, together with the audio.")]
-Batch = Annotated[int, typer.Option(help="Recordings that are adapted to together, as one episode.")]
-Continual = Annotated[bool, typer.Option("--continual", help="Go on from recording to recording.")]
-MaxDrift = Annotated[float | None, typer.Option(help="Of --continual: the share of the weights' size to stay within.")]
-Anchor = Annotated[float | None, typer.Option(help="Of --continual: the share that is forgotten after each recording.")]
-Records = Annotated[Path | None, typer.Option(help="A new folder for what each adaptation leaves behind.")]
-Reference = Annotated[Path | None, typer.Option(help="metadata.csv with what is said, for word error rates.")]
+Batch = Annotated[int, typer.Option(help="Recordings adapted to together, as one episode.")]
+Continual = Annotated[bool, typer.Option("--continual", help="Keep the adaptation from recording to recording.")]
+MaxDrift = Annotated[float | None, typer.Option(help="Of --continual: maximum drift, as a share of the weights' norm.")]
+Anchor = Annotated[float | None, typer.Option(help="Of --continual: share of adaptations undone each time.")]
+Records = Annotated[Path | None, typer.Option(help="A new folder for the record of each adaptation.")]
+Reference = Annotated[Path | None, typer.Option(help="metadata.csv with the spoken text, for word error rates.")]
 TextColumn = Annotated[str, typer.Option(help="The column of its texts.")]
 Language = Annotated[str, typer.Option(help="For multilingual Whisper.")]
 Precision = Annotated[str, typer.Option(help="Of the objective: float32, auto, bfloat16 or float16.")]
@@ -99,7 +99,7 @@ def adapt(
     torch_threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Print what is heard in each recording before and after adapting to it."""
+    """Print the transcript of each recording before and after adapting to it."""
     from client.adapt.run import prepare_records, read_references
 
     settings = _settings(ctx.params)
@@ -116,7 +116,7 @@ def adapt(
 
 
 def _settings(given: dict[str, Any]) -> AdaptSettings:
-    """From the options of the same names."""
+    """Return the settings from the options of the same names."""
     from client.adapt.adapter import AdaptSettings
 
     names = (
@@ -130,7 +130,7 @@ def _settings(given: dict[str, Any]) -> AdaptSettings:
 
 @app.command()
 def replay(
-    record: Annotated[Path, typer.Argument(help="A record that --records left.", show_default=False)],
+    record: Annotated[Path, typer.Argument(help="A record that --records wrote.", show_default=False)],
     audio: Audio,
     model: Model,
     convert: Convert = False,
@@ -139,7 +139,7 @@ def replay(
     torch_threads: Threads = 0,
     as_json: Json = False,
 ) -> None:
-    """Print what is heard in recordings under a stored adaptation."""
+    """Print the transcripts of recordings under a stored adaptation."""
     from client.adapt.adapter import settings_of
     from client.adapt.file import read_file
 
@@ -187,7 +187,7 @@ def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> 
 def _running(
     adapter: Adapter, max_seconds: float, work: int, problems: list[str], as_json: bool, **others: Any
 ) -> Iterator[Run]:
-    """A run with its view, which ends with a note on what was resampled, the error rates, and an error for failures."""
+    """Yield a run with its view; at the end show what was resampled and the error rates, and raise for failures."""
     from client.adapt.run import Reading, Run
     from client.adapt.view import View
     from zo_common.speech.conversions import counted

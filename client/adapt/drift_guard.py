@@ -1,4 +1,4 @@
-"""Continual adaptation that cannot run away: how far a state is from its base, and exact ways back."""
+"""Bounds of continual adaptation: a state's distance from its base, and exact ways back."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from zo_common.lattice.state import LatticeState
 
 @dataclass(frozen=True)
 class DriftBounds:
-    """What a `DriftGuard` allows.
+    """The limits that a `DriftGuard` enforces.
 
     Attributes:
-        max_drift: of `DriftGuard.drift`: 0.01 is a hundredth of the size of the trained weights.
-        max_objective: of the objective that comes with each adaptation.
+        max_drift: maximum of `DriftGuard.drift`: 0.01 is a hundredth of the norm of the trained weights.
+        max_objective: maximum of the objective that comes with each adaptation.
         anchor: share of the adaptations held that is undone after each new one, oldest first, rounded down: with 0.1, a
-            tenth or more is forgotten each time, so ten or so are ever held.
-        window: adaptations held at most; older ones are undone.
+            tenth is undone each time, so about ten are held.
+        window: maximum number of adaptations held; older ones are undone.
     """
 
     max_drift: float = math.inf
@@ -44,7 +44,7 @@ class DriftBounds:
 
 
 class DriftGuard:
-    """Holds the adaptations that a state is made of, and takes them back when they lead too far.
+    """The adaptations that a state consists of, undone when they lead too far.
 
     Nothing is copied: every way back is an exact undo of records, so the base returns to the bit.
     """
@@ -58,11 +58,11 @@ class DriftGuard:
 
     @property
     def records(self) -> tuple[AdaptationRecord, ...]:
-        """What is applied beyond the base, oldest first."""
+        """The records applied beyond the base, oldest first."""
         return tuple(record for record, _ in self._held)
 
     def accept(self, record: AdaptationRecord, objective: float) -> bool:
-        """Take over an adaptation that has just been applied.
+        """Add an adaptation that has just been applied.
 
         1. The anchor and the window undo the oldest.
         2. If the drift or the objective is then beyond its bound, or not a number, everything is undone.
@@ -81,10 +81,11 @@ class DriftGuard:
         return False
 
     def drift(self) -> float:
-        """How far the trained weights are from the base: the norm of the difference ÷ that of the base weights.
+        """Return the distance of the trained weights from the base: norm of the difference ÷ norm of the base weights.
 
-        Taken from the scalars alone: independent ±1 directions are as good as orthogonal, so in each tensor the squared
-        quanta add up. No weight is read and no base kept; for tensors of some thousand elements it is within a percent.
+        Computed from the scalars alone: independent ±1 directions are nearly orthogonal, so in each tensor the squared
+        quanta add up. No weight is read and no base stored; for tensors of some thousand elements the error is below 1
+        %.
         """
         if not self._held:
             return 0.0
@@ -96,7 +97,7 @@ class DriftGuard:
         """Undo everything held.
 
         Raises:
-            ChecksumMismatch: that does not lead to the base: something else has moved the weights.
+            ChecksumMismatch: this does not lead to the base, as something else has moved the weights.
         """
         while self._held:
             undo(self._state, self._held[-1][0])
@@ -104,7 +105,7 @@ class DriftGuard:
         self._state.expect_checksum(self._base)
 
     def _energy(self, record: AdaptationRecord) -> NDArray[np.float64]:
-        """Sum of squared quanta in each tensor."""
+        """Return the sum of squared quanta in each tensor."""
         quanta = self._state.units([update.coefficient for update in record.updates()]).astype(np.float64)
         total: NDArray[np.float64] = np.square(quanta).sum(axis=1)
         return total

@@ -1,4 +1,4 @@
-"""The file of an adapted utterance: its record, and what it takes to replay it on the right model.
+"""The file of an adapted utterance: its record, and the data needed to replay it on the right model.
 
 Body in a sealed envelope of kind "ZTAF", little-endian: base_id u64, reached u64; trained-tensors pattern, scale and
 language as texts (u16 length, UTF-8); count u16 and seed u64 of each adaptation that the state was made of; then the
@@ -29,13 +29,13 @@ _MAX_TEXT = 1000
 
 @dataclass(frozen=True)
 class AdaptationFile:
-    """A record and where it belongs.
+    """A record and the model it belongs to.
 
     Attributes:
         record: the utterance's own.
         base_id: first 8 bytes of the base model's fingerprint, as a u64.
         trained_tensors, scale: what `LatticeState` was built with.
-        language: of the transcript, for models that are told it.
+        language: of the transcript, for models that take one.
         made_of: seeds of the adaptations that the state consisted of, beyond the base, when it was transcribed. In an
             episode that is the record's own alone; in continual adaptation also those before it that were still held,
             and not its own where the drift guard refused it.
@@ -52,7 +52,7 @@ class AdaptationFile:
 
 
 def encode_file(file: AdaptationFile) -> bytes:
-    """Some 80 bytes more than the record in an episode, 8 more for every adaptation held besides it.
+    """Pack a file: about 80 bytes more than the record, and 8 more for every other adaptation held.
 
     Raises:
         ConfigError: the record cannot be encoded, the choice of tensors has more than 1000 bytes, or more than 65535
@@ -75,8 +75,8 @@ def decode_file(data: bytes) -> AdaptationFile:
     """Inverse of `encode_file`.
 
     Raises:
-        CodecError: truncated, altered, or something else.
-        ProtocolMismatch: of another version.
+        CodecError: the data is truncated, altered, or no adaptation file.
+        ProtocolMismatch: the file is of another version.
     """
     reader = Reader(unseal(data, _KIND, _VERSION), "adaptation file")
     base_id, reached = reader.take("QQ")
@@ -92,7 +92,7 @@ def decode_file(data: bytes) -> AdaptationFile:
 
 
 def write_file(path: Path, file: AdaptationFile) -> None:
-    """Write whole or not at all."""
+    """Write a record file, whole or not at all."""
     write_durably(path, encode_file(file))
 
 
@@ -100,8 +100,8 @@ def read_file(path: Path) -> AdaptationFile:
     """Read a record file.
 
     Raises:
-        CodecError: it is not one, or damaged; names it.
-        OSError: it cannot be read.
+        CodecError: the file is no record, or is damaged; the message names it.
+        OSError: the file cannot be read.
     """
     try:
         if path.stat().st_size > _MAX_BYTES:
@@ -114,14 +114,14 @@ def read_file(path: Path) -> AdaptationFile:
 def replay_file(
     state: LatticeState, file: AdaptationFile, find: Callable[[int], AdaptationRecord | None] = lambda seed: None
 ) -> list[AdaptationRecord]:
-    """Move a base state to where the utterance was transcribed; what was applied, to be undone.
+    """Move a base state to the weights of the transcript; return the applied records, to be undone.
 
     Args:
-        find: the record of another seed of `made_of`, or None; asked for continual adaptations alone.
+        find: returns the record of another seed of `made_of`, or None; called for continual adaptations alone.
 
     Raises:
-        ConfigError: another adaptation's record is not to be found.
-        ChecksumMismatch: the state reached is not the one that transcribed; the weights are as before.
+        ConfigError: another adaptation's record is missing.
+        ChecksumMismatch: the state reached is not that of the transcript; the weights are as before.
         LatticeOverflow: a weight would leave its lattice; the weights are as before.
     """
     found = [file.record if seed == file.record.seed else find(seed) for seed in file.made_of]

@@ -1,4 +1,4 @@
-"""Pieces of audio: what is heard of them, and the objective that adapts to them."""
+"""Pieces of audio: their transcripts, and the objective that adapts to them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _DECODED_AT_ONCE = 8
 
 
 def objective_of(speech: SpeechModel, asked: str) -> str:
-    """The objective of adaptation that was asked for, "" being the default of the kind of model.
+    """Return the requested objective of adaptation; "" is the default of the kind of model.
 
     Raises:
-        ConfigError: the kind has no such objective, or none at all.
+        ConfigError: this kind of model has no such objective, or none at all.
     """
     known = speech.adapts_by
     if not known:
@@ -30,7 +30,7 @@ def objective_of(speech: SpeechModel, asked: str) -> str:
 
 
 def listen(speech: SpeechModel, reader: WaveReader, pieces: Sequence[Wave], language: str) -> list[Heard]:
-    """Greedy transcripts of pieces of audio."""
+    """Return greedy transcripts of pieces of audio."""
     found: list[Heard] = []
     for start in range(0, len(pieces), _DECODED_AT_ONCE):
         examples = [reader.of_wave(piece) for piece in pieces[start : start + _DECODED_AT_ONCE]]
@@ -46,7 +46,7 @@ def episode(
     settings: LossSettings,
     precision: str,
 ) -> Callable[[], LossFn]:
-    """Makes the losses of an adaptation's steps on pieces of audio and what was heard of them, at least one."""
+    """Return a maker of step losses on pieces of audio, at least one, with their transcripts."""
     device = next(speech.model.parameters()).device
     makers = []
     for group in groups(pieces, speech.rate, padded=not speech.hears_padding):
@@ -57,7 +57,7 @@ def episode(
 
 
 def groups(pieces: Sequence[tuple[Wave, Heard]], rate: int, padded: bool) -> list[list[tuple[Wave, Heard]]]:
-    """Neighbouring pieces that share a forward pass; of equal length only, unless the model does not hear padding."""
+    """Group neighbouring pieces into forward passes; of equal length only, unless the model ignores padding."""
     found: list[list[tuple[Wave, Heard]]] = []
     for piece in pieces:
         last, size = found[-1] if found else [], len(piece[0])

@@ -1,4 +1,4 @@
-"""What an adaptation leaves behind: a seed and the scalars of its steps, about a kilobyte that gives its weights again.
+"""The record of an adaptation: a seed and the scalars of its steps, about a kilobyte that reproduces its weights.
 
 Bytes, little-endian: magic "ZT", version u8, layout u8, seed u64, learning_rate f64, start u64, end u64, K u16, q u16;
 then K·q scalars: float32, float16, or a magnitude float32 and one bit each (1 is negative, lowest bit first, the last
@@ -43,7 +43,7 @@ class AdaptationRecord:
         seed: u64; direction (step, query) is `direction_seed(seed, step, query)`.
         learning_rate: of every step, for the mean over queries.
         projected_grads: float32 (K, q), already as `layout` can hold them (`quantise`).
-        layout: how the bytes hold them.
+        layout: their number format in the bytes.
         start, end: state checksums before and after; 0 where unknown. They bind the record to its model, its choice of
             trained tensors and its scale, none of which is in it.
     """
@@ -61,7 +61,7 @@ class AdaptationRecord:
         return len(self.projected_grads)
 
     def updates(self) -> list[Update]:
-        """The K·q updates, in step then query order (any order gives the same weights)."""
+        """Return the K·q updates, in step then query order (any order gives the same weights)."""
         return [
             update
             for step, row in enumerate(self.projected_grads)
@@ -80,10 +80,10 @@ class AdaptationRecord:
 
 
 def quantise(grads: NDArray[np.float32], layout: Layout, magnitude: float = 0.0) -> NDArray[np.float32]:
-    """The float32 values that a layout holds in place of `grads`: these, and no others, may be applied.
+    """Return the float32 values that a layout holds in place of `grads`; only these may be applied.
 
     Args:
-        grads: finite float32; beyond ±65504, float16 holds its largest number.
+        grads: finite float32; float16 clips them to ±65504.
         magnitude: of every scalar of "sign", which holds 0 as positive.
     """
     if layout == "float32":
@@ -95,7 +95,7 @@ def quantise(grads: NDArray[np.float32], layout: Layout, magnitude: float = 0.0)
 
 
 def encode_adaptation(record: AdaptationRecord) -> bytes:
-    """Packed record: 48 bytes, and 4 or 2 bytes a scalar, or 4 bytes and a bit a scalar.
+    """Pack a record: 48 bytes, and 4 or 2 bytes a scalar, or 4 bytes and a bit a scalar.
 
     Raises:
         ConfigError: the scalars are not what the layout holds, or there are more than 65535 steps or queries.
@@ -128,10 +128,10 @@ def encode_adaptation(record: AdaptationRecord) -> bytes:
 
 
 def decode_adaptation(data: bytes) -> AdaptationRecord:
-    """Inverse of `encode_adaptation`; allocates no more than a few times the bytes given.
+    """Inverse of `encode_adaptation`; it allocates no more than a few times the bytes given.
 
     Raises:
-        CodecError: truncated, altered, of another version, or with scalars that are not finite.
+        CodecError: the data is truncated, altered, of another version, or has scalars that are not finite.
     """
     reader = Reader(data, "adaptation record")
     magic, version = reader.take("2sB")
@@ -170,5 +170,5 @@ def _digest(data: bytes) -> bytes:
 
 
 def undo(state: LatticeState, record: AdaptationRecord) -> None:
-    """Take back what a record added, to the bit, whatever was added before or after it."""
+    """Undo a record's updates, to the bit, whatever was applied before or after it."""
     apply_all(state, record.updates(), sign=-1)

@@ -1,4 +1,4 @@
-"""The work of `zo-asr-adapt`: one recording after another, where a bad one does not stop the others."""
+"""The work of `zo-asr-adapt`: one recording after another; a bad one does not stop the others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEM_BYTES = 200  # a file name may have 255 in all
 
 @dataclass(frozen=True)
 class Reading:
-    """How recordings are read: see `read_wave`."""
+    """Settings of reading recordings: see `read_wave`."""
 
     max_seconds: float = 3600.0
 
@@ -35,21 +35,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class References:
-    """What is said in recordings, by place, and by name where only one has it."""
+    """Reference texts of recordings by path, and by file name where it is unique."""
 
     places: dict[Path, str] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
 
     def of(self, path: Path) -> str | None:
-        """The reference of a recording, if there is one."""
+        """Return the reference of a recording, if there is one."""
         return self.places.get(path.resolve(), self.names.get(path.name))
 
 
 def read_references(path: Path, text_column: str = "transcription") -> References:
-    """References of a table, or of a folder with one, in any layout (docs/data.md).
+    """Read references from a table, or a folder with one, in any layout (docs/data.md).
 
     Raises:
-        ConfigError: there is none, or no row that can be used.
+        ConfigError: there is no table, or no usable row.
     """
     if not path.exists():
         raise ConfigError(f"reference is '{path}', expected a table or a folder with one: check the path")
@@ -68,10 +68,10 @@ def read_references(path: Path, text_column: str = "transcription") -> Reference
 
 
 def prepare_records(folder: Path) -> None:
-    """Make the folder of records.
+    """Create the folder of records.
 
     Raises:
-        ConfigError: it holds records: they belong to another run.
+        ConfigError: it holds records already, of another run.
     """
     if folder.is_dir() and any(folder.glob(f"*{SUFFIX}")):
         raise ConfigError(f"'{folder}' holds records of another run: name a new folder, or delete them")
@@ -79,7 +79,7 @@ def prepare_records(folder: Path) -> None:
 
 
 class Run:
-    """Adapts to recordings, in groups of `batch`, and keeps count.
+    """A run over recordings, in groups of `batch`, with its counts.
 
     Args:
         records: folder for a record of each group, or None.
@@ -97,9 +97,9 @@ class Run:
         self.failures = self.successes = 0
 
     def listen(self, paths: Sequence[Path]) -> list[Path]:
-        """Transcribe everything with the base first, whose words are then `before`; the recordings that could be.
+        """Transcribe all recordings with the base model, as their `before`; return those that could be read.
 
-        For continual adaptation, whose weights are elsewhere when they meet a recording.
+        For continual adaptation, in which the weights have left the base before most recordings.
         """
         for path in paths:
             self._view.at(self._done, f"base model: {path.name}")
@@ -110,7 +110,7 @@ class Run:
         return [path for path in paths if path in self._base]
 
     def adapt(self, paths: Sequence[Path], batch: int = 1) -> None:
-        """Adapt to all recordings; the failures are said and counted."""
+        """Adapt to all recordings; failures are reported and counted."""
         for start in range(0, len(paths), batch):
             group = [(p, w) for p in paths[start : start + batch] if (w := self._read(p)) is not None]
             if group:
@@ -155,7 +155,7 @@ class Run:
         return wave
 
     def fail(self, *words: str) -> None:
-        """Say and count failures, one sentence each."""
+        """Report and count failures, one sentence each."""
         for word in words:
             self.failures += 1
             self._view.failed(word)
@@ -198,7 +198,7 @@ class Run:
 
 
 def records_beside(path: Path) -> Callable[[int], AdaptationRecord | None]:
-    """Finds records by their seeds in the folder of a record; the folder is read when first asked."""
+    """Return a finder of records by seed in the folder of a record; the folder is read at the first call."""
 
     @cache
     def beside() -> dict[int, AdaptationRecord]:
@@ -208,9 +208,9 @@ def records_beside(path: Path) -> Callable[[int], AdaptationRecord | None]:
 
 
 def _files_in(folder: Path) -> Iterator[AdaptationFile]:
-    """All readable records of a folder."""
+    """Yield all readable records of a folder."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             yield read_file(path)
         except (ZOError, OSError):
-            continue  # whoever needs it hears that it is missing
+            continue  # if a replay needs it, that reports it as missing

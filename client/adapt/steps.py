@@ -1,4 +1,4 @@
-"""Test-time adaptation: a few steps on what is to be recognised, which stay until they are undone."""
+"""Steps of test-time adaptation on the audio to be recognised; they stay until they are undone."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from zo_common.lattice.state import LatticeState
 
 
 class Plateau:
-    """Says when an objective has stopped falling: its running mean has had no new minimum for `patience` values.
+    """Early stop of an objective whose running mean has had no new minimum for `patience` values.
 
-    The running mean is over the last `patience` values, and nothing is said before there are so many: single losses are
-    noise. So it stops after 2·`patience` values at the earliest. Patience 0 never stops.
+    The running mean is over the last `patience` values, as single losses are noisy, and starts once there are so many.
+    So it stops after 2·`patience` values at the earliest. Patience 0 never stops.
     """
 
     def __init__(self, patience: int) -> None:
@@ -33,7 +33,7 @@ class Plateau:
         self._since = 0
 
     def reached(self, value: float) -> bool:
-        """Take a value; whether to stop after it."""
+        """Take a value; return whether to stop after it."""
         self._recent.append(value)
         if len(self._recent) < max(self._patience, 1):
             return False
@@ -44,7 +44,7 @@ class Plateau:
 
 
 class _Narrow:
-    """Makes each step's scalars what the layout holds; "sign" takes its magnitude from the first step's mean size."""
+    """Rounding of each step's scalars to the layout; "sign" takes its magnitude from the first step's mean size."""
 
     def __init__(self, layout: Layout, magnitude: float | None) -> None:
         self._layout: Layout = layout
@@ -69,18 +69,18 @@ def adapt(
     magnitude: float | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> AdaptationRecord:
-    """Up to `steps` steps of ZO-SGD; the state stays where they lead until `undo(state, record)`.
+    """Run up to `steps` steps of ZO-SGD; the state keeps their updates until `undo(state, record)`.
 
     1. Step k takes its loss, `loss_of_step(k)`, before any weight is perturbed, and measures its projected gradients.
-    2. They are narrowed to what `layout` holds, and these are applied: replaying the record gives the same bits.
-    3. It ends early where the running mean of the losses stops falling (`Plateau`).
+    2. They are rounded to `layout` and then applied, so that a replay of the record gives the same bits.
+    3. The steps end early where the running mean of the losses stops falling (`Plateau`).
 
     On any error the steps taken are undone: the state is where it was.
 
     Args:
         seed: u64; one for each utterance, so that no two share their directions.
         learning_rate: for the mean over queries; ZO-ASR's 2e-5 is for the sum over 8, 1.6e-4 here.
-        patience: steps without progress to wait, 0 for all steps.
+        patience: steps without progress before an early stop, 0 for all steps.
         layout: "float32", "float16" (half the bytes), or "sign" (a bit a scalar).
         magnitude: of every scalar of "sign"; by default the mean size of the first step's.
         on_step: called with (step, loss) after each step.
@@ -106,12 +106,12 @@ def adapt(
 
 
 def _stacked(rows: list[NDArray[np.float32]], config: EstimatorConfig) -> NDArray[np.float32]:
-    """Scalars of all steps, (K, q)."""
+    """Stack the scalars of all steps, (K, q)."""
     return np.stack(rows) if rows else np.empty((0, config.num_queries), np.float32)
 
 
 def _check(steps: int, learning_rate: float, layout: Layout, magnitude: float | None) -> None:
-    """Raise ConfigError for what is out of range."""
+    """Raise ConfigError for an argument out of range."""
     if not 0 <= steps <= 0xFFFF:
         raise ConfigError(f"steps is {steps}, expected 0 … 65535")
     if not (math.isfinite(learning_rate) and learning_rate > 0):

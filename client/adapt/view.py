@@ -1,4 +1,4 @@
-"""What `zo-asr-adapt` shows: transcripts on stdout, a bar on stderr where it takes long, word error rates."""
+"""Output of `zo-asr-adapt`: transcripts and word error rates on stdout, a progress bar on stderr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE = 2.0  # seconds without a bar
 
 
 class View:
-    """Prints results as they come; use it as a context manager.
+    """Results printed as they arrive; a context manager.
 
     Args:
         total: steps of the whole work, for the bar.
@@ -58,7 +58,7 @@ class View:
         return self._drawn
 
     def at(self, done: int, word: str) -> None:
-        """Move the bar; it appears after two seconds, on a terminal alone."""
+        """Move the bar; it appears after two seconds, on a terminal only."""
         self._bar.update(self._task, completed=done, description=word)
         if not self._drawn and self._console.is_terminal and time.monotonic() - self._started > _PATIENCE:
             self._drawn = True
@@ -66,7 +66,7 @@ class View:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """Out of the bar's way."""
+        """Hide the bar while something is printed."""
         if self._drawn:
             self._bar.stop()
         yield
@@ -75,18 +75,18 @@ class View:
             self._bar.start()
 
     def failed(self, word: str) -> None:
-        """One sentence on stderr."""
+        """Print an error of one sentence on stderr."""
         with self._aside():
             print(f"error: {word}", file=sys.stderr)
 
     def note(self, word: str) -> None:
-        """What was changed of the recordings, on stderr; nothing where there is no word."""
+        """Print on stderr what was changed of the recordings; nothing for an empty text."""
         if word:
             with self._aside():
                 print(f"note: {word}", file=sys.stderr)
 
     def adapted(self, path: Path, result: Adaptation, record: Path | None, reference: str | None) -> None:
-        """An utterance's transcripts and what it took."""
+        """Print an utterance's transcripts, steps and seconds."""
         with self._aside():
             if self._json:
                 print(json.dumps(_fields(path, result, record, reference), ensure_ascii=False))
@@ -99,7 +99,7 @@ class View:
             print(f"  {_account(result)}" + (f", record {record}" if record else ""))
 
     def replayed(self, path: Path, text: str) -> None:
-        """An utterance's transcript under a record."""
+        """Print an utterance's transcript under a record."""
         with self._aside():
             if self._json:
                 print(json.dumps({"file": str(path), "after": text}, ensure_ascii=False))
@@ -107,7 +107,7 @@ class View:
                 print(f"{path}\n  after   {text}")
 
     def rates(self, before: Scores, after: Scores, without: int, language: str) -> None:
-        """Error rates of all utterances that have a reference, the language's headline first; `without` have none."""
+        """Print error rates of the utterances with a reference, the language's headline first; `without` have none."""
         if self._json:
             fields = {
                 f"{name}_{when}": rate
@@ -124,7 +124,7 @@ class View:
 
 
 def _rates(scores: Scores, language: str) -> list[tuple[str, float]]:
-    """Error rates by name, the language's headline and then its raw one first."""
+    """Return error rates by name, the language's headline and then its raw one first."""
     order = ("cer", "raw_cer", "wer", "raw_wer") if headline_metric(language) == "cer" else _LABELS
     return [(name, getattr(scores, name)) for name in order]
 
@@ -146,7 +146,7 @@ def _fields(path: Path, result: Adaptation, record: Path | None, reference: str 
 
 
 def _account(result: Adaptation) -> str:
-    """Steps, objective, seconds and the note, in one line."""
+    """Return steps, objective, seconds and the note, in one line."""
     if not result.record.steps:
         return result.note or "not adapted"
     parts = [f"{result.record.steps} steps"]

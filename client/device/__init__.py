@@ -1,1 +1,1 @@
-"""A device: its engine, what it answers to the server, and what it refuses."""
+"""A device: its engine, its answers to the server, and its checks of what the server asks."""

@@ -1,4 +1,4 @@
-"""A device's part of a calibration: its share of the groups, each measured by itself at the base model's weights."""
+"""A device's part of a calibration: its share of the groups, each measured alone at the base model's weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITH_LIMIT = (
 def calibrate(
     config: RunConfig, ask: CalibrationAsk, place: Place, on_synced: Callable[[Engine], None] = lambda engine: None
 ) -> CalibrationAnswer:
-    """Answer a calibration's question; a user error is an answer that says so.
+    """Answer a calibration's question; a user error becomes an answer with its message.
 
     The weights are then the base model's: a calibration comes before a run's first round.
     """

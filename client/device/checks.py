@@ -1,7 +1,7 @@
-"""Whether a plan's directions are those that the run's seed gives, so that no server picks them.
+"""Checks that a plan's directions are those that the run's seed gives, so that no server picks them.
 
-A server that may name any direction asks for slopes along which one guessed utterance stands out. Derived seeds leave
-it the run's seed alone: of N seeds tried, the best direction's cosine with one that it would like is about
+A server that may name any direction could ask for slopes along which one guessed utterance stands out. With derived
+seeds it chooses the run's seed alone: of N seeds tried, the best direction's cosine with a wanted one is about
 √(2 ln N / n) for n trained weights, 0.0024 for N = 2⁴⁰ and ten million weights.
 
 The run's seed is fixed before the first round: the rounds that a device has applied must follow from it, too.
@@ -19,7 +19,7 @@ from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan
 
 MOST_TAKEN_BACK = 4096
-"""Rounds; a look at all of a run's would let a server keep a device busy."""
+"""Rounds; a search through all rounds of a run would let a server keep a device busy."""
 
 
 def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
@@ -39,7 +39,7 @@ def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
 
 
 def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
-    """Refuse to answer where the last round that moved the weights has directions of another seed than the run's.
+    """Refuse to answer if the last round that moved the weights has directions of another seed than the run's.
 
     Each round was the last one once: a seed that changes within a run is noticed at the change.
 
@@ -60,7 +60,7 @@ def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
 
 
 def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:
-    """Whether directions are those of this round, or of an earlier one that a guard's record takes back."""
+    """Return whether directions are those of this round, or of an earlier one that a guard's record undoes."""
     earliest = max(0, server_round - MOST_TAKEN_BACK)
     return any(part.seed == _seed(config, n, part.client_id) for n in range(server_round, earliest, -1))
 

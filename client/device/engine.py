@@ -40,13 +40,13 @@ class Cancelled(DeviceError):
 
 
 class Engine(Follower):
-    """Holds one model for every (virtual) device of this process; data sets come from outside.
+    """One model for every (virtual) device of this process; data sets are passed in.
 
     Args:
         config: which model and tensors to train, and how forward passes are computed.
 
     Raises:
-        OperatorError: at start, before anything is trained.
+        OperatorError: the model or the settings cannot be used; raised before anything is trained.
     """
 
     def _prepare(self) -> None:
@@ -74,14 +74,14 @@ class Engine(Follower):
         on_synced: Callable[[], None] = lambda: None,
         before: Callable[[], None] = lambda: None,
     ) -> Reply:
-        """Answer one plan; on any failure the reply says so and the weights are a global state again.
+        """Answer one plan; any failure becomes a reply with its message, and the weights are a global state again.
 
-        Under a guarantee a training that fails, over whatever, is answered with noise.
+        Under a privacy guarantee, a training that fails for any reason is answered with noise.
 
         Args:
             on_step: called with (step, loss) after each local step; may raise `Cancelled`.
             on_synced: called when the weights are a global state, before local steps move them.
-            before: called once the device is in step and about to look at its recordings; what it raises refuses that.
+            before: called once the weights are the plan's, before recordings are used; an exception refuses the plan.
 
         Raises:
             Cancelled: by `on_step`.
@@ -140,7 +140,7 @@ class Engine(Follower):
         )
 
     def _failed(self, base: Reply, plan: Plan, error: Exception) -> Reply:
-        """The reply to a plan whose training failed; the weights are a global state again."""
+        """Return the reply to a plan whose training failed; the weights are a global state again."""
         status = Status.NON_FINITE if isinstance(error, NonFiniteLoss) else Status.ERROR
         if plan.privacy is not None:
             logger.error(f"round {plan.server_round}: training failed, the answer is noise", exc_info=error)
@@ -183,9 +183,9 @@ class Engine(Follower):
         on_synced: Callable[[], None] = lambda: None,
         decode: bool = True,
     ) -> EvaluationReply:
-        """Sync, then decode held-out speech; the answer holds counts only. `on_progress` may raise `Cancelled`.
+        """Sync, then decode held-out speech; the answer has counts only. `on_progress` may raise `Cancelled`.
 
-        Without `decode` it holds the loss sum and the number of utterances alone.
+        Without `decode` it has only the loss sum and the number of utterances.
         """
         if plan.base_id != self.base_id:
             word = self._other_base(plan)
@@ -201,7 +201,7 @@ class Engine(Follower):
         return replace(base, loss_sum=result.loss * len(data), scores=result.scores)
 
     def catch_up(self, plan: Plan) -> Reply:
-        """Sync without training; the reply tells the round and the checksum reached."""
+        """Sync without training; the reply has the round and the checksum reached."""
         base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
         if plan.base_id != self.base_id:
             return replace(base, status=Status.CHECKSUM, message=self._other_base(plan))
@@ -212,19 +212,19 @@ class Engine(Follower):
         return f"this device holds base model {self.fingerprint[:16]}, the plan is for {plan.base_id:016x}"
 
     def _draw(self, plan: Plan, data: Recordings, step: int) -> Any:
-        """A batch without replacement; which utterances does not matter to a replay."""
+        """Draw a batch without replacement; a replay does not depend on the utterances."""
         generator = np.random.default_rng(fold_in(plan.seed, _BATCH_STREAM, plan.client_id, step))
         return data.batch(data.draw(plan.batch_size, generator))
 
     def loss_fn(self, batch: Any) -> LossFn:
-        """The per-example loss of a batch under the current weights; one object serves one step."""
+        """Return the per-example loss of a batch under the current weights, for one step."""
         return self._losses(batch.to(self.device))
 
 
 def loss_reply(
     base: EvaluationReply, speech: SpeechModel, data: Recordings, on_progress: Callable[[int, int], None] | None = None
 ) -> EvaluationReply:
-    """`base` with the sum of the utterances' losses and how many they are; NON_FINITE where it is no finite number."""
+    """Return `base` with the sum of the utterances' losses and their number; NON_FINITE if the sum is not finite."""
     total = float(utterance_losses(speech, data, on_progress=on_progress).sum())
     if not math.isfinite(total):
         return replace(base, status=Status.NON_FINITE, message="the held-out loss is not finite")

@@ -1,4 +1,4 @@
-"""A device's copy of a run's weights, which follows the ledger round by round and goes back on it exactly.
+"""A device's copy of a run's weights, which follows the ledger round by round and undoes rounds exactly.
 
 The weights are always a global state of the ledger, never half-applied.
 """
@@ -20,12 +20,12 @@ from zo_common.wire.plan import Plan, Status
 
 
 class Follower(Replica):
-    """A replica that knows which rounds its weights hold.
+    """A replica with a list of the rounds that its weights contain.
 
     Attributes:
         applied: the ledger's rounds after `start_round`.
         start_round, start_checksum: of the snapshot that the device started from; 0 where that was the base model.
-        snapshot: it, until someone has put it on disk.
+        snapshot: its bytes, until they are on disk.
 
     Raises:
         OperatorError: as `Replica`.
@@ -47,17 +47,17 @@ class Follower(Replica):
         self._loaded = True
 
     def _prepare(self) -> None:
-        """What else is made of a model that was just loaded."""
+        """Build what depends on a model that was just loaded; nothing here."""
 
     def _let_go(self) -> None:
-        """Drop the model and what was made of it."""
+        """Drop the model and what was built from it."""
         del self.model, self.state, self.speech
 
     def rebuild(self) -> None:
-        """Forget all rounds and read the base model from disk again, the old one being let go first.
+        """Forget all rounds and read the base model from disk again, after dropping the old one.
 
         Raises:
-            ModelNotFound, UnsupportedModel: it is not there any more; the next use tries again.
+            ModelNotFound, UnsupportedModel: the model cannot be read any more; the next use tries again.
         """
         if self._loaded:
             self._let_go()
@@ -65,7 +65,7 @@ class Follower(Replica):
 
     @contextmanager
     def _base_weights(self) -> Iterator[None]:
-        """The base model's weights, and then the present ones: what is seen there is the same on every way to them."""
+        """Set the weights to the base model's in the context, so that results do not depend on the present round."""
         applied = all_updates(self.applied)
         apply_all(self.state, applied, sign=-1)
         try:
@@ -91,7 +91,7 @@ class Follower(Replica):
         return self.start_round + len(self.applied)
 
     def describe(self) -> dict[str, Any]:
-        """What a server without the model needs to open a ledger."""
+        """Return the description with which a server without the model opens a ledger."""
         return {
             "fingerprint": self.fingerprint,
             "base_checksum": self.base_checksum,
@@ -99,7 +99,7 @@ class Follower(Replica):
         }
 
     def rewind(self, server_round: int) -> None:
-        """Go back to the state of an earlier round by exact negated replay; before a snapshot's round, to the base."""
+        """Return to the state of an earlier round by exact negated replay; before a snapshot's round, to the base."""
         if server_round < self.start_round:
             self.rebuild()
             return
@@ -110,16 +110,16 @@ class Follower(Replica):
     def sync(self, plan: Plan) -> Status:
         """Bring the weights to the state before `plan.server_round`.
 
-        1. Go back to the last round that the plan's records agree with.
+        1. Return to the last round that the plan's records agree with.
         2. Apply the records that are missing.
-        3. Where the state is not the server's, go back to the base: another history was applied, or memory is damaged.
-        4. From the base apply all records, if all are at hand.
+        3. If the state is not the server's, return to the base: another history was applied, or memory is damaged.
+        4. From the base apply all records, if all are available.
 
-        The server's state is known by the plan's checksum, where that is 0 by the last record's.
+        The server's state is identified by the plan's checksum; if that is 0, by the last record's.
 
         Returns:
             OK; BEHIND if records are missing (the caller answers with `have_round`); CHECKSUM if all records were
-            replayed from the base and the state still is not the server's.
+            replayed from the base and the state is still not the server's.
         """
         if not self._loaded:
             self._load()
@@ -147,14 +147,14 @@ class Follower(Replica):
         return Status.CHECKSUM
 
     def _agreed(self, plan: Plan) -> int:
-        """The last round before the plan's up to which no record of it contradicts what was applied."""
+        """Return the last round before the plan's up to which its records agree with the applied ones."""
         for record in plan.records:
             at = record.server_round - self.start_round
             if at > len(self.applied):
                 break
             if at > 0:
                 same = record == self.applied[at - 1]
-            else:  # of a snapshot only the last round's checksum is known; the plan's own is looked at later
+            else:  # of a snapshot only the last round's checksum is known; the plan's own is compared later
                 same = at < 0 or plan.checksum != 0 or record.checksum == self.start_checksum
             if not same:
                 return record.server_round - 1
@@ -162,14 +162,14 @@ class Follower(Replica):
 
     @property
     def known_checksum(self) -> int:
-        """What the checksum of `have_round` is by what the device was told; 0 if it was not told."""
+        """The checksum of `have_round` by the records or snapshot received; 0 if they have none."""
         return self.applied[-1].checksum if self.applied else self.start_checksum or self.base_checksum
 
     def _is(self, checksum: int) -> bool:
         return not checksum or self.state.checksum() == checksum
 
     def _back_to_base(self) -> None:
-        """The base model, known by its checksum: read from disk where negated replay does not lead to it."""
+        """Return to the base model, known by its checksum; read it from disk if negated replay does not reach it."""
         try:
             self.rewind(0)
             if self.state.checksum() == self.base_checksum:
@@ -179,11 +179,12 @@ class Follower(Replica):
         self.rebuild()
 
     def take_part(self, part: SnapshotPart) -> Status:
-        """Collect a snapshot's parts; with the last one the weights are the state after its round.
+        """Collect a snapshot's parts; after the last one the weights are the state after its round.
 
         Returns:
             OK; BEHIND if parts before this one are missing (send the first again); CHECKSUM if the snapshot is for
-            another base model, or does not lead to its checksum from the base model (which the device then holds).
+            another base model, or does not lead to its checksum from the base model (whose weights the device then
+            has).
 
         Raises:
             CodecError, LatticeOverflow: the snapshot is malformed; the weights are the base model's.
@@ -203,7 +204,7 @@ class Follower(Replica):
         return self.start_from(data, part.server_round, part.checksum)
 
     def start_from(self, snapshot: bytes, server_round: int, checksum: int) -> Status:
-        """From the base, take the state after `server_round`; OK, or CHECKSUM and the base model again."""
+        """Move from the base to the state after `server_round`; return OK, or CHECKSUM with the base loaded again."""
         apply_snapshot(self.state, snapshot)
         if self.state.checksum() != checksum:
             self.rebuild()

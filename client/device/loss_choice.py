@@ -1,4 +1,4 @@
-"""How a device computes its loss: chosen once for a data set by `models.loss_check`, kept in memory and on disk."""
+"""The computation of a device's loss, chosen once for a data set by `models.loss_check`, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from zo_common.speech.recordings import Recordings, spread
 from zo_common.speech.speech_model import SpeechModel
 from zo_common.wire.plan import Plan
 
-_VERSION = 1  # of the check: what an older one found is not taken for its result
+_VERSION = 1  # of the check: results of an older version are not used
 
 
 class UtteranceTrials:
-    """Losses of some of a device's utterances, each in a window of its own, as `loss_check.Trials`."""
+    """Losses of some of a device's utterances, each in its own window, as `loss_check.Trials`."""
 
     def __init__(
         self, speech: SpeechModel, data: Recordings, trained: list[str], config: RunConfig, device: torch.device
@@ -61,13 +61,13 @@ class UtteranceTrials:
 class LossChoices:
     """The choices of one engine for all data sets of its process.
 
-    With a `feature-cache`, a choice also lies there, under a digest of all that it depends on: virtual devices move
-    from process to process, and the check is paid for once.
+    With a `feature-cache`, a choice is also stored there, under a digest of all that it depends on: virtual devices
+    move from process to process, and the check runs once.
 
     Args:
         base: fingerprint of the base model.
-        at_base: a context in which the weights are the base model's: those to be looked at, in whichever round and on
-            whichever way, by records or a snapshot, the device came to its present ones.
+        at_base: a context in which the weights are the base model's: the check uses these, so that its result does not
+            depend on the device's round, nor on whether it came there by records or a snapshot.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class LossChoices:
         self._known: dict[str, LossChoice | str] = {}
 
     def of(self, plan: Plan, data: Recordings) -> tuple[LossChoice, bool]:
-        """The choice for a plan, and whether its device has not told it yet.
+        """Return the choice for a plan, and whether its device has not reported it yet.
 
         Raises:
             LossCheckFailed: a fixed setting does not fit.
@@ -122,7 +122,7 @@ class LossChoices:
         return choice
 
     def _key(self, plan: Plan, few: Recordings) -> str:
-        """Of base model, trained tensors, settings, machine and utterances."""
+        """Return a digest of base model, trained tensors, settings, machine and utterances."""
         c = self._config
         settings = (
             *(c.tail_tokens, c.precision, plan.estimator.epsilon, c.language, c.objective, c.temperature),
@@ -139,7 +139,7 @@ class LossChoices:
         return Path(self._config.feature_cache) / f"loss-{key}.json" if self._config.feature_cache else None
 
     def _read(self, key: str) -> LossChoice | None:
-        """What another process, or an earlier run, found; None where there is nothing whole."""
+        """Return the choice that another process or an earlier run stored; None if there is no intact one."""
         path = self._path(key)
         if path is None:
             return None
@@ -163,7 +163,7 @@ class LossChoices:
 
 
 def _checked(raw: dict[str, Any]) -> LossChoice:
-    """Raises ValueError, TypeError, KeyError for what no check has written."""
+    """Return the stored choice; raise ValueError, TypeError or KeyError for what no check has written."""
     tail, reasons = raw["tail_tokens"], tuple(raw["reasons"])
     if not (tail is None or (type(tail) is int and tail >= 0)) or not all(isinstance(word, str) for word in reasons):
         raise ValueError("not a choice")

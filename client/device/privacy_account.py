@@ -1,7 +1,7 @@
-"""What this device has spent of the privacy its owner allows, whatever servers count: one file for all runs.
+"""The device's own account of the privacy spent, independent of what servers count: one file for all runs.
 
-The limit is for the recordings, not for a run: a server that begins another run goes on with the same account. An
-answer is charged on disk before it leaves; removing the file, as for other recordings, begins anew.
+The limit is for the recordings, not for a run: another run continues the same account. An answer is charged on disk
+before it leaves; removing the file, as for other recordings, starts a new account.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PrivacyAccount:
 
     Args:
         path: the file; its folder exists.
-        max_epsilon, max_delta: what all answers together may cost, by this device's count.
+        max_epsilon, max_delta: maximum cost of all answers together, by this device's count.
 
     Raises:
         ConfigError: a limit that allows nothing, or everything.
@@ -45,7 +45,7 @@ class PrivacyAccount:
 
     @property
     def epsilon(self) -> float:
-        """What was spent so far."""
+        """The ε spent so far."""
         return epsilon_spent(self._read(), self.max_delta)
 
     def check(self, plan: Plan, size: int) -> None:
@@ -77,7 +77,7 @@ class PrivacyAccount:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """No other process charges meanwhile; the lock is a file beside, as each charge replaces the account's own."""
+        """Keep other processes from charging; the lock is a file of its own, as each charge replaces the account's."""
         path = self._path.with_name(self._path.name + ".lock")
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

@@ -1,4 +1,4 @@
-"""Training that may be seen: Poisson samples, losses that know one utterance each, replies without a word too many."""
+"""Differentially private local training: Poisson samples, losses of single utterances, replies without other data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from zo_common.wire.plan import Plan, Reply, Status
 
 logger = logging.getLogger(__name__)
 MOST_LOSS = 1e4
-"""Losses are cut off here, and stand here where they are not finite: a step must not fail over one utterance."""
+"""Losses are clipped here; one that is not finite counts as this: a step must not fail over one utterance."""
 
 
 def check_demand(config: RunConfig, plan: Plan) -> None:
-    """Refuse a plan that asks for less privacy than this device's settings do.
+    """Refuse a plan that asks for less privacy than this device's settings.
 
     Raises:
         ConfigError: another level, less noise, or noise that nobody here would add.
@@ -54,10 +54,12 @@ def check_demand(config: RunConfig, plan: Plan) -> None:
 
 
 class SeparateLosses:
-    """The losses of a sample's utterances, each computed as if it were alone, (B,) float64 on the CPU; B may be 0.
+    """The losses of a sample's utterances, each computed alone, (B,) float64 on the CPU; B may be 0.
 
-    In a common batch an utterance's loss depends on the longest one's window, and taking one away would move the
-    gradients of all others: then clipping each would not bound what one of them changes. So would failing over one.
+    In a common batch an utterance's loss depends on the longest one's window, and removing one would change the
+    gradients
+    of all others: then clipping each would not bound the effect of one. Nor would it if one utterance's failure ended a
+    step.
     """
 
     def __init__(self, losses: list[LossFn]) -> None:
@@ -89,11 +91,11 @@ class PrivateSteps:
 
     @property
     def expected(self) -> int:
-        """Utterances of a sample in expectation: `batch_size`, or all where there are fewer."""
+        """Expected number of utterances in a sample: `batch_size`, or all if there are fewer."""
         return min(self.batch_size, self.size)
 
     def loss(self, batch: Callable[[list[int]], Any], loss_fn: Callable[[Any], LossFn]) -> LossFn:
-        """The losses of a fresh Poisson sample: every utterance is in it with probability expected / size.
+        """Return the losses of a fresh Poisson sample: every utterance is in it with probability expected / size.
 
         Args:
             batch: makes a batch of utterances.
@@ -116,12 +118,12 @@ class PrivateSteps:
         return self.mechanism.release_step(per_example, self.expected)
 
     def noise(self, steps: int, queries: int) -> NDArray[np.float32]:
-        """What steps of empty samples release, (steps, queries)."""
+        """Return what steps of empty samples release, (steps, queries)."""
         return np.stack([self.release(np.zeros((queries, 0))) for _ in range(steps)])
 
 
 def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
-    """The steps of a plan for a device with `size` utterances; None where they are ordinary ones.
+    """Return the private steps of a plan for a device with `size` utterances; None for ordinary ones.
 
     Raises:
         ConfigError: the device has fewer utterances than the accountant takes it to have.
@@ -137,10 +139,10 @@ def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
 
 
 def seen_reply(plan: Plan, reply: Reply, size: int) -> Reply:
-    """What leaves the device of a reply, once the device was in step: no loss and no word on the recordings.
+    """Return the part of a reply that may leave the device: no loss and no message about the recordings.
 
     For the device level the scalars are clipped and noised here. A training that failed is answered with noise alone:
-    that it failed, and over what, says something about the recordings.
+    the failure and its cause would reveal something about the recordings.
     """
     if plan.privacy is None:
         return reply

@@ -1,4 +1,4 @@
-"""What a device does when it is asked: the warm engine and the warm recordings behind every kind of message."""
+"""The device's answers to every kind of message, with the warm engine and the warm recordings."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _ignore(engine: Engine) -> None:
 
 
 def hello(config: RunConfig, place: Place) -> dict[str, object]:
-    """Who this device is and what it holds; for a user error, the sentence to show the operator."""
+    """Return the device's introduction: its id, data and model; for a user error, the message for the operator."""
     try:
         engine = warm_engine(config)
         data = _train_data(config, engine, place)
@@ -54,10 +54,10 @@ def train(
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
 ) -> Reply:
-    """Answer one plan; a user error is a reply that says so.
+    """Answer one plan; a user error becomes a reply with its message.
 
     Args:
-        account: what the device's owner allows; None allows everything.
+        account: the limit of the device's owner; None allows everything.
 
     Raises:
         Cancelled: by `on_step`.
@@ -94,7 +94,7 @@ def evaluate(
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
 ) -> EvaluationReply:
-    """Decode the held-out recordings at the state before `plan.server_round`; may raise what `on_progress` raises."""
+    """Decode the held-out recordings at the state before `plan.server_round`; errors of `on_progress` pass through."""
 
     def ask() -> EvaluationReply:
         engine = warm_engine(config)
@@ -112,9 +112,9 @@ def look(
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
 ) -> EvaluationReply:
-    """Loss sum of the held-out recordings that the server's guard looks at, at the state before `plan.server_round`.
+    """Return the loss sum of the recordings for the server's guard, at the state before `plan.server_round`.
 
-    At most `guard-utterances` of them, at even distances; nothing is decoded. May raise what `on_progress` raises.
+    At most `guard-utterances` of them, at even distances; nothing is decoded. Errors of `on_progress` pass through.
     """
 
     def ask() -> EvaluationReply:
@@ -132,7 +132,7 @@ def look(
 
 
 def _counted(plan: Plan, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]) -> EvaluationReply:
-    """What `ask` answers of held-out recordings, where the device's owner allows it; a user error as a reply."""
+    """Return the answer of `ask` on held-out recordings if the device's owner allows it; a user error as a reply."""
     try:
         if account is not None:
             account.refuse_counts()
@@ -155,7 +155,7 @@ def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
 
 
 def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore) -> Reply:
-    """Take one part of a snapshot; with the last one the device is at its round."""
+    """Take one part of a snapshot; after the last one the device is at its round."""
     base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
     try:
         engine = warm_engine(config)
@@ -178,12 +178,12 @@ def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Rep
 
 
 def held_out_settings(config: RunConfig) -> RunConfig:
-    """Held-out speakers are others than the train split's: shares are dealt out in turn; errors need a reference."""
+    """Return settings for held-out recordings: their speakers are dealt out in turn, and errors need a reference."""
     return replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
 
 
 def look_settings(config: RunConfig) -> RunConfig:
-    """As `held_out_settings`, for the split that the server's guard looks at.
+    """As `held_out_settings`, for the split that the server's guard evaluates.
 
     Raises:
         ConfigError: there is none.

@@ -1,4 +1,4 @@
-"""The parts of a snapshot on their way in: in order, repeats allowed, of bounded size."""
+"""Assembly of a snapshot from its parts: in order, repeats allowed, of bounded size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from zo_common.ledger.snapshot import SnapshotPart
 
 
 class SnapshotParts:
-    """Collects one snapshot at a time; the first part of another one starts anew."""
+    """The parts received of one snapshot; the first part of another one replaces them."""
 
     def __init__(self) -> None:
         self._of: tuple[int, int, int] | None = None
@@ -14,9 +14,9 @@ class SnapshotParts:
         self._done = 0
 
     def add(self, part: SnapshotPart, limit: int) -> bool:
-        """Take a part; False if parts before it are missing, or all together are larger than `limit` bytes.
+        """Add a part; return False if parts before it are missing, or all together exceed `limit` bytes.
 
-        A part that was taken already, as a repeated message brings it, is left out.
+        A part that was added already, as by a repeated message, is ignored.
         """
         of = part.server_round, part.checksum, part.parts
         if part.part == 0 and of != self._of:
@@ -33,10 +33,10 @@ class SnapshotParts:
 
     @property
     def complete(self) -> bool:
-        """Whether all parts are here."""
+        """Whether all parts have arrived."""
         return self._of is not None and self._done == self._of[2]
 
     @property
     def data(self) -> bytes:
-        """The parts that are here, joined."""
+        """The parts that have arrived, joined."""
         return bytes(self._data)

@@ -1,4 +1,4 @@
-"""What a process keeps warm for all virtual devices on it: one model, the table of recordings, and recent data sets."""
+"""Cache of a process for all its virtual devices: one model, the table of recordings, and recent data sets."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _datasets: OrderedDict[tuple[object, ...], tuple[int, Recordings]] = OrderedDict
 
 
 def engine_key(config: RunConfig) -> tuple[object, ...]:
-    """The settings that an engine is built with."""
+    """Return the settings that an engine is built with."""
     return tuple(getattr(config, name) for name in ENGINE_SETTINGS)
 
 
 def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -> tuple[object, ...]:
-    """The settings that choose and read a device's recordings."""
+    """Return the settings that choose and read a device's recordings."""
     return (
         config.model,  # its processor makes the features and the tokens
         config.data,
@@ -46,7 +46,7 @@ def data_key(config: RunConfig, partition_id: int | None, num_partitions: int) -
 
 
 def warm_engine(config: RunConfig) -> Engine:
-    """The process's engine for this model and choice of tensors; loaded at the first call."""
+    """Return the process's engine for this model and choice of tensors; the first call loads it."""
     if not config.model:
         raise ConfigError("model is not set: give a hub id or a directory, such as model=openai/whisper-tiny.en")
     key = engine_key(config)
@@ -58,27 +58,27 @@ def warm_engine(config: RunConfig) -> Engine:
 
 
 def keep_warm(config: RunConfig, engine: Engine, data: Recordings) -> None:
-    """Give the process an engine and recordings that were made elsewhere, in the place of those that it had."""
+    """Replace the process's engine and recordings by ones that were made elsewhere."""
     forget_all()
     _engines[engine_key(config)] = engine
     _datasets[data_key(config, None, 1)] = 0, data
 
 
 def forget_all() -> None:
-    """Let the engine and all recordings go."""
+    """Drop the engine and all recordings."""
     _engines.clear()
     forget_recordings()
 
 
 def forget_recordings() -> None:
-    """Read the tables again at the next use."""
+    """Drop all recordings; the next use reads the tables again."""
     _manifest.cache_clear()
     _partitions.cache_clear()
     _datasets.clear()
 
 
 def _share_the_machine(threads: int) -> None:
-    """Other processes serve devices beside this one: no threads that a forward pass does not use."""
+    """Limit this process to the threads that a forward pass uses, as other processes run beside it."""
     if threads:
         torch.set_num_threads(threads)
     with suppress(RuntimeError):  # too late once torch has computed in parallel
@@ -86,9 +86,9 @@ def _share_the_machine(threads: int) -> None:
 
 
 def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, num_partitions: int) -> Recordings:
-    """The data set of one device, from memory, else from `config.feature_cache`, else from its recordings.
+    """Return the data set of one device, from memory, else from `config.feature_cache`, else from its recordings.
 
-    Memory holds the data sets used last, `MAX_FEATURE_BYTES` of features in all, however many devices there are.
+    Memory holds the data sets used last, `MAX_FEATURE_BYTES` of features in total, for any number of devices.
 
     Args:
         partition_id: which part of `config.data` belongs to this virtual device; None takes all of it.
@@ -110,9 +110,9 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
 
 
 def _share(config: RunConfig, partition_id: int | None, num_partitions: int) -> Manifest:
-    """The rows of one device, and those left out that are counted as its own.
+    """Return the rows of one device, and its share of those left out.
 
-    Where bad rows stop the run, it has those of the whole table: each device refuses.
+    If bad rows stop the run, it is given those of the whole table, so that each device refuses.
     """
     table = config.data, config.train_split, config.text_column, config.needs_text
     manifest = _manifest(*table)

@@ -1,4 +1,4 @@
-"""`zo-asr-worker`: the resident worker of a device; `status` and `cancel` talk to one that runs."""
+"""`zo-asr-worker`: the resident worker of a device; `status` and `cancel` call a running one."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ app = typer.Typer(
 )
 
 Listen = Annotated[str, typer.Option(help="unix:/path, or a loopback address and port.", envvar="ZO_ASR_LISTEN")]
-TokenFile = Annotated[Path | None, typer.Option(help="A file with the secret that callers on a port must know.")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with the secret that callers on a port must send.")]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the worker is to run."""
+    """Options of a worker."""
 
     listen: str
     token: str
@@ -54,20 +54,20 @@ def run(
     model: Annotated[str, typer.Option(help="Base model: a directory or a hub id.")] = "",
     data: Annotated[str, typer.Option(help="This device's recordings: a folder with metadata.csv.")] = "",
     listen: Listen = DEFAULT_LISTEN,
-    state: Annotated[Path | None, typer.Option(help="Folder of what survives a restart.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of the state kept over restarts.")] = None,
     token_file: TokenFile = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of forward passes.")] = "auto",
     torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
     train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
     text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
-    loss_check: Annotated[bool | None, typer.Option(help="Compare the loss with the full window's once.")] = None,
-    orphan_seconds: Annotated[float, typer.Option(min=0, help="How long work goes on that nobody waits for.")] = 15.0,
-    stop_seconds: Annotated[float, typer.Option(min=0, help="How long a stop waits for the step in progress.")] = 60.0,
-    max_epsilon: Annotated[float, typer.Option(min=0, help="Privacy all runs may spend; 0 sets no limit.")] = 0.0,
-    max_delta: Annotated[float, typer.Option(help="The δ at which max-epsilon is meant.")] = 1e-6,
+    loss_check: Annotated[bool | None, typer.Option(help="Compare the loss once with the full window's.")] = None,
+    orphan_seconds: Annotated[float, typer.Option(min=0, help="Seconds that work continues without a caller.")] = 15.0,
+    stop_seconds: Annotated[float, typer.Option(min=0, help="Seconds that a stop waits for the present step.")] = 60.0,
+    max_epsilon: Annotated[float, typer.Option(min=0, help="Maximum ε of all runs together; 0 sets no limit.")] = 0.0,
+    max_delta: Annotated[float, typer.Option(help="The δ of max-epsilon.")] = 1e-6,
 ) -> None:
-    """Run the worker until SIGTERM or Ctrl-C; both leave a saved state and end with status 0."""
+    """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:
         return
     if not model or not data:
@@ -85,13 +85,13 @@ def run(
 
 
 def default_state_folder() -> Path:
-    """systemd's `$STATE_DIRECTORY`, else a folder of the user's."""
+    """Return systemd's `$STATE_DIRECTORY`, else a folder in the user's home."""
     given = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     return Path(given) if given else Path.home() / ".local" / "state" / "zo-asr"
 
 
 def stderr_handler() -> logging.Handler:
-    """Messages on stderr with the time; nothing where that cannot be written, as on a full disk."""
+    """Return a handler that writes messages with the time to stderr and ignores a failed write, as on a full disk."""
 
     def write(line: str) -> None:
         with suppress(OSError):
@@ -103,7 +103,7 @@ def stderr_handler() -> logging.Handler:
 
 
 def run_worker(options: Options) -> None:
-    """Load, recover, listen; return after a signal once the state is on disk."""
+    """Load the model, recover the state and listen; return after a signal once the state is on disk."""
     with shown(stderr_handler()):
         _run_worker(options)
 
@@ -161,7 +161,7 @@ def status(
     follow: Annotated[bool, typer.Option("--follow", help="Show progress until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What the worker holds and does."""
+    """Show the worker's model, data, state and work in progress."""
 
     def look(worker: WorkerClient) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(worker.info().status)
@@ -180,7 +180,7 @@ def status(
 
 @app.command()
 def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> None:
-    """Stop the work in progress after its step; the server is told so."""
+    """Stop the work in progress after its step; the server gets an error."""
     word = _ask(listen, token_file, lambda worker: worker.cancel())
     print(f"stopping the {word}" if word else "nothing to stop")
 

@@ -1,4 +1,4 @@
-"""Talk to the resident worker: on its Unix socket, or on a loopback port with a token. Imports nothing heavy."""
+"""Client of the resident worker, on its Unix socket or on a loopback port with a token; it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _OPTIONS = [
 
 
 class WorkerError(NetworkError):
-    """The worker cannot be reached, or refused what it was asked; the message says why."""
+    """The worker cannot be reached or refused a request, with the reason."""
 
 
 def read_token(path: Path) -> str:
-    """The shared secret in a file.
+    """Read the shared secret in a file.
 
     Raises:
-        ConfigError: the file cannot be read, others may read it, or what it holds is too short to be a secret.
+        ConfigError: the file cannot be read, others may read it, or its secret is too short.
     """
     try:
         with path.open(encoding="ascii") as file:
@@ -62,7 +62,7 @@ def read_token(path: Path) -> str:
 def make_request(
     payload: bytes, settings: Mapping[str, Any], place: Place, content: Request.Content = Request.PLAN
 ) -> Request:
-    """What a ClientApp hands on: the server's bytes, the run config, and which device this is."""
+    """Return the request of a ClientApp: the server's bytes, the run config, and the device's id and partition."""
     return Request(
         payload=payload,
         content=content,
@@ -79,8 +79,8 @@ class WorkerClient:
     Args:
         address: `unix:/path` or `127.0.0.1:port`.
         token: the worker's secret, needed on a port.
-        wait: seconds to go on trying while the worker cannot be reached, as during its restart.
-        timeout: seconds for one question in all.
+        wait: seconds to retry while the worker cannot be reached, as during its restart.
+        timeout: seconds for one call, with its retries.
     """
 
     def __init__(self, address: str, token: str = "", *, wait: float = 0.0, timeout: float = 10.0) -> None:
@@ -97,21 +97,21 @@ class WorkerClient:
         self._channel.close()
 
     def info(self, hello: Request | None = None) -> InfoReply:
-        """What the worker holds and does; with `hello`, also its introduction to that run's server.
+        """Return the worker's status; with `hello`, also its introduction to that run's server.
 
         Raises:
-            WorkerError: as all questions.
+            WorkerError: as for all calls.
         """
         (answer,) = self._ask(lambda **how: [self._stub.Info(InfoRequest(hello=hello), **how)])
         found: InfoReply = answer
         return found
 
     def sync(self, request: Request) -> bytes:
-        """Catch up; the packed reply for the server."""
+        """Catch up; return the packed reply for the server."""
         return self._reply(lambda **how: [self._stub.Sync(request, **how)])
 
     def train(self, request: Request, on_progress: Callable[[Progress], None] = lambda progress: None) -> bytes:
-        """Train, or attach to the same training; the packed reply, which may be that the worker is busy."""
+        """Train, or attach to the same training; return the packed reply, which may say that the worker is busy."""
         return self._reply(lambda **how: self._stub.Train(request, **how), on_progress)
 
     def evaluate(self, request: Request, on_progress: Callable[[Progress], None] = lambda progress: None) -> bytes:
@@ -119,7 +119,7 @@ class WorkerClient:
         return self._reply(lambda **how: self._stub.Evaluate(request, **how), on_progress)
 
     def cancel(self) -> str:
-        """Stop the work in progress; a word on what was stopped."""
+        """Stop the work in progress; return its name, or ""."""
         (answer,) = self._ask(lambda **how: [self._stub.Cancel(CancelRequest(), **how)])
         return str(answer.word)
 
@@ -140,10 +140,10 @@ class WorkerClient:
         return bytes(found)
 
     def _ask(self, call: Callable[..., Iterable[Any]], on_event: Callable[[Any], None] = lambda _: None) -> list[Any]:
-        """Ask until there is an answer; the last event of a stream. A lost worker is asked again until it is back.
+        """Call until there is an answer; return the last event of a stream. An unreachable worker is called again.
 
-        gRPC's own retry policy makes at most five attempts, and none once a stream has begun; a worker that is started
-        again in the middle of a training has its model to load first.
+        gRPC's own retry policy makes at most five attempts, and none once a stream has begun; a worker that restarts in
+        the middle of a training loads its model first.
         """
         deadline = time.monotonic() + self._timeout
         lost: float | None = None

@@ -1,4 +1,4 @@
-"""The worker's desk: one piece of work at a time; repeats are attached to it or answered again, others told to wait."""
+"""The worker's job queue: one job at a time; repeats attach to it or get its answer again, others are refused."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from client.device.engine import Cancelled
 from client.worker.job import Failure, Job, Request
 
 logger = logging.getLogger(__name__)
-Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be given again
-Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be given again
+Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be repeated
+Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be repeated
 MAX_ANSWERS = 8
 
 
 @dataclass(frozen=True)
 class Busy:
-    """Other work is in progress, for about so many seconds (negative: unknown)."""
+    """Other work in progress, for about `seconds_left` (negative: unknown)."""
 
     word: str
     seconds_left: float
 
 
 class Closing(Exception):
-    """The worker is stopping and takes nothing new."""
+    """The worker is stopping and accepts no new work."""
 
 
 class Desk:
-    """Runs work in one thread of its own, so that the model is never used by two.
+    """Job queue with one thread of its own, so that one job at a time uses the model.
 
     Args:
-        orphan_seconds: how long work goes on that nobody waits for.
+        orphan_seconds: seconds that work continues without a caller.
     """
 
     def __init__(self, orphan_seconds: float = 15.0) -> None:
@@ -56,7 +56,7 @@ class Desk:
             return self._running[0] if self._running else None
 
     def remember(self, digest: bytes, answer: bytes) -> None:
-        """An answer to give again."""
+        """Store an answer for repeats of its request."""
         with self._changed:
             self._answers[digest] = answer
             self._answers.move_to_end(digest)
@@ -64,12 +64,12 @@ class Desk:
                 self._answers.popitem(last=False)
 
     def submit(self, request: Request, work: Work) -> Job | Busy:
-        """Start work, attach to the same, or say how long other work will take.
+        """Start work, attach to the same work, or report how long other work will take.
 
         1. An answer that is known is a job that has ended.
         2. The same request attaches to its job.
-        3. A later round of the same run stops the present work after its step, and is next.
-        4. Work that is stopping already lets a new request be next.
+        3. A later round of the same run stops the present work after its step, and runs next.
+        4. If the present work is stopping already, a new request runs next.
 
         The caller of a job must `leave` it.
 
@@ -119,7 +119,7 @@ class Desk:
         return Busy(f"busy with {_named(self._running[0].request)}{left}", now.seconds_left)
 
     def leave(self, job: Job) -> None:
-        """A caller has its answer or has gone; work that nobody comes back for is stopped."""
+        """Release a caller that has its answer or has disconnected; work without callers is stopped after a while."""
         with self._changed:
             job.callers = max(0, job.callers - 1)
             if job.callers == 0 and not job.done and not self._closed:
@@ -139,7 +139,7 @@ class Desk:
                     self._stop(job, failure)
 
     def cancel(self) -> str:
-        """Stop the work in progress after its step; a word on what that is, empty if there is none."""
+        """Stop the work in progress after its step; return its name, or ""."""
         with self._changed:
             if self._running is None:
                 return ""
@@ -152,7 +152,7 @@ class Desk:
             logger.info(f"{_named(job.request)} is stopped after its step: {why.word}")
 
     def close(self, seconds: float) -> bool:
-        """Take nothing new and stop the work in progress after its step; False if that takes longer."""
+        """Accept no new work and stop the work in progress after its step; return False if that takes longer."""
         with self._changed:
             self._closed = True
             closing = Failure("closing", "the worker is stopping")
@@ -188,7 +188,7 @@ class Desk:
             job.end(answer, failure)
 
     def _attempt(self, job: Job, work: Work) -> Outcome:
-        """Run the work whatever it raises: the next request must find a thread."""
+        """Run the work and catch all that it raises: the thread must live for the next request."""
         try:
             if job.stop is not None:
                 return None, job.stop, False

@@ -1,4 +1,4 @@
-"""The worker's own: its model, recordings and saved state, and what it does with each request."""
+"""The worker's runtime: its model, recordings and saved state, and its answers to requests."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _EX_SOFTWARE = 70
 
 
 class Host:
-    """Answers requests with one engine; everything but `hello` and `status` runs on the desk's thread.
+    """Runtime that answers requests with one engine; all but `hello` and `status` runs on the desk's thread.
 
     Args:
-        own: settings of this device in kebab-case, which win over a run's: model, data, device, precision …
-        account: what the device's owner allows all runs to learn.
+        own: settings of this device in kebab-case, which override a run's: model, data, device, precision …
+        account: the privacy limit of the device's owner for all runs.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Host:
         self.last: dict[str, Any] = {}
 
     def start(self) -> None:
-        """Load the model, go back to the saved state, and look at the table of recordings.
+        """Load the model, return to the saved state, and read the table of recordings.
 
         Raises:
             ZOError: the model or the recordings cannot be read.
@@ -89,7 +89,7 @@ class Host:
             self._desk.remember(*answer)
 
     def _look_at_recordings(self, config: RunConfig) -> str:
-        """How many the table lists; its problems are told."""
+        """Return the number of recordings in the table; log its problems."""
         read = partial(read_manifest, config.data, split=config.train_split or None, text_column=config.text_column)
         found, kind = read(need_text=config.needs_text), "recordings"
         if not found.utterances and config.needs_text and (untold := read(need_text=False)).utterances:
@@ -99,7 +99,7 @@ class Host:
         return f"{len(found.utterances)} {kind}"
 
     def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
-        """Those of the last run, else the defaults: the next run's may need the engine to be built again."""
+        """Return the last run's settings, else the defaults; the next run's may require another engine."""
         if saved is not None:
             try:
                 config = RunConfig.from_mapping(saved.settings | self._own)
@@ -115,7 +115,7 @@ class Host:
         """The run's settings with this device's own.
 
         Raises:
-            ConfigError: not JSON, or not settings.
+            ConfigError: the text is not JSON, or not settings.
         """
         try:
             return RunConfig.from_mapping(json.loads(text) | self._own)
@@ -123,7 +123,7 @@ class Host:
             raise ConfigError(f"the run config is not a JSON object of settings ({str(error)[:200]})") from None
 
     def hello(self, config: RunConfig, place: Place) -> bytes:
-        """The introduction to a run's server; while work goes on, as it was last given for the same settings."""
+        """Return the introduction to a run's server; during work, the last one for the same settings."""
         key = engine_key(config), data_key(config, place.partition_id, place.num_partitions), place.client_id
         job = self._desk.job
         if self._lock.acquire(timeout=30.0 if job is None else 0.2):
@@ -147,7 +147,7 @@ class Host:
         return f"this device is busy with {doing}: ask it again later"
 
     def prepare(self, kind: Kind, request: Any, place: Place) -> tuple[Request, Work]:
-        """What a request is and how to answer it.
+        """Decode a request; return its identity and its work.
 
         Raises:
             ConfigError, CodecError: the settings or the bytes cannot be used.
@@ -186,7 +186,7 @@ class Host:
     def _calibration(
         self, config: RunConfig, ask: CalibrationAsk, place: Place, payload: bytes
     ) -> tuple[Request, Work]:
-        """As `prepare`, of a calibration's question."""
+        """As `prepare`, for a calibration's question."""
 
         def refuse(status: Status, word: str) -> bytes:
             return encode_answer(CalibrationAnswer(status, ask.seed, ask.client_id, message=word))
@@ -223,7 +223,7 @@ class Host:
     def _work(
         self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, content: int
     ) -> tuple[bytes, bool]:
-        """On the desk's thread: the packed reply, and whether it may be given again."""
+        """Work on the desk's thread; return the packed reply, and whether it may be repeated."""
         started, status, settled = time.monotonic(), "stopped", False
         with self._lock:
             self._prepare(config)
@@ -242,7 +242,7 @@ class Host:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)
                 status = reply.status.name.lower() + (f": {reply.message}" if reply.message else "")
-                # only training moves weights after they were looked at
+                # only training moves weights after their checksum was computed
                 settled = reply.status is Status.OK and job.request.kind != "train"
             finally:
                 if not settled:
@@ -255,7 +255,7 @@ class Host:
             return answer, again
 
     def _prepare(self, config: RunConfig) -> None:
-        """The engine and the recordings for these settings; a user error is told by whoever uses them."""
+        """Prepare the engine and the recordings for these settings; a user error is reported at their use."""
         if self._engine is not None and engine_key(self._engine.config) != engine_key(config):
             logger.info("other settings: the model is loaded again")
             self._engine = None  # one model in memory
@@ -270,17 +270,16 @@ class Host:
             forget_recordings()
 
     def _synced(self, engine: Engine) -> None:
-        """The weights are a global state: remember which, here and on disk."""
+        """Record the global state that the weights are, here and on disk."""
         self._engine = engine
         self._state = engine.have_round, engine.state.checksum()
         self._journal.save(engine)
 
     def _settle(self) -> None:
-        """After any work, also one that failed: memory and disk agree on a global state.
+        """Bring memory and disk to one global state after any work, including a failure.
 
-        What a failure may leave is known by its checksum. Where that is off or cannot be computed, the model is loaded
-        again; where that fails too, as after an error of a GPU that stays, the process ends and a service manager
-        starts another.
+        Wrong weights are found by their checksum. If it differs or cannot be computed, the model is loaded again; if
+        that fails too, as after a persistent GPU error, the process exits and a service manager starts another.
         """
         engine = self._engine
         if engine is None:
@@ -311,7 +310,7 @@ class Host:
         logger.info(f"{r.kind} round {r.server_round}: {' '.join(status.split())} after {seconds:.1f} s")
 
     def save(self) -> None:
-        """Bring the disk to the present state, if nothing uses the engine."""
+        """Save the present state, if nothing uses the engine."""
         if self._engine is not None and self._lock.acquire(timeout=1.0):
             try:
                 self._journal.save(self._engine)
@@ -320,23 +319,23 @@ class Host:
 
     @property
     def have_round(self) -> int:
-        """The round whose state the weights are, local steps aside."""
+        """The round whose state the weights are, apart from local steps."""
         return self._state[0]
 
     def _reached(self) -> int:
-        """The checksum of the weights themselves; while they are in use, or cannot be looked at, the last one known."""
+        """Return the checksum of the weights; while they are in use or cannot be read, the last one known."""
         engine = self._engine
         if engine is not None and self._lock.acquire(blocking=False):
             try:
                 return engine.state.checksum()
-            except Exception:  # whoever uses the engine next finds out, and settles it
+            except Exception:  # the next work finds this too, and settles it
                 return self._state[1]
             finally:
                 self._lock.release()
         return self._state[1]
 
     def status(self, *, look: bool = True) -> dict[str, Any]:
-        """What people and scripts want to know; with `look` the checksum is computed anew where nothing is going on."""
+        """Return the status for people and scripts; `look` computes the checksum again if the engine is idle."""
         engine = self._engine
         checksum = self._reached() if look else self._state[1]
         return {

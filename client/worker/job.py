@@ -1,4 +1,4 @@
-"""One piece of work of the resident worker: what is asked, how far it is, how it ended."""
+"""One job of the resident worker: its request, progress and result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ORDER: dict[str, int] = {"sync": 0, "evaluate": 0, "train": 1}  # within a roun
 
 @dataclass(frozen=True)
 class Request:
-    """What identifies a piece of work.
+    """The identity of a job.
 
     Attributes:
-        digest: of all that its answer depends on.
+        digest: hash of all that the answer depends on.
         run: base id, run seed and client id; only a later round of the same run supersedes.
-        refuse: the packed reply of this kind with a status other than OK and a word.
+        refuse: makes the packed reply of this kind with a status other than OK and a message.
     """
 
     kind: Kind
@@ -34,14 +34,14 @@ class Request:
     num_queries: int = 0
 
     def supersedes(self, other: Request) -> bool:
-        """Whether whoever asks this has given up on `other`."""
+        """Return whether the sender of this request no longer waits for `other`."""
         mine, theirs = ((r.server_round, _ORDER[r.kind]) for r in (self, other))
         return self.run == other.run and mine > theirs
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is; `seconds_left` is negative while nothing is known."""
+    """Progress of a job; `seconds_left` is negative while unknown."""
 
     kind: str
     server_round: int
@@ -54,20 +54,20 @@ class Progress:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no answer: stopped on purpose, the worker ends, or an error nobody expected."""
+    """Reason for a missing answer: the job was cancelled, the worker is stopping, or an unexpected error."""
 
     kind: Literal["cancelled", "closing", "failed"]
     word: str
 
 
 class Job:
-    """Work in progress; `condition` is its desk's, which guards all of it.
+    """Work in progress; `condition` is its desk's and guards all attributes.
 
     Attributes:
-        callers: how many wait for the answer.
-        departures: how often the last of them went.
+        callers: number of callers that wait for the answer.
+        departures: number of times that the last of them left.
         answer: the packed reply, once there is one.
-        stop: why it was told to stop; empty while it may go on.
+        stop: why it must stop; None while it may continue.
     """
 
     def __init__(self, request: Request, condition: Condition, pace: float = 0.0, answer: bytes | None = None) -> None:
@@ -85,24 +85,24 @@ class Job:
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, with an answer or without."""
+        """Whether the job has ended, with an answer or without."""
         return self.answer is not None or self.failure is not None
 
     @property
     def pace(self) -> float:
-        """Seconds a step so far, of this job if it has made one."""
+        """Seconds per step so far, of this job if it has made one."""
         return (self._stepped - self._started) / self._step if self._step else self._pace
 
     def begin(self) -> None:
-        """The clock of the first step starts."""
+        """Start the clock of the first step."""
         with self._condition:
             self._started = self._stepped = time.monotonic()
 
     def on_step(self, step: int, loss: float) -> None:
-        """After a local step. The last one is never cancelled: its answer is there.
+        """Record a local step. After the last one a job is not cancelled: its answer is complete.
 
         Raises:
-            Cancelled: it was told to stop.
+            Cancelled: the job must stop.
         """
         self._advance(step + 1, self._steps, loss)
 
@@ -120,14 +120,14 @@ class Job:
                 raise Cancelled(self.stop.word)
 
     def end(self, answer: bytes | None, failure: Failure | None = None) -> None:
-        """Its result, told to all who wait."""
+        """Set the result and wake all callers."""
         with self._condition:
             self.answer, self.failure = answer, failure
             self._version += 1
             self._condition.notify_all()
 
     def progress(self) -> Progress:
-        """How far it is now."""
+        """Return the present progress."""
         with self._condition:
             left = -1.0
             if self.pace and self._steps:
@@ -138,7 +138,7 @@ class Job:
             return Progress(r.kind, r.server_round, self._step, self._steps, self._loss, rate, left)
 
     def wait(self, seen: int, seconds: float) -> int:
-        """Wait until it is further than `seen`, has ended, or the seconds are over; how far it is."""
+        """Wait until the progress is beyond `seen`, the job ends, or `seconds` pass; return the progress' number."""
         with self._condition:
             self._condition.wait_for(lambda: self._version > seen or self.done, seconds)
             return self._version

@@ -1,8 +1,8 @@
-"""What a device keeps on disk: enough to be back at a verified global state after a crash at any moment.
+"""The state of a device on disk: enough to return to a verified global state after a crash at any moment.
 
-Of the state folder, `device.state` says what the engine was built with and after which round the ledger starts,
-`snapshot.bin` holds what the device started from if that was not the base, `ledger.zo` the rounds since, `answer.bin`
-the last answer. Whatever does not fit together is noticed at the next start, which then is from the base model.
+In the state folder, `device.state` has the engine's settings and the round after which the ledger starts,
+`snapshot.bin` the state that the device started from if that was not the base, `ledger.zo` the rounds since, and
+`answer.bin` the last answer. Files that do not fit together are found at the next start, which then is from the base.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SavedState:
     """`device.state`: run settings of the engine, base model, and where the ledger starts.
 
     Attributes:
-        after: the ledger's first round is the one after; the snapshot's round, or 0.
+        after: the round before the ledger's first; the snapshot's round, or 0.
         last_round: the round whose state checksum is `checksum`.
     """
 
@@ -60,7 +60,7 @@ class Journal:
         unsaved: why the present state is not on disk, empty if it is.
 
     Raises:
-        ConfigError: another worker uses the folder, or it cannot be made.
+        ConfigError: another worker uses the folder, or it cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,11 +83,11 @@ class Journal:
             raise ConfigError(f"another worker uses state folder {folder}: stop it, or name another folder") from None
 
     def close(self) -> None:
-        """Let another worker have the folder."""
+        """Release the folder for another worker."""
         self._lock.close()
 
     def saved(self) -> SavedState | None:
-        """`device.state`; None, with a word unless there is none, where it cannot be used."""
+        """Return `device.state`; None if it is missing, or, with a warning, if it cannot be used."""
         try:
             return read_json(SavedState, unseal((self.folder / "device.state").read_bytes(), _STATE, _VERSION))
         except FileNotFoundError:
@@ -97,7 +97,7 @@ class Journal:
             return None
 
     def recover(self, engine: Engine, saved: SavedState) -> None:
-        """From the base to the newest saved state that can be verified; a word and the base where there is none."""
+        """Move from the base to the newest saved state that can be verified; if there is none, warn and stay there."""
         try:
             self._recover(engine, saved)
         except (OSError, ZOError) as error:
@@ -144,7 +144,7 @@ class Journal:
         self._start_on_disk = start, checksum
 
     def save(self, engine: Engine) -> None:
-        """Bring the folder to the engine's state, which must be a global one; a word where that fails."""
+        """Save the engine's state, which must be a global one; warn if that fails."""
         try:
             self._save(engine)
         except (OSError, ZOError) as error:
@@ -169,10 +169,10 @@ class Journal:
             self._write_state(engine, engine.have_round, engine.state.checksum())
 
     def _begin(self, engine: Engine) -> None:
-        """Start files of another history, in an order that leaves no two that could be taken for one another.
+        """Start the files of another history, in an order in which no crash can mix two histories.
 
-        Without its ledger, what is left is a whole snapshot or the base. A new snapshot beside the old `device.state`
-        is noticed by its round or by its checksum.
+        Without its ledger, a whole snapshot or the base remains. A new snapshot beside the old `device.state` is found
+        by its round or its checksum.
         """
         self._file = None
         self._remove(self._ledger_path)
@@ -202,7 +202,7 @@ class Journal:
         sync_directory(self.folder)
 
     def _reopened(self) -> LedgerFile | None:
-        """What a failed write left; None makes the next save write all files anew."""
+        """Reopen the ledger after a failed write; None makes the next save write all files again."""
         if self._file is None:
             return None
         try:
@@ -213,14 +213,14 @@ class Journal:
             return None
 
     def save_answer(self, digest: bytes, answer: bytes) -> None:
-        """Keep the last answer; a word where that fails."""
+        """Save the last answer; warn if that fails."""
         try:
             write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer))
         except OSError as error:
             logger.warning(f"the last answer is not saved: {error}")
 
     def answer(self) -> tuple[bytes, bytes] | None:
-        """The last answer's request digest and its bytes; None, with a word unless there is none."""
+        """Return the last answer's request digest and its bytes; None, with a warning unless there is none."""
         try:
             body = unseal((self.folder / "answer.bin").read_bytes(), _ANSWER, _VERSION)
         except FileNotFoundError:
@@ -232,7 +232,7 @@ class Journal:
 
 
 def _identity(engine: Engine) -> tuple[object, ...]:
-    """What must not change within the files."""
+    """Return what must not change within the files."""
     settings = json.dumps(engine.config.to_mapping(), sort_keys=True)
     return settings, engine.fingerprint, engine.start_round, engine.start_checksum
 
@@ -246,7 +246,7 @@ def _fixed(header: LedgerHeader) -> tuple[object, ...]:
 
 
 def _verifiable(records: Sequence[Record], saved: SavedState) -> tuple[int, int]:
-    """How many of the records lead to a state whose checksum is known, and that checksum."""
+    """Return how many of the records lead to a state of known checksum, and that checksum."""
     for count in range(len(records), 0, -1):
         record = records[count - 1]
         checksum = record.checksum or (saved.checksum if record.server_round == saved.last_round else 0)
@@ -256,7 +256,7 @@ def _verifiable(records: Sequence[Record], saved: SavedState) -> tuple[int, int]
 
 
 def _common(ours: Sequence[Record], theirs: Sequence[Record]) -> int:
-    """How many records both start with."""
+    """Return the number of records that both start with."""
     count = 0
     for a, b in zip(ours, theirs, strict=False):
         if a is not b and a != b:

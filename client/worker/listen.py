@@ -1,4 +1,4 @@
-"""Where the worker listens: a Unix socket that its owner alone can open, or a loopback port with a token."""
+"""The worker's address: a Unix socket that its owner alone can open, or a loopback port with a token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_PATH_BYTES = 107  # of a Unix socket
 
 
 def socket_path(address: str) -> Path | None:
-    """The path of `unix:/path`; None for other addresses."""
+    """Return the path of `unix:/path`; None for other addresses."""
     if not address.startswith("unix:"):
         return None
     path = Path("/" + address.removeprefix("unix:").lstrip("/"))
@@ -38,10 +38,10 @@ def socket_path(address: str) -> Path | None:
 
 
 def expect_local(address: str, token: str) -> None:
-    """Refuse to listen where others than this machine's owner could ask.
+    """Refuse to listen on an address that others than this machine's owner could reach.
 
     Raises:
-        ConfigError: neither a Unix socket nor loopback with a token.
+        ConfigError: the address is neither a Unix socket nor loopback with a token.
     """
     if socket_path(address) is not None:
         return
@@ -56,10 +56,10 @@ def expect_local(address: str, token: str) -> None:
 
 
 def bind(server: grpc.Server, address: str, token: str) -> str:
-    """Add the address to a server that is not started yet; the address it really has (a port 0 is chosen).
+    """Add an address to a server before its start; return the actual one (for port 0 the system chooses).
 
     Raises:
-        ConfigError: see `expect_local`; or someone is there already.
+        ConfigError: see `expect_local`; or the address is in use.
     """
     expect_local(address, token)
     path = socket_path(address)
@@ -94,7 +94,7 @@ def _bind_socket(server: grpc.Server, path: Path) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what a killed worker left."""
+    """Remove the socket of a killed worker."""
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
@@ -114,14 +114,14 @@ def _remove_stale(path: Path) -> None:
 
 
 class TokenCheck(grpc.ServerInterceptor):  # type: ignore[misc]
-    """Lets only requests in that carry the token."""
+    """Interceptor that refuses requests without the token."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
         self._refuse = grpc.unary_unary_rpc_method_handler(_refuse)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """The method, or a refusal."""
+        """Return the method, or a refusal."""
         found = [value for key, value in details.invocation_metadata if key == "authorization"]
         given = found[0].encode() if len(found) == 1 and isinstance(found[0], str) else b""
         return continuation(details) if hmac.compare_digest(given, self._expected) else self._refuse
@@ -132,7 +132,7 @@ def _refuse(_: object, context: grpc.ServicerContext) -> None:
 
 
 def notify(word: str) -> None:
-    """Tell systemd, where it asked to be told: `READY=1`, `STOPPING=1`."""
+    """Send `READY=1` or `STOPPING=1` to systemd, if it asked for notifications."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

@@ -30,14 +30,14 @@ _LOOK_SECONDS = 0.5
 
 
 class WorkerService(WorkerServicer):
-    """Requests to work on the desk, and how it goes back to the callers."""
+    """The service: it turns requests into work on the desk, and returns progress and answers to the callers."""
 
     def __init__(self, host: Host, desk: Desk) -> None:
         self._host, self._desk = host, desk
         self._counts: Counter[str] = Counter()
 
     def Info(self, request: InfoRequest, context: Any) -> InfoReply:  # noqa: N802
-        """What the worker holds and does, and how the device introduces itself."""
+        """Return the worker's status and the device's introduction."""
         hello = b""
         if request.HasField("hello"):
             try:
@@ -47,16 +47,16 @@ class WorkerService(WorkerServicer):
         return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
 
     def Sync(self, request: Request, context: Any) -> Event:  # noqa: N802
-        """Catch up; the reply alone."""
+        """Catch up; return the reply alone."""
         events = list(self._answer("sync", request, context))
-        return events[-1] if events else Event()  # none: the caller has gone
+        return events[-1] if events else Event()  # none: the caller has disconnected
 
     def Train(self, request: Request, context: Any) -> Iterator[Event]:  # noqa: N802
-        """Progress and the reply of a training."""
+        """Yield the progress and the reply of a training."""
         yield from self._answer("train", request, context)
 
     def Evaluate(self, request: Request, context: Any) -> Iterator[Event]:  # noqa: N802
-        """Progress and the reply of an evaluation."""
+        """Yield the progress and the reply of an evaluation."""
         yield from self._answer("evaluate", request, context)
 
     def Cancel(self, request: CancelRequest, context: Any) -> CancelReply:  # noqa: N802
@@ -65,7 +65,7 @@ class WorkerService(WorkerServicer):
         return CancelReply(cancelled=bool(word), word=word)
 
     def status(self, *, look: bool = True) -> dict[str, Any]:
-        """The host's status (`look`: see there), the work in progress, and what happened so far."""
+        """Return the host's status (`look`: see there), the work in progress, and counts of past answers."""
         job = self._desk.job
         return self._host.status(look=look) | {
             "job": asdict(job.progress()) | {"callers": job.callers} if job else None,
@@ -95,7 +95,7 @@ class WorkerService(WorkerServicer):
         yield from self._follow(job, context)
 
     def _follow(self, job: Job, context: Any) -> Iterator[Event]:
-        """Progress until the job ends or the caller goes, then how it ended."""
+        """Yield progress until the job ends or the caller disconnects, then the result."""
         seen = 0
         while not job.done and context.is_active():
             found = job.wait(seen, _LOOK_SECONDS)
@@ -116,7 +116,7 @@ class WorkerService(WorkerServicer):
 
 
 def start_server(host: Host, desk: Desk, address: str, token: str) -> tuple[grpc.Server, WorkerService, str]:
-    """A running server on a Unix socket or a loopback port, and the address it has.
+    """Start a server on a Unix socket or a loopback port; return it with its service and address.
 
     Raises:
         ConfigError: see `client.worker.listen.bind`.
@@ -145,7 +145,7 @@ def _abort(context: Any, code: grpc.StatusCode, word: str) -> NoReturn:
 
 
 def _resident_bytes() -> int:
-    """Memory of this process, 0 where the system does not tell."""
+    """Return the memory of this process, 0 if the system does not report it."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))

@@ -1,4 +1,4 @@
-"""A worker's status for people: a table, and progress that is followed."""
+"""A worker's status for people: a table, and a progress bar."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def show(status: dict[str, Any], console: Console | None = None) -> None:
 
 
 def rows(status: dict[str, Any]) -> list[tuple[str, str]]:
-    """Label and text of everything there is to say."""
+    """Return label and text of each row."""
     start = f", from a snapshot of round {status['start_round']}" if status["start_round"] else ""
     last, counts = status["last"], status["counts"]
     found = [
@@ -39,7 +39,7 @@ def rows(status: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def job_text(job: dict[str, Any] | None) -> str:
-    """The work in progress in one line."""
+    """Return the work in progress in one line."""
     if job is None:
         return "idle"
     step = f", step {job['step']} of {job['steps']}" if job["steps"] else ""
@@ -50,7 +50,7 @@ def job_text(job: dict[str, Any] | None) -> str:
 
 
 class Follower:
-    """A bar for the work in progress, looked at twice a second until Ctrl-C."""
+    """A progress bar of the work in progress, updated twice a second until Ctrl-C."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(), console=console or Console())
@@ -64,7 +64,7 @@ class Follower:
         self._bar.stop()
 
     def run(self, look: Callable[[], dict[str, Any]], looks: int | None = None) -> None:
-        """Look and draw; `looks` ends it after so many."""
+        """Read the status and draw the bar, `looks` times or without end."""
         done = 0
         while looks is None or done < looks:
             job = look()["job"]

@@ -1,4 +1,4 @@
-"""Numbers of several devices and rounds on the curvature of the loss, as one."""
+"""Pooling of the measured curvature of the loss over devices and rounds."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from zo_common.secure_sum.terms import MOST_DEVICES
 
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 20
 DIRECTIONS = 320
-"""Measured along by all devices, that averages are taken over: five rounds of eight devices along eight each."""
-_LONG = 4  # times as many rounds for what changes slowly
+"""Directions of all devices over which averages are taken: five rounds of eight devices along eight each."""
+_LONG = 4  # times as many rounds for numbers that change slowly
 FEWEST_TRUSTED = 2
 MOST_INFLUENCE = 2.0
 _SHARES = ("along_signal", "along_noise", "noise_share")
 _MOST_WEIGHT = 10.0  # of a device's mean square, over the median's
-_MOST_APART = 100.0  # devices' curvatures of one direction, and the median's
-_LEAST_POWER, _HALVINGS = -512.0, 24  # of two: how little of a device's own numbers may be left
-_MOST = 1e200  # of a number, far beyond what float32 scalars can give
+_MOST_APART = 100.0  # ratio of devices' curvatures of one direction to the median
+_LEAST_POWER, _HALVINGS = -512.0, 24  # of two: the minimum share of a device's own numbers
+_MOST = 1e200  # of a number, far beyond the result of float32 scalars
 _Real = Annotated[float, Field(gt=-_MOST, lt=_MOST)]
 _Above0 = Annotated[float, Field(gt=0, lt=_MOST)]
 
@@ -40,9 +40,9 @@ class Pooled:
 
     Attributes:
         per_direction, along_signal, along_noise, noise_share: as in `RelativeCurvature`.
-        along_error: standard error of `along_signal`; of one device in one round nothing is known of it, and it counts
-            as large as the number itself.
-        square: m of a device alone, by which its rounds are weighted; 0 of several, whose rounds count the same.
+        along_error: standard error of `along_signal`; unknown for one device in one round, where it is set to the
+            number itself.
+        square: m of a single device, by which its rounds are weighted; 0 for several, whose rounds have equal weights.
     """
 
     per_direction: float
@@ -54,7 +54,7 @@ class Pooled:
 
     @property
     def cautious(self) -> RelativeCurvature:
-        """With curvature along the gradient one standard error larger: too short a step costs less than too long."""
+        """The same with one standard error more curvature along the gradient: short steps cost less than long ones."""
         along = self.along_signal + self.along_error
         return RelativeCurvature(self.per_direction, along, self.along_noise, self.noise_share)
 
@@ -67,7 +67,7 @@ class StepRow:
         learning_rate: the one used, float32.
         per_direction, along_signal, along_noise, noise_share, along_error, square: the round's `Pooled`.
         devices: valid replies.
-        room: the rate with which the round's mean update would be as large as the lattice allows.
+        room: the rate at which the round's mean update would be as large as the lattice allows.
     """
 
     __pydantic_config__ = STRICT
@@ -84,17 +84,17 @@ class StepRow:
 
     @property
     def pooled(self) -> Pooled:
-        """The round's numbers."""
+        """The round's pooled numbers."""
         return Pooled(*(getattr(self, each.name) for each in fields(Pooled)))
 
 
 def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
-    """Means over devices, of which there is at least one; what is relative to m is weighted by it.
+    """Return means over at least one device; numbers relative to m are weighted by it.
 
-    The mean of quotients would be biased: m, of a device's few scalars, is half or twice its expectation. A device
-    alone has no others to be weighted against: its rounds are (`averaged`), with their shares of noise as they are.
-    Those of several devices are held to `MOST_NOISE_SHARE` each and their rounds count the same, which was measured to
-    be as good or better with 64 directions a round; with a device's eight, the shares' mean would be far too small, and
+    The mean of quotients would be biased: m of a device's few scalars is half or twice its expectation. For a single
+    device its rounds are weighted instead (`averaged`), with their shares of noise unchanged. With several devices,
+    shares are limited to `MOST_NOISE_SHARE` each and rounds have equal weights, which was measured to be as good or
+    better with 64 directions a round; with eight of one device, the mean of limited shares would be far too small, and
     training stalls.
     """
     total = math.fsum(each.square for each in found)
@@ -114,27 +114,28 @@ def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
 
 
 def history(directions: int) -> int:
-    """Over how many rounds numbers are averaged, where all devices together measure along so many directions a round.
+    """Return the number of rounds to average over, for `directions` of all devices per round.
 
-    The fewer directions, the less certain is what a round says; and on a quadratic, a step of twice the best size gains
+    With fewer directions a round's numbers are less certain; and on a quadratic, a step of twice the best size gains
     nothing.
     """
     return min(max(-(-DIRECTIONS // directions), FEWEST_ROUNDS), MOST_ROUNDS)
 
 
 def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
-    """The numbers of a round from those of all rounds so far, the last one being this.
+    """Return the numbers of a round from those of all rounds so far, of which it is the last.
 
     Args:
-        most: rounds that count, of `history`.
+        most: number of rounds to average over, from `history`.
 
-    Where all rounds are of one device, what is relative to m is weighted by it, as devices are in `pooled`.
+    If all rounds are of one device, numbers relative to m are weighted by it, as devices are in `pooled`.
 
-    Curvature along the gradient is the least certain number of a round, and all noise where the gradient is small; but
-    what share it is of the curvature of one direction, times the signal, changes slowly. That share is taken from the
-    last 4 × `most` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are
-    means over the last `most` rounds. The error is that of the rounds' own errors, or by how much they differ from
-    the quotient if that is less: where there is one device, its rounds are all that tells the error.
+    Curvature along the gradient is the least certain number of a round, and only noise where the gradient is small; but
+    its ratio to the curvature of one direction times the signal changes slowly. That ratio is computed from the last
+    4 × `most` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are means
+    over the last `most` rounds. The error is that of the rounds' own errors, or their spread around the quotient if
+    that is
+    less: with one device, only the spread of its rounds shows the error.
     """
     long = rounds[-_LONG * most :]
     alone = all(each.square for each in long)
@@ -161,10 +162,10 @@ def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
 def trusted(
     found: Sequence[RelativeCurvature], rate_of: Callable[[Sequence[RelativeCurvature]], float]
 ) -> tuple[list[RelativeCurvature], int]:
-    """The devices' numbers, and how many of them are not what was sent: none moves the step beyond a factor of two.
+    """Limit each device's influence on the step to a factor of two; return the numbers, and how many were changed.
 
-    The numbers of a device that does, whatever they are, are brought towards the mean of the others' until it moves the
-    step by that factor; the device that moves it most comes first. Of two devices nobody can tell which one lies.
+    The numbers of a device with more influence are moved towards the mean of the others' until it changes the step by
+    that factor, beginning with the most influential. Of two devices it is unknown which one lies.
     """
     kept, changed = list(found), set[int]()
     if len(kept) > FEWEST_TRUSTED:
@@ -183,7 +184,7 @@ def trusted(
 
 
 def _outermost(found: Sequence[RelativeCurvature]) -> set[int]:
-    """Who is farthest out in any number: of means, nobody else can be the one that moves them most."""
+    """Return the devices with extreme values in any number: only these can have the most influence on means."""
     columns = [
         [each.per_direction for each in found],
         [each.square for each in found],
@@ -194,7 +195,7 @@ def _outermost(found: Sequence[RelativeCurvature]) -> set[int]:
 
 
 def _possible(found: RelativeCurvature, usual: float, square: float) -> RelativeCurvature:
-    """Numbers that a matrix of about that trace could have: along any direction it is curved by no more than that."""
+    """Limit numbers to those of a matrix of about that trace, whose curvature along any direction is at most it."""
     t = min(max(found.per_direction, usual / _MOST_APART), usual * _MOST_APART)
     signal, noise = (min(max(number, -t), t) for number in (found.along_signal, found.along_noise))
     return RelativeCurvature(t, signal, noise, found.noise_share, min(found.square, _MOST_WEIGHT * square))
@@ -206,7 +207,7 @@ def _brought_near(
     rate_of: Callable[[Sequence[RelativeCurvature]], float],
     without: float,
 ) -> RelativeCurvature:
-    """Numbers of a device as near to its own as a factor of `MOST_INFLUENCE` from the rate without it allows."""
+    """Return numbers nearest to a device's own with which the rate is within `MOST_INFLUENCE` of that without it."""
     rest = [*found[:at], *found[at + 1 :]]
     mean, own = pooled(rest), found[at]
     square = fmean(each.square for each in rest)
@@ -227,9 +228,9 @@ def _brought_near(
 def without_extremes(
     found: Sequence[RelativeCurvature], count: int, rate_of: Callable[[Sequence[RelativeCurvature]], float]
 ) -> list[RelativeCurvature]:
-    """The devices but for the `count` that alone call for the shortest and the longest steps, each counting the same.
+    """Return all devices but the `count` whose own numbers give the shortest and the longest steps, equally weighted.
 
-    For robust rules, which reckon with `count` devices that may have agreed on what they send.
+    For robust rules, which assume `count` devices that may collude.
     """
     ordered = sorted(found, key=lambda each: rate_of([each]))
     middle = ordered[count : len(ordered) - count] or ordered[len(ordered) // 2 :][:1]
@@ -237,15 +238,15 @@ def without_extremes(
 
 
 def encode_rows(rows: Sequence[StepRow]) -> bytes:
-    """JSON lines."""
+    """Encode rows as JSON lines."""
     return "".join(json.dumps(asdict(row)) + "\n" for row in rows).encode()
 
 
 def rows_of(path: Path, last_round: int) -> list[StepRow]:
-    """The lines of rounds that are in the ledger: a crash may have come between a line and its round's record.
+    """Read the rows of rounds that are in the ledger: a crash may lie between a row and its round's record.
 
     Raises:
-        ConfigError: a line is none of a measured step.
+        ConfigError: a line is not a measured step.
     """
     try:
         rows = [read_values(StepRow, row) for row in read_rows(path)]

@@ -1,4 +1,4 @@
-"""The size of a round's step: a number with its schedule, or measured by the devices that take it.
+"""The step size of a round: a number with its schedule, or measured by the devices.
 
 For Q directions in a round, projected gradients ĝ_j with mean square m, of which v is noise of utterances, curvature t
 of one direction and R = gᵀFg along the gradient (`estimator.curvature`), the step w ← w − α Σ_j ĝ_j z_j lowers a
@@ -61,20 +61,20 @@ class Measured(Protocol):
 
 
 class StepSize(Protocol):
-    """How large a run's steps are."""
+    """The step sizes of a run."""
 
     def take_up(self, ledger: Ledger) -> None:
-        """Go on after the last round of a run's ledger; there is none in that of a new run."""
+        """Continue after the last round of a run's ledger; the ledger of a new run is empty."""
 
     def planned(self, trained: int) -> float:
-        """The learning rate of a device's own local steps, float32, as its plan carries it.
+        """Return the learning rate of a device's own local steps, float32, for its plan.
 
         Args:
-            trained: rounds of training up to this one; a ledger may have rounds of another kind besides.
+            trained: rounds of training up to this one; a ledger may also have rounds of other kinds.
         """
 
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
-        """The learning rate of the round, float32, once its replies are in; 0 where there are none."""
+        """Return the learning rate of the round, float32, after its replies; 0 without replies."""
 
 
 class FixedStep:
@@ -84,14 +84,14 @@ class FixedStep:
         self._config = config
 
     def take_up(self, ledger: Ledger) -> None:
-        """As `StepSize.take_up`: there is nothing to know."""
+        """As `StepSize.take_up`: there is no state to restore."""
 
     def planned(self, trained: int) -> float:
-        """As `StepSize.planned`; for a vote's steps, which are of signs, a device's own would be far too large."""
+        """As `StepSize.planned`; 0 for a vote: its rate is for signs, far too large for a device's own scalars."""
         return 0.0 if self._config.aggregation == "sign-vote" else self._rate(trained)
 
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
-        """As `StepSize.used`, whatever the replies."""
+        """As `StepSize.used`, independent of the replies."""
         return self._rate(trained)
 
     def _rate(self, trained: int) -> float:
@@ -99,16 +99,17 @@ class FixedStep:
 
 
 class MeasuredStep:
-    """The step that the measured curvature calls for, held within a factor of two of the rounds before.
+    """The optimal step for the measured curvature, limited to a factor of two of the rounds before.
 
-    1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device's move the step beyond a factor of
-       two.
-    2. They are averaged with those of the last rounds, of more rounds where devices are few (`history`): a round's few
-       scalars tell the signal's share, and curvature along the gradient, within a factor of two or three only.
-    3. The rate is held between half and twice the median of the same last rounds', and to what the lattice has
-       room for, as it may be where the loss hardly depends on the trained tensors.
-    4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a run that is killed and
-       resumed goes on with the same rates. Lines of rounds that the ledger lacks are dropped.
+    1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device changes the step by more than a
+       factor of two.
+    2. They are averaged with those of the last rounds, more rounds if devices are few (`history`): a round's few
+    scalars
+       determine the signal's share, and curvature along the gradient, only within a factor of two or three.
+    3. The rate is limited to half and twice the median of the same last rounds', and to the range of the lattice, which
+       matters where the loss hardly depends on the trained tensors.
+    4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a killed and resumed run
+       continues with the same rates. Lines of rounds that the ledger lacks are dropped.
 
     Local steps beyond the first start from a device's own, whose rate goes with the plan and so follows from the rounds
     before: the one for a round of one local step. The server takes the same, so that its update is the mean of the
@@ -122,7 +123,7 @@ class MeasuredStep:
         self._units = 0.0
 
     def take_up(self, ledger: Ledger) -> None:
-        """As `StepSize.take_up`; a `steps.jsonl` of another run is written over.
+        """As `StepSize.take_up`; a `steps.jsonl` of another run is overwritten.
 
         Raises:
             ConfigError: the lines of the run cannot be used.
@@ -154,13 +155,13 @@ class MeasuredStep:
             found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
         kept, held = trusted(found, rate_of)
         if held:
-            logger.debug(  # honest devices' are spread so far, too, where batches are small
+            logger.debug(  # honest devices vary as much with small batches
                 f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
                 "two, and is held to that"
             )
         now = pooled(kept)
         room = min(self._room(replies), _RATES[1])
-        rate = self.planned(trained)  # where devices have used one, the server does
+        rate = self.planned(trained)  # the server uses the devices' rate, if they had one
         if not rate:
             best = self._rate(self._averaged([now], devices), devices, steps)
             rate = _float32(self._held(server_round, best, devices, room))
@@ -168,7 +169,7 @@ class MeasuredStep:
         return rate
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
-        """What the step is measured by."""
+        """Return the measurements that determine the step."""
         return replies.curvatures()
 
     def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
@@ -178,7 +179,7 @@ class MeasuredStep:
         return history(devices * self._config.num_queries * self._config.local_steps)
 
     def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
-        """The learning rate of a round of so many devices and local steps with these numbers."""
+        """Return the learning rate of a round with these numbers, devices and local steps."""
         config = self._config
         shared, one_out = config.directions == "shared", config.estimator == "leave-one-out"
         apart = config.num_queries * (1 if shared else devices)
@@ -192,7 +193,7 @@ class MeasuredStep:
         return coefficient * apart
 
     def _near(self, rate: float, devices: int) -> float:
-        """Within a factor of `MOST_CHANGE` of the last rounds' rates."""
+        """Limit a rate to a factor of `MOST_CHANGE` of the last rounds' median."""
         recent = [row.learning_rate for row in self._rows[-self._history(devices) :]]
         return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
@@ -205,7 +206,7 @@ class MeasuredStep:
         return held
 
     def _room(self, replies: Measured) -> float:
-        """The rate with which weights move by `MAX_STEP_UNITS`, going by the device whose scalars are of median size.
+        """Return the rate with which weights move by `MAX_STEP_UNITS`, for scalars of the median device's size.
 
         Of N devices, each of weight 1/N, the squares of K·q coefficients rate · g / (N q) add up; with shared
         directions those of the mean, which are no larger than one device's.
@@ -228,7 +229,7 @@ class MeasuredStep:
 def best_coefficient(
     found: RelativeCurvature, *, directions: int, devices: int, shared: bool = False, left_out: int = 0
 ) -> float:
-    """α of this module, from the numbers of one device.
+    """Return α of this module, from the numbers of one device.
 
     Args:
         directions: Q, distinct directions of the round.

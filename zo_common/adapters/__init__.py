@@ -1,1 +1,1 @@
-"""Adapters: ledgers that one resident model takes on and off, found on disk or on the Hugging Face hub."""
+"""Adapters: ledgers that one resident model applies and undoes, from disk or from the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""A resident model that takes ledgers on and off in place, to the bit, without a copy of its weights."""
+"""A resident model that applies and undoes ledgers in place, to the bit, without a copy of its weights."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _Stamp = tuple[int, int]  # size and time of change of a file
 class AdaptedModel:
     """One model in memory, whose weights are those of its base or of any ledger made on it.
 
-    1. `switch` undoes the ledger that is on and replays the other one, both exactly: what comes out does not depend on
-       what was on before.
-    2. The first replay of a ledger adds its directions up. Where `memory` allows, their sum is kept, as whole grid
-       units of the trained tensors alone, so that later switches cost two passes over these tensors, however many
-       rounds there were. A ledger whose sum is not kept is undone by its negated rounds.
+    1. `switch` undoes the active ledger and replays another one, both exactly: the result does not depend on the ledger
+       before.
+    2. The first replay of a ledger adds its directions up. If `memory` allows, their sum is kept, as integer grid units
+       of the trained tensors alone, so that later switches cost two passes over these tensors, for any number of
+       rounds. A ledger without a stored sum is undone by its negated rounds.
     3. Without a ledger the weights are the bits that were loaded.
 
     It serves one thread at a time: a forward pass during a switch sees weights between two ledgers.
 
     Args:
-        loaded: at its base weights, float32, where it is to compute; move it nowhere afterwards.
-        memory: bytes that sums of ledgers may take in all; those not used for longest go first.
-        threads: of the CPU; None for torch's choice. They change no bit.
+        loaded: model at its base weights, float32, on the device where it computes; do not move it afterwards.
+        memory: maximum bytes of all stored sums; the least recently used are dropped first.
+        threads: number of CPU threads; None for torch's choice. It changes no bit.
 
     Attributes:
         model, processor: as `load_model` gives them.
@@ -63,29 +63,29 @@ class AdaptedModel:
 
     @property
     def ledger(self) -> Ledger | None:
-        """The ledger that is on; None at the base."""
+        """The active ledger; None at the base."""
         return self._on.ledger if self._on else None
 
     @property
     def checksum(self) -> int | None:
-        """State checksum of the ledger that is on, a u64; None at the base, which its fingerprint identifies."""
+        """State checksum of the active ledger, a u64; None at the base, which its fingerprint identifies."""
         return self._on.checksum if self._on else None
 
     @property
     def remembered(self) -> int:
-        """Bytes that sums of ledgers take at present."""
+        """Bytes of the stored sums at present."""
         return sum(d.difference.bytes for d in self._recent if d.difference is not None)
 
     def switch(self, ledger: LedgerSource | None, on_progress: Progress | None = None) -> int | None:
-        """Take off the ledger that is on, and put on another one; None goes back to the base.
+        """Undo the active ledger and apply another one; None returns to the base.
 
         Args:
             ledger: as in `load_adapted`. A file that has grown since is read again; of a hub id
                 the first download counts.
-            on_progress: called with (directions done, directions in all) where rounds are replayed.
+            on_progress: called with (directions done, total) while rounds are replayed.
 
         Returns:
-            The state checksum, which is the ledger's where it records one; None at the base.
+            The state checksum, equal to the ledger's if it records one; None at the base.
 
         Raises:
             LedgerError, ProtocolMismatch: there is no such ledger, or it cannot be read.
@@ -106,7 +106,7 @@ class AdaptedModel:
 
     @contextmanager
     def _moving(self) -> Iterator[None]:
-        """Whatever ends it between two ledgers, such as Ctrl-C, is told to whoever comes next."""
+        """Guard a switch: if one ends between two ledgers, as by Ctrl-C, the next one raises."""
         if not self._whole:
             raise ChecksumMismatch(
                 "a switch was interrupted, and the weights are between two ledgers, expected one: load the model again"
@@ -133,7 +133,7 @@ class AdaptedModel:
             self._remember(wanted)
 
     def _enter(self, header: LedgerHeader | None) -> None:
-        """Onto the lattice of a ledger, or to the base's bits."""
+        """Move to the lattice of a ledger, or to the base's bits."""
         if self._inside is not None:
             if header is not None and header.tensors == self._inside.tensors:
                 return
@@ -149,7 +149,7 @@ class AdaptedModel:
         self._inside = lattice
 
     def _remember(self, used: Dialect) -> None:
-        """Drop the sums that were not used for longest, until the others fit."""
+        """Drop the least recently used sums until the others fit."""
         self._recent = [d for d in self._recent if d is not used and d.difference is not None]
         if used.difference is not None:
             self._recent.append(used)
@@ -157,7 +157,7 @@ class AdaptedModel:
             self._recent.pop(0).difference = None
 
     def _dialect(self, source: LedgerSource) -> Dialect:
-        """The ledger of a source, read at its first use and whenever its file has changed."""
+        """Return the ledger of a source, read at its first use and whenever its file has changed."""
         if isinstance(source, Ledger):
             found = next((d for d in self._objects if d.ledger is source), None)
             if found is None:
@@ -179,7 +179,7 @@ class AdaptedModel:
 
 
 def _language(ledger: LedgerSource | None) -> str:
-    """The language of a ledger's run, which a model with an adapter for each needs."""
+    """Return the language of a ledger's run, for models with an adapter per language."""
     if ledger is None:
         return ""
     header = ledger.header if isinstance(ledger, Ledger) else read_ledger_header(find_ledger(ledger))

@@ -1,4 +1,4 @@
-"""The trained tensors of some ledgers on one base, snapped when such a ledger is on and the base's own when not."""
+"""The trained tensors of some ledgers on one base, snapped while such a ledger is active."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zo_common.ledger.replay import state_on_base
 
 
 class BaseLattice:
-    """The lattice of a ledger's header, entered when it is made.
+    """The lattice of a ledger's header, entered at construction.
 
     Args:
-        model: at its base weights.
-        header: of a ledger made on this base, whose trained tensors and grids it takes.
+        model: model at its base weights.
+        header: of a ledger made on this base; its trained tensors and grids are used.
 
     Raises:
-        LedgerError, ChecksumMismatch, LatticeOverflow: the header does not fit the model, which is as before then.
+        LedgerError, ChecksumMismatch, LatticeOverflow: the header does not fit the model, which is unchanged then.
     """
 
     def __init__(self, model: nn.Module, header: LedgerHeader, threads: int | None = None) -> None:
@@ -40,12 +40,12 @@ class BaseLattice:
         self.base_checksum = self.state.checksum()
 
     def enter(self) -> None:
-        """From the base's bits onto the lattice."""
+        """Move from the base's bits to the lattice."""
         self.remainder.take_away()
         self.state.forget_bound()
 
     def leave(self) -> None:
-        """From the lattice, with no ledger on, to the base's bits.
+        """Move from the lattice, without an active ledger, to the base's bits.
 
         Raises:
             ChecksumMismatch: something else has moved the weights.

@@ -38,12 +38,12 @@ def adapter_card(
     *,
     privacy: str,
 ) -> str:
-    """Markdown with the hub's metadata.
+    """Return the card as Markdown with the hub's metadata.
 
     Args:
-        result: as it is published.
-        data: what the adapter was trained on: a data set's hub id, or words; "" where nobody says.
-        privacy: the guarantee in words; "" for none.
+        result: the published result.
+        data: the training data: a data set's hub id, or a text; "" if unknown.
+        privacy: the guarantee as text; "" for none.
     """
     from huggingface_hub import ModelCardData
 

@@ -1,4 +1,4 @@
-"""The names of a published adapter's files, and the description that a program reads first."""
+"""The file names of a published adapter, and its machine-readable description."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FILES = (CONFIG_NAME, LEDGER_NAME, RESULT_NAME, CARD_NAME)
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The description that a program reads first, in the manner of PEFT's `adapter_config.json`.
+    """The machine-readable description, similar to PEFT's `adapter_config.json`.
 
     Attributes:
         base_model_name_or_path: hub id of the base.
-        revision: commit of the base on the hub; None where it is not known.
-        base_fingerprint: of the base, 64 hex digits, which the ledger holds too.
-        checksum: state checksum of the adapted weights, 16 hex digits; "" where the ledger records none.
+        revision: commit of the base on the hub; None if unknown.
+        base_fingerprint: of the base, 64 hex digits, as in the ledger.
+        checksum: state checksum of the adapted weights, 16 hex digits; "" if the ledger records none.
         ledger: name of the ledger's file.
-        adapter_type: tells this from PEFT's.
+        adapter_type: distinguishes it from PEFT's.
     """
 
     base_model_name_or_path: str
@@ -40,7 +40,7 @@ class AdapterConfig:
 
 
 def describe(ledger: Ledger, revision: str) -> AdapterConfig:
-    """The description of a ledger that is published, whose base is on the hub; "" for an unknown commit."""
+    """Describe a ledger to publish, whose base is on the hub; `revision` is "" for an unknown commit."""
     header = ledger.header
     checksum = ledger.records[-1].checksum if ledger.records else header.base_checksum
     return AdapterConfig(

@@ -1,4 +1,4 @@
-"""One ledger as a resident model takes it on and off."""
+"""One ledger that a resident model applies and undoes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Progress = Callable[[int, int], None]
 
 
 class Dialect:
-    """A ledger, the checksum that it leads to, and, where memory allows, how far it moves the weights.
+    """A ledger, the checksum that it leads to, and, if memory allows, its change of the weights.
 
     Attributes:
-        checksum: of the adapted weights, a u64; of a ledger that records none, 0 before the first replay.
-        difference: what the first replay added up to; None before it, and where it would take too much memory.
+        checksum: of the adapted weights, a u64; if the ledger records none, 0 before the first replay.
+        difference: sum of the first replay; None before it, or if it would take too much memory.
     """
 
     def __init__(self, ledger: Ledger) -> None:
@@ -29,11 +29,11 @@ class Dialect:
         self.difference: Difference | None = None
 
     def apply(self, state: LatticeState, memory: int, on_progress: Progress | None = None) -> None:
-        """Take the base to the ledger's weights.
+        """Move from the base to the ledger's weights.
 
         Args:
-            memory: bytes that may be used to remember the way.
-            on_progress: called with (directions done, directions in all), where there is something to replay.
+            memory: maximum bytes of the stored difference.
+            on_progress: called with (directions done, total) during a replay.
 
         Raises:
             LatticeOverflow, ChecksumMismatch: the ledger leads outside the lattice or not to its checksum; the weights
@@ -57,7 +57,7 @@ class Dialect:
         self.checksum = reached
 
     def undo(self, state: LatticeState) -> None:
-        """Take the ledger's weights back to the base, to the bit."""
+        """Return from the ledger's weights to the base, to the bit."""
         if self.difference is not None:
             state.add(self.difference.pieces, -1)
         else:

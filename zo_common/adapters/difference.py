@@ -1,4 +1,4 @@
-"""How far a ledger moves the weights, in whole grid units: a replay of any length in two passes over memory."""
+"""The change of the weights by a ledger, in integer grid units: a replay of any length in two passes over memory."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import torch
 from zo_common.lattice.state import LatticeState
 
 _TYPES = (torch.int8, torch.int16, torch.int32)
-UNIT_BYTES = 4  # of a weight's units before it is known how small they are
+UNIT_BYTES = 4  # of a weight's units before their range is known
 
 
 def units_of(state: LatticeState) -> list[torch.Tensor]:
-    """All weights as whole grid units, int32, where the weights are; in the order and sizes of `state.pieces`."""
+    """Return all weights as integer grid units, int32, on their device; in the order and sizes of `state.pieces`."""
     return [(part * 2.0**-t.grid_exponent).to(torch.int32) for t, part in state.pieces()]
 
 
 class Difference:
-    """The grid units between two states of one lattice, each piece in the smallest integers that hold it.
+    """The grid units between two states of one lattice, each piece in the smallest integer type that fits.
 
     Args:
-        state: as it is now.
-        before: `units_of` it, taken earlier.
+        state: the present state.
+        before: its `units_of` at an earlier time.
     """
 
     def __init__(self, state: LatticeState, before: list[torch.Tensor]) -> None:
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of the pieces."""
         return sum(piece.nbytes for piece in self.pieces)
 
 

@@ -1,4 +1,4 @@
-"""Adapters on the Hugging Face hub: published, fetched, and found by their id."""
+"""Adapters on the Hugging Face hub: upload, download and lookup by id."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from zo_common.models.hub import hub_or_cache, is_hub_id
 
 
 def push(folder: Path, repository: str, *, private: bool = False, message: str = "Publish an adapter") -> str:
-    """Create a model repository, or go on with the present one, and upload a folder as one commit.
+    """Create a model repository, or use the present one, and upload a folder as one commit.
 
     Returns:
         The address of the commit.
 
     Raises:
-        NetworkError: the hub does not answer, does not know the token, or refuses.
+        NetworkError: the hub does not answer, or refuses the token or the request.
     """
     with _hub_errors(repository, "log in with 'hf auth login', and check the name"):
         api = _api()
@@ -30,10 +30,10 @@ def push(folder: Path, repository: str, *, private: bool = False, message: str =
 
 
 def pull(repository: str, folder: Path | None = None, revision: str | None = None) -> Path:
-    """Download an adapter's files, and nothing else of the repository.
+    """Download an adapter's files, without other files of the repository.
 
     Args:
-        folder: where to; None for the hub's cache.
+        folder: target; None for the hub's cache.
         revision: a branch, tag or commit; None for the newest.
 
     Raises:
@@ -50,13 +50,13 @@ def pull(repository: str, folder: Path | None = None, revision: str | None = Non
 
 
 def fetch_ledger(repository: str) -> Path:
-    """The ledger of an adapter's repository, in the hub's cache; raises as `pull`."""
+    """Return the path of an adapter's ledger, downloaded to the hub's cache; raises as `pull`."""
     with _hub_errors(repository, "check the path or the hub id", LedgerError), hub_or_cache(repository):
         return Path(_api().hf_hub_download(repository, LEDGER_NAME))
 
 
 def known_revision(model: str) -> str:
-    """The commit of a model in the hub's cache, whose base was loaded from there; "" where there is none."""
+    """Return the commit of a model in the hub's cache; "" if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model, "config.json") if is_hub_id(model) else None
@@ -71,7 +71,7 @@ def _api() -> Any:
 
 @contextmanager
 def _hub_errors(repository: str, remedy: str, kind: type[NetworkError | LedgerError] = NetworkError) -> Iterator[None]:
-    """What the hub's client raises, as one sentence; its bars are for larger files than ours."""
+    """Convert errors of the hub's client to one sentence, and hide its progress bars, as the files are small."""
     import httpx
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars

@@ -32,15 +32,15 @@ def push(
     repository: Repository,
     base: Annotated[str, typer.Option(help="Hub id of the base; default: the one the ledger names.")] = "",
     revision: Annotated[str, typer.Option(help="Commit of the base; default: the one in the hub's cache.")] = "",
-    data: Annotated[str, typer.Option(help="What it was trained on: a data set's hub id, or words for the card.")] = "",
-    license: Annotated[str, typer.Option(help="As the hub calls it, such as cc-by-4.0.")] = "",
+    data: Annotated[str, typer.Option(help="Training data: a data set's hub id, or a text for the card.")] = "",
+    license: Annotated[str, typer.Option(help="The hub's name of the license, such as cc-by-4.0.")] = "",
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     dry_run: Annotated[
         Path | None, typer.Option(help="Write the repository's files to this new folder, and publish nothing.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Publish a run's ledger with its description, result and model card; recordings and weights are no part of it."""
+    """Publish a run's ledger with its description, result and model card, without recordings and weights."""
     from zo_common.adapters.hub import known_revision
     from zo_common.adapters.hub import push as upload
     from zo_common.adapters.published import Publication, write_adapter
@@ -71,7 +71,7 @@ def pull(
     revision: Annotated[str, typer.Option(help="Branch, tag or commit; default: the newest.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch an adapter, check that its ledger is what its description says, and print where it is."""
+    """Fetch an adapter, check its ledger against its description, and print its path."""
     from zo_common.adapters.hub import pull as download
     from zo_common.adapters.published import check_adapter
 

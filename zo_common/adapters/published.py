@@ -1,4 +1,4 @@
-"""What a published adapter's repository holds: a description, the ledger, the run's result and a model card."""
+"""The files of a published adapter's repository: a description, the ledger, the run's result and a model card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent
 
 _EVALUATION = "evaluation.json"  # of a run in Python, which leaves no result.json
 _PATHS = {each.key for each in SETTINGS if each.about.path}
-# of a run's result; what else it holds names files, devices and people
+# of a run's result; its other fields name files, devices and people
 _PUBLIC = (
     "devices", "fingerprint", "trained_weights", "versions", "hardware", "before", "after", "verdict", "loss_unit",
     "checksum", "traffic", "ledger_bytes", "minutes",
@@ -30,13 +30,13 @@ _PUBLIC = (
 
 @dataclass(frozen=True)
 class Publication:
-    """What the publisher says of an adapter, which no file of its run tells.
+    """Information of the publisher on an adapter that is not in the files of its run.
 
     Attributes:
         base: hub id of the base; "" for the one that the ledger names.
-        revision: commit of the base; "" where it is not known.
-        data: what it was trained on, in words.
-        license: as the hub calls it.
+        revision: commit of the base; "" if unknown.
+        data: description of the training data.
+        license: the hub's name of the license.
     """
 
     base: str = ""
@@ -48,12 +48,12 @@ class Publication:
 def write_adapter(run: Path, folder: Path, repository: str, said: Publication) -> AdapterConfig:
     """Write a repository's files from a run's folder, or from a ledger alone, without names of files and people.
 
-    The ledger's rounds and checksums are the run's; where its header names the base by a folder, it names `said.base`
-    in its place.
+    The ledger's rounds and checksums are the run's; if its header names the base by a folder, that is replaced by
+    `said.base`.
 
     Raises:
-        ConfigError: the base has no hub id, or `folder` exists and holds something.
-        LedgerError: the run has no ledger, a damaged one, or one with privacy and no log of what was spent.
+        ConfigError: the base has no hub id, or `folder` exists and is not empty.
+        LedgerError: the run has no ledger, a damaged one, or one with privacy and no log of its spending.
         ExportFailed: the folder cannot be written.
     """
     source = find_ledger(run)
@@ -86,10 +86,10 @@ def write_adapter(run: Path, folder: Path, repository: str, said: Publication) -
 
 
 def check_adapter(folder: Path) -> AdapterConfig:
-    """The description of a downloaded adapter, whose ledger is what it says.
+    """Return the description of a downloaded adapter after checking its ledger against it.
 
     Raises:
-        LedgerError: a file is missing or cannot be read, or the two say different things.
+        LedgerError: a file is missing or cannot be read, or the two differ.
     """
     ledger = read_ledger(find_ledger(folder), tolerate_torn=False)
     try:
@@ -111,7 +111,7 @@ def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _public_result(run: Path) -> dict[str, Any]:
-    """A run's numbers; empty where there are none."""
+    """Return a run's numbers; empty if there are none."""
     found: dict[str, Any] = {}
     for name in (_EVALUATION, RESULT_NAME):
         if (run / name).is_file():
@@ -128,7 +128,7 @@ def _public_result(run: Path) -> dict[str, Any]:
 
 
 def _privacy(header: LedgerHeader, ledger: Path) -> str:
-    """The guarantee that a run kept, in words; "" where it promised none."""
+    """Return the guarantee of a run as text; "" if it had none."""
     level = header.settings.get("privacy", "none")
     if level == "none":
         return ""

@@ -1,4 +1,4 @@
-"""What snapping takes from a base model's weights, so that their own bits come back."""
+"""The bits that snapping changes in a base model's weights, to restore them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 
 from zo_common.lattice.grid import snap, snap_in_place
 
-_PIECE = 1 << 20  # elements looked at in one go
-_DENSE = 0.5  # share of changed weights from which all of a tensor cost less than those with their places
+_PIECE = 1 << 20  # elements compared at once
+_DENSE = 0.5  # share of changed weights above which a whole tensor is smaller than these with their indices
 
 
 class _Changed(NamedTuple):
-    """Weights of one tensor that snapping changes; without places these are all of it."""
+    """Weights of one tensor that snapping changes; without places, all weights of the tensor."""
 
     weight: torch.Tensor
     exponent: int
@@ -24,10 +24,10 @@ class _Changed(NamedTuple):
 
 
 class Remainder:
-    """The weights that are not on their grid, as they are in the base.
+    """The weights of the base that are not on their grid.
 
-    A checkpoint in half precision lies on its grid but for the smallest weights, so this is little; of one in float32
-    it may be most of the trained tensors. Frozen tensors are never snapped.
+    In a half-precision checkpoint only the smallest weights are off their grid, so this is small; in a float32 one it
+    may be most of the trained tensors. Frozen tensors are never snapped.
 
     Args:
         model: at its base weights, float32.
@@ -40,11 +40,11 @@ class Remainder:
 
     @property
     def bytes(self) -> int:
-        """Memory that it takes."""
+        """Memory of the stored weights."""
         return sum(t.values.nbytes + (t.places.nbytes if t.places is not None else 0) for t in self._tensors)
 
     def put_back(self) -> None:
-        """Give weights that are snapped the bits of the base."""
+        """Restore the bits of the base in snapped weights."""
         for tensor in self._tensors:
             if tensor.places is None:
                 tensor.weight.copy_(tensor.values)
@@ -61,7 +61,7 @@ class Remainder:
 
 
 def _flat(parameter: nn.Parameter) -> torch.Tensor:
-    """The live weights, (n,)."""
+    """Return a view of the weights, (n,)."""
     if not parameter.data.is_contiguous():  # as the lattice does
         parameter.data = parameter.data.contiguous()
     return parameter.data.view(-1)

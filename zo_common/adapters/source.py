@@ -1,4 +1,4 @@
-"""Where ledgers are found: files, folders of runs, and repositories on the Hugging Face hub."""
+"""Sources of ledgers: files, folders of runs, and repositories on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LedgerSource = Ledger | str | Path
 
 
 def find_ledger(source: str | Path) -> Path:
-    """The ledger file of a path, the file itself or that in a folder, or of a repository on the hub, downloaded.
+    """Return the path of a ledger: the file itself, the one in a folder, or that of a hub repository, downloaded.
 
     Raises:
-        LedgerError: there is none.
+        LedgerError: there is no ledger.
     """
     path = Path(home_expanded(str(source)))
     if path.is_dir():

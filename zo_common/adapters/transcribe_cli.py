@@ -1,4 +1,4 @@
-"""`zo-asr transcribe AUDIO… --model M --ledger L`: transcripts by a base model with a ledger on."""
+"""`zo-asr transcribe AUDIO… --model M --ledger L`: transcripts by a base model with a ledger applied."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zo_common.speech.speech_model import SpeechModel, Wave
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-_GROUP_SECONDS = 600.0  # of audio that is read before it is transcribed: lines come while others are waiting
+_GROUP_SECONDS = 600.0  # of audio that is read before it is transcribed: the first lines appear early
 
 Read = tuple[Path, "Wave"]
 
@@ -36,13 +36,13 @@ def transcribe(
         typer.Option(help="A run's folder, a ledger, or an adapter's hub id; default: the base.", show_default=False),
     ] = "",
     language: Annotated[str, typer.Option(help="Default: the ledger's, or en.", show_default=False)] = "",
-    batch_size: Annotated[int, typer.Option(min=1, help="Recordings that are decoded together.")] = 16,
-    max_seconds: Annotated[float, typer.Option(help="The longest recording that is read.")] = 4 * 3600.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Recordings decoded together.")] = 16,
+    max_seconds: Annotated[float, typer.Option(help="Maximum seconds of a recording.")] = 4 * 3600.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
     torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Print what is said in recordings of any length, a line each."""
+    """Print transcripts of recordings of any length, a line each."""
     if not (model or ledger):
         raise ConfigError("neither --model nor --ledger is given, expected a model: name one, or a ledger that does")
     if not 0 < max_seconds < float("inf"):
@@ -66,7 +66,7 @@ def transcribe(
 
 
 def _load(model: str, ledger: str, language: str, device: str, threads: int) -> tuple[AdaptedModel, str]:
-    """The model with the ledger on, and the language that is spoken."""
+    """Return the model with the ledger applied, and the spoken language."""
     import torch
 
     from zo_common.adapters.adapted import load_adapted
@@ -84,7 +84,7 @@ def _load(model: str, ledger: str, language: str, device: str, threads: int) -> 
 
 
 class _Work:
-    """Recordings that are read and transcribed in groups; a bad one does not stop the others."""
+    """Transcription of recordings in groups; a bad recording does not stop the others."""
 
     def __init__(self, speech: SpeechModel, language: str, batch_size: int, max_seconds: float, as_json: bool) -> None:
         self._speech, self._language, self._batch_size = speech, language, batch_size
@@ -92,7 +92,7 @@ class _Work:
         self.failures = 0
 
     def fail(self, bar: Bar, problem: str) -> None:
-        """One sentence on stderr."""
+        """Print an error of one sentence on stderr."""
         self.failures += 1
         with bar.aside():
             print(f"error: {problem}", file=sys.stderr)
@@ -118,7 +118,7 @@ class _Work:
             done = len(paths) - left
 
     def _groups(self, bar: Bar, paths: Sequence[Path]) -> Iterator[tuple[list[Read], int]]:
-        """Recordings that can be used, some at a time, and how many are not read yet."""
+        """Yield groups of usable recordings, and the number not read yet."""
         from zo_common.speech.audio import AudioProblem
         from zo_common.speech.long_audio import read_wave, refuse_short
 

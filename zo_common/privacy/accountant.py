@@ -1,12 +1,12 @@
-"""How much privacy is spent: Rényi differential privacy, composed over steps, rounds and restarts.
+"""Accounting of the privacy spent: Rényi differential privacy, composed over steps, rounds and restarts.
 
 Google's `dp-accounting` computes the Poisson-subsampled Gaussian (Mironov, Talwar and Zhang, arXiv 1908.10530) and
 converts to (ε, δ) (Canonne, Kamath and Steinke 2020, proposition 12). Only integer orders α are used: their bound is
 
     log Σ_k C(α,k) (1−p)^(α−k) p^k E[(shifted / centred)^k],    E[…] = exp(k(k−1)·Δ²/2σ²),
 
-and that expectation is the same number for the discrete Gaussian with an integer shift, and so is the reflection by
-which the paper bounds the other direction: what is computed here holds for the noise that is really added.
+and that expectation is the same number for the discrete Gaussian with an integer shift, as is the reflection by which
+the paper bounds the other direction: the result is valid for the noise that is really added.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LEAST_NOISE, _MOST_NOISE = 0.05, 1e5
 class Release:
     """One noisy answer: a Gaussian of `noise_multiplier` over a Poisson sample of `batch` out of `examples`.
 
-    All of them, rate 1, where batch ≥ examples, and for a device-level reply.
+    The rate is 1 if batch ≥ examples, and for a device-level reply.
     """
 
     noise_multiplier: float
@@ -50,7 +50,7 @@ class Release:
 
 
 Spending = Mapping[Release, int]
-"""How often each kind of answer was given."""
+"""Number of answers of each kind."""
 
 
 def epsilon_spent(spending: Spending | Mapping[tuple[float, int, int], int], delta: float) -> float:
@@ -83,11 +83,11 @@ def _epsilon(spending: tuple[tuple[Release, int], ...], delta: float) -> float:
 
 @lru_cache(maxsize=4096)
 def _rdp(release: Release) -> NDArray[np.float64]:
-    """Rényi divergence of one answer at each of `ORDERS`; those of several answers add up."""
+    """Return the Rényi divergence of one answer at each of `ORDERS`; those of several answers add up."""
     import dp_accounting
     from dp_accounting import rdp
 
-    # zero-out neighbours: what one example contributes is replaced with nothing, and sizes are public
+    # zero-out neighbours: one example's contribution is replaced with zero, and sizes are public
     accountant = rdp.RdpAccountant(ORDERS, dp_accounting.NeighboringRelation.REPLACE_SPECIAL)
     event = dp_accounting.GaussianDpEvent(release.noise_multiplier)
     accountant.compose(event if release.rate == 1 else dp_accounting.PoissonSampledDpEvent(release.rate, event))
@@ -95,14 +95,14 @@ def _rdp(release: Release) -> NDArray[np.float64]:
 
 
 def noise_for(epsilon: float, delta: float, answers: int, batch: int = 1, examples: int = 1) -> float:
-    """Return the least noise multiplier, within a thousandth, with which so many answers stay within (ε, δ).
+    """Return the minimum noise multiplier, within a thousandth, with which `answers` answers stay within (ε, δ).
 
     Args:
         answers: noisy sums that are released: steps of all rounds at the example level, rounds at the device level.
-        batch, examples: utterances in a step's Poisson sample in expectation, and all that it is drawn from.
+        batch, examples: expected utterances in a step's Poisson sample, and the number that it is drawn from.
 
     Raises:
-        ConfigError: not a possible target.
+        ConfigError: the target is not possible.
     """
     if not (math.isfinite(epsilon) and epsilon > 0):
         raise ConfigError(f"target-epsilon is {epsilon}, expected a positive number, such as 8")

@@ -1,7 +1,7 @@
-"""What a run has spent, line by line in `privacy.jsonl` beside its ledger, written before a round's plans go out.
+"""The log of a run's privacy spending, `privacy.jsonl` beside its ledger, written before a round's plans are sent.
 
-A line is durable before any device is asked: a server killed at any instruction has charged every answer that may have
-left a device, also of rounds that never came into the ledger and are asked for again. Lines are chained by hash as
+A line is durable before any device is asked: a server killed at any time has charged every answer that may have left
+a device, also of rounds that are not in the ledger and are asked for again. Lines are chained by hash as
 ledger records are, and each names the ledger's chain value at which its round began, so a log fits one ledger only.
 """
 
@@ -38,20 +38,20 @@ _TERMS = {
 """What a charge states of the run's settings, by their keys."""
 
 Spent = dict[int, Counter[Release]]
-"""By client id, how often each kind of answer was asked for."""
+"""Number of answers of each kind that were asked for, by client id."""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """One round's price.
+    """The privacy cost of one round.
 
     Attributes:
-        server_round: which round was asked for; one that is asked for again is charged again.
+        server_round: the round; if it is asked for again, it is charged again.
         ledger: the ledger's chain value before it, in hexadecimal.
         level, noise_multiplier, steps, batch: how each device answers: `steps` releases of Poisson samples of `batch`
             utterances for "example", one release of the whole reply for "device".
-        devices: the client ids that are asked, by their number of utterances.
-        epsilon, delta: the most any device has spent once the round is over.
+        devices: client ids of the devices asked, by their number of utterances.
+        epsilon, delta: maximum that any device has spent after the round.
     """
 
     server_round: int
@@ -65,27 +65,27 @@ class Charge:
     delta: float
 
     def releases(self) -> Iterable[tuple[int, Release, int]]:
-        """Client id, kind of answer, and how many of it."""
+        """Yield client id, kind of answer, and number of such answers."""
         for examples, clients in self.devices.items():
             release, count = release_of(self.level, self.noise_multiplier, self.steps, self.batch, examples)
             yield from ((client, release, count) for client in clients)
 
 
 def release_of(level: Privacy, noise_multiplier: float, steps: int, batch: int, examples: int) -> tuple[Release, int]:
-    """What a device with so many utterances releases in a round, and how often."""
+    """Return the kind of answer that a device with `examples` utterances releases in a round, and their number."""
     if level == "device":
         return Release(noise_multiplier), 1
     return Release(noise_multiplier, batch, examples), steps
 
 
 def add_to(spent: Spent, charge: Charge) -> None:
-    """Enter a charge into the devices' accounts."""
+    """Add a charge to the devices' accounts."""
     for client, release, count in charge.releases():
         spent.setdefault(client, Counter())[release] += count
 
 
 def most_spent(spent: Spent, delta: float) -> float:
-    """The largest ε of any device."""
+    """Return the largest ε of any device."""
     accounts = {tuple(sorted(account.items())) for account in spent.values()}
     return max((epsilon_spent(dict(account), delta) for account in accounts), default=0.0)
 
@@ -108,7 +108,7 @@ class PrivacyLog:
 
     @classmethod
     def create(cls, path: Path) -> PrivacyLog:
-        """An empty log; one of an earlier run that has no ledger any more is never overwritten."""
+        """Create an empty log; the log of an earlier run without a ledger is never overwritten."""
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(exist_ok=False)
@@ -119,7 +119,7 @@ class PrivacyLog:
 
     @classmethod
     def open(cls, path: Path) -> PrivacyLog:
-        """The log of a run that goes on; a last line torn by a crash was no charge yet, and is cut off."""
+        """Open the log of a run that continues; a last line torn by a crash was no charge yet, and is cut off."""
         charges, chain, size = _read(path)
         log = cls(path, charges, chain, size)
         log._cut_back()
@@ -127,7 +127,7 @@ class PrivacyLog:
 
     @classmethod
     def read(cls, path: Path) -> PrivacyLog:
-        """As `open`, changing nothing."""
+        """As `open`, without changes to the file."""
         return cls(path, *_read(path))
 
     def append(self, charge: Charge) -> None:
@@ -178,11 +178,11 @@ class PrivacyLog:
                     )
 
     def check_against(self, chains: Sequence[bytes], answered: Mapping[int, Iterable[int]]) -> None:
-        """Whether these are the charges of a ledger.
+        """Check that these are the charges of a ledger.
 
         Args:
             chains: chain value after the header and after each round.
-            answered: client ids of the rounds that hold scalars; none of them where directions are shared.
+            answered: client ids of the rounds that have scalars; empty if directions are shared.
 
         Raises:
             LedgerAltered: a charge belongs to another ledger, a round was not charged, or a line states less than was
@@ -218,7 +218,7 @@ def _link(chain: str, body: str) -> str:
 
 
 def _read(path: Path) -> tuple[list[Charge], str, int]:
-    """Charges, the last chain value, and how many bytes are whole lines."""
+    """Return charges, the last chain value, and the number of bytes in whole lines."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -245,7 +245,7 @@ def _read(path: Path) -> tuple[list[Charge], str, int]:
 
 
 def _charge(raw: dict[str, Any]) -> Charge:
-    """Raises ValueError, TypeError, KeyError, AttributeError: not what a server writes, or nothing to account for."""
+    """Decode a charge; raise ValueError, TypeError, KeyError or AttributeError for what no server writes."""
     devices = {int(n): clients for n, clients in raw.pop("devices").items()}
     charge = Charge(**raw, devices=devices)
     ids = [client for clients in devices.values() for client in clients]

@@ -1,8 +1,8 @@
 """Clipping on a grid of integers, so that sums and their noise are exact.
 
-A vector is scaled down to the clip norm, then each of its numbers is truncated towards zero to a whole number of grid
-units. Truncation makes no number larger, so the integer vector's norm is within the bound too: rounding costs nothing
-in sensitivity, where rounding to nearest adds up to half a unit a number (Kairouz, Liu and Steinke, ICML 2021).
+A vector is scaled down to the clip norm, then each of its numbers is truncated towards zero to an integer number of
+grid units. Truncation makes no number larger, so the integer vector's norm is within the bound too: it costs no
+sensitivity, while rounding to nearest adds up to half a unit per number (Kairouz, Liu and Steinke, ICML 2021).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from zo_common.errors import ConfigError
 
 CLIP_BITS = 20
-"""A clip norm is 2**20 … 2**21 units: what truncation takes away is a millionth of it, and what devices send without
-noise is exact in float32."""
+"""A clip norm is 2**20 … 2**21 units: truncation removes about a millionth of it, and scalars without noise are exact
+in float32."""
 _SHRINK = 1 - 2.0**-30
 _LAST_BITS = 2.0**-40
 
@@ -26,7 +26,7 @@ _LAST_BITS = 2.0**-40
 class Grid:
     """Units of 2**exponent; a clipped vector has an L2 norm of at most `bound` units.
 
-    bound · 2**exponent is the clip norm, rounded down to whole units.
+    bound · 2**exponent is the clip norm, rounded down to an integer number of units.
     """
 
     exponent: int
@@ -34,7 +34,7 @@ class Grid:
 
     @classmethod
     def of(cls, clip_norm: float) -> Grid:
-        """The grid of a clip norm.
+        """Return the grid of a clip norm.
 
         Raises:
             ConfigError: the clip norm is not a positive number that has such a grid.
@@ -47,7 +47,7 @@ class Grid:
         return cls(exponent, math.floor(math.ldexp(clip_norm, -exponent)))
 
     def clip(self, vectors: NDArray[np.floating]) -> NDArray[np.int64]:
-        """Each column of (d, n) as a clipped column in units, int64; a column that is not finite counts as zero.
+        """Clip each column of (d, n), to int64 in units; a column that is not finite counts as zero.
 
         The direction is kept and the norm is at most `bound`, which is checked in integers, not in floating point.
         """
@@ -59,7 +59,7 @@ class Grid:
         norm = np.sqrt((shape**2).sum(axis=0))
         limit = math.ldexp(self.bound, self.exponent)
         with np.errstate(over="ignore"):
-            short = norm * peak <= limit * (1 + _LAST_BITS)  # left as it is, and looked at in integers below
+            short = norm * peak <= limit * (1 + _LAST_BITS)  # not scaled, but checked in integers below
         scaled = np.ldexp(np.where(short, columns, shape * (limit / np.maximum(norm, 1.0))), -self.exponent)
         units: NDArray[np.int64] = np.trunc(scaled).astype(np.int64)
         while (over := (units**2).sum(axis=0) > self.bound**2).any():  # by the last bits of a square root
@@ -68,5 +68,5 @@ class Grid:
         return units
 
     def value(self, units: int | float) -> float:
-        """Units as a number."""
+        """Convert units to a number."""
         return math.ldexp(float(units), self.exponent)

@@ -1,11 +1,11 @@
-"""Exact samples of the discrete Gaussian, from the operating system's randomness alone.
+"""Exact samples of the discrete Gaussian, from the operating system's randomness.
 
-Rounding a continuous Gaussian's samples in floating point leaves holes and spikes in the low bits by which a value's
-noise can be told from another's (Mironov, CCS 2012). Canonne, Kamath and Steinke ("The Discrete Gaussian for
+A continuous Gaussian rounded to floating point has holes and spikes in the low bits, which distinguish the noise of
+one value from that of another (Mironov, CCS 2012). Canonne, Kamath and Steinke ("The Discrete Gaussian for
 Differential Privacy", NeurIPS 2020, arXiv 2004.00010) sample on the integers instead, with integer arithmetic only:
 P(x) ∝ exp(−x²/2σ²) holds exactly, and a query of sensitivity Δ gets the same Δ²/2σ² of concentrated privacy.
 
-There is no seed: a noise that can be replayed can be taken off again.
+There is no seed: noise that can be replayed can be subtracted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _below = secrets.randbelow  # os.urandom, rejection-sampled: uniform without bia
 
 
 def _bernoulli_exp_below_one(numerator: int, denominator: int) -> bool:
-    """True with probability exp(−n/d), 0 ≤ n ≤ d: algorithm 1 of the paper, first case (von Neumann's series)."""
+    """Return True with probability exp(−n/d), 0 ≤ n ≤ d: algorithm 1 of the paper, case 1 (von Neumann's series)."""
     k = 1
     while _below(denominator * k) < numerator:
         k += 1
@@ -26,7 +26,7 @@ def _bernoulli_exp_below_one(numerator: int, denominator: int) -> bool:
 
 
 def bernoulli_exp(numerator: int, denominator: int) -> bool:
-    """True with probability exp(−numerator/denominator), exactly; both are integers, n ≥ 0 and d ≥ 1."""
+    """Return True with probability exp(−numerator/denominator), exactly; both are integers, n ≥ 0 and d ≥ 1."""
     while numerator > denominator:
         if not _bernoulli_exp_below_one(1, 1):
             return False
@@ -35,7 +35,7 @@ def bernoulli_exp(numerator: int, denominator: int) -> bool:
 
 
 def discrete_laplace(scale: int) -> int:
-    """P(x) ∝ exp(−|x|/scale), scale ≥ 1: algorithm 2 of the paper with s = 1."""
+    """Sample P(x) ∝ exp(−|x|/scale), scale ≥ 1: algorithm 2 of the paper with s = 1."""
     while True:
         low = _below(scale)
         if not _bernoulli_exp_below_one(low, scale):
@@ -51,10 +51,10 @@ def discrete_laplace(scale: int) -> int:
 
 
 def discrete_gaussian(sigma: int) -> int:
-    """P(x) ∝ exp(−x²/2σ²) on the integers: algorithm 3 of the paper, a discrete Laplace thinned out.
+    """Sample P(x) ∝ exp(−x²/2σ²) on the integers: algorithm 3 of the paper, rejection from a discrete Laplace.
 
     Args:
-        sigma: an integer ≥ 0; 0 gives 0. The standard deviation is at most sigma, and as good as sigma from 1 on.
+        sigma: an integer ≥ 0; 0 gives 0. The standard deviation is at most sigma, and nearly sigma from 1 on.
 
     Raises:
         ConfigError: sigma is negative.
@@ -74,14 +74,14 @@ def discrete_gaussian(sigma: int) -> int:
 
 
 def discrete_gaussians(count: int, sigma: int) -> list[int]:
-    """So many independent samples."""
+    """Return `count` independent samples."""
     return [discrete_gaussian(sigma) for _ in range(count)]
 
 
 def poisson_subset(size: int, numerator: int, denominator: int) -> list[int]:
-    """Indices below `size`, each of them in with probability numerator/denominator, exactly and independently.
+    """Return indices below `size`, each included with probability numerator/denominator, exactly and independently.
 
-    Amplification by sampling needs a sample nobody else knows: it, too, is the operating system's randomness.
+    Privacy amplification by sampling requires a secret sample: it, too, uses the operating system's randomness.
 
     Raises:
         ConfigError: the probability is not in [0, 1].

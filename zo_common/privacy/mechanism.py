@@ -1,17 +1,18 @@
-"""Differential privacy of what devices send: which guarantee, and how scalars are clipped and noised for it.
+"""Differential privacy of the devices' scalars: the guarantees, and the clipping and noise for them.
 
 Two guarantees, under "zero-out" neighbours (Kairouz et al., "Practical and Private (Deep) Learning Without Sampling or
 Shuffling", 2021): one utterance, or one device, contributes zeros instead. How many there are is public.
 
 - example-level: one utterance of a device. In every step the device draws a Poisson sample of its utterances, clips
   each utterance's q projected gradients as one vector, adds them up and adds noise (DP-SGD, Abadi et al. 2016; on
-  scalars DP-ZO, Tang et al. 2024, and DPZero, Zhang et al. 2024). It holds against all who see replies, the server too.
-- device-level: all that a device has. Its whole reply of K·q scalars is clipped as one vector (DP-FedAvg, McMahan et
+  scalars DP-ZO, Tang et al. 2024, and DPZero, Zhang et al. 2024). It holds against all who see replies, including the
+  server.
+- device-level: all data of a device. Its whole reply of K·q scalars is clipped as one vector (DP-FedAvg, McMahan et
   al. 2018). The server adds noise to the sum, or the devices do in shares (distributed discrete Gaussian, Kairouz, Liu
-  and Steinke 2021), which holds against the server only where it sees nothing but the sum: with secure aggregation,
-  where the shares are added under the masks.
+  and Steinke 2021), which holds against the server only if it sees only the sum: with secure aggregation, where the
+    shares are added under the masks.
 
-Noise is a discrete Gaussian on a grid of integers (`discrete_gaussian`, `clipping`): no bit of a float tells it apart.
+Noise is a discrete Gaussian on a grid of integers (`discrete_gaussian`, `clipping`): no bit of a float reveals it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from zo_common.privacy.discrete_gaussian import discrete_gaussians
 Privacy = Literal["none", "example", "device"]
 NoiseBy = Literal["devices", "server"]
 LEVELS: tuple[str, ...] = ("example", "device")
-LEAST_NOISE = 1e-6  # of a share of the noise, too; what it costs can still be counted in a float
+LEAST_NOISE = 1e-6  # of a share of the noise, too; its ε is still finite in a float
 MOST_NOISE = 1e6
 LEAST_SHARE = 8
 """Grid units. By τ = 10·Σ_{k<n} exp(−2π²σ²k/(k+1)) ≤ 10·n·exp(−π²σ²) the sum of n devices' shares differs from one
@@ -39,14 +40,14 @@ discrete Gaussian (Kairouz, Liu and Steinke 2021); from σ = 8 on that is below 
 
 @dataclass(frozen=True)
 class PrivacySettings:
-    """What a run promises, and what it costs.
+    """A run's privacy guarantee and its limits.
 
     Attributes:
         level: "example" or "device".
-        target_epsilon, target_delta: no round is begun after which a device would have spent more.
+        target_epsilon, target_delta: limit; no round starts after which a device would have spent more.
         clip_norm: L2 bound of an utterance's q scalars, or of a device's K·q.
-        noise_multiplier: standard deviation of the noise of a sum over the clip norm; 0: what the target allows.
-        noise_by: who adds the device level's noise.
+        noise_multiplier: standard deviation of the noise of a sum over the clip norm; 0: the minimum for the target.
+        noise_by: "devices" or "server": who adds the device level's noise.
 
     Raises:
         ConfigError: a value that gives no guarantee.
@@ -72,7 +73,7 @@ class PrivacySettings:
         check_noise_multiplier(self.noise_multiplier, or_none=True)
 
     def check_population(self, count: int) -> None:
-        """Refuse a δ that lets one of `count` utterances or devices be shown in the open.
+        """Refuse a δ that would allow one of `count` utterances or devices to be published.
 
         Raises:
             ConfigError: δ ≥ 1/count.
@@ -86,10 +87,10 @@ class PrivacySettings:
 
 
 def check_run(settings: PrivacySettings, directions: str, weighting: str, evaluate_on: str) -> None:
-    """Refuse a run whose other settings would break what it promises.
+    """Refuse a run whose other settings would break its guarantee.
 
     Raises:
-        ConfigError: names both settings.
+        ConfigError: two settings do not fit; the message names both.
     """
     if evaluate_on == "clients":
         raise ConfigError(
@@ -109,7 +110,7 @@ def check_run(settings: PrivacySettings, directions: str, weighting: str, evalua
 
 
 def check_noise_multiplier(value: float, *, or_none: bool = False) -> None:
-    """Refuse noise of no size.
+    """Refuse a noise multiplier out of range.
 
     Raises:
         ConfigError: not a positive number (or 0 with `or_none`).
@@ -121,16 +122,16 @@ def check_noise_multiplier(value: float, *, or_none: bool = False) -> None:
 
 @dataclass(frozen=True)
 class Mechanism:
-    """What a plan asks of one device.
+    """The privacy mechanism that a plan asks of one device.
 
     Attributes:
-        level: which guarantee.
+        level: "example" or "device".
         clip_norm: L2 bound of the vectors that are clipped.
-        noise_multiplier: of the noise this device adds, over the clip norm; 0 only where the server adds it.
-        num_examples: how many utterances the accountant takes the device to have: with fewer, each of them would be
-            drawn more often than is accounted for.
-        masked: the noise is that of a secure sum; each device adds its share in whole units before masking, and what
-            leaves the training is clipped alone. For the device level.
+        noise_multiplier: of the noise that this device adds, over the clip norm; 0 only if the server adds it.
+        num_examples: number of utterances that the accountant assumes: with fewer, each would be drawn more often than
+            is accounted for.
+        masked: the noise is that of a secure sum: each device adds its share in integer units before masking, and
+            `release_reply` only clips. For the device level.
 
     Raises:
         ConfigError: a value that gives no guarantee.
@@ -156,7 +157,7 @@ class Mechanism:
 
     @property
     def grid(self) -> Grid:
-        """Where its scalars and its noise live."""
+        """The grid of its scalars and its noise."""
         return Grid.of(self.clip_norm)
 
     @property
@@ -165,23 +166,23 @@ class Mechanism:
         return math.ceil(self.noise_multiplier * self.grid.bound)
 
     def share_units(self, devices: int) -> int:
-        """σ in grid units of what each device adds to a masked sum, so that any `devices` shares are noise enough.
+        """Return σ in grid units of each device's noise in a masked sum, so that any `devices` shares are enough.
 
-        A sum of discrete Gaussians is not one, but as good as one from `LEAST_SHARE` on (see there).
+        A sum of discrete Gaussians is not one, but nearly one from `LEAST_SHARE` on (see there).
         """
-        # the next whole number, never the same: no rounding of a float takes any noise away
+        # the next integer, never the same: no rounding of a float reduces the noise
         return max(LEAST_SHARE, math.floor(share_of_noise(self.noise_multiplier, devices) * self.grid.bound) + 1)
 
     def release_step(self, per_example: NDArray[np.float64], expected: int) -> NDArray[np.float32]:
-        """One step's scalars as they may be seen by anyone.
+        """Return one step's scalars, clipped and noised, so that anyone may see them.
 
-        The divisor is the *expected* batch size, not the one drawn: then one utterance moves the result by at most
-        clip_norm / expected, while a divisor that counts the batch would let it move all the others' parts, too, and
-        would itself tell the batch's size.
+        The divisor is the *expected* batch size, not the one drawn: then one utterance changes the result by at most
+        clip_norm / expected, while the drawn size as divisor would let it change all the others' parts, too, and would
+        itself reveal the batch's size.
 
         Args:
             per_example: (q, B) projected gradients of a Poisson sample, B ≥ 0.
-            expected: batch size in expectation.
+            expected: expected batch size.
 
         Returns:
             float32 (q,).
@@ -189,25 +190,25 @@ class Mechanism:
         return self._noised(self.grid.clip(per_example).sum(axis=1), self.sigma_units, expected)
 
     def release_reply(self, grads: NDArray[np.floating]) -> NDArray[np.float32]:
-        """A device's (K, q) scalars clipped as one vector, with this device's part of the noise unless it is masked.
+        """Clip a device's (K, q) scalars as one vector, and add this device's part of the noise unless it is masked.
 
-        Scalars that are not finite count as zeros: that a device failed over its data is not to be seen.
+        Scalars that are not finite count as zeros: a failure on a device's data must not be visible.
         """
         units = self.grid.clip(grads.reshape(-1, 1))[:, 0]
         return self._noised(units, 0 if self.masked else self.sigma_units, 1).reshape(grads.shape)
 
     def _noised(self, units: NDArray[np.int64], sigma: int, divisor: int) -> NDArray[np.float32]:
         noise = discrete_gaussians(len(units), sigma)
-        # sums in integers; float64 and float32 only round what is private already
+        # sums in integers; float64 and float32 only round private values
         values = [self.grid.value(int(u) + z) / divisor for u, z in zip(units, noise, strict=True)]
         return np.array(values, np.float64).astype(np.float32)
 
 
 def noised_mean(replies: list[NDArray[np.float32]], clip_norm: float, noise_multiplier: float) -> NDArray[np.float32]:
-    """The mean of m devices' (K, q) scalars, each clipped to `clip_norm`, with the noise of the sum added here.
+    """Return the mean of m devices' (K, q) scalars, each clipped to `clip_norm`, with the noise of the sum added.
 
     Raises:
-        ConfigError: no noise.
+        ConfigError: the noise multiplier is out of range.
     """
     check_noise_multiplier(noise_multiplier)
     grid = Grid.of(clip_norm)
@@ -218,7 +219,7 @@ def noised_mean(replies: list[NDArray[np.float32]], clip_norm: float, noise_mult
 
 
 def share_of_noise(noise_multiplier: float, devices: int) -> float:
-    """What each of at least `devices` devices adds, so that their sum has `noise_multiplier` or more.
+    """Return the noise multiplier of each of at least `devices` devices, so that their sum has `noise_multiplier`.
 
     A sum of discrete Gaussians is not one, but the difference, τ of Kairouz, Liu and Steinke (2021), falls with
     exp(−π²σ²): at a share of σ = 2¹⁰ units it is below exp(−10⁶).

@@ -1,12 +1,12 @@
-"""What a guarantee costs before a run is begun: the noise, what it does to a scalar, and how much slower progress gets.
+"""The cost of a guarantee before a run: the noise, its effect on a scalar, and the slow-down of training.
 
-A step's expected progress with directions z is ½·|g|⁴·q / (trace(H)·E[scalar²]): the gradient's part of a scalar does
-the work, everything else in it costs step size. Without privacy E[scalar²] = |g|² + v/B, with v the variance of one
-utterance's gradient along a direction and B the batch. Noise of variance τ² in a scalar makes it |g|² + v/B + τ², so
-the same progress takes 1 + τ²/(|g|² + v/B) times the steps, at a learning rate smaller by as much.
+A step's expected progress with directions z is ½·|g|⁴·q / (trace(H)·E[scalar²]): the gradient's part of a scalar
+causes the progress, all else in it reduces the step size. Without privacy E[scalar²] = |g|² + v/B, with v the variance
+of one utterance's gradient along a direction and B the batch. Noise of variance τ² in a scalar makes it |g|² + v/B +
+τ², so the same progress takes 1 + τ²/(|g|² + v/B) times the steps, at a learning rate smaller by as much.
 
-Clipping to C < N, the usual norm, scales all of a vector by s = C/N, which a larger learning rate takes back: of the
-noise τ/s is left, the same for every C ≤ N. A C above N only adds noise.
+Clipping to C < N, the usual norm, scales a vector by s = C/N, which a larger learning rate compensates: the noise is
+then τ/s, the same for every C ≤ N. A C above N only adds noise.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ TENTHS = 10
 
 @dataclass(frozen=True)
 class PrivacyPlan:
-    """A run as it is meant to be.
+    """A planned run.
 
     Attributes:
         level: "example" or "device".
         epsilon, delta: the target.
-        rounds: in which a device is asked.
+        rounds: number of rounds in which a device is asked.
         steps, batch, queries: of each round.
-        examples: utterances of the device that has the fewest.
-        devices: that answer a round, at least.
-        clip_norm: 0 takes the usual norm of what is clipped.
+        examples: utterances of the device with the fewest.
+        devices: minimum number that answer a round.
+        clip_norm: 0 for the usual norm of the clipped vectors.
         gradient_square, gradient_variance: |g|² and v above.
-        directions: where devices share them, or at the device level, the mean of all devices is what is applied.
+        directions: with "shared", or at the device level, the mean of all devices is applied.
 
     Raises:
-        ConfigError: a value that gives no guarantee, or no run.
+        ConfigError: a value gives no guarantee, or no run.
     """
 
     level: Privacy
@@ -75,12 +75,12 @@ class PrivacyPlan:
 
     @property
     def expected_batch(self) -> int:
-        """Utterances a step in expectation."""
+        """Expected number of utterances per step."""
         return min(self.batch, self.examples) if self.level == "example" else self.batch
 
     @property
     def usual_norm(self) -> float:
-        """Of an utterance's q scalars, or of a device's K·q."""
+        """Expected norm of an utterance's q scalars, or of a device's K·q."""
         if self.level == "example":
             return math.sqrt(self.queries * (self.gradient_square + self.gradient_variance))
         return math.sqrt(
@@ -94,16 +94,16 @@ class PrivacyPlan:
 
     @property
     def divisor(self) -> int:
-        """By which a clipped and noised sum becomes a scalar: the batch, or the devices."""
+        """Divisor of a clipped and noised sum: the batch, or the devices."""
         return self.expected_batch if self.level == "example" else self.devices
 
     @property
     def averaged(self) -> int:
-        """Devices whose scalars along one direction become one scalar."""
+        """Number of devices whose scalars along one direction are averaged."""
         return self.devices if self.level == "device" or self.directions == "shared" else 1
 
     def result(self) -> PrivacyCost:
-        """The price, by the accountant."""
+        """Return the cost, by the accountant."""
         release, times = release_of(self.level, 1.0, self.steps, self.batch, self.examples)
         noise = noise_for(self.epsilon, self.delta, times * self.rounds, release.batch, release.examples)
         noise_std = noise * self.clip / self.divisor
@@ -130,16 +130,16 @@ class PrivacyPlan:
 
 @dataclass(frozen=True)
 class PrivacyCost:
-    """What the plan comes to.
+    """The cost of a plan.
 
     Attributes:
         noise_multiplier: standard deviation of the noise of a sum, over the clip norm.
-        rate: with which an utterance is in a step's sample, or 1.
-        usual_norm: what is expected of the vectors that are clipped.
-        noise_std, scalar_std: of what is applied along a direction, noise and all the rest, after clipping.
+        rate: probability that an utterance is in a step's sample, or 1.
+        usual_norm: expected norm of the vectors that are clipped.
+        noise_std, scalar_std: standard deviations of the noise and of the rest of an applied scalar, after clipping.
         noise_to_scalar: their ratio.
         slow_down: steps for the same progress over steps without privacy.
-        learning_rate_factor: what the best learning rate is multiplied with.
+        learning_rate_factor: factor of the best learning rate.
         epsilon_after: ε by the number of rounds.
     """
 

@@ -1,1 +1,1 @@
-"""Sums of masked vectors, of which the server sees nothing but the total."""
+"""Sums of masked vectors, of which the server sees only the total."""

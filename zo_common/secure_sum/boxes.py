@@ -1,4 +1,4 @@
-"""Shares on their way from one device to another through the server, which must not read or alter them."""
+"""Encryption of shares that go from one device to another through the server, which must not read or alter them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONCE = bytes(12)  # a key seals one box: it is of this session, this sender an
 def seal(
     private: bytes, public: bytes, session: bytes, sender: int, receiver: int, shares: tuple[bytes, bytes]
 ) -> bytes:
-    """The sender's shares for one receiver, of its mask key and its self mask: 82 bytes (ChaCha20-Poly1305)."""
+    """Seal the sender's shares of its mask key and self mask for one receiver: 82 bytes (ChaCha20-Poly1305)."""
     key = derive(agree(private, public), session, b"share box", sender, receiver)
     return ChaCha20Poly1305(key).encrypt(_NONCE, b"".join(shares), _context(session, sender, receiver))
 
@@ -29,7 +29,7 @@ def unseal(
     """Inverse of `seal`, at the receiver.
 
     Raises:
-        SecureAggregationError: not what the sender sealed for this receiver in this session.
+        SecureAggregationError: the box is not what the sender sealed for this receiver in this session.
     """
     key = derive(agree(private, public), session, b"share box", sender, receiver)
     try:

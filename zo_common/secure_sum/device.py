@@ -1,10 +1,10 @@
-"""One device's part in a secure sum: five steps, each once, in order; whoever asks otherwise is refused.
+"""One device's part in a secure sum: five steps, each once, in order; other requests are refused.
 
     advertise → share → mask → consent → reveal
 
 Bonawitz et al., CCS 2017, figure 4, with the consistency check ("consent") for servers that lie about who dropped out.
-The set of survivors is told once and then holds, so that no device ever reveals shares of both the mask key and the
-self mask of another: that is why no single vector can be unmasked.
+The set of survivors is sent once and cannot change, so that no device reveals shares of both the mask key and the self
+mask of another: therefore no single vector can be unmasked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LEAST_COHORT = 3  # of two devices, each would know the other's scalars from the
 
 
 class Phase(IntEnum):
-    """The last step a device has taken; ENDED also after a refusal."""
+    """The last step that a device has taken; ENDED also after a refusal."""
 
     JOINED = 0
     ADVERTISED = 1
@@ -56,21 +56,21 @@ class Phase(IntEnum):
 
 
 def commitment(seed: bytes) -> bytes:
-    """By which a server knows that it put a self mask's seed together rightly: BLAKE2b-256."""
+    """Return the BLAKE2b-256 by which a server verifies a self mask's seed that it reconstructed."""
     return hashlib.blake2b(seed, digest_size=32, person=b"zo-asr/selfmask").digest()
 
 
 @dataclass
 class Memory:
-    """What a device must remember from step to step; its keys are private.
+    """The state of a device from step to step; its keys are private.
 
     Attributes:
         box_key, mask_key, seed: private keys of the sealed boxes and of the pairs' masks, and the self mask's seed.
         own: this device's shares of its own mask key and seed.
         cohort: client ids, ascending.
-        keys: what this device and its neighbours advertised, by client id.
-        sharers, survivors: bitmaps over the cohort, as the server told them.
-        total: the sharers' weights.
+        keys: advertisements of this device and its neighbours, by client id.
+        sharers, survivors: bitmaps over the cohort, as the server sent them.
+        total: sum of the sharers' weights.
     """
 
     box_key: bytes
@@ -85,16 +85,16 @@ class Memory:
 
 
 class SecureDevice:
-    """A device in one secure sum, with keys made for it alone.
+    """A device in one secure sum, with fresh keys for it alone.
 
     Args:
-        terms: what the server proposes.
-        client_id: this device.
-        signer: its node key; None where it has none.
+        terms: the server's proposal.
+        client_id: id of this device.
+        signer: its node key, if it has one.
         peers: the other devices' public node keys; None: the server is trusted not to swap keys.
-        least: the smallest cohort that the device takes part in.
+        least: minimum size of a cohort in which the device takes part.
         last_round: the last round of this run that the device took part in; this one must be later.
-        memory: of a device that took steps before; default: fresh keys.
+        memory: state after earlier steps; default: fresh keys.
 
     Raises:
         SecureAggregationError: the round is over or under way already.
@@ -124,7 +124,7 @@ class SecureDevice:
         self._graph = Graph(terms, self.memory.cohort)
 
     def _begin(self, before: Phase, after: Phase, session: bytes) -> None:
-        """A step is taken once, whether it succeeds or not: a second try with other data would be an oracle."""
+        """Begin a step, which is taken once even if it fails: a second try with other data would be an oracle."""
         found, self.phase = self.phase, Phase.ENDED
         if found is not before:
             self._refuse(f"step {after.name} was asked for in phase {found.name}, expected {before.name}")
@@ -145,7 +145,7 @@ class SecureDevice:
             self._refuse(f"{what}: {error}")
 
     def advertise(self) -> Advertisement:
-        """Step 1: two fresh public keys, signed by the node key if there is one."""
+        """Step 1: return two fresh public keys, signed by the node key if there is one."""
         self._begin(Phase.JOINED, Phase.ADVERTISED, self.terms.session)
         box, mask = public_of(self.memory.box_key), public_of(self.memory.mask_key)
         bare = Advertisement(self.terms.session, self.client_id, box, mask)
@@ -155,7 +155,7 @@ class SecureDevice:
         return Advertisement(bare.session, bare.client_id, box, mask, self._signer.sign(bare.signed()))
 
     def share(self, keys: KeyList) -> SealedShares:
-        """Step 2: shares of the mask key and of the self mask's seed, sealed for each neighbour.
+        """Step 2: return shares of the mask key and of the self mask's seed, sealed for each neighbour.
 
         Raises:
             SecureAggregationError: too few devices, this device not in the list or with other keys, a key that comes
@@ -204,16 +204,16 @@ class SecureDevice:
 
     @property
     def least_survivors(self) -> int:
-        """With fewer survivors this device does not help to open the sum: so many shares of noise it has at least."""
+        """Minimum number of survivors with which this device helps to open the sum, and so of shares of noise in it."""
         return self.terms.needed(len(self._graph.cohort))
 
     def mask(self, sharers: Sharers, values: NDArray[np.int64], noise: Noise | None = None) -> MaskedInput:
-        """Step 3: the vector plus the self mask plus the pairwise masks, modulo 2**64.
+        """Step 3: return the vector plus the self mask plus the pairwise masks, modulo 2**64.
 
         Args:
             values: int64, shape (terms.length,), already times the device's weight.
-            noise: adds whole-numbered noise before masking, as for device-level differential privacy: the sum then
-                carries the sum of all survivors' noise (shape kept).
+            noise: adds integer noise of the same shape before masking, as for device-level differential privacy: the
+                sum then contains the noise of all survivors.
 
         Raises:
             SecureAggregationError: too few devices sent shares, or a number so large that the sum could overflow.
@@ -239,7 +239,7 @@ class SecureDevice:
         if values.dtype != np.int64 or values.shape != (self.terms.length,):
             self._refuse("the noise changed type or shape of its vector")
         if not 1 <= sharers.weight <= sharers.total // 2:
-            # a sum that is nearly all one device's tells what that device's vector is
+            # a sum that is nearly all one device's reveals that device's vector
             word = f"its weight is {sharers.weight} of {sharers.total} in all, expected at most half; set "
             self._refuse(word + "weighting=uniform")
         most = MOST_SUM * sharers.weight // sharers.total
@@ -247,7 +247,7 @@ class SecureDevice:
             self._refuse(f"its vector exceeds {most}, its part of 2**63: the sum could overflow; use a coarser grid")
 
     def _check_present(self, members: frozenset[int], what: str) -> None:
-        """Enough of the cohort and of the own neighbourhood, oneself included."""
+        """Check that enough of the cohort and of this device's neighbourhood are present, itself included."""
         closed = self._graph.closed(self.client_id)
         near = sum(other in members for other in closed)
         if self.client_id not in members:
@@ -257,7 +257,7 @@ class SecureDevice:
                 self._refuse(f"{found} of {devices} devices {what}, expected at least {self.terms.needed(devices)}")
 
     def consent(self, survivors: Survivors) -> Consent:
-        """Step 4: sign whose vectors are in the sum; from here on the device knows no other set.
+        """Step 4: sign whose vectors are in the sum; from here on the device accepts no other set.
 
         Raises:
             SecureAggregationError: fewer survivors than the threshold, or one that had sent no shares.
@@ -272,16 +272,16 @@ class SecureDevice:
         return Consent(survivors.session, self.client_id, signature)
 
     def _agreed(self) -> bytes:
-        """What all must have been told alike before anyone reveals shares."""
+        """Return what all devices must have received alike before any reveals shares."""
         told = self.memory
         return agreement(self.terms.session, self._graph.digest, told.sharers, told.survivors, told.total)
 
     def reveal(self, request: RevealRequest) -> RevealedShares:
-        """Step 5: of each survivor the share of its self mask, of each that dropped out the share of its mask key.
+        """Step 5: return the share of each survivor's self mask, and of the mask key of each that dropped out.
 
         Raises:
-            SecureAggregationError: too few neighbours signed the same survivors (with peer keys), boxes missing,
-                of strangers, or altered.
+            SecureAggregationError: too few neighbours signed the same survivors (with peer keys), or boxes are missing,
+                altered, or of other devices.
         """
         self._begin(Phase.CONSENTED, Phase.ENDED, request.session)
         sharers = self._members(self.memory.sharers, "sharers")

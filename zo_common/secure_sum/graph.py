@@ -1,4 +1,4 @@
-"""Who masks with whom: all with all, or a regular graph on which each device has few neighbours."""
+"""The graph of pairwise masks: all with all, or a regular graph in which each device has few neighbours."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from zo_common.secure_sum.terms import PERSON, Terms
 
 
 class Graph:
-    """The cohort of one secure sum and its edges, the same for everyone who knows terms and cohort.
+    """The cohort of one secure sum and its edges, a function of terms and cohort.
 
-    The devices stand in a circle in the order of a hash of session and id; each has the `terms.neighbours` / 2 next to
-    it on either side for neighbours (Bell et al., Secure Single-Server Aggregation with (Poly)Logarithmic Overhead,
-    CCS 2020, whose graph this is: a Harary graph on shuffled nodes). The shuffle is public: it protects where the
-    server does not choose who drops out; against one that does, let all mask with all.
+    The devices form a circle in the order of a hash of session and id; the neighbours of each are the
+    `terms.neighbours` / 2 next to it on either side (Bell et al., Secure Single-Server Aggregation with
+    (Poly)Logarithmic Overhead, CCS 2020, whose graph this is: a Harary graph on shuffled nodes). The shuffle is public:
+    it protects if the server does not choose who drops out; against one that does, let all mask with all.
 
     Args:
         cohort: client ids, ascending.
@@ -43,12 +43,12 @@ class Graph:
 
     @cached_property
     def digest(self) -> bytes:
-        """32 bytes that stand for the cohort."""
+        """Hash of the cohort, 32 bytes."""
         ids = struct.pack(f"<{len(self.cohort)}Q", *self.cohort)
         return hashlib.blake2b(ids, digest_size=32, person=PERSON).digest()
 
     def closed(self, client_id: int) -> tuple[int, ...]:
-        """A device and its neighbours, ascending."""
+        """Return a device and its neighbours, ascending."""
         count = len(self.cohort)
         if not self._half or 2 * self._half >= count - 1:
             return self.cohort
@@ -57,15 +57,15 @@ class Graph:
         return tuple(sorted(order[(at + step) % count] for step in range(-self._half, self._half + 1)))
 
     def neighbours(self, client_id: int) -> tuple[int, ...]:
-        """With whom a device masks, ascending."""
+        """Return the devices with which a device masks, ascending."""
         return tuple(other for other in self.closed(client_id) if other != client_id)
 
     def point(self, client_id: int) -> int:
-        """The number of a device as a holder of shares, from 1."""
+        """Return the number of a device as a holder of shares, from 1."""
         return self._places[client_id] + 1
 
     def bitmap(self, members: Collection[int]) -> bytes:
-        """A set of the cohort's devices, a bit each, the first device's the lowest of the first byte."""
+        """Pack a set of the cohort's devices, a bit each; the first device's is the lowest of the first byte."""
         bits = bytearray((len(self.cohort) + 7) // 8)
         for client in members:
             place = self._places[client]
@@ -76,7 +76,7 @@ class Graph:
         """Inverse of `bitmap`.
 
         Raises:
-            CodecError: of another length, or with bits beyond the cohort.
+            CodecError: the bitmap has another length, or bits beyond the cohort.
         """
         count = len(self.cohort)
         if len(bitmap) != (count + 7) // 8 or int.from_bytes(bitmap, "little") >> count:
@@ -85,5 +85,5 @@ class Graph:
 
 
 def cohort_of(ids: Iterable[int]) -> tuple[int, ...]:
-    """Ids in the order that all agree on."""
+    """Return ids in ascending order, the common order of all devices."""
     return tuple(sorted(ids))

@@ -27,20 +27,20 @@ Masks = NDArray[np.uint64]
 
 
 def new_private() -> bytes:
-    """A fresh X25519 private key."""
+    """Generate an X25519 private key."""
     return X25519PrivateKey.generate().private_bytes_raw()
 
 
 def public_of(private: bytes) -> bytes:
-    """The public key of a private one, 32 bytes."""
+    """Return the public key of a private one, 32 bytes."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def agree(private: bytes, public: bytes) -> bytes:
-    """The 32 bytes that two devices share.
+    """Return the 32-byte secret that two devices share.
 
     Raises:
-        SecureAggregationError: a public key of small order, with which everyone would share the same.
+        SecureAggregationError: the public key has small order, so that all would share the same secret.
     """
     try:
         return X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(public))
@@ -51,23 +51,23 @@ def agree(private: bytes, public: bytes) -> bytes:
 
 
 def derive(secret: bytes, session: bytes, purpose: bytes, first: int, second: int) -> bytes:
-    """A 32-byte key for one purpose between two ids in one session (HKDF-SHA256, RFC 5869, without salt)."""
+    """Derive a 32-byte key for one purpose between two ids in one session (HKDF-SHA256, RFC 5869, without salt)."""
     info = PERSON + session + struct.pack("<QQ", first, second) + purpose
     return HKDF(hashes.SHA256(), KEY_BYTES, None, info).derive(secret)
 
 
 def keystream(key: bytes, length: int) -> Masks:
-    """`length` numbers, uniform on u64: ChaCha20's keystream from block 0, nonce 0, as little-endian words."""
+    """Return `length` numbers, uniform on u64: ChaCha20's keystream from block 0, nonce 0, as little-endian words."""
     stream: Any = Cipher(ChaCha20(key, bytes(16)), None).encryptor()
     return np.frombuffer(stream.update(bytes(8 * length)), "<u8").astype(np.uint64)
 
 
 def self_mask(seed: bytes, session: bytes, client_id: int, length: int) -> Masks:
-    """What hides one device's vector even from whoever knows all its pairwise masks."""
+    """Return the mask that hides a device's vector even from one who knows all its pairwise masks."""
     return keystream(derive(seed, session, b"self mask", client_id, client_id), length)
 
 
 def pair_mask(secret: bytes, session: bytes, mine: int, other: int, length: int) -> Masks:
-    """What `mine` adds for `other`: the negative, modulo 2**64, of what `other` adds for `mine`."""
+    """Return the mask that `mine` adds for `other`: the negative, modulo 2**64, of that of `other` for `mine`."""
     mask = keystream(derive(secret, session, b"pair mask", min(mine, other), max(mine, other)), length)
     return mask if mine < other else np.uint64(0) - mask

@@ -1,6 +1,6 @@
-"""What travels in a secure sum: packed bytes of bounded size, each with the session that it belongs to.
+"""Messages of a secure sum: packed bytes of bounded size, each with its session.
 
-Every message is `"ZA"`, version u8 = 1, kind u8, 16 bytes of session, and then what its class says. Server to device:
+Every message is `"ZA"`, version u8 = 1, kind u8, 16 bytes of session, and then its class' fields. Server to device:
 Invitation, KeyList, Sharers, Survivors, RevealRequest; device to server: Advertisement, SealedShares, MaskedInput,
 Consent, RevealedShares. The rounds are those of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving
 Machine Learning, CCS 2017, figure 4.
@@ -31,10 +31,10 @@ _BITMAP_BYTES = MOST_DEVICES // 8
 
 
 def open_message(data: bytes, kind: int, what: str) -> tuple[Reader, bytes]:
-    """A reader after the head, and the session.
+    """Read the head; return a reader after it, and the session.
 
     Raises:
-        CodecError: another message, or another version.
+        CodecError: the bytes are another message, or of another version.
     """
     reader = Reader(data, what)
     magic, version, found = reader.take("2sBB")
@@ -50,7 +50,7 @@ def _head(kind: int, session: bytes) -> bytes:
 
 
 def _counted(reader: Reader, size: int, what: str) -> int:
-    """A u32 count of things of at least `size` bytes each."""
+    """Read a u32 count of items of at least `size` bytes each."""
     (count,) = reader.take("I")
     if count > min(MOST_DEVICES, reader.remaining // size):
         raise CodecError(f"{what}: {count} are announced in {reader.remaining} bytes")
@@ -92,12 +92,12 @@ class Invitation:
     terms: Terms
 
     def encode(self) -> bytes:
-        """55 bytes."""
+        """Pack to 55 bytes."""
         return _head(self.KIND, self.terms.session) + self.terms.encode()
 
     @classmethod
     def decode(cls, data: bytes) -> Invitation:
-        """Raises CodecError: malformed, or a session that is not the terms'."""
+        """Inverse of `encode`; raises CodecError for malformed bytes, or a session that is not the terms'."""
         reader, session = open_message(data, cls.KIND, "invitation")
         terms = Terms.take(reader)
         reader.finish()
@@ -118,14 +118,14 @@ class Advertisement:
     signature: bytes = b""
 
     def signed(self) -> bytes:
-        """What the node key signs."""
+        """Return the bytes that the node key signs."""
         return b"zo-asr/secagg/v1 advertise\0" + self.session + self._body()
 
     def _body(self) -> bytes:
         return struct.pack("<Q", self.client_id) + self.box_key + self.mask_key
 
     def pack(self) -> bytes:
-        """Without the head, as an entry of a KeyList."""
+        """Pack without the head, as an entry of a KeyList."""
         return self._body() + _pack_signature(self.signature)
 
     @classmethod
@@ -135,12 +135,12 @@ class Advertisement:
         return cls(session, client_id, reader.raw(KEY_BYTES), reader.raw(KEY_BYTES), _take_signature(reader))
 
     def encode(self) -> bytes:
-        """93 bytes and the signature."""
+        """Pack to 93 bytes and the signature."""
         return _head(self.KIND, self.session) + self.pack()
 
     @classmethod
     def decode(cls, data: bytes) -> Advertisement:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "advertisement")
         found = cls.take(reader, session)
         reader.finish()
@@ -160,14 +160,14 @@ class KeyList:
     keys: tuple[Advertisement, ...]
 
     def encode(self) -> bytes:
-        """28 bytes, 8 a device of the cohort, and 73 and the signature an advertisement."""
+        """Pack to 28 bytes, 8 per device of the cohort, and 73 and the signature per advertisement."""
         ids = struct.pack(f"<I{len(self.cohort)}Q", len(self.cohort), *self.cohort)
         entries = b"".join(key.pack() for key in self.keys)
         return _head(self.KIND, self.session) + ids + struct.pack("<I", len(self.keys)) + entries
 
     @classmethod
     def decode(cls, data: bytes) -> KeyList:
-        """Raises CodecError: malformed, or ids out of order."""
+        """Inverse of `encode`; raises CodecError for malformed bytes, or ids out of order."""
         reader, session = open_message(data, cls.KIND, "key list")
         cohort = reader.take(f"{_counted(reader, 8, 'key list')}Q")
         count = _counted(reader, 73, "key list")
@@ -192,12 +192,12 @@ class SealedShares:
     boxes: dict[int, bytes]
 
     def encode(self) -> bytes:
-        """64 bytes and 90 a neighbour."""
+        """Pack to 64 bytes and 90 per neighbour."""
         return _head(self.KIND, self.session) + struct.pack("<Q", self.client_id) + self.commitment + _boxes(self.boxes)
 
     @classmethod
     def decode(cls, data: bytes) -> SealedShares:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "sealed shares")
         (client_id,) = reader.take("Q")
         found = cls(session, client_id, reader.raw(KEY_BYTES), _take_boxes(reader))
@@ -228,12 +228,12 @@ class Sharers:
     total: int
 
     def encode(self) -> bytes:
-        """38 bytes and a bit a device of the cohort."""
+        """Pack to 38 bytes and a bit per device of the cohort."""
         return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap) + struct.pack("<QQ", self.weight, self.total)
 
     @classmethod
     def decode(cls, data: bytes) -> Sharers:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "list of sharers")
         found = cls(session, _take_bitmap(reader), *reader.take("QQ"))
         reader.finish()
@@ -250,13 +250,13 @@ class MaskedInput:
     values: NDArray[np.uint64]
 
     def encode(self) -> bytes:
-        """32 bytes and 8 a number."""
+        """Pack to 32 bytes and 8 per number."""
         head = _head(self.KIND, self.session) + struct.pack("<QI", self.client_id, len(self.values))
         return head + self.values.astype("<u8").tobytes()
 
     @classmethod
     def decode(cls, data: bytes) -> MaskedInput:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "masked input")
         client_id, length = reader.take("QI")
         if length > min(MOST_LENGTH, reader.remaining // 8):
@@ -275,12 +275,12 @@ class Survivors:
     bitmap: bytes
 
     def encode(self) -> bytes:
-        """22 bytes and a bit a device of the cohort."""
+        """Pack to 22 bytes and a bit per device of the cohort."""
         return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap)
 
     @classmethod
     def decode(cls, data: bytes) -> Survivors:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "list of survivors")
         found = cls(session, _take_bitmap(reader))
         reader.finish()
@@ -288,7 +288,7 @@ class Survivors:
 
 
 def agreement(session: bytes, cohort: bytes, sharers: bytes, survivors: bytes, total: int) -> bytes:
-    """What a device signs as its consent: session, digest of the cohort, bitmaps of both sets, total weight."""
+    """Return the bytes of a device's consent: session, digest of the cohort, bitmaps of both sets, total weight."""
     sets = _pack_bitmap(sharers) + _pack_bitmap(survivors)
     return b"zo-asr/secagg/v1 survivors\0" + session + cohort + sets + struct.pack("<Q", total)
 
@@ -303,12 +303,12 @@ class Consent:
     signature: bytes = b""
 
     def encode(self) -> bytes:
-        """29 bytes and the signature."""
+        """Pack to 29 bytes and the signature."""
         return _head(self.KIND, self.session) + struct.pack("<Q", self.client_id) + _pack_signature(self.signature)
 
     @classmethod
     def decode(cls, data: bytes) -> Consent:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "consent")
         found = cls(session, reader.take("Q")[0], _take_signature(reader))
         reader.finish()
@@ -325,14 +325,14 @@ class RevealRequest:
     boxes: dict[int, bytes] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """28 bytes, 9 and the signature a consent, 90 a box."""
+        """Pack to 28 bytes, 9 and the signature per consent, 90 per box."""
         signed = b"".join(struct.pack("<Q", c) + _pack_signature(self.signatures[c]) for c in sorted(self.signatures))
         head = _head(self.KIND, self.session) + struct.pack("<I", len(self.signatures))
         return head + signed + _boxes(self.boxes)
 
     @classmethod
     def decode(cls, data: bytes) -> RevealRequest:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "request to reveal")
         count = _counted(reader, 9, "consents")
         entries = [(reader.take("Q")[0], _take_signature(reader)) for _ in range(count)]
@@ -355,13 +355,13 @@ class RevealedShares:
     shares: dict[int, bytes]
 
     def encode(self) -> bytes:
-        """32 bytes and 41 a share."""
+        """Pack to 32 bytes and 41 per share."""
         packed = b"".join(struct.pack("<Q", owner) + self.shares[owner] for owner in sorted(self.shares))
         return _head(self.KIND, self.session) + struct.pack("<QI", self.client_id, len(self.shares)) + packed
 
     @classmethod
     def decode(cls, data: bytes) -> RevealedShares:
-        """Raises CodecError: malformed."""
+        """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "revealed shares")
         (client_id,) = reader.take("Q")
         count = _counted(reader, 8 + SHARE_BYTES, "shares")

@@ -1,4 +1,4 @@
-"""Signatures by the devices' node keys, the ones SuperNodes log in with: a server that swaps keys is noticed."""
+"""Signatures by the devices' node keys, with which SuperNodes log in, so that swapped keys are detected."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
 
 class NodeSigner:
-    """Signs with a device's node key.
+    """Signer with a device's node key.
 
     Args:
         private: the OpenSSH private key file's bytes (EC, no passphrase).
 
     Raises:
-        ConfigError: not such a key.
+        ConfigError: the bytes are no such key.
     """
 
     def __init__(self, private: bytes) -> None:
@@ -39,12 +39,12 @@ class NodeSigner:
         self._key = key
 
     def sign(self, data: bytes) -> bytes:
-        """An ECDSA signature (SHA-256, DER) of at most 160 bytes."""
+        """Return an ECDSA signature (SHA-256, DER) of at most 160 bytes."""
         return self._key.sign(data, _ALGORITHM)
 
 
 class PeerKeys:
-    """The public node keys of all devices of a deployment, as the operator carried them to this one.
+    """The public node keys of all devices of a deployment, as the operator copied them to this one.
 
     Args:
         keys: OpenSSH public keys by client id.
@@ -66,7 +66,7 @@ class PeerKeys:
 
     @classmethod
     def parse(cls, text: str) -> PeerKeys:
-        """From lines of `client-id key-type base64 [comment]`; empty ones and those after `#` are left out.
+        """Parse lines of `client-id key-type base64 [comment]`; empty lines and text after `#` are ignored.
 
         Raises:
             ConfigError: a line of another form, or two keys for one device.
@@ -88,7 +88,7 @@ class PeerKeys:
         return client_id in self._keys
 
     def holds(self, client_id: int, data: bytes, signature: bytes) -> bool:
-        """Whether the device signed exactly this."""
+        """Return whether the signature is the device's for this data."""
         key = self._keys.get(client_id)
         if key is None or not 0 < len(signature) <= MOST_SIGNATURE_BYTES:
             return False
@@ -100,5 +100,5 @@ class PeerKeys:
 
 
 def peer_line(client_id: int, public: str) -> str:
-    """A device's line of a peer-keys file."""
+    """Return a device's line of a peer-keys file."""
     return f"{client_id} {public.strip()}\n"

@@ -1,4 +1,4 @@
-"""Scalars as whole numbers on a fixed grid, so that their sum is exact in any order and may wrap modulo 2**64."""
+"""Quantisation of scalars to integers on a fixed grid, so that sums are exact in any order and modulo 2**64."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Quantiser:
 
     @property
     def limit(self) -> float:
-        """The largest size of a scalar; what is larger is clipped."""
+        """The maximum size of a scalar; larger ones are clipped."""
         return float(np.ldexp(float(self.most), self.exponent))
 
     @property
     def most_weight(self) -> int:
-        """The largest total weight of a cohort whose sums stay below 2**63."""
+        """The maximum total weight of a cohort whose sums stay below 2**63."""
         return MOST_SUM // self.most
 
     def quantise(self, values: NDArray[np.floating[Any]]) -> tuple[NDArray[np.int64], int]:
-        """Whole numbers of grid units, half to even, of the same shape, and how many values were clipped.
+        """Return integers in grid units, rounded half to even, of the same shape, and the number of clipped values.
 
         Raises:
             SecureAggregationError: a value is not finite.
@@ -46,7 +46,7 @@ class Quantiser:
         return np.clip(units, -self.most, self.most).astype(np.int64), clipped
 
     def weighted(self, units: NDArray[np.int64], weight: int, total: int) -> NDArray[np.int64]:
-        """Units times a device's weight.
+        """Return units times a device's weight.
 
         Raises:
             SecureAggregationError: the weights of the cohort, `total`, are so large that its sum could overflow.
@@ -59,6 +59,6 @@ class Quantiser:
         return units * np.int64(weight)
 
     def mean(self, total: NDArray[np.int64], weight: int) -> NDArray[np.float64]:
-        """The weighted mean of a cohort from its exact sum: one conversion, one division, float64."""
+        """Return the weighted mean of a cohort from its exact sum: one conversion, one division, float64."""
         mean: NDArray[np.float64] = np.ldexp(total.astype(np.float64), self.exponent) / weight
         return mean

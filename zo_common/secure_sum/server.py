@@ -1,4 +1,4 @@
-"""The server's part in a secure sum: it carries keys and sealed shares, adds masked vectors, and removes the masks.
+"""The server's part in a secure sum: it relays keys and sealed shares, adds masked vectors, and removes the masks.
 
     advertisements → key lists → sealed shares → sharers → masked vectors → survivors → consents → shares → sum
 
@@ -33,7 +33,7 @@ from zo_common.secure_sum.terms import MOST_DEVICES, Terms
 
 
 class SecureServer:
-    """One secure sum. `add_…` takes one device's bytes, `close_…` ends a step and gives what goes to the devices.
+    """One secure sum: `add_…` takes one device's bytes, `close_…` ends a step and returns the messages to the devices.
 
     Every `add_…` raises CodecError or SecureAggregationError for bytes that do not fit the device's turn: leave that
     device out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
@@ -53,7 +53,7 @@ class SecureServer:
         self._revealed: set[int] = set()
 
     def invitation(self) -> bytes:
-        """What goes to every device that may take part."""
+        """Return the message to every device that may take part."""
         return Invitation(self.terms).encode()
 
     def _belongs(self, session: bytes, claimed: int, client_id: int, expected: Collection[int] | None) -> None:
@@ -75,7 +75,7 @@ class SecureServer:
             )
 
     def add_advertisement(self, client_id: int, data: bytes) -> None:
-        """Step 1."""
+        """Step 1: add a device's public keys."""
         found = Advertisement.decode(data)
         self._belongs(found.session, found.client_id, client_id, None)
         if client_id in self._keys:
@@ -83,11 +83,11 @@ class SecureServer:
         self._keys[client_id] = found
 
     def signed(self) -> int:
-        """How many advertisements carry a signature; devices verify it, not the server."""
+        """Return the number of advertisements with a signature; devices verify it, not the server."""
         return sum(bool(key.signature) for key in self._keys.values())
 
     def close_advertising(self) -> dict[int, bytes]:
-        """Key lists by client id, each with the device's own keys and its neighbours'."""
+        """Return key lists by client id, each with the device's own keys and its neighbours'."""
         if not LEAST_COHORT <= len(self._keys) <= MOST_DEVICES:
             raise SecureAggregationError(
                 f"{len(self._keys)} devices advertised keys, expected {LEAST_COHORT} … {MOST_DEVICES}: raise "
@@ -106,7 +106,7 @@ class SecureServer:
         return lists
 
     def add_shares(self, client_id: int, data: bytes) -> None:
-        """Step 2."""
+        """Step 2: add a device's sealed shares."""
         found = SealedShares.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._graph.cohort)
         if client_id in self._sealed:
@@ -116,10 +116,10 @@ class SecureServer:
         self._sealed[client_id] = found
 
     def close_sharing(self, weights: Mapping[int, int]) -> dict[int, bytes]:
-        """Lists of sharers by client id, with each device's weight; they go with the plans.
+        """Return lists of sharers by client id, with each device's weight; they go with the plans.
 
         Args:
-            weights: positive whole numbers for at least all sharers.
+            weights: positive integers for at least all sharers.
         """
         self._enough(self._sealed, "sent shares")
         self._sharers = self._graph.bitmap(self._sealed)
@@ -130,7 +130,7 @@ class SecureServer:
         }
 
     def check_masked(self, client_id: int, data: bytes) -> NDArray[np.uint64]:
-        """A device's masked vector, not counted yet: uint64, shape (terms.length,)."""
+        """Return a device's masked vector, not counted yet: uint64, shape (terms.length,)."""
         found = MaskedInput.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._sealed)
         if len(found.values) != self.terms.length:
@@ -140,7 +140,7 @@ class SecureServer:
         return found.values
 
     def close_masking(self, masked: Mapping[int, NDArray[np.uint64]]) -> dict[int, bytes]:
-        """Step 3: those whose checked vectors are given survive, everyone else has dropped out; who survived, by id."""
+        """Step 3: devices whose checked vectors are given survive, all others dropped out; return messages by id."""
         self._enough(masked, "sent masked vectors")
         self._masked = dict(masked)
         self._survivors = frozenset(masked)
@@ -149,13 +149,13 @@ class SecureServer:
         return dict.fromkeys(sorted(self._survivors), data)
 
     def add_consent(self, client_id: int, data: bytes) -> None:
-        """Step 4."""
+        """Step 4: add a device's consent."""
         found = Consent.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._survivors)
         self._consents[client_id] = found.signature
 
     def close_consent(self) -> dict[int, bytes]:
-        """Requests to reveal by client id, to those that consented: neighbours' signatures and the boxes for each."""
+        """Return requests to reveal for those that consented, by id: neighbours' signatures and the boxes for each."""
         self._enough(self._consents, "consented")
         requests = {}
         for client in sorted(self._consents):
@@ -166,7 +166,7 @@ class SecureServer:
         return requests
 
     def add_revealed(self, client_id: int, data: bytes) -> None:
-        """Step 5."""
+        """Step 5: add a device's revealed shares."""
         found = RevealedShares.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._consents)
         expected = {other for other in self._graph.closed(client_id) if other in self._sealed}
@@ -177,7 +177,7 @@ class SecureServer:
             self._shares.setdefault(owner, {})[self._graph.point(client_id)] = share
 
     def total(self) -> NDArray[np.int64]:
-        """The exact sum of the survivors' vectors, int64, shape (terms.length,).
+        """Return the exact sum of the survivors' vectors, int64, shape (terms.length,).
 
         Raises:
             SecureAggregationError: too few shares of some device, or shares that were altered; nothing is returned.
@@ -195,7 +195,7 @@ class SecureServer:
         return total.view(np.int64)
 
     def _remove_pairs(self, dropped: int, total: NDArray[np.uint64]) -> None:
-        """Take out, in place, what survivors added for a device that dropped out after sharing."""
+        """Subtract, in place, the masks that survivors added for a device that dropped out after sharing."""
         alive = [other for other in self._graph.neighbours(dropped) if other in self._survivors]
         if not alive:
             return

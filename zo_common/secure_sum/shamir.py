@@ -1,8 +1,8 @@
 """Shamir's secret sharing of 32-byte secrets (Shamir, How to share a secret, CACM 1979).
 
-Own code and not pycryptodome's `Crypto.Protocol.SecretSharing`: that one works on 16 bytes, bit by bit, and computes
-Lagrange's weights anew for each secret. With 100 holders it takes 300 times as long to split, and a server that puts
-together a thousand secrets of a thousand holders would need days. Here the weights of one set of holders are kept.
+Own code and not pycryptodome's `Crypto.Protocol.SecretSharing`: that works on 16 bytes, bit by bit, and computes
+Lagrange's weights again for each secret. With 100 holders it takes 300 times as long to split, and to reconstruct a
+thousand secrets of a thousand holders would take days. Here the weights of one set of holders are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MOST_POINTS = 1 << 16
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int]) -> dict[int, bytes]:
-    """Shares of a secret, `threshold` of which give it back while fewer tell nothing.
+    """Split a secret into shares, of which `threshold` reconstruct it and fewer reveal nothing.
 
     Args:
         secret: 32 bytes.
@@ -50,10 +50,10 @@ def split(secret: bytes, threshold: int, points: Sequence[int]) -> dict[int, byt
 
 
 def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret of at least `threshold` shares; of more, those with the lowest numbers are used.
+    """Reconstruct the secret of at least `threshold` shares; of more, those with the lowest numbers are used.
 
     Raises:
-        SecureAggregationError: too few shares, or shares that cannot belong to one 32-byte secret.
+        SecureAggregationError: there are too few shares, or they cannot belong to one 32-byte secret.
     """
     if len(shares) < threshold:
         raise SecureAggregationError(
@@ -74,7 +74,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 @lru_cache(maxsize=8)
 def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's weights at zero: Π over m ≠ j of x_m / (x_m − x_j)."""
+    """Return Lagrange's weights at zero: Π over m ≠ j of x_m / (x_m − x_j)."""
     weights = []
     for j in points:
         numerator = denominator = 1

@@ -1,6 +1,6 @@
-"""A device between two messages: Flower starts a process for each, so what it must remember travels as bytes.
+"""A device's state between two messages, as bytes: Flower starts a process for each message.
 
-The bytes hold private keys. They stay on the device, and only for the length of a round.
+The bytes hold private keys. They stay on the device, for one round only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MAGIC, _VERSION = b"ZV", 1
 
 
 def dump_device(device: SecureDevice) -> bytes:
-    """All that `load_device` needs, the node keys left out."""
+    """Pack all that `load_device` needs, without the node keys."""
     memory = device.memory
     keys = tuple(memory.keys[client] for client in sorted(memory.keys))
     listed = KeyList(device.terms.session, memory.cohort, keys).encode()
@@ -30,10 +30,10 @@ def dump_device(device: SecureDevice) -> bytes:
 
 
 def load_device(data: bytes, signer: NodeSigner | None = None, peers: PeerKeys | None = None) -> SecureDevice:
-    """Inverse of `dump_device`; signatures were checked when the keys came and are not checked again.
+    """Inverse of `dump_device`; signatures were checked when the keys arrived and are not checked again.
 
     Raises:
-        CodecError: not such bytes.
+        CodecError: the bytes are no state, or of another version.
     """
     reader = Reader(data, "a secure sum's state")
     magic, version, phase, client_id, least, total = reader.take("2sBBQIQ")

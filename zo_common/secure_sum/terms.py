@@ -1,4 +1,4 @@
-"""What a cohort agrees on before it aggregates securely: run, round, length of the vectors, threshold, neighbours."""
+"""Terms of a cohort's secure aggregation: run, round, length of the vectors, threshold, neighbours."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ MOST_LENGTH = 1 << 22
 
 
 def check_policy(threshold: float, neighbours: int) -> None:
-    """Whether the settings can protect anyone.
+    """Check that the settings can protect a device.
 
     Raises:
-        ConfigError: a threshold of no more than half would let a server unmask one device in two ways at once.
+        ConfigError: a setting is out of range; with a threshold below half a server could obtain shares of both masks
+            of one device.
     """
     if not (math.isfinite(threshold) and 0.5 <= threshold < 1):
         raise ConfigError(
@@ -38,17 +39,17 @@ def check_policy(threshold: float, neighbours: int) -> None:
 
 @dataclass(frozen=True)
 class Terms:
-    """Terms of one secure sum; keys, masks and signatures hold for exactly these.
+    """Terms of one secure sum; keys, masks and signatures are valid for these alone.
 
     Attributes:
         run_id: 16 bytes that name the run.
         server_round: the round.
         length: numbers in each device's vector.
-        threshold: share of the devices more than which must stay to the end, 0.5 … 1.
-        neighbours: with how many others each device masks; 0 for all (Bonawitz et al. 2017), else the regular graph of
-            Bell et al. 2020.
-        weighted: each device's vector counts as often as it has examples; else once. All of a cohort know the same, or
-            a server could give one device so large a weight that the sum shows its vector.
+        threshold: more than this share of the devices must stay to the end, 0.5 … 1.
+        neighbours: number of others with which each device masks; 0 for all (Bonawitz et al. 2017), else the regular
+            graph of Bell et al. 2020.
+        weighted: each device's vector is weighted by its number of examples; else by 1. All of a cohort know the same
+            terms, or a server could give one device so large a weight that the sum reveals its vector.
 
     Raises:
         ConfigError: see `check_policy`.
@@ -71,25 +72,25 @@ class Terms:
 
     @cached_property
     def session(self) -> bytes:
-        """16 bytes that stand for all of the terms."""
+        """Hash of all terms, 16 bytes."""
         return hashlib.blake2b(self.encode(), digest_size=SESSION_BYTES, person=PERSON).digest()
 
     def needed(self, devices: int) -> int:
-        """How many of so many devices must stay: more than the threshold's share, never more than there are."""
+        """Return how many of `devices` must stay: more than the threshold's share, but not more than there are."""
         return min(devices, math.floor(self.threshold * devices) + 1)
 
     def encode(self) -> bytes:
-        """35 bytes."""
+        """Pack to 35 bytes."""
         return struct.pack(
             "<" + LAYOUT, self.run_id, self.server_round, self.length, self.threshold, self.neighbours, self.weighted
         )
 
     @classmethod
     def take(cls, reader: Reader) -> Terms:
-        """Terms off the front of untrusted bytes.
+        """Read terms from the front of untrusted bytes.
 
         Raises:
-            CodecError: a field out of range.
+            CodecError: a field is out of range.
         """
         try:
             return cls(*reader.take(LAYOUT))

@@ -1,4 +1,4 @@
-"""Speech with and without transcripts: reading, sharing out, batches and evaluation."""
+"""Speech with and without transcripts: reading, partitions, batches and evaluation."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Recordings as Whisper hears them: 16 kHz, mono, float32."""
+"""Decoding of recordings to mono float32 samples, by default at Whisper's 16 kHz."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd"),
     *(".w64", ".rf64", ".caf", ".sph", ".nist", ".voc"),
 )
-"""Of files that are decoded here."""
+"""Suffixes of files that can be decoded."""
 FOREIGN_SUFFIXES = (
     *(".m4a", ".mp4", ".aac", ".webm", ".wma", ".amr", ".3gp", ".mka", ".mkv", ".mov", ".ac3", ".m4b", ".mp2", ".ra"),
 )
-"""Of recordings that must be converted first."""
+"""Suffixes of recordings that must be converted first."""
 MAX_SECONDS = 30.0
 MIN_SECONDS = 0.01  # of which a spectrogram has one frame
 LOUDEST = 16.0  # 24 dB beyond full scale; 16-bit numbers that were stored as floats reach 32768
 SILENCE = 1e-4  # of full scale, −80 dB: three steps of 16-bit samples
-_CANCELLED = 1e-3  # of the channels' own level, below which their mean is none
+_CANCELLED = 1e-3  # of the channels' own level; below it their mean counts as silence
 _HEAD = 12  # bytes that say how long a WAV file is
-_STREAMED = 0x7FFFF000  # from here on, the size in a WAV file means that its writer did not know it
+_STREAMED = 0x7FFFF000  # from here on, the size in a WAV file means that its writer did not know the length
 
 
 class AudioProblem(ValueError):
-    """A recording that cannot teach; the message is one sentence with the remedy."""
+    """A recording that cannot be used; the message is one sentence with the remedy."""
 
 
 def decode(
@@ -47,9 +47,9 @@ def decode(
     *,
     shorten: str = "cut it by 'zo-asr data segment', or list its parts with their times (docs/data.md)",
 ) -> npt.NDArray[np.float32]:
-    """Samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
+    """Decode samples of shape (n,) at `sampling_rate` Hz, n > 0; channels are averaged.
 
-    All recordings are read by this one function, whatever they are for; `counted` tells what it had to change.
+    This one function reads the recordings of training, evaluation and adaptation; `counted` reports conversions.
 
     Args:
         shorten: the remedy for a recording that is too long.
@@ -93,7 +93,7 @@ def decode(
 
 
 def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArray[np.float32], int, float]:
-    """Samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
+    """Read samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
     with told_in_a_sentence(name), opened(audio, name) as file:
         # One sample more than allowed shows that it is too long, without decoding hours of it.
         samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
@@ -102,24 +102,24 @@ def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArr
 
 @contextmanager
 def opened(audio: Path | bytes, name: str) -> Iterator[soundfile.SoundFile]:
-    """A recording, called `name`, open for reading.
+    """Open a recording, called `name` in messages, for reading.
 
     Raises:
-        AudioProblem: it has no bytes, or ends before what its header promises.
+        AudioProblem: it has no bytes, or is shorter than its header says.
         OSError, soundfile.SoundFileError: it cannot be opened.
     """
     head = audio[:_HEAD] if isinstance(audio, bytes) else _head(audio)
     if not head:
         raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
     _refuse_cut_short(head, len(audio) if isinstance(audio, bytes) else audio.stat().st_size, name)
-    # by what it holds, not by its name, from which soundfile would take a format of its own accord
+    # opened as a stream: from a name soundfile would derive a format, instead of from the content
     stream = io.BytesIO(audio) if isinstance(audio, bytes) else os.fdopen(os.open(audio, os.O_RDONLY), "rb")
     with stream, soundfile.SoundFile(stream) as file:
         yield file
 
 
 def name_of(audio: Path | bytes) -> str:
-    """What messages call a recording."""
+    """Return the name of a recording in messages."""
     return f"'{audio.name}'" if isinstance(audio, Path) else "the recording"
 
 
@@ -129,14 +129,14 @@ def _head(path: Path) -> bytes:
 
 
 def _refuse_cut_short(head: bytes, size: int, name: str) -> None:
-    """Raises AudioProblem where a WAV file of `size` bytes has fewer than its header says (RIFF 1.0)."""
+    """Raise AudioProblem if a WAV file of `size` bytes is shorter than its header says (RIFF 1.0)."""
     promised = int.from_bytes(head[4:8], "little") + 8
     if head[:4] == b"RIFF" and size < promised < _STREAMED:
         raise AudioProblem(f"{name} ends after {size} of {promised} bytes, expected all: copy it again.")
 
 
 def is_silent(wave: npt.NDArray[np.float32]) -> bool:
-    """Whether no sample is more than −80 dB of full scale from the mean; an empty wave is silent."""
+    """Return whether all samples are within −80 dB of full scale of the mean; an empty wave is silent."""
     if not len(wave):
         return True
     middle = wave.mean(dtype=np.float64)
@@ -145,7 +145,7 @@ def is_silent(wave: npt.NDArray[np.float32]) -> bool:
 
 @contextmanager
 def told_in_a_sentence(name: str) -> Iterator[None]:
-    """Turns what the system and soundfile raise of a recording, called `name`, into an AudioProblem."""
+    """Convert errors of the system and of soundfile on a recording, called `name`, to an AudioProblem."""
     try:
         yield
     except OSError as error:
@@ -158,7 +158,7 @@ def told_in_a_sentence(name: str) -> Iterator[None]:
 
 
 def local_audio(folder: Path, name: object, *, column: str = "file_name") -> Path | str:
-    """Path of the recording that a table in `folder` names, or as a string what is wrong with the name."""
+    """Return the path of a recording that a table in `folder` names, or the fault of the name as a string."""
     if not isinstance(name, str) or not name.strip():
         return f"got no {column}, expected the path of a recording: fill it in or delete the row."
     for spelled in _spellings(name):
@@ -171,7 +171,7 @@ def local_audio(folder: Path, name: object, *, column: str = "file_name") -> Pat
 
 
 def stated_audio(folders: Sequence[Path], name: object, *, column: str) -> Path | str:
-    """As `local_audio`, for a table that may name recordings anywhere, with ~ too; a relative name is of a folder."""
+    """As `local_audio`, for a table that may name recordings anywhere, also with ~; relative names are in `folders`."""
     if not isinstance(name, str) or not name.strip():
         return f"got no {column}, expected the path of a recording: fill it in or delete the row."
     for spelled in _spellings(name):
@@ -191,9 +191,9 @@ def _is_file(path: Path) -> bool:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """A name as it is written, then as other programs and systems write the same one.
+    """Yield a name as it is written, then in the spellings of other programs and systems.
 
-    That is with spaces around it, with Windows' separators, and with letters and their accents put together or apart.
+    These are names with spaces around them, with Windows' separators, and with composed or decomposed accents.
     """
     bare = name.strip()
     for plain in dict.fromkeys((name, bare, bare.replace("\\", "/"))):
@@ -201,7 +201,7 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def stored_audio(value: Mapping[str, Any] | None) -> Path | bytes | str:
-    """Bytes or path of an undecoded Audio value of `datasets`, or as a string what is wrong with it."""
+    """Return bytes or path of an undecoded Audio value of `datasets`, or its fault as a string."""
     content, path = (value.get("bytes"), value.get("path")) if value else (None, None)
     if content is not None:
         return bytes(content)

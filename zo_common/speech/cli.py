@@ -1,4 +1,4 @@
-"""`zo-asr data check | convert | segment`: recordings looked at before training, written in one layout, and cut."""
+"""`zo-asr data check | convert | segment`: recordings checked before training, written in one layout, and cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zo_common.cli import AsJson, run_typer
 from zo_common.speech.survey import Survey
 
 app = typer.Typer(
-    help="Look at recordings before training, convert and cut them.",
+    help="Check recordings before training, convert and cut them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -26,16 +26,16 @@ app = typer.Typer(
 Source = Annotated[str, typer.Argument(help="Folder, table or hub id: see docs/data.md.", show_default=False)]
 Split = Annotated[str, typer.Option(help="Only this split; by default all.")]
 TextColumn = Annotated[str, typer.Option(help="Column of the transcripts.")]
-By = Annotated[str, typer.Option(help="Column that says whose a recording is.")]
-NoText = Annotated[bool, typer.Option("--no-text", help="Recordings alone, as objectives without transcripts take.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out what cannot be used, and count it.")]
-Problems = Annotated[int, typer.Option(min=0, help="How many problems are printed of each split; 0 for all.")]
+By = Annotated[str, typer.Option(help="Column of the owners of the recordings.")]
+NoText = Annotated[bool, typer.Option("--no-text", help="Recordings alone, for objectives without transcripts.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable recordings, and count them.")]
+Problems = Annotated[int, typer.Option(min=0, help="Maximum number of problems printed per split; 0 for all.")]
 _PATIENCE = 2.0
 
 
 @app.callback()
 def _group() -> None:
-    """Look at recordings before training, convert and cut them."""
+    """Check recordings before training, convert and cut them."""
 
 
 @app.command()
@@ -48,7 +48,7 @@ def check(
     problems: Problems = 20,
     as_json: AsJson = False,
 ) -> None:
-    """Print what would be trained on, and all that cannot be: every recording is decoded, no model is loaded."""
+    """Print the usable and the unusable recordings: every recording is decoded, no model is loaded."""
     from zo_common.speech.source import read_splits
     from zo_common.speech.survey import survey
 
@@ -89,7 +89,7 @@ def convert(
     text_column: TextColumn = "transcription",
     skip_bad: SkipBad = False,
 ) -> None:
-    """Write recordings of any layout as Hugging Face's audiofolder, cut by their times where they have such."""
+    """Write recordings of any layout as Hugging Face's audiofolder, cut by their times if they have some."""
     from zo_common.speech.convert import convert as write
     from zo_common.speech.source import read_splits
 
@@ -105,7 +105,7 @@ def convert(
 def segment(
     source: Source,
     output: Annotated[Path, typer.Argument(help="A new folder.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Hub id or directory of a model that knows the language.")],
+    model: Annotated[str, typer.Option(help="Hub id or directory of a model for the language.")],
     language: Annotated[str, typer.Option(help="Language of the speech.")] = "en",
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     split: Split = "",
@@ -114,7 +114,7 @@ def segment(
 ) -> None:
     """Cut recordings of more than 30 s at pauses, each piece with its own text, and write an audiofolder.
 
-    The model says which words are said in a piece; what it is not sure of is listed and left out.
+    The model decides which words are in a piece; uncertain pieces are listed and left out.
     """
     from zo_common.errors import DataError
     from zo_common.models.compute import choose_device
@@ -153,7 +153,7 @@ def _onwards(advance: Callable[[int], None], before: int, at: int, total: int) -
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr, on a terminal alone, once the work has taken two seconds."""
+    """Show a bar on stderr, on a terminal only, after two seconds of work."""
     import time
 
     console, started = Console(stderr=True), time.monotonic()
@@ -174,7 +174,7 @@ def _bar(total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _show(found: Survey, most: int) -> None:
-    """A split for people."""
+    """Print a split for people."""
     print(f"{found.split} ({found.layout}): {found.utterances} recordings, {found.minutes:.1f} min")
     for line in _lines(found):
         print(f"  {line}")

@@ -1,4 +1,4 @@
-"""A part of a recording, by its times, cut when it is asked for."""
+"""A part of a recording, by its times, cut at its use."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import soundfile
 from zo_common.speech.audio import AudioProblem, name_of, opened, told_in_a_sentence
 from zo_common.speech.utterance import Source
 
-OVERSHOOT = 0.5  # seconds that a part may end behind its recording, as Kaldi allows: times are rounded
-_WHOLE = 0.05  # seconds by which a part may differ from the recording and still be all of it
+OVERSHOOT = 0.5  # seconds that a part may end after its recording, as in Kaldi: times are rounded
+_WHOLE = 0.05  # seconds by which a part may differ from the recording and still count as the whole
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Samples from `start` on, `seconds` of them, or up to the end; called, it gives them as the bytes of a WAV file.
+    """Samples from `start` on, for `seconds` or up to the end; a call returns them as the bytes of a WAV file.
 
-    The samples are those of the recording, to the bit, at its own rate and with all its channels; a part that is all of
-    a recording is the recording itself.
+    The samples are those of the recording, to the bit, at its own rate and with all its channels; for a part that is
+    the whole recording, the recording itself is returned.
     """
 
     source: Source = field(repr=False)
@@ -27,10 +27,10 @@ class Clip:
     seconds: float | None
 
     def __call__(self) -> bytes:
-        """The part as bytes.
+        """Return the part as bytes.
 
         Raises:
-            AudioProblem: the recording cannot be read, is cut short, or ends before the part does.
+            AudioProblem: the recording cannot be read, is cut short, or ends before the part.
         """
         source = self.source() if callable(self.source) else self.source
         name = name_of(source)

@@ -1,4 +1,4 @@
-"""What adaptation changed on held-out speech: the error rate's change with its interval, in all and by group.
+"""The change of the error rate on held-out speech by adaptation, with its interval, in total and by group.
 
 The same utterances are transcribed before and after, so they are resampled as pairs (Bisani & Ney 2004, "Bootstrap
 estimates for confidence intervals in ASR performance evaluation"). If devices evaluate their own speech and send only
@@ -34,7 +34,7 @@ class Change:
 
     Attributes:
         units: words or characters of the references.
-        interval: of `change` at `CONFIDENCE`; None for fewer than two of what is resampled.
+        interval: of `change` at `CONFIDENCE`; None for fewer than two resampled units.
     """
 
     utterances: int
@@ -45,26 +45,26 @@ class Change:
 
     @property
     def change(self) -> float:
-        """`after` − `before`: below 0 where errors became fewer."""
+        """`after` − `before`: below 0 if errors decreased."""
         return self.after - self.before
 
     def row(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the change as JSON values."""
         return asdict(self) | {"change": self.change}
 
 
 def error_counts(reference: str, hypothesis: str, language: str) -> tuple[int, int]:
-    """Errors of one utterance and units of its reference: words, or characters where the headline is over them."""
+    """Return errors of one utterance and units of its reference: words, or characters as the headline metric."""
     found = score([reference], [hypothesis], language=language)
     counts = found.characters if headline_metric(language) == "cer" else found.words
     return counts.errors, counts.length
 
 
 def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0, *, utterances: int | None = None) -> Change:
-    """The change of a rate, from each utterance's errors before and after and units of its reference, (N,) each.
+    """Return the change of a rate, from each utterance's errors before and after and reference units, (N,) each.
 
     Args:
-        utterances: how many they are, where the counts are sums over several.
+        utterances: their number, if the counts are sums over several.
     """
     rates = [_rate(errors, units) for errors in (before, after)]
     interval = _interval(before, after, units, seed) if len(units) >= _LEAST else None
@@ -95,14 +95,14 @@ def _interval(before: Counts, after: Counts, units: Counts, seed: int) -> tuple[
 
 
 def compare(before: Rows, after: Rows, language: str, speaker: str) -> dict[str, Any] | None:
-    """The comparison of two evaluations of one split, as JSON has it: the whole, and each group of its columns.
+    """Compare two evaluations of one split, in total and for each group of its columns; the result is for JSON.
 
     Args:
         before, after: rows with `where`, `columns`, `errors` and `units`, the same utterances in the same order.
-        speaker: the column of speakers, which counts though its values may be numbers.
+        speaker: the column of speakers, which forms groups even if its values are numbers.
 
     Returns:
-        None where they are not the same utterances.
+        None if they are not the same utterances.
     """
     if not before or [row["where"] for row in before] != [row["where"] for row in after]:
         return None
@@ -119,13 +119,13 @@ def compare(before: Rows, after: Rows, language: str, speaker: str) -> dict[str,
 
 
 def compare_devices(before: Rows, after: Rows, language: str) -> dict[str, Any] | None:
-    """As `compare`, of what devices counted of their own speech: those that answered both times, without groups.
+    """As `compare`, for devices' counts on their own speech: those that answered both times, without groups.
 
     Args:
         before, after: rows with `device`, `utterances`, `errors` and `units`, one a device.
 
     Returns:
-        None where no device has the same utterances in both.
+        None if no device has the same utterances in both.
     """
     key = itemgetter("device", "utterances", "units")
     first = {key(row): row for row in before}
@@ -138,7 +138,7 @@ def compare_devices(before: Rows, after: Rows, language: str) -> dict[str, Any] 
 
 
 def _counts(before: Rows, after: Rows) -> tuple[Counts, Counts, Counts]:
-    """Errors before and after, and units."""
+    """Return errors before and after, and units."""
     wanted = (before, "errors"), (after, "errors"), (after, "units")
     first, last, units = (np.array([row[name] for row in rows]) for rows, name in wanted)
     return first, last, units
@@ -156,9 +156,9 @@ def _comparison(change: Change, language: str, resampled: Resampled) -> dict[str
 
 
 def group_columns(columns: Sequence[Mapping[str, str]], speaker: str) -> list[str]:
-    """The columns that sort utterances into groups: 2 … `MOST_GROUPS` values, in the mean of two utterances or more.
+    """Return the columns that form groups: 2 … `MOST_GROUPS` values, with two utterances or more on average.
 
-    Columns of numbers, such as votes or durations, sort nothing, unless the speakers have numbers.
+    Columns of numbers, such as votes or durations, form no groups, except numbered speakers.
     """
     names = dict.fromkeys(name for each in columns for name in each)
     found = []
@@ -179,12 +179,12 @@ def _is_number(text: str) -> bool:
 
 
 def points(share: float) -> str:
-    """A difference of rates in percentage points: −7.1."""
+    """Format a difference of rates in percentage points: −7.1."""
     return f"{100 * share:+.1f}".replace("-", "−")
 
 
 def change_text(found: Mapping[str, Any]) -> str:
-    """Rates and change of a comparison, or of one of its groups, in words."""
+    """Return rates and change of a comparison, or of one of its groups, as text."""
     text = f"{found['before']:.1%} → {found['after']:.1%}, {points(found['change'])} points"
     if found["interval"] is not None:
         low, high = found["interval"]

@@ -1,4 +1,4 @@
-"""What was changed of recordings as they were read: sampling rates, and channels."""
+"""Counts of conversions of recordings as they are read: sampling rates, and channels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Conversions:
-    """How many recordings were resampled from which rate in Hz, and averaged from how many channels."""
+    """Numbers of recordings resampled, by rate in Hz, and averaged, by number of channels."""
 
     rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
@@ -19,7 +19,7 @@ class Conversions:
 
     @property
     def note(self) -> str:
-        """All of it in one sentence; empty where nothing was changed."""
+        """All conversions in one sentence; empty if there were none."""
         words = [
             f"{count} of {rate / 1000:g} kHz" + (f" (nothing above {rate / 2000:g} kHz)" if rate < self.target else "")
             for rate, count in sorted(self.rates.items())
@@ -34,7 +34,7 @@ _open: ContextVar[tuple[Conversions, ...]] = ContextVar("conversions", default=(
 
 @contextmanager
 def counted() -> Iterator[Conversions]:
-    """Counts what `decode` changes in this block; what came from a cache is not decoded."""
+    """Count the conversions of `decode` in this block; recordings from a cache are not decoded."""
     found = Conversions()
     token = _open.set((*_open.get(), found))
     try:

@@ -1,4 +1,4 @@
-"""Recordings of any layout written as Hugging Face's `audiofolder`."""
+"""Conversion of recordings of any layout to Hugging Face's `audiofolder`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zo_common.errors import ConfigError, DataError
 from zo_common.speech.audio import AudioProblem, decode, name_of, told_in_a_sentence
 from zo_common.speech.manifest import Manifest
 
-_SUFFIXES = {"WAVEX": ".wav", "OGG": ".ogg", "NIST": ".sph", "AIFF": ".aiff"}  # of formats not called as their files
+_SUFFIXES = {"WAVEX": ".wav", "OGG": ".ogg", "NIST": ".sph", "AIFF": ".aiff"}  # of formats with other names
 
 
 def convert(
@@ -28,14 +28,14 @@ def convert(
 ) -> dict[str, int]:
     """Write splits as folders with `metadata.csv`; recordings keep their bytes, parts of long ones become WAV files.
 
-    Everything is checked as training checks it; a folder is written whole or not at all.
+    All recordings are checked as for training; a folder is written whole or not at all.
 
     Returns:
         Split → recordings written.
 
     Raises:
-        DataError: rows that cannot be used, unless `skip_bad`, or a split without any that can.
-        ConfigError: `output` is there already, or cannot be written.
+        DataError: there are unusable rows, without `skip_bad`, or a split has no usable row.
+        ConfigError: `output` exists, or cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"output '{output}' is there already, expected a new or an empty folder: name another")
@@ -67,7 +67,7 @@ def _onwards(on_progress: Callable[[int, int], None], before: int, total: int, a
 
 
 def _write(folder: Path, manifest: Manifest, on_progress: Callable[[int], None]) -> list[str]:
-    """One split; what is wrong with recordings that are not in it."""
+    """Write one split; return the faults of recordings that are left out."""
     folder.mkdir(parents=True)
     columns = dict.fromkeys(name for u in manifest.utterances for name in u.columns)
     names = [name for name in columns if name not in ("file_name", "transcription")]

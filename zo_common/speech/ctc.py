@@ -1,4 +1,4 @@
-"""Speech for CTC models: waveforms and characters; all of it is read and checked before any training."""
+"""Speech for CTC models: waveforms and characters, read and checked before any training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class CTCDataset(Recordings):
-    """Checked examples, the feature extractor of batches, the problems that were skipped, and what is to be told."""
+    """Checked examples, the feature extractor of batches, the problems of skipped recordings, and notes."""
 
     examples: tuple[WaveExample, ...] = field(repr=False)
     extractor: Any = field(repr=False)
@@ -36,13 +36,13 @@ class CTCDataset(Recordings):
     notes: tuple[str, ...] = ()
 
     def batch(self, indices: Sequence[int]) -> CTCBatch:
-        """Inputs padded to the longest of them; labels are empty where nobody knows the text."""
+        """Return inputs padded to the longest; labels are empty without a transcript."""
         chosen = [self.examples[index] for index in indices]
         return ctc_batch(self.extractor, [e.wave for e in chosen], [e.labels for e in chosen])
 
 
 class CTCReader:
-    """Reads recordings for a CTC model, as `speech.Reader`; a row without a text has no labels.
+    """Reader of recordings for a CTC model, as `speech.Reader`; a row without a text has no labels.
 
     Args:
         fold_accents: as in `CTCVocabulary`.
@@ -55,7 +55,7 @@ class CTCReader:
         self._lacking: dict[str, Counter[str]] = {}
 
     def example(self, utterance: Utterance) -> WaveExample | list[str]:
-        """The example, or what is wrong with it."""
+        """Return the example, or its faults."""
         text = utterance.text.strip()
         labels, lacking = self._vocabulary.labels(text)
         rate = self._extractor.sampling_rate
@@ -87,14 +87,14 @@ class CTCReader:
         return WaveExample(torch.from_numpy(wave)[None], seconds, text, tuple(labels), where)
 
     def recordings(self, examples: tuple[WaveExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
-        """Examples of this reader as a data set."""
+        """Return examples of this reader as a data set."""
         word = told(self._lacking[example.where] for example in examples if example.where in self._lacking)
         if word:
             _tell(word)
         return CTCDataset(examples, self._extractor, skipped, (word,) if word else ())
 
     def _unaligned(self, wave: npt.NDArray[np.float32], labels: list[int]) -> str:
-        """What is wrong where the frames are too few for the labels; else nothing."""
+        """Return the fault if there are too few frames for the labels, else ""."""
         samples = torch.tensor([len(wave)])
         lengths = samples if takes_samples(self._extractor) else prepare_waves(self._extractor, [wave])[1]
         frames = frames_of(self._model)(lengths)
@@ -108,12 +108,12 @@ class CTCReader:
 
 @cache
 def _tell(word: str) -> None:
-    """Say something once a process, however often the same recordings are read."""
+    """Log a warning once per process, even if the same recordings are read again."""
     log.warning(word)
 
 
 def least_samples(model: Any, extractor: Any) -> int:
-    """The fewest samples of which the model makes a frame: by its convolutions, else found by trying."""
+    """Return the minimum number of samples for one frame of the model: by its convolutions, else by bisection."""
     if takes_samples(extractor):
         return receptive_field(model.config)
     noise = np.random.default_rng(0).standard_normal(extractor.sampling_rate).astype(np.float32)

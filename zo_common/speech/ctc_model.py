@@ -1,4 +1,4 @@
-"""Models with a CTC head as `SpeechModel`s."""
+"""`SpeechModel`s with a CTC head."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class CTCModel(SpeechModel):
     unit = "character"
     objectives = ("supervised", "suta", "entropy")
     adapts_by = ("suta", "entropy")
-    adapts_to_silence = True  # frames of what was heard as silence may be confused
+    adapts_to_silence = True  # frames of an empty transcript may still be uncertain
     window = 0
 
     def __init__(self, model: Any, processor: Any) -> None:
@@ -37,7 +37,7 @@ class CTCModel(SpeechModel):
         self.least = least_samples(model, processor.feature_extractor)
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> CTCReader:
-        """As `SpeechModel.reader`; waveforms need no cache, and labels know no language."""
+        """As `SpeechModel.reader`; waveforms need no cache, and labels depend on no language."""
         return CTCReader(self.model, self.processor, fold_accents=fold_accents)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
@@ -50,7 +50,7 @@ class CTCModel(SpeechModel):
     def episode(
         self, batch: CTCBatch, trained: Collection[str], settings: LossSettings, precision: str
     ) -> Callable[[], LossFn]:
-        """As `SpeechModel.episode`; the frames that count follow the model as it adapts."""
+        """As `SpeechModel.episode`; the frames that count are chosen again as the model adapts."""
         make = self.losses(trained, settings, precision)
         return lambda: make(batch)
 
@@ -70,6 +70,6 @@ class CTCModel(SpeechModel):
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Heard]:
-        """As `SpeechModel.transcribe`, one utterance a forward pass, as padding is heard."""
+        """As `SpeechModel.transcribe`, one utterance per forward pass, as padding changes the logits."""
         waves = [example.wave for example in examples]
         return [Heard(text) for text in transcribe_waves(self.model, self.processor, waves, on_progress=on_progress)]

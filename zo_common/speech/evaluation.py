@@ -1,4 +1,4 @@
-"""Held-out evaluation, by a device or a server with speech of its own: loss, and WER decoded by greedy search."""
+"""Evaluation on held-out speech of a device or a server: loss, and error rates of greedy transcripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zo_common.speech.speech_model import SpeechModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss over utterances (nats a token or character), error counts, the transcripts, and their language."""
+    """Mean loss over utterances (nats per token or character), error counts, the transcripts, and their language."""
 
     loss: float
     scores: Scores
@@ -27,21 +27,21 @@ class Evaluation:
     language: str = "en"
 
     def summary(self) -> dict[str, Any]:
-        """Plain numbers for logs, with the names of the headline and of the normaliser."""
+        """Return plain numbers for logs, with the names of the headline metric and of the normaliser."""
         return {"loss": self.loss, **self.scores.summary(self.language)}
 
 
 @dataclass(frozen=True)
 class Health:
-    """What a collapse shows in, on speech with references.
+    """Measures that show a collapse, on speech with references.
 
     Attributes:
-        loss: supervised, nats a token or a character.
+        loss: supervised, nats per token or character.
         wer: word error rate, or character error rate of a language without spaces.
-        uncertainty: mean entropy in nats, of the frames (CTC) or of the references' tokens (Whisper): what objectives
+        uncertainty: mean entropy in nats, of the frames (CTC) or of the references' tokens (Whisper), which objectives
             without a text lower.
-        diversity: entropy of the words heard ÷ that of the words said, at most 1; 0 where all is heard as one word.
-            Of a language without spaces, that of the characters.
+        diversity: entropy of the transcribed words ÷ that of the reference's, at most 1; 0 if all transcripts are one
+            word. For a language without spaces, of the characters.
     """
 
     loss: float
@@ -52,7 +52,7 @@ class Health:
 
 @torch.inference_mode()
 def held_out_loss(speech: SpeechModel, data: Recordings, batch_size: int = 16) -> float:
-    """Mean per-utterance loss in float32, in nats a token or a character."""
+    """Return the mean per-utterance loss in float32, in nats per token or character."""
     return _mean_of_batches(speech.held_out_losses, speech, data, batch_size)
 
 
@@ -63,10 +63,10 @@ def utterance_losses(
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """The loss of each utterance, (N,) in the order of `data`, as `held_out_loss` takes their mean.
+    """Return the loss of each utterance, (N,) in the order of `data`; `held_out_loss` is their mean.
 
     Args:
-        on_progress: called with the utterances done and their total, after each batch; what it raises ends it.
+        on_progress: called with the utterances done and their total, after each batch; its errors pass through.
     """
     losses = np.empty(len(data))
     done = 0
@@ -88,7 +88,7 @@ def health(
     language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Health:
-    """How well a model is; see `Health`."""
+    """Measure the health of a model; see `Health`."""
     found = evaluate(speech, data, language=language, on_progress=on_progress)
     uncertainty = _mean_of_batches(speech.uncertainties, speech, data, 16)
     said = _word_entropy(data.texts, language)
@@ -104,14 +104,14 @@ def _mean_of_batches(measure: Measure, speech: SpeechModel, data: Recordings, ba
 
 
 def _batches(measure: Measure, speech: SpeechModel, data: Recordings, batch_size: int) -> Iterator[NDArray[np.float64]]:
-    """What is measured of each example, in batches of similar length."""
+    """Yield the measure of each example, in batches of similar length."""
     device = next(speech.model.parameters()).device
     for chosen in data.length_sorted_batches(batch_size):
         yield measure(data.batch(chosen).to(device)).double().numpy(force=True)
 
 
 def _word_entropy(texts: Sequence[str], language: str) -> float:
-    """Entropy in nats of the words of some texts, by how often each occurs; of characters where there are no spaces."""
+    """Return the entropy in nats of the words of some texts; of the characters in a language without spaces."""
     words = [word for text in texts for word in text.lower().split()]
     counts = Counter("".join(words) if is_unspaced(language) else words)
     total = counts.total()
@@ -125,7 +125,7 @@ def evaluate(
     language: str = "en",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Loss and word error rates of a data set."""
+    """Return loss and error rates of a data set."""
     heard = speech.transcribe(data.examples, language=language, on_progress=on_progress)
     hypotheses = tuple(h.text for h in heard)
     scores = score(data.texts, hypotheses, language=language)

@@ -1,4 +1,4 @@
-"""Recordings to be recognised: found, read as those of training are, and cut at pauses."""
+"""Recordings to be recognised: search, reading with the checks of training, and cuts at pauses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from zo_common.speech.audio import FOREIGN_SUFFIXES, SAMPLING_RATE, SUFFIXES, AudioProblem, decode
 
 PIECE_SECONDS = 25.0
-SLACK_SECONDS = 2.5  # a cut may be this far from where equal pieces would be cut, so no piece exceeds 30 s
+SLACK_SECONDS = 2.5  # maximum distance of a cut from that of equal pieces, so no piece exceeds 30 s
 _PAUSE_SECONDS = 0.1
 
 
 def find_recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """All recordings, those of folders at any depth and in the order of their names, and what is wrong with a path.
+    """Return all recordings, also in folders at any depth, sorted by name, and the faults of paths.
 
-    Recordings of a folder that are in a format which cannot be decoded are one of these sentences.
+    Recordings of a folder in formats that cannot be decoded are reported as one such fault.
     """
     found: list[Path] = []
     problems: list[str] = []
@@ -42,16 +42,16 @@ def find_recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def read_wave(path: Path, *, rate: int = SAMPLING_RATE, max_seconds: float = 3600.0) -> NDArray[np.float32]:
-    """Mono samples (n,) at `rate` Hz, n > 0; see `decode`, whose checks are those of training.
+    """Read mono samples (n,) at `rate` Hz, n > 0, by `decode`, with the checks of training.
 
     Raises:
-        AudioProblem: as `decode` does.
+        AudioProblem: as `decode`.
     """
     return decode(path, rate, max_seconds, shorten="cut it at a pause, or raise --max-seconds")
 
 
 def refuse_short(wave: NDArray[np.float32], least: int, rate: int, name: str = "the utterance") -> None:
-    """Raise AudioProblem for a recording, called `name`, of fewer than `least` samples, what one frame sees."""
+    """Raise AudioProblem for a recording, called `name`, of fewer than `least` samples, one frame of the model."""
     if len(wave) < least:
         raise AudioProblem(
             f"{name} has {len(wave)} samples, expected at least {least} at {rate} Hz, the model's receptive field: "
@@ -60,11 +60,11 @@ def refuse_short(wave: NDArray[np.float32], least: int, rate: int, name: str = "
 
 
 def split(wave: NDArray[np.float32], rate: int = SAMPLING_RATE) -> list[NDArray[np.float32]]:
-    """A wave of up to 30 s as it is; a longer one in near-equal pieces of at most 30 s, cut at the quietest places.
+    """Split a wave of more than 30 s into near-equal pieces of at most 30 s, cut at the quietest points.
 
-    1. So many equal pieces that none exceeds `PIECE_SECONDS`.
-    2. Every boundary moves to the middle of the quietest 0.1 s within `SLACK_SECONDS` of it; where there is no pause,
-       a word is cut.
+    1. The number of pieces is such that none exceeds `PIECE_SECONDS` if they are equal.
+    2. Every boundary moves to the middle of the quietest 0.1 s within `SLACK_SECONDS` of it; without a pause there, a
+       word is cut.
     """
     longest = round((PIECE_SECONDS + 2 * SLACK_SECONDS) * rate)
     if len(wave) <= longest:
@@ -79,7 +79,7 @@ def split(wave: NDArray[np.float32], rate: int = SAMPLING_RATE) -> list[NDArray[
 
 
 def _quietest(wave: NDArray[np.float32], window: int) -> int:
-    """The middle of the `window` samples of least energy; of several, those nearest to the middle of the wave."""
+    """Return the middle of the `window` samples of minimum energy; of several, those nearest to the wave's middle."""
     energy = np.concatenate([[0.0], np.cumsum(np.square(wave, dtype=np.float64))])
     sums = energy[window:] - energy[:-window]
     starts = np.flatnonzero(sums <= sums.min())

@@ -1,4 +1,4 @@
-"""Settings of a loss: those of a run with what is chosen for a model, the same on devices and on the server."""
+"""Settings of a loss: those of a run with the choices for a model, the same on devices and on the server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ UNCHECKED_TAIL = 64
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What a loss depends on besides its batch; a kind of model reads what it knows.
+    """The settings of a loss; each kind of model reads its own.
 
     Attributes:
-        tail_tokens: tokens that stand for the silent rest of Whisper's window; 0 cuts it off, None takes all of it.
+        tail_tokens: tokens that represent the silent rest of Whisper's window; 0 cuts it off, None keeps all of it.
         language: of hypotheses.
-        min_confidence: below which a hypothesis is not learned from.
-        suta: of "suta" and "entropy" of CTC models; the latter has no class confusion.
+        min_confidence: minimum confidence of a hypothesis to train on.
+        suta: weights of "suta" and "entropy" of CTC models; the latter has no class confusion.
     """
 
     objective: str = "supervised"
@@ -30,16 +30,16 @@ class LossSettings:
 
     @classmethod
     def of(cls, config: RunConfig, tail_tokens: int | None) -> LossSettings:
-        """The settings of a run, with a tail that was chosen."""
+        """Return the settings of a run, with a chosen tail."""
         suta = SutaSettings(config.temperature, config.entropy_weight)
         return cls(config.objective, tail_tokens, config.language, config.min_confidence, suta)
 
 
 def unchecked(config: RunConfig) -> LossChoice:
-    """The settings as they are; for "auto" what is right for most models, in float32.
+    """Return a run's settings without a check; "auto" becomes a default that fits most models, in float32.
 
-    For runs with `loss-check=false`, and under privacy: a choice made by looking at single recordings is a release of
-    them that no noise covers.
+    For runs with `loss-check=false`, and under privacy: a choice that depends on single recordings would release
+    information on them without noise.
     """
     return LossChoice(
         UNCHECKED_TAIL if isinstance(config.tail_tokens, str) else config.tail_tokens,

@@ -1,4 +1,4 @@
-"""Which recordings a device has, and their transcripts: read without decoding any audio."""
+"""Manifest of a device's recordings and their transcripts, read without decoding any audio."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def read_manifest(
 ) -> Manifest:
     """Read a folder in one of `LAYOUTS`, a table of one, or a Hugging Face hub id.
 
-    A folder without splits counts as "train". A source with one split needs no `split`. Where a layout has a column of
-    its own for transcripts, that is taken unless `text_column` is another than its default.
-    Without `need_text`, rows may lack a transcript, and tables the column of them; those that are there are dropped.
-    Raises DataError where there is nothing to read; faults of rows and columns are in `Manifest.problems`.
+    A folder without splits counts as "train". A source with one split needs no `split`. If a layout has its own column
+    of transcripts, that is used unless `text_column` differs from its default. Without `need_text`, rows may lack a
+    transcript, and tables its column; present ones are dropped.
+    Raises DataError if there is nothing to read; faults of rows and columns are in `Manifest.problems`.
     """
     try:
         path = Path(source).expanduser()
@@ -55,10 +55,10 @@ def _fault(message: str) -> DataError:
 
 
 def find_place(folder: Path, split: str | None) -> Place:
-    """Where a split of a folder is.
+    """Return the layout and the path of a split of a folder.
 
     Raises:
-        DataError: there is no such split, or no layout that is known.
+        DataError: there is no such split, or no known layout.
     """
     if split and (folder / split).is_dir() and (chosen := own_places(folder / split).get("")):
         return chosen
@@ -97,7 +97,7 @@ def _read_place(place: Place, text_column: str, need_text: bool) -> Manifest:
 
 
 def checked(listing: Listing, text_column: str, need_text: bool) -> Manifest:
-    """The usable rows of a listing, and one sentence for each that is not."""
+    """Check a listing; return its usable rows, and one sentence for each unusable one."""
     column = _text_column(listing, text_column)
     faults = list(listing.faults)
     if need_text and listing.columns and column not in listing.columns:
@@ -128,7 +128,7 @@ def _no_text_column(listing: Listing, text_column: str) -> str:
 
 
 class _Collector:
-    """Takes rows one by one, the same checks for each layout."""
+    """Collector of rows, with the same checks for each layout."""
 
     def __init__(self, text_column: str, speaker: str, need_text: bool) -> None:
         self._text_column, self._speaker, self._need_text = text_column, speaker, need_text
@@ -136,9 +136,9 @@ class _Collector:
         self.left_out: list[LeftOut] = []
 
     def add(self, row: Row) -> None:
-        """Take the row's utterances, or all that is wrong with it."""
+        """Add the row's utterances, or all its faults."""
         fields = dict(row.fields)
-        # whoever has no use for a transcript does not get to see one
+        # objectives without transcripts must not see one
         text = fields.pop(self._text_column, None) if self._need_text else None
         faults = [row.audio] if isinstance(row.audio, str) else []
         parts = timed_parts(fields)
@@ -163,7 +163,7 @@ class _Collector:
             self.utterances.append(Utterance(row.where, audio, _composed(str(text or "")), columns))
 
     def _columns(self, fields: Mapping[str, Any]) -> dict[str, str]:
-        """Values as they are compared: without spaces around them, letters and accents put together."""
+        """Return values in the form for comparison: stripped, with composed accents."""
         dropped = {self._text_column, *LISTS} if not self._need_text else set(LISTS)
         columns = {
             name: "" if value is None else _composed(str(value)).strip()

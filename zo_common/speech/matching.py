@@ -1,4 +1,4 @@
-"""A transcript shared out among the pieces of its recording, by what a model hears in each of them."""
+"""Distribution of a transcript over the pieces of its recording, by a model's transcript of each."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _WORD = re.compile(r"\s*\S+")
 
 
 class Words:
-    """A text in units that are put together again without a loss: words, or characters where there are no spaces.
+    """A text in units that can be joined without loss: words, or characters in a language without spaces.
 
     Attributes:
-        tokens: the units after the language's normaliser, without those that it leaves nothing of.
-        ends: for each token, how many units are up to and with its own.
+        tokens: the units after the language's normaliser, without empty ones.
+        ends: for each token, the number of units up to and including its own.
     """
 
     def __init__(self, text: str, language: str) -> None:
@@ -34,7 +34,7 @@ class Words:
         return len(self._units)
 
     def text(self, start: int, end: int) -> str:
-        """The units from `start` on, up to and without `end`."""
+        """Return the text of the units from `start` to before `end`."""
         return "".join(self._units[start:end]).strip()
 
 
@@ -44,13 +44,13 @@ def _normalized(unit: str, language: str) -> tuple[str, ...]:
 
 
 def sure_spans(said: Words, heard: Sequence[Sequence[str]]) -> list[tuple[int, int] | None]:
-    """The units of a text, first and one past the last, that are sure to be of each piece; None where none is.
+    """Return for each piece the range of units that surely belong to it, first and one past the last; else None.
 
-    What was heard in all pieces is aligned with what was said (Levenshtein), and a token that is the same in both is
-    sure to be of its piece.
+    The transcripts of all pieces are aligned with the text (Levenshtein); a token that is equal in both surely belongs
+    to its piece.
 
     Args:
-        heard: tokens of each piece, normalised as those of `said` are.
+        heard: tokens of each piece's transcript, normalised as those of `said`.
     """
     found: list[tuple[int, int] | None] = [None] * len(heard)
     for at, piece in enumerate(_sure_pieces(said.tokens, heard)):
@@ -61,7 +61,7 @@ def sure_spans(said: Words, heard: Sequence[Sequence[str]]) -> list[tuple[int, i
 
 
 def _sure_pieces(tokens: Sequence[str], heard: Sequence[Sequence[str]]) -> list[int | None]:
-    """For each token of what was said, the piece in which the same was heard at its place."""
+    """Return for each token of the text the piece whose transcript has an equal token aligned with it."""
     owners = [piece for piece, each in enumerate(heard) for _ in each]
     sure: list[int | None] = [None] * len(tokens)
     if tokens and owners:
@@ -73,7 +73,7 @@ def _sure_pieces(tokens: Sequence[str], heard: Sequence[Sequence[str]]) -> list[
 
 
 def agreement(said: Sequence[str], heard: Sequence[str]) -> float:
-    """Share of the tokens that are the same in both and at one place, of the longer of them; 1 where both are empty."""
+    """Return the share of aligned equal tokens, relative to the longer text; 1 if both are empty."""
     if not said or not heard:
         return float(not said and not heard)
     return jiwer.process_words(" ".join(said), " ".join(heard)).hits / max(len(said), len(heard))

@@ -14,7 +14,7 @@ import jiwer
 Normalizer = Callable[[str], str]
 Headline = Literal["wer", "cer"]
 
-# codes (ISO 639-1 and -3) and names, as Whisper's tokenizer and Common Voice have them
+# codes (ISO 639-1 and -3) and names of Whisper's tokenizer and Common Voice
 _UNSPACED = re.compile(
     "zh|cmn|chinese|mandarin|yue|cantonese|wuu|nan|hak|ja|jpn|japanese|th|tha|thai|lo|lao|my|mya|burmese|myanmar|"
     "km|khm|khmer|bo|bod|tibetan"
@@ -23,7 +23,7 @@ _UNSPACED = re.compile(
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Edit operations against `length` reference units (words or characters); add them, then take the rate."""
+    """Edit operations against `length` reference units (words or characters); sum counts before taking a rate."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -37,7 +37,7 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors by reference units; 0 for nothing against nothing, may exceed 1."""
+        """Errors ÷ reference units; 0 for two empty texts, may exceed 1."""
         return self.errors / self.length if self.length else float(self.errors > 0)
 
     def __add__(self, other: ErrorCounts) -> ErrorCounts:
@@ -51,10 +51,10 @@ class ErrorCounts:
 
 @dataclass(frozen=True)
 class Scores:
-    """Error counts of a set of utterances: words and characters, normalised and as they are.
+    """Error counts of a set of utterances: words and characters, normalised and raw.
 
     Attributes:
-        raw_characters: left at zero by devices, whose counts come over the network without it.
+        raw_characters: zero for devices, whose messages do not have it.
     """
 
     words: ErrorCounts = ErrorCounts()
@@ -75,20 +75,20 @@ class Scores:
 
     @property
     def raw_wer(self) -> float:
-        """Word error rate of the texts as they are."""
+        """Word error rate of the raw texts."""
         return self.raw_words.rate
 
     @property
     def raw_cer(self) -> float:
-        """Character error rate of the texts as they are."""
+        """Character error rate of the raw texts."""
         return self.raw_characters.rate
 
     def headline(self, language: str) -> float:
-        """The rate that a language's results are told by: see `headline_metric`."""
+        """Return the headline rate of a language: see `headline_metric`."""
         return self.cer if headline_metric(language) == "cer" else self.wer
 
     def summary(self, language: str) -> dict[str, Any]:
-        """Rates for tables and logs, with the names of the headline and of the normaliser."""
+        """Return rates for tables and logs, with the names of the headline metric and of the normaliser."""
         rates = {"wer": self.wer, "cer": self.cer, "raw_wer": self.raw_wer}
         if self.raw_characters.length:
             rates["raw_cer"] = self.raw_cer
@@ -107,14 +107,14 @@ class Scores:
 
 @lru_cache(maxsize=8)
 def whisper_normalizer(language: str = "en") -> Normalizer:
-    """OpenAI's Whisper normaliser of a language, as published error rates use it.
+    """Return OpenAI's Whisper normaliser of a language, as used for published error rates.
 
-    English has its own; every other language the basic one (Radford et al. 2022, appendix C), with the marks of letters
-    kept: without them Hindi loses its vowels, and an error in a diacritic is none. Turkish and Azerbaijani have a small
-    letter of their own to each of I and İ, which Unicode's default case mapping would not find.
+    English has its own; all other languages have the basic one (Radford et al. 2022, appendix C), with the marks of
+    letters kept: without them Hindi loses its vowels, and errors in diacritics do not count. Turkish and Azerbaijani
+    have different small letters for I and İ, which Unicode's default case mapping ignores.
 
     Args:
-        language: code ("en", "de", "zh") or English name, as `language` of a run.
+        language: code ("en", "de", "zh") or English name, as a run's `language`.
     """
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
@@ -129,28 +129,28 @@ def whisper_normalizer(language: str = "en") -> Normalizer:
 
 
 def is_english(language: str) -> bool:
-    """Whether a language code or name, with or without a region, is English; an empty one is taken for it."""
+    """Return whether a language code or name, with or without a region, is English; an empty one counts as English."""
     return _primary(language) in ("", "en", "english")
 
 
 def normalizer_name(language: str = "en") -> str:
-    """What tables and results call `whisper_normalizer(language)`."""
+    """Return the name of `whisper_normalizer(language)` in tables and results."""
     if is_english(language):
         return "Whisper's English normaliser"
     return "Whisper's basic normaliser, marks kept" + (", Turkish case" if _has_turkish_case(language) else "")
 
 
 def headline_metric(language: str = "en") -> Headline:
-    """The error rate that a language's results are told by: "cer" where words are not set apart by spaces, else "wer".
+    """Return the headline error rate of a language: "cer" if words are not separated by spaces, else "wer".
 
-    A text without spaces is one word, wrong as a whole with its first wrong character; Whisper's published rates of
-    these languages are over characters too (Radford et al. 2022, appendix C).
+    A text without spaces is one word, which one wrong character makes wrong; Whisper's published rates of these
+    languages are over characters, too (Radford et al. 2022, appendix C).
     """
     return "cer" if is_unspaced(language) else "wer"
 
 
 def is_unspaced(language: str) -> bool:
-    """Whether a language, given as a code or English name, with or without a region, is written without spaces."""
+    """Return whether a language (a code or English name, with or without a region) is written without spaces."""
     return _UNSPACED.fullmatch(_primary(language)) is not None
 
 
@@ -163,12 +163,12 @@ def _primary(language: str) -> str:
 
 
 def count_words(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Word edit counts of paired texts; a reference without words counts every hypothesis word as an insertion."""
+    """Count word edits of paired texts; for a reference without words every hypothesis word is an insertion."""
     return _count(references, hypotheses, characters=False)
 
 
 def count_characters(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:
-    """Character edit counts of paired texts."""
+    """Count character edits of paired texts."""
     return _count(references, hypotheses, characters=True)
 
 
@@ -193,9 +193,9 @@ def score(
     *,
     language: str = "en",
 ) -> Scores:
-    """Counts of paired texts; `normalize` defaults to Whisper's normaliser of the language.
+    """Count errors of paired texts; `normalize` defaults to Whisper's normaliser of the language.
 
-    Normalised characters of a language without spaces are counted without the spaces that somebody may have put.
+    In a language without spaces, normalised characters are counted without spaces.
     """
     normalize = normalize or whisper_normalizer(language)
     clean = [[normalize(text) for text in texts] for texts in (references, hypotheses)]

@@ -1,4 +1,4 @@
-"""Which kind of `SpeechModel` a loaded model is."""
+"""Choice of the kind of `SpeechModel` for a loaded model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Kind = type[WhisperModel] | type[CTCModel] | type[Seq2SeqModel] | type[CausalMod
 
 
 def kind_of(config: Any) -> Kind:
-    """The kind of a model that `load_model` takes, from its `PreTrainedConfig`."""
+    """Return the kind of a model that `load_model` supports, from its `PreTrainedConfig`."""
     if config.model_type == "whisper":
         return WhisperModel
     if config.model_type in SEQ2SEQ:
@@ -25,16 +25,16 @@ def kind_of(config: Any) -> Kind:
 
 
 def speech_model(loaded: LoadedModel) -> SpeechModel:
-    """A loaded model as one of its kind."""
+    """Return a loaded model as a `SpeechModel` of its kind."""
     model: Any = loaded.model
     return kind_of(model.config)(model, loaded.processor)
 
 
 def trainable(loaded: LoadedModel, config: RunConfig) -> SpeechModel:
-    """A loaded model for a run.
+    """Return a loaded model as a `SpeechModel` for a run.
 
     Raises:
-        ConfigError: it cannot be trained on `config.objective`.
+        ConfigError: the model cannot be trained on `config.objective`.
     """
     speech = speech_model(loaded)
     if config.objective not in speech.objectives:

@@ -1,4 +1,4 @@
-"""Which utterances belong to which client of a simulation."""
+"""Partition of utterances among the clients of a simulation."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _COUNT = "(devices in [simulation] of a scenario, num-supernodes of flwr run, nu
 def partition(
     utterances: Sequence[Utterance], partition_id: int, num_partitions: int, by: str, *, seed: int = 0
 ) -> list[int]:
-    """Ascending indices of the utterances of one client; see `Partitions`."""
+    """Return ascending indices of the utterances of one client; see `Partitions`."""
     return Partitions(utterances, num_partitions, by, seed=seed).of(partition_id)
 
 
 class Partitions:
-    """Shares of all clients in a table, worked out once; the same arguments always give the same ones.
+    """Shares of all clients in a table, computed once; the same arguments always give the same shares.
 
     `by` is a column ("speaker": client i has the i-th value in sorted order), "round-robin", "iid",
     "dirichlet:<column>:<alpha>"
-    or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that
-    equal shards leave over belong to nobody).
+    or "shard:<column>" (2 shards of the sorted rows for each client; the fewer than 2·`num_partitions` rows that equal
+    shards leave over are not used).
 
     Args:
-        left_out: rows that cannot be used: by a column, where the clients are as many as the values with these, one
-            whose rows are all such has an empty share.
+        left_out: unusable rows: by a column, if there are as many clients as values including these, a client with only
+            such rows has an empty share.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Partitions:
         self._seed = seed
 
     def of(self, partition_id: int) -> list[int]:
-        """Ascending indices of the utterances of one client.
+        """Return ascending indices of the utterances of one client.
 
-        Raises ConfigError for unknown columns, numbers that do not fit, and a client without any rows.
+        Raises ConfigError for unknown columns, numbers out of range, and a client without any rows.
         """
         if self._by == "round-robin" and 0 <= partition_id < min(self._count, len(self._utterances)):
             return list(range(partition_id, len(self._utterances), self._count))
@@ -71,10 +71,10 @@ class Partitions:
         return self._shares(partition_id)
 
     def left_out_of(self, partition_id: int) -> list[LeftOut]:
-        """The rows that cannot be used and are counted as one client's, each row as that of one client alone.
+        """Return the unusable rows that are counted as one client's; each row is counted for one client.
 
-        By a column, those with the client's value; all others, whose they are nobody knows, are dealt out in turn.
-        Raises ConfigError as `of` does.
+        By a column, these are the rows with the client's value; all others, of unknown owner, are dealt out in turn.
+        Raises ConfigError as `of`.
         """
         self.of(partition_id)
         names = [] if self._is_scheme else list(self._natural)
@@ -123,7 +123,7 @@ class Partitions:
 
 
 def natural_count(utterances: Sequence[Utterance], by: str) -> int | None:
-    """How many devices there are when each has one value of the column `by`; None where `by` is no column.
+    """Return the number of devices if each has one value of the column `by`; None if `by` is no column.
 
     Raises:
         ConfigError: the data has no such column, or rows without a value in it.
@@ -149,9 +149,9 @@ def _values(utterances: Sequence[Utterance], column: str) -> list[str]:
 
 
 def named_rows(manifest: Manifest, by: str) -> Manifest:
-    """A manifest without the rows that have no value in the column that they are shared out by; these are problems.
+    """Return a manifest without rows that have no value in the column of the partition; these become problems.
 
-    Where no row has a value, or `by` is no column, it is as it was: sharing it out says what is wrong.
+    If no row has a value, or `by` is no column, it is unchanged: the partition reports the fault.
     """
     scheme, _, argument = by.partition(":")
     column = {"dirichlet": argument.rpartition(":")[0], "shard": argument}.get(scheme, by)
@@ -166,11 +166,11 @@ def named_rows(manifest: Manifest, by: str) -> Manifest:
 def _natural(
     utterances: Sequence[Utterance], num_partitions: int, column: str, left_out: Sequence[LeftOut]
 ) -> dict[str, list[int]]:
-    """Value of the column → the indices of its utterances, in the order of clients."""
+    """Map each value of the column to the indices of its utterances, in the order of clients."""
     shares: dict[str, list[int]] = {}
     for index, value in enumerate(_values(utterances, column)):
         shares.setdefault(value, []).append(index)
-    if len(shares) < num_partitions:  # those who asked may have counted everybody
+    if len(shares) < num_partitions:  # the number of devices may include those with unusable rows only
         missing = (row.columns.get(column, "") for row in left_out)
         everybody = shares | {name: [] for name in missing if name and name not in shares}
         shares = everybody if len(everybody) == num_partitions else shares
@@ -185,7 +185,7 @@ def _natural(
 
 
 def _arguments(scheme: str, argument: str) -> tuple[str, float]:
-    """Column and, for "dirichlet", alpha."""
+    """Return the column and, for "dirichlet", alpha."""
     if scheme == "shard":
         column, alpha, expected = argument, 1.0, "shard:<column>, such as shard:speaker"
     else:
@@ -201,7 +201,7 @@ def _arguments(scheme: str, argument: str) -> tuple[str, float]:
 
 
 def _flwr_datasets(scheme: str, values: Sequence[str]) -> tuple[Any, Any]:
-    """The module of partitioners, and rows with the columns `index` and `value`."""
+    """Return the module of partitioners, and rows with the columns `index` and `value`."""
     try:
         from datasets import Dataset
         from flwr_datasets import partitioner

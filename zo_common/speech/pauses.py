@@ -1,4 +1,4 @@
-"""Where somebody speaks in a recording, by its level alone."""
+"""Detection of speech in a recording by its level."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 from zo_common.speech.times import Part
 
 _FRAME = 0.02  # seconds
-_SHORTEST = 0.1  # seconds of a pause; plosives are closed for less
-_BELOW_SPEECH = 35.0  # dB, what is quieter than the loudest frames by this is a pause, where there is no noise
-_LEAST_BELOW = 15.0  # dB, what is louder than this is speech, however little of the recording is a pause
+_SHORTEST = 0.1  # seconds of a pause; closures of plosives are shorter
+_BELOW_SPEECH = 35.0  # dB below the loudest frames: a pause, without noise
+_LEAST_BELOW = 15.0  # dB; louder frames are speech, even if pauses are a small part of the recording
 _ABOVE_NOISE = 3.0  # dB
 _SILENT = -100.0  # dB of full scale, for digital zeros
 
 
 def spoken_parts(wave: NDArray[np.float32], rate: int) -> list[Part]:
-    """Stretches of speech between pauses of 0.1 s and more, in seconds, without texts.
+    """Return parts of speech between pauses of 0.1 s and more, in seconds, without texts.
 
     A frame of 20 ms belongs to a pause if its level is 15 dB below the recording's loudest twentieth and less than 3 dB
     above its quietest tenth, or 35 dB below the loudest.

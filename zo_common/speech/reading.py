@@ -1,4 +1,4 @@
-"""Recordings read for a loaded model."""
+"""Reading of recordings for a loaded model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ def read_speech(
     """Read, decode and check every utterance that `keep` accepts.
 
     Args:
-        source: folder or hub id, as of `read_manifest`, or what it has read.
-        reader: the model that the speech is for, as `load_model` gives it (a multilingual Whisper hears English then),
-            or how a kind of model reads recordings.
+        source: folder or hub id, as for `read_manifest`, or its result.
+        reader: a model from `load_model` (a multilingual Whisper then expects English), or a `SpeechModel.reader`.
         progress: called with the utterances done and their total.
 
     Raises:
-        DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
-        ConfigError: the reader cannot work with its settings.
+        DataError: there are faults, without `skip_bad` (the error has those of all rows); or no utterance is left.
+        ConfigError: the reader's settings do not fit.
     """
     if isinstance(reader, LoadedModel):
         reader = speech_model(reader).reader()

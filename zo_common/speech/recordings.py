@@ -1,4 +1,4 @@
-"""Speech, whatever the kind of model: checked examples, batches of similar length, all problems together."""
+"""Speech for any kind of model: checked examples, batches of similar length, all problems together."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from zo_common.speech.conversions import counted
 from zo_common.speech.manifest import Manifest, Utterance, read_manifest
 
 logger = logging.getLogger(__name__)
-BUCKET_BATCHES = 2  # of one batch alone, an utterance would always meet the same others
+BUCKET_BATCHES = 2  # with one, an utterance would always be in a batch with the same others
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One utterance as its model hears it.
+    """One utterance in the form of its model's input.
 
     Attributes:
-        features: float32 (channels, length): what a batch is made of.
+        features: float32 (channels, length): input of a batch.
         seconds: of speech.
-        text: the reference, stripped; empty where nobody wrote it down.
+        text: the reference, stripped; empty without one.
         labels: the reference in the model's tokens or characters.
-        where: the row it is from.
+        where: its row in the table.
     """
 
     features: torch.Tensor = field(repr=False)
@@ -42,7 +42,7 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class WaveExample(Example):
-    """One utterance whose features are its samples as recorded, float32 (1, N)."""
+    """One utterance whose features are its samples, float32 (1, N)."""
 
     @property
     def wave(self) -> NDArray[np.float32]:
@@ -52,26 +52,26 @@ class WaveExample(Example):
 
 
 class Recordings(ABC):
-    """Checked examples of one device; what a batch of them is, the kinds of models say.
+    """Checked examples of one device; each kind of model defines its batches.
 
     Attributes:
-        skipped: what is wrong with each recording that was left out, one text each.
+        skipped: faults of each recording that was left out, one text each.
     """
 
     examples: tuple[Any, ...]
     skipped: tuple[str, ...]
-    notes: tuple[str, ...] = ()  # what whoever trains on them should hear once
+    notes: tuple[str, ...] = ()  # to be reported once in a training
 
     @abstractmethod
     def batch(self, indices: Sequence[int]) -> Any:
-        """The model's inputs for some of the examples."""
+        """Return the model's inputs for some of the examples."""
 
     def whole_batch(self, indices: Sequence[int]) -> Any:
-        """As `batch`, in the model's full window where it has one."""
+        """As `batch`, in the model's full window if it has one."""
         return self.batch(indices)
 
     def some(self, chosen: slice) -> Recordings:
-        """A data set of some of the examples."""
+        """Return a data set of some of the examples."""
         changed: Any = self
         part: Recordings = replace(changed, examples=self.examples[chosen])
         return part
@@ -90,14 +90,14 @@ class Recordings(ABC):
         return tuple(example.text for example in self.examples)
 
     def length_sorted_batches(self, size: int) -> list[list[int]]:
-        """Indices of all examples in groups of `size`, longest first, so that little of a batch is padding."""
+        """Return indices of all examples in groups of `size`, longest first, so that batches have little padding."""
         if size < 1:
             raise ConfigError(f"The batch size is {size}, expected a positive number, such as 16.")
         order = self._longest_first
         return [order[start : start + size] for start in range(0, len(order), size)]
 
     def draw(self, size: int, generator: np.random.Generator) -> list[int]:
-        """A random batch without replacement, of utterances of similar length: little of it is padding.
+        """Draw a random batch without replacement, of utterances of similar length, with little padding.
 
         1. Sorted by length, the examples are cut into buckets of at least `BUCKET_BATCHES` batches.
         2. A bucket is drawn in proportion to its size, then the batch from it, so all examples are equally likely.
@@ -116,13 +116,13 @@ class Recordings(ABC):
 
 
 class Reader(Protocol):
-    """How a kind of model reads recordings."""
+    """Reader of recordings for a kind of model."""
 
     def example(self, utterance: Utterance) -> Example | list[str]:
-        """The example, or all that is wrong with it."""
+        """Return the example, or all its faults."""
 
     def recordings(self, examples: tuple[Any, ...], skipped: tuple[str, ...]) -> Recordings:
-        """Examples of this reader as a data set."""
+        """Return examples of this reader as a data set."""
 
 
 def read_speech(
@@ -138,13 +138,13 @@ def read_speech(
     """Read, decode and check every utterance that `keep` accepts.
 
     Args:
-        source: folder or hub id, as of `read_manifest`, or what it has read.
-        reader: how a kind of model reads recordings.
+        source: folder or hub id, as for `read_manifest`, or its result.
+        reader: a kind of model's reader.
         progress: called with the utterances done and their total.
 
     Raises:
-        DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
-        ConfigError: the reader cannot work with its settings.
+        DataError: there are faults, without `skip_bad` (the error has those of all rows); or no utterance is left.
+        ConfigError: the reader's settings do not fit.
     """
     manifest = read_manifest(source, split=split, text_column=text_column) if isinstance(source, str) else source
     wanted = [utterance for utterance in manifest.utterances if keep is None or keep(utterance)]
@@ -173,7 +173,7 @@ def read_speech(
 
 
 def evenly(data: Recordings, most: int) -> Recordings:
-    """`most` examples at even distances, as the guard takes them; all where there are no more, or `most` is 0."""
+    """Return `most` examples at even distances, for the guard; all if there are no more, or `most` is 0."""
     count = len(data)
     if not most or count <= most:
         return data
@@ -183,6 +183,6 @@ def evenly(data: Recordings, most: int) -> Recordings:
 
 
 def spread(data: Recordings, count: int) -> Recordings:
-    """At most `count` examples at even distances: tables are often sorted by speaker."""
+    """Return at most `count` examples at even distances, as tables are often sorted by speaker."""
     step = max(1, -(-len(data) // count))
     return data.some(slice(None, None, step))

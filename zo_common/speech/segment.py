@@ -1,13 +1,13 @@
-"""Long recordings cut at pauses, each piece with its own part of the transcript, by a model's own alignment.
+"""Segmentation of long recordings at pauses, each piece with its part of the transcript, by a model's alignment.
 
 1. The recording is cut at its longest pauses into pieces of at most 30 s.
-2. The model transcribes each, and what it hears is aligned with the transcript: words that are the same in both are
-   sure to be of their piece (as in Moreno et al. 1998, "A recursive algorithm for the forced alignment of very long
+2. The model transcribes each piece, and its transcript is aligned with the text: words that are equal in both surely
+   belong to their piece (as in Moreno et al. 1998, "A recursive algorithm for the forced alignment of very long
    audio segments").
 3. Between the last sure word of a piece and the first of the next, and one word to either side, the cut is where the
-   two texts have the least loss together, given that it is 19 times as likely as all other places.
+   sum of the two texts' losses is minimal, if it is 19 times as likely as all other cuts together.
 
-A piece with an unsure end, or in which something else is heard than what is written, is left out with a word.
+A piece with an uncertain end, or whose transcript differs too much from its text, is left out and reported.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from zo_common.speech.utterance import LeftOut, Manifest, Utterance
 
 LONGEST_SECONDS = 4 * 3600.0  # a gigabyte of samples
 LEAST_AGREEMENT = 0.5
-LEAST_PROBABILITY = 0.95  # of a cut, among those in question
-MOST_CUTS = 24  # in question at one place
+LEAST_PROBABILITY = 0.95  # of a cut, among the possible ones
+MOST_CUTS = 24  # possible cuts between two pieces
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a long recording: its utterance, whose text is what is written of it, and all that is wrong."""
+    """A piece of a long recording: its utterance, with its part of the text, and all its faults."""
 
     utterance: Utterance
     faults: tuple[str, ...]
 
 
 class Segmenter:
-    """Cuts the recordings of a manifest.
+    """Segmentation of the recordings of a manifest.
 
     Args:
-        speech: the model, whose transcripts and losses say where the cuts are.
+        speech: the model, whose transcripts and losses determine the cuts.
         language: of the speech, as `language` of a run.
     """
 
@@ -60,7 +60,7 @@ class Segmenter:
     def segment(
         self, manifest: Manifest, on_progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Manifest:
-        """A manifest whose recordings are at most 30 s long; what cannot be aligned is left out.
+        """Return a manifest of pieces of at most 30 s; pieces that cannot be aligned are left out.
 
         Its columns are those of the source, with `source`, the recording's name, and `start` and `end` in seconds.
         """
@@ -83,7 +83,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def pieces(self, utterance: Utterance) -> list[Piece]:
-        """The pieces of one recording, in their order; one of at most 30 s is a piece as it is.
+        """Return the pieces of one recording, in order; a recording of at most 30 s is one piece.
 
         Raises:
             AudioProblem: the recording cannot be used.
@@ -104,7 +104,7 @@ class Segmenter:
         return [self._judged(each, heard[n], said, edges.get(n)) for n, each in enumerate(blank)]
 
     def _heard(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
-        """What the model hears in each part; nothing in one that is too long for it."""
+        """Return the model's transcript of each part; an empty one for a part that is too long."""
         rate = self._speech.rate
         found = []
         for part in parts:
@@ -119,12 +119,12 @@ class Segmenter:
     def _bounds(
         self, said: Words, told: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
     ) -> list[int | None]:
-        """Where the text of each piece begins, in units, and where the last one ends; None where it is not sure.
+        """Return where the text of each piece begins, in units, and where the last one ends; None if uncertain.
 
         Args:
-            told: numbers of the pieces in which something was heard, whose texts these are. Words next to another
-                piece may be that one's, so that there must be none that is not sure.
-            spans: the units that are sure to be of each of `told`.
+            told: numbers of the pieces with a transcript, whose texts these are. Words next to another piece may belong
+                to that one, so there must be no uncertain word between them.
+            spans: the units that surely belong to each of `told`.
         """
         if not told:
             return [None]
@@ -147,7 +147,7 @@ class Segmenter:
     def _likeliest(
         self, said: Words, first: int, last: int, places: Sequence[int], left: Utterance, right: Utterance
     ) -> int | None:
-        """The place of a cut by the losses of the texts on both sides; None where several are about as likely."""
+        """Return the most likely cut by the losses of the texts on both sides; None if several are about as likely."""
         nats = np.array(
             [self._nats(left, said.text(first, at)) + self._nats(right, said.text(at, last)) for at in places]
         )
@@ -157,7 +157,7 @@ class Segmenter:
         return places[int(nats.argmin())] if share >= LEAST_PROBABILITY else None
 
     def _nats(self, piece: Utterance, text: str) -> float:
-        """Minus the log likelihood of a text; infinite where the model cannot read it."""
+        """Return minus the log likelihood of a text; infinite if the model cannot encode it."""
         example: Any = self._reader.example(replace(piece, text=text))
         if isinstance(example, list) or not example.labels:
             return math.inf
@@ -191,7 +191,7 @@ class Segmenter:
 
 
 def _pieces_of(spoken: list[Part]) -> list[Part]:
-    """Parts of at most 30 s; longer ones without a pause are by themselves."""
+    """Join speech to parts of at most 30 s; longer speech without a pause is a part of its own."""
     found: list[Part] = []
     pending: list[Part] = []
     for part in (*spoken, None):

@@ -15,7 +15,7 @@ from zo_common.speech.utterance import Manifest
 
 @dataclass(frozen=True)
 class SplitRead:
-    """A split: its name, the name of its layout, its rows, and the folder that its recordings are in, if it is one."""
+    """A split: its name, the name of its layout, its rows, and the folder of its recordings, if there is one."""
 
     name: str
     layout: str
@@ -26,7 +26,7 @@ class SplitRead:
 def read_splits(
     source: str, split: str = "", text_column: str = TRANSCRIPTION, *, need_text: bool = True
 ) -> list[SplitRead]:
-    """One split of a source, or all that it has.
+    """Read one split of a source, or all splits.
 
     Raises:
         DataError: there is nothing to read.
@@ -52,7 +52,7 @@ def _place(path: Path, split: str) -> Place | None:
 
 
 def _folder(place: Place, source: Path) -> Path | None:
-    """The folder of a split that shares it with no other."""
+    """Return the folder of a split if no other split is in it."""
     folder = place.path if place.path.is_dir() else place.path.parent
     others = [p for p in split_places(folder).values() if p.path != place.path] if folder == source else []
     return None if others else folder

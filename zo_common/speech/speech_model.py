@@ -1,4 +1,4 @@
-"""What runs, evaluations and adaptations ask of a speech model, whatever its kind."""
+"""Interface of all kinds of speech models for runs, evaluations and adaptations."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ LossOf = Callable[[Any], LossFn]
 
 @dataclass(frozen=True)
 class Heard:
-    """A transcript, and the text tokens it consists of, where the model has tokens."""
+    """A transcript, and its text tokens if the model has tokens."""
 
     text: str
     tokens: tuple[int, ...] = field(default=(), repr=False)
 
 
 class WaveReader(Reader, Protocol):
-    """A reader that also takes samples."""
+    """A reader that also accepts samples."""
 
     def of_wave(self, wave: Wave, labels: Sequence[int] = ()) -> Example:
-        """An example of mono samples (n,) at the model's rate. Raises AudioProblem where they are of no use."""
+        """Return an example of mono samples (n,) at the model's rate. Raises AudioProblem for unusable ones."""
 
 
 class SpeechModel(Protocol):
-    """A loaded model seen as one of its kind.
+    """A loaded model with the operations of its kind.
 
     Attributes:
-        name: of the kind, for sentences.
-        unit: what its losses are nats of.
-        objectives: what it can be trained on.
-        adapts_by: objectives of test-time adaptation, the first being the default; empty where there is none.
-        adapts_to_silence: whether there is something to adapt to where nothing was heard.
-        model, processor: as `from_pretrained` gives them, the model in eval mode.
-        hears_padding: whether an utterance's logits depend on how far it was padded.
-        window: positions of the encoder's window, of which speech fills a part; 0 where there is none.
+        name: of the kind, for messages.
+        unit: "token" or "character": losses are in nats per unit.
+        objectives: supported objectives of training.
+        adapts_by: objectives of test-time adaptation, the default first; empty if there are none.
+        adapts_to_silence: whether it can adapt to an utterance with an empty transcript.
+        model, processor: from `from_pretrained`, the model in eval mode.
+        hears_padding: whether an utterance's logits depend on its padding.
+        window: positions of the encoder's window, which speech fills in part; 0 without a window.
         rate: of its waves, in Hz.
-        least: samples that the shortest utterance must have.
+        least: minimum samples of an utterance.
     """
 
     name: ClassVar[str]
@@ -64,32 +64,32 @@ class SpeechModel(Protocol):
     least: int
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> WaveReader:
-        """How its recordings are read; one without a transcript has no labels.
+        """Return a reader of its recordings; one without a transcript has no labels.
 
         Args:
             cache_dir: folder for features.
-            fold_accents: whether letters that a CTC model's vocabulary lacks are written without their accents.
+            fold_accents: replace letters that a CTC model's vocabulary lacks by those without accents.
         """
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
-        """Batch → the loss of a step under `settings.objective`; `trained` are the names of the trained tensors.
+        """Return a function from a batch to its loss under `settings.objective`; `trained` names the trained tensors.
 
-        Without `trained` nothing is kept from one forward pass to the next.
+        With `trained` None, nothing is reused from one forward pass to the next.
 
-        What an objective without a text takes from the model itself, frames or hypotheses, is decided when the batch
-        comes in, under the weights of that moment, and is the same in all forward passes of the step.
+        Objectives without a text choose their frames or hypotheses under the weights at that call, and use them in all
+        forward passes of the step.
         """
 
     def episode(
         self, batch: Any, trained: Collection[str], settings: LossSettings, precision: str
     ) -> Callable[[], LossFn]:
-        """Makes the losses of an adaptation's steps on one batch, whose labels are what was heard."""
+        """Return a maker of step losses for an adaptation on one batch, whose labels are the model's transcripts."""
 
     def held_out_losses(self, batch: Any) -> torch.Tensor:
-        """Supervised losses (B,) in float32, nats a unit, the approximations of training left out or finer."""
+        """Return supervised losses (B,) in float32, nats per unit, with finer approximations than training or none."""
 
     def uncertainties(self, batch: Any) -> torch.Tensor:
-        """Mean entropy in nats of each example's frames or reference tokens, (B,)."""
+        """Return the mean entropy in nats of each example's frames or reference tokens, (B,)."""
 
     def transcribe(
         self,
@@ -98,12 +98,12 @@ class SpeechModel(Protocol):
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Heard]:
-        """Greedy transcripts under the present weights; the same examples together give the same bits.
+        """Return greedy transcripts under the present weights; the same list of examples gives the same bits.
 
         Args:
-            on_progress: called with (utterances done, utterances in all).
+            on_progress: called with (utterances done, total).
         """
 
     def compile(self) -> None:
-        """`torch.compile` of its layers. Raises ConfigError where there is none."""
+        """Apply `torch.compile` to its layers. Raises ConfigError if the kind does not support it."""
         raise ConfigError(f"torch-compile is for Whisper models, this is a {self.name} model: leave it off")

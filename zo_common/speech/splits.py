@@ -1,4 +1,4 @@
-"""Which splits a source of recordings has, without reading any of them."""
+"""Names of the splits of a source of recordings, without reading them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zo_common.speech.layouts import split_places
 if TYPE_CHECKING:
     from zo_common.config.run import RunConfig
 
-DEVELOPMENT = ("dev", "validation", "valid")  # splits that are there to be looked at during a run, the first first
+DEVELOPMENT = ("dev", "validation", "valid")  # splits for evaluation during a run, in this order
 
 
 def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
-    """Names of the splits of a folder as `read_manifest` takes it; empty where there is none, or it has no splits.
+    """Return names of the splits of a source of `read_manifest`; empty if there is none, or it has no splits.
 
     Args:
         source: an empty one has none.
-        ask_hub: ask the Hugging Face hub, or what is kept of it here, about a source that is not a folder.
+        ask_hub: ask the Hugging Face hub, or its cache here, about a source that is not a folder.
     """
     if not source:
         return ()  # else the current directory
@@ -29,15 +29,15 @@ def splits_of(source: str, *, ask_hub: bool = False) -> tuple[str, ...]:
         if folder.is_dir():
             return tuple(sorted(name for name in split_places(folder) if name))
     except (OSError, ValueError, RuntimeError, DataError):
-        return ()  # whoever reads the source says what is wrong with it
+        return ()  # reading the source reports its fault
     return _hub_splits(source) if ask_hub and not folder.exists() else ()
 
 
 def guarded_split(config: RunConfig) -> str:
-    """The split of a device's own `data` that its server's guard looks at; empty where it has none.
+    """Return the split of a device's own `data` that the server's guard evaluates; empty if there is none.
 
     `guard-split`, else the first split of the folder called dev, validation or valid that is neither the train nor the
-    reported split, else `eval-split`. A hub is not asked for what splits there are.
+    reported split, else `eval-split`. A hub is not asked for its splits.
     """
     if config.guard_split:
         return config.guard_split

@@ -1,4 +1,4 @@
-"""Whether a folder of recordings has changed since it was last read."""
+"""Detection of changes in a folder of recordings since it was last read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from zo_common.speech.layouts import inner_places, own_places, place_of_file
 
 
 def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
-    """Name, time of change in ns and size of every table in a folder and in the folders of its splits.
+    """Return name, time of change in ns and size of every table in a folder and in the folders of its splits.
 
-    Empty for what is neither a folder nor a table, such as a hub id.
+    Empty if the source is neither a folder nor a table, such as a hub id.
     """
     found = set()
     with suppress(OSError, RuntimeError, DataError):
@@ -22,7 +22,7 @@ def stamp(source: str) -> tuple[tuple[str, int, int], ...]:
         else:
             places = [place for place in (place_of_file(path),) if place is not None and path.is_file()]
         for table in {table for place in places for table in place.layout.tables(place.path)}:
-            with suppress(OSError):  # removed while we look
+            with suppress(OSError):  # removed meanwhile
                 stat = table.stat()
                 found.add((str(table), stat.st_mtime_ns, stat.st_size))
     return tuple(sorted(found))

@@ -1,4 +1,4 @@
-"""What would be trained on: speakers, minutes, lengths and scripts of a split, and all that cannot be used."""
+"""Survey of a split: speakers, minutes, lengths and scripts of its usable recordings, and its faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zo_common.speech.utterance import Utterance
 
 @dataclass(frozen=True)
 class Lengths:
-    """Seconds of the shortest, the middle and the longest of some recordings."""
+    """Seconds of the shortest, the median and the longest of some recordings."""
 
     shortest: float
     median: float
@@ -28,20 +28,20 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Survey:
-    """A split as training would find it.
+    """Contents of a split as training would use it.
 
     Attributes:
-        split, layout: what was looked at, and how it was recognised.
-        utterances: that can be used.
+        split, layout: name of the split and of its layout.
+        utterances: number of usable ones.
         minutes: of speech in them.
-        lengths: of them; None where there are none.
-        by: the column that says whose a recording is.
-        speakers: name → minutes, in the order of names, also those without a usable recording; "" is of nobody.
-        scripts: of the transcripts' letters, name → share, the commonest first.
-        problems: one sentence for all that is wrong, file and line first.
-        left_out: recordings that cannot be used; each may have several problems.
+        lengths: of them; None if there are none.
+        by: the column of the recordings' owners.
+        speakers: name → minutes, sorted by name, including those without a usable recording; "" is unknown.
+        scripts: of the transcripts' letters, name → share, the most common first.
+        problems: one sentence for each fault, file and line first.
+        left_out: number of unusable recordings; each may have several problems.
         unlisted: recordings in the folder that no row names, by suffix.
-        note: what is changed of recordings as they are read.
+        note: conversions of recordings as they are read.
     """
 
     split: str
@@ -58,7 +58,7 @@ class Survey:
     note: str
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
@@ -74,7 +74,7 @@ def survey(
     """Decode and check every recording of a manifest, as training would, without a model.
 
     Args:
-        folder: where to look for recordings that no row names.
+        folder: searched for recordings that no row names.
         on_progress: called with the recordings done and their total.
     """
     problems = list(manifest.problems)
@@ -112,7 +112,7 @@ def survey(
 
 @lru_cache(maxsize=4096)
 def script_of(character: str) -> str:
-    """Script of a letter by its Unicode name, such as "Latin" or "Cyrillic"; empty for all that is no letter."""
+    """Return the script of a letter by its Unicode name, such as "Latin" or "Cyrillic"; "" for other characters."""
     if not character.isalpha():
         return ""
     name = unicodedata.name(character, "")
@@ -120,7 +120,7 @@ def script_of(character: str) -> str:
 
 
 def _unlisted(folder: Path, utterances: Sequence[Utterance]) -> dict[str, int]:
-    """Recordings in a folder whose names no usable row has, counted by suffix."""
+    """Count recordings in a folder that no usable row names, by suffix."""
     listed = {source.resolve() for u in utterances if (source := _file_of(u.source)) is not None}
     found = Counter(
         path.suffix.lower()
@@ -131,6 +131,6 @@ def _unlisted(folder: Path, utterances: Sequence[Utterance]) -> dict[str, int]:
 
 
 def _file_of(source: object) -> Path | None:
-    """The file of a recording, or of that which it is a part of."""
+    """Return the file of a recording, or of the one that it is a part of."""
     inner = getattr(source, "source", source)
     return inner if isinstance(inner, Path) else None

@@ -1,4 +1,4 @@
-"""Tables as people's programs write them: CSV by comma, semicolon or tab, empty rows and columns; lines of JSON."""
+"""Tolerant reading of tables: CSV by comma, semicolon or tab, with empty rows and columns; lines of JSON."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = tuple[int, dict[str, Any] | str]
-"""Line of the table where a row starts, and its fields or what is wrong with it."""
+"""Line of the table where a row starts, and its fields or its fault."""
 
 DELIMITERS = ",;\t"
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
-_MOST_LINES = 50  # of a quoted text; a quote that is not closed would otherwise swallow the table
+_MOST_LINES = 50  # of a quoted text; an unclosed quote would otherwise extend to the end of the table
 
 
 def csv_rows(text: str) -> tuple[list[str], list[Row]]:
-    r"""Header and rows of a table (RFC 4180), in which only \n and \r\n end a line.
+    r"""Return header and rows of a table (RFC 4180), in which only \n and \r\n end a line.
 
-    The delimiter is the one of `DELIMITERS` that the header has most of. Rows without a value are none, as a
-    spreadsheet leaves them below its data, and so are columns without a name and a value. Where quotes are wrong, the
-    line is at fault alone: the next one is read as a new row.
+    The delimiter is the most frequent of `DELIMITERS` in the header. Rows without a value, as spreadsheets leave them
+    below the data, are ignored, and so are columns without a name and a value. Wrong quotes make a fault of their line
+    alone: the next one is read as a new row.
     """
     lines = _physical(text)
     header: list[str] = []
@@ -50,7 +50,7 @@ def _physical(text: str) -> list[str]:
 
 
 def _record(lines: Sequence[str], at: int, delimiter: str, expected: int) -> tuple[list[str], int, str]:
-    """Fields of the row that starts on a line, how many lines it takes, and what is wrong with it."""
+    """Return fields of the row that starts on a line, its number of lines, and its fault."""
     fault = "a quote that is not closed"
     for count in range(1, min(_MOST_LINES, len(lines) - at) + 1):
         content = "\n".join(lines[at : at + count])
@@ -77,7 +77,7 @@ def _record(lines: Sequence[str], at: int, delimiter: str, expected: int) -> tup
 
 
 def _trimmed(fields: list[str], expected: int) -> list[str]:
-    """Without empty fields beyond the header's."""
+    """Remove empty fields beyond the header's."""
     extra = fields[expected:]
     return fields[:expected] if not any(value.strip() for value in extra) else fields
 
@@ -92,7 +92,7 @@ def _named(header: Sequence[str], fields: list[str], delimiter: str) -> dict[str
 
 
 def json_rows(text: str) -> tuple[list[str], list[Row]]:
-    """All keys that occur, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
+    """Return all keys, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
     columns: dict[str, None] = {}
     rows: list[Row] = []
     for line, content in enumerate(text.split("\n"), 1):

@@ -1,4 +1,4 @@
-"""Long recordings cut by the times of their words or segments, in the pauses between them."""
+"""Cuts of long recordings by the times of their words or segments, in the pauses between them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from zo_common.speech.audio import MAX_SECONDS
 
 LISTS = ("segments", "words")
-"""Columns of `{"start": s, "end": s, "text" or "word": ...}`, as Whisper's own JSON has them; the first wins."""
+"""Columns of `{"start": s, "end": s, "text" or "word": ...}`, as in Whisper's own JSON; the first is used."""
 _LATEST = 1e7  # seconds, four months
-_AROUND = 0.5  # seconds of a pause that stay with the speech on either side of it
+_AROUND = 0.5  # seconds of a pause that are kept with the speech on either side of it
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a recording's speech: from and to when, in seconds, and what is said."""
+    """A part of a recording's speech: start and end in seconds, and its text."""
 
     start: float
     end: float
@@ -24,7 +24,7 @@ class Part:
 
 
 def timed_parts(fields: Mapping[str, Any]) -> list[Part] | str | None:
-    """What the row of a long recording is cut into, what is wrong with its times, or None where there is no need to.
+    """Return the parts of a long recording's row, the fault of its times, or None if it needs no cuts.
 
     A recording whose last word ends within `MAX_SECONDS` stays whole.
     """
@@ -63,7 +63,7 @@ def _part(item: Any) -> Part | None:
 
 
 def cut_at_pauses(spoken: Sequence[Part]) -> list[Part]:
-    """Groups of at most `MAX_SECONDS`, divided at the longest pause, of equal ones at that nearest to the middle."""
+    """Cut speech into groups of at most `MAX_SECONDS` at the longest pause, of equal ones at the most central."""
     pending, groups = [list(spoken)], []
     while pending:
         group = pending.pop()
@@ -79,7 +79,7 @@ def cut_at_pauses(spoken: Sequence[Part]) -> list[Part]:
 
 
 def _joined(groups: Sequence[Sequence[Part]], at: int) -> Part:
-    """A group as one part, with half of the pauses around it as far as there is room."""
+    """Join a group to one part, with half of the pauses around it as far as there is room."""
     group = groups[at]
     before = groups[at - 1][-1].end if at else 0.0
     after = groups[at + 1][0].start if at + 1 < len(groups) else group[-1].end

@@ -1,4 +1,4 @@
-"""Models that write tokens, but for Whisper: sequence to sequence, and causal ones with a masked prompt."""
+"""`SpeechModel`s that generate tokens, except Whisper: sequence to sequence, and causal ones with a masked prompt."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zo_common.speech.tokens import LEAST_SECONDS, TokenReader
 
 
 class TokenModel(SpeechModel):
-    """A model whose every forward pass is its class's own."""
+    """A model that uses its class's own forward pass."""
 
     unit = "token"
     objectives = ("supervised",)
@@ -38,7 +38,7 @@ class TokenModel(SpeechModel):
         self.least = round(LEAST_SECONDS * self.rate)
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> TokenReader:
-        """As `SpeechModel.reader`; features are made for each batch."""
+        """As `SpeechModel.reader`; features are computed for each batch."""
         return TokenReader(self._form(language), self.rate)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
@@ -48,7 +48,7 @@ class TokenModel(SpeechModel):
     def episode(
         self, batch: TokenBatch, trained: Collection[str] | None, settings: LossSettings, precision: str
     ) -> Callable[[], LossFn]:
-        """There is none."""
+        """Raise ConfigError: this kind of model has no adaptation."""
         raise ConfigError(f"a {self.name} model cannot adapt without transcripts: train it instead")
 
     def held_out_losses(self, batch: TokenBatch) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Speech for models that write tokens, but for Whisper: waveforms and tokens, checked before any training."""
+"""Speech for models that generate tokens, except Whisper: waveforms and tokens, checked before any training."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ LEAST_SECONDS = 0.1
 
 @dataclass(frozen=True, eq=False)
 class TokenDataset(Recordings):
-    """Checked examples, how the model is given them, and the problems that were skipped."""
+    """Checked examples, the form of the model's inputs, and the problems of skipped recordings."""
 
     examples: tuple[WaveExample, ...] = field(repr=False)
     form: Form = field(repr=False)
     skipped: tuple[str, ...] = ()
 
     def batch(self, indices: Sequence[int]) -> TokenBatch:
-        """Inputs padded to the longest of them."""
+        """Return inputs padded to the longest."""
         chosen = [self.examples[index] for index in indices]
         return self.form.batch([e.wave for e in chosen], [list(e.labels) for e in chosen])
 
 
 class TokenReader:
-    """Reads recordings as `speech.Reader`; a row without a text has no tokens."""
+    """Reader of recordings, as `speech.Reader`; a row without a text has no tokens."""
 
     def __init__(self, form: Form, rate: int) -> None:
         self._form, self._rate = form, rate
         self._least = round(LEAST_SECONDS * rate)
 
     def example(self, utterance: Utterance) -> WaveExample | list[str]:
-        """The example, or what is wrong with it."""
+        """Return the example, or its faults."""
         text = utterance.text.strip()
         tokens = self._form.tokens(text) if text else []
         faults = []
@@ -62,7 +62,7 @@ class TokenReader:
         return self._example(wave, "", labels, "")
 
     def recordings(self, examples: tuple[WaveExample, ...], skipped: tuple[str, ...]) -> TokenDataset:
-        """Examples of this reader as a data set."""
+        """Return examples of this reader as a data set."""
         return TokenDataset(examples, self._form, skipped)
 
     def _example(self, wave: Wave, text: str, labels: Sequence[int], where: str) -> WaveExample:

@@ -1,4 +1,4 @@
-"""Transcripts of recordings of any length, by any kind of speech model."""
+"""Transcription of recordings of any length, by any kind of speech model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zo_common.speech.long_audio import refuse_short, split
 from zo_common.speech.speech_model import SpeechModel, Wave
 from zo_common.speech.whisper_model import WhisperModel
 
-LONG_BATCH = 4  # long recordings whose windows are decoded side by side
+LONG_BATCH = 4  # long recordings whose windows are decoded together
 
 
 def transcribe_waves(
@@ -21,16 +21,16 @@ def transcribe_waves(
     batch_size: int = 16,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[str]:
-    """Transcripts of mono recordings at the model's rate, in order.
+    """Transcribe mono recordings at the model's rate, in order.
 
-    1. Up to 30 s is transcribed as in an evaluation, so that its error rate is the one that was reported.
-    2. Longer recordings go through Whisper's own long form (`transcribe_long`); for any other model they are cut at
-       pauses (`long_audio.split`), and pieces without sound are dropped.
+    1. Recordings of up to 30 s are transcribed as in an evaluation, so that its error rate applies to them.
+    2. Longer recordings are transcribed by Whisper's own long form (`transcribe_long`); for other models they are cut
+    at
+       pauses (`long_audio.split`), and silent pieces are dropped.
 
     Args:
-        batch_size: pieces whose features are in memory together; models decode as many at a time as they do when they
-            are evaluated.
-        on_progress: called with the seconds that are done.
+        batch_size: pieces whose features are in memory together; models decode as many at a time as in an evaluation.
+        on_progress: called with the seconds done.
 
     Raises:
         AudioProblem: a recording is shorter than one frame of the model.

@@ -1,4 +1,4 @@
-"""Utterances as tables list them, before any audio is decoded."""
+"""Utterances of tables, before any audio is decoded."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 Source = Path | bytes | Callable[[], bytes]
-"""A recording: a file, bytes, or what reads the bytes, as a manifest that is kept must not hold all recordings."""
+"""A recording: a file, bytes, or a function that reads the bytes, as a manifest must not hold all recordings."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording: where it is listed ("train/metadata.csv:12"), where its sound is, text, and other columns."""
+    """One recording: its row ("train/metadata.csv:12"), the source of its audio, its text, and other columns."""
 
     where: str
     source: Source = field(repr=False)
@@ -24,14 +24,14 @@ class Utterance:
         """The recording's file or bytes.
 
         Raises:
-            AudioProblem: it is part of a recording that cannot be read or does not reach so far.
+            AudioProblem: it is part of a recording that cannot be read or is too short.
         """
         return self.source if isinstance(self.source, Path | bytes) else self.source()
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that cannot be used: all that is wrong with it, and its columns, empty where they cannot be told apart."""
+    """An unusable row: all its faults, and its columns, empty if they cannot be parsed."""
 
     problems: tuple[str, ...]
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -39,11 +39,11 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The usable rows of a source, and what is wrong with it.
+    """The usable rows of a source, and its faults.
 
     Attributes:
         faults: of the source as a whole, one sentence each.
-        left_out: the rows that are not usable.
+        left_out: the unusable rows.
     """
 
     utterances: tuple[Utterance, ...]
@@ -52,5 +52,5 @@ class Manifest:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """All that is wrong, one sentence each."""
+        """All faults, one sentence each."""
         return (*self.faults, *(problem for row in self.left_out for problem in row.problems))

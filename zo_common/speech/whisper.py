@@ -1,4 +1,4 @@
-"""Speech for Whisper, as features and tokens: all of it is read and checked before any training."""
+"""Speech for Whisper: features and tokens, read and checked before any training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from zo_common.speech.recordings import Example, Recordings, read_speech
 
 WINDOW_FRAMES = 3000
 HOP = 160  # samples for each frame
-SILENT_FRAMES = 30  # kept behind the speech: the forward pass needs 8, of which none may see the speech
+SILENT_FRAMES = 30  # kept after the speech: the forward pass needs 8 that do not see the speech
 MAX_TOKENS = 448
 CACHE_VERSION = 1
 
@@ -43,9 +43,9 @@ class SpeechExample(Example):
     """One utterance: its features are log-mel frames, float32 (n_mels, T), T even, its labels text tokens."""
 
     def window(self, frames: int = WINDOW_FRAMES) -> torch.Tensor:
-        """Features (n_mels, frames), frames ≥ T: exactly what the extractor gives for the start of its 30 s window.
+        """Return features (n_mels, frames), frames ≥ T, equal to the start of the extractor's 30 s window.
 
-        Behind the kept frames the window holds one value, the silence to which Whisper clips the clip's spectrum.
+        After the kept frames the window has one value, the silence to which Whisper clips the recording's spectrum.
         """
         extra = frames - self.features.shape[1]
         return torch.cat([self.features, self.features[:, -1:].expand(-1, extra)], dim=1) if extra else self.features
@@ -53,7 +53,7 @@ class SpeechExample(Example):
 
 @dataclass(frozen=True, eq=False)
 class SpeechDataset(Recordings):
-    """Checked examples, the decoder's forced start and end token, and the problems that were skipped."""
+    """Checked examples, the decoder's forced start and end token, and the problems of skipped recordings."""
 
     examples: tuple[SpeechExample, ...] = field(repr=False)
     prompt: tuple[int, ...]
@@ -61,7 +61,7 @@ class SpeechDataset(Recordings):
     skipped: tuple[str, ...] = ()
 
     def batch(self, indices: Sequence[int], full_window: bool = False) -> WhisperBatch:
-        """Examples trimmed to the longest of them, (B, n_mels, T) with T even, or in the full window of 3000 frames."""
+        """Return examples trimmed to the longest, (B, n_mels, T) with T even, or in the full window of 3000 frames."""
         chosen = [self.examples[index] for index in indices]
         frames = WINDOW_FRAMES if full_window else max(example.features.shape[1] for example in chosen)
         inputs, labels = whisper_labels(list(self.prompt), [list(example.labels) for example in chosen], self.end)
@@ -89,7 +89,7 @@ def load_dataset(
     `progress` is called with the utterances done and their total; `cache_dir` keeps features between calls.
 
     Raises:
-        DataError: with all problems of all rows, unless `skip_bad`; or no utterance is left.
+        DataError: there are faults, without `skip_bad` (the error has those of all rows); or no utterance is left.
         ConfigError: `language` or the processor does not fit, or `cache_dir` cannot be written.
     """
     reader = WhisperReader(processor, language, cache_dir)
@@ -101,7 +101,7 @@ def load_dataset(
 
 
 class WhisperReader:
-    """Reads recordings for a Whisper model, as `speech.Reader`; a row without a text has no tokens.
+    """Reader of recordings for a Whisper model, as `speech.Reader`; a row without a text has no tokens.
 
     Raises:
         ConfigError: `language` or the processor does not fit, or `cache_dir` cannot be written.
@@ -113,9 +113,9 @@ class WhisperReader:
         self._features = _FeatureReader(processor.feature_extractor, cache_dir)
 
     def example(self, utterance: Utterance) -> SpeechExample | list[str]:
-        """The example, or all that is wrong with it."""
+        """Return the example, or all its faults."""
         text = utterance.text.strip()
-        # Whisper writes a space before the first word; without it the model has to unlearn that first.
+        # Whisper generates a space before the first word; without it the model would have to unlearn that.
         tokens = self._tokenizer(f" {text}", add_special_tokens=False).input_ids if text else []
         most, end = MAX_TOKENS - len(self._prompt), self._tokenizer.eos_token_id
         faults = []
@@ -136,22 +136,22 @@ class WhisperReader:
         return SpeechExample(log_mel, len(wave) / SAMPLING_RATE, "", tuple(labels), "")
 
     def recordings(self, examples: tuple[SpeechExample, ...], skipped: tuple[str, ...]) -> SpeechDataset:
-        """Examples of this reader as a data set."""
+        """Return examples of this reader as a data set."""
         return SpeechDataset(examples, self._prompt, int(self._tokenizer.eos_token_id), skipped)
 
 
 class _FeatureReader:
-    """Trimmed log-mel features of recordings, through a cache on disk where `cache_dir` is given."""
+    """Trimmed log-mel features of recordings, with a cache on disk if `cache_dir` is given."""
 
     def __init__(self, extractor: Any, cache_dir: Path | None) -> None:
         self.extractor, self.cache_dir = extractor, cache_dir
-        # Whoever upgrades one of these libraries may get other bits from the same recording.
+        # Another release of one of these libraries may compute other bits from the same recording.
         versions = [str(CACHE_VERSION), torch.__version__, transformers.__version__, soxr.__version__]
         settings = json.dumps([versions, extractor.to_dict()], sort_keys=True, default=str)
         self.settings = hashlib.sha256(settings.encode()).digest()
 
     def read(self, audio: Path | bytes) -> tuple[_Features, float]:
-        """Features (n_mels, T) and seconds of speech; raises AudioProblem."""
+        """Return features (n_mels, T) and seconds of speech; raises AudioProblem."""
         path = self._cache_file(audio)
         cached = self._load(path) if path is not None else None
         if cached is None:
@@ -162,7 +162,7 @@ class _FeatureReader:
         return cached
 
     def extract(self, wave: npt.NDArray[np.float32]) -> _Features:
-        """Features (n_mels, T) of samples (n,). Raises AudioProblem where they are not finite."""
+        """Return features (n_mels, T) of samples (n,). Raises AudioProblem if they are not finite."""
         output = self.extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np").input_features[0]
         full = np.asarray(output, dtype=np.float32)
         if not np.isfinite(full).all():
@@ -184,11 +184,11 @@ class _FeatureReader:
         try:
             content = audio.read_bytes() if isinstance(audio, Path) else audio
         except OSError:
-            return None  # decoding says what is wrong
+            return None  # decoding reports the fault
         return self.cache_dir / f"{hashlib.sha256(self.settings + content).hexdigest()}.npz"
 
     def _load(self, path: Path) -> tuple[_Features, float] | None:
-        """A cached result, or None where it is missing or damaged: zip files hold a checksum of their content."""
+        """Return a cached result, or None if it is missing or damaged: zip files have a checksum of their content."""
         try:
             with np.load(path, allow_pickle=False) as stored:
                 features, seconds = stored["features"], float(stored["seconds"])
@@ -211,7 +211,7 @@ def _store(path: Path, features: _Features, seconds: float) -> None:
 
 
 def prompt_ids(source: WhisperProcessor | GenerationConfig, language: str = "en") -> list[int]:
-    """The decoder's forced start for transcribing without timestamps; `language` is a code or an English name.
+    """Return the decoder's forced start for transcripts without timestamps; `language` is a code or English name.
 
     Raises ConfigError for a language that the model does not know.
     """

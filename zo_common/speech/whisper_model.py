@@ -1,4 +1,4 @@
-"""Whisper as a `SpeechModel`: a window of 30 s whose silent tail is merged, and an encoder prefix that is kept."""
+"""Whisper as a `SpeechModel`: a 30 s window with a merged silent tail, and a stored encoder prefix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
 from zo_common.speech.whisper import WINDOW_FRAMES, SpeechExample, WhisperReader, prompt_ids
 
-_EVALUATION_TAIL = 64  # twice what training finds enough: within a hundredth of the 30 s window's loss
+_EVALUATION_TAIL = 64  # twice that of training: within a hundredth of the 30 s window's loss
 
 
 class WhisperModel(SpeechModel):
@@ -41,7 +41,7 @@ class WhisperModel(SpeechModel):
     def reader(
         self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False
     ) -> WhisperReader:
-        """As `SpeechModel.reader`; its tokens spell anything."""
+        """As `SpeechModel.reader`; its tokens can encode any text."""
         return WhisperReader(self.processor, language, cache_dir)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
@@ -54,7 +54,7 @@ class WhisperModel(SpeechModel):
     def episode(
         self, batch: WhisperBatch, trained: Collection[str] | None, settings: LossSettings, precision: str
     ) -> Callable[[], LossFn]:
-        """As `SpeechModel.episode`; one object for all steps, as what was heard stays."""
+        """As `SpeechModel.episode`; one object for all steps, as the hypotheses stay."""
         loss = HypothesisLoss(
             self.model,
             batch,
@@ -81,7 +81,7 @@ class WhisperModel(SpeechModel):
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
     ) -> list[Heard]:
-        """As `SpeechModel.transcribe`, each at the start of a window of its own."""
+        """As `SpeechModel.transcribe`, each at the start of its own window."""
         windows = [example.window() for example in examples]
         found = greedy(self.model, self.processor, windows, language=language, on_progress=on_progress)
         return [Heard(text, tuple(tokens)) for text, tokens in found]
@@ -91,11 +91,11 @@ class WhisperModel(SpeechModel):
         compile_layers(self.model)
 
     def _tail(self, settings: LossSettings) -> int:
-        """Of the whole window, one token for each of its positions."""
+        """Return the number of tail tokens; for the whole window, one for each position."""
         return self.window if settings.tail_tokens is None else settings.tail_tokens
 
     def _heard(self, batch: WhisperBatch, language: str) -> WhisperBatch:
-        """The batch with the model's greedy hypotheses for texts."""
+        """Return the batch with the model's greedy hypotheses as texts."""
         silence = batch.features[:, :, -1:].expand(-1, -1, WINDOW_FRAMES - batch.features.shape[2])
         windows = torch.cat([batch.features, silence], dim=2)
         texts = greedy_tokens(self.model, self.processor, list(windows), language=language)

@@ -4,10 +4,10 @@ Whisper is trained and decoded on 30 s windows, most of which is silence for a s
 changes the model's behaviour (it has never seen a window without its silent tail); computing all 1500 positions costs
 six times the speech. In the silent tail all encoder inputs are one constant vector plus a position embedding, so
 
-1. in the first layer the speech, and what will stand for the tail, attend to all positions of the window: this layer
-   attends by position, and to merge what it attends to is most of what merging costs in accuracy;
-2. behind it, each group of neighbouring tail positions is represented by its middle one, weighted in every attention
-   by the number of positions it stands for: + log(count) on its logit (proportional attention, ToMe,
+1. in the first layer the speech, and the representatives of the tail, attend to all positions of the window: this
+   layer attends by position, and merging its keys would cause most of the loss in accuracy;
+2. after it, each group of neighbouring tail positions is represented by its middle one, weighted in every attention
+   by the number of positions in the group: + log(count) on its logit (proportional attention, ToMe,
    arXiv 2210.09461);
 3. attention sinks (`silent_tail`) stay tokens of their own: one in the middle of a group would count for all.
 """
@@ -27,7 +27,7 @@ EDGE_POSITIONS = 2  # encoder positions at a cut whose convolutions would see th
 
 @dataclass(frozen=True)
 class TailMerge:
-    """Which positions of the window the layers behind the first go on with, (S,), and their bias (1, 1, 1, S)."""
+    """Positions of the window that the layers after the first keep, (S,), and their bias (1, 1, 1, S)."""
 
     picked: torch.Tensor
     bias: torch.Tensor
@@ -37,8 +37,8 @@ class TailMerge:
 class EncoderStates:
     """Encoder output (B, S, d_model) and the attention bias of its positions, (1, 1, 1, S) or None.
 
-    Before the first layer `merge` says what that layer makes of the tail; None where there is nothing to merge. Within
-    a layer, `attended` is what its attention hands its output projection, (B, S, d_model).
+    Before the first layer `merge` says how that layer merges the tail; None where there is nothing to merge. Within a
+    layer, `attended` is the input of its attention's output projection, (B, S, d_model).
     """
 
     hidden: torch.Tensor
@@ -48,11 +48,11 @@ class EncoderStates:
 
 
 def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
-    """Encoder inputs of the window that a trimmed mel window is the start of.
+    """Return encoder inputs of the full window that a trimmed mel window starts.
 
     Args:
         features: log-mel (B, n_mels, T), T even; shorter than the full window, it ends in at least 8 frames of silence.
-        tail_tokens: how many groups the silent rest of the window is merged to, attention sinks aside; 0 cuts it off.
+        tail_tokens: number of groups that the silent rest is merged to, besides attention sinks; 0 cuts it off.
     """
     x = F.gelu(encoder.conv1(features))
     x = F.gelu(encoder.conv2(x)).permute(0, 2, 1)
@@ -67,7 +67,7 @@ def embed_window(encoder: Any, features: torch.Tensor, tail_tokens: int) -> Enco
 
 
 def _merge(keep: int, full: int, tail_tokens: int, sinks: tuple[int, ...], like: torch.Tensor) -> TailMerge:
-    """Positions before `keep` and the last one as they are, sinks between them too, the rest in groups."""
+    """Keep positions before `keep`, the last one and sinks between them, and merge the rest in groups."""
     own = [position for position in sinks if keep <= position < full - 1]
     kept = torch.ones(full, dtype=torch.bool)
     kept[keep : full - 1] = False
@@ -82,7 +82,7 @@ def _merge(keep: int, full: int, tail_tokens: int, sinks: tuple[int, ...], like:
 
 
 def run_layers(encoder: Any, states: EncoderStates, first: int, last: int) -> EncoderStates:
-    """Encoder layers first … last−1, without the final norm; of the first one the rest, where it has attended."""
+    """Run encoder layers first … last−1, without the final norm; after `attend`, only the rest of the first."""
     if first < last and states.attended is not None:
         states, first = _behind_attention(encoder.layers[first], states, states.attended), first + 1
     elif first == 0 < last and states.merge is not None:
@@ -95,7 +95,7 @@ def run_layers(encoder: Any, states: EncoderStates, first: int, last: int) -> En
 
 
 def attend(layer: Any, states: EncoderStates) -> EncoderStates:
-    """The part of a `WhisperEncoderLayer` before its attention's output projection; `run_layers` goes on from there."""
+    """Run a `WhisperEncoderLayer` up to its attention's output projection; `run_layers` continues from there."""
     seen = layer.self_attn_layer_norm(states.hidden)
     if states.merge is None:
         attended = _attended(layer.self_attn, seen, attention_mask=states.bias)
@@ -113,12 +113,12 @@ def _attended(attention: Any, query: torch.Tensor, **others: torch.Tensor | None
 
 
 def _behind_attention(layer: Any, states: EncoderStates, attended: torch.Tensor) -> EncoderStates:
-    """The rest of a `WhisperEncoderLayer`."""
+    """Run the rest of a `WhisperEncoderLayer`."""
     return EncoderStates(_feed_forward(layer, states.hidden + layer.self_attn.out_proj(attended)), states.bias)
 
 
 def _merging_layer(layer: Any, hidden: torch.Tensor, merge: TailMerge) -> EncoderStates:
-    """A `WhisperEncoderLayer` whose output is computed at the picked positions alone, of attention to all."""
+    """Run a `WhisperEncoderLayer` with attention to all positions but output at the picked ones alone."""
     seen = layer.self_attn_layer_norm(hidden)
     attended = layer.self_attn(seen[:, merge.picked], key_value_states=seen)[0]
     return EncoderStates(_feed_forward(layer, hidden[:, merge.picked] + attended), merge.bias)
@@ -130,14 +130,14 @@ def _feed_forward(layer: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def encode(model: Any, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
-    """Encoder states of a trimmed window; see `embed_window` for the arguments."""
+    """Return encoder states of a trimmed window; see `embed_window` for the arguments."""
     encoder = model.model.encoder
     states = run_layers(encoder, embed_window(encoder, features, tail_tokens), 0, len(encoder.layers))
     return EncoderStates(encoder.layer_norm(states.hidden), states.bias)
 
 
 def decode(model: Any, decoder_input_ids: torch.Tensor, states: EncoderStates) -> torch.Tensor:
-    """Teacher-forced decoder output (B, L, d_model), before the vocabulary projection `model.proj_out`.
+    """Return the teacher-forced decoder output (B, L, d_model), before the vocabulary projection `model.proj_out`.
 
     Right padding needs no mask: self-attention is causal.
     """

@@ -1,8 +1,8 @@
-"""The part of Whisper's encoder that no trained tensor touches: computed once a batch, not once a forward pass.
+"""The part of Whisper's encoder before all trained tensors, computed once per batch instead of per forward pass.
 
-Where only decoder tensors are trained, that is the whole encoder, most of a forward pass: its states are computed once
-for every utterance and reused by all passes of the step. Where biases of what writes to the residual stream are
-trained, it is what comes before the first of them: convolutions and the first layer's attention, to the whole window.
+If only decoder tensors are trained, this is the whole encoder, most of a forward pass: its states are computed once
+for every utterance and reused by all passes of the step. If biases of modules that write to the residual stream are
+trained, it is the part before the first of them: convolutions and the first layer's attention, to the whole window.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _BEHIND_ATTENTION = ("self_attn.out_proj.", "final_layer_norm.", "fc1.", "fc2.")
 
 
 class FrozenPrefix:
-    """How far the encoder is the same under every perturbation, and the two halves of an encoder pass.
+    """The stages of the encoder that no perturbation changes, and the two halves of an encoder pass.
 
-    The encoder is seen as stages: 0 embeds the window (convolutions, positions), 1 … L are its layers, L+1 is the
-    final norm. Stages before the first one that holds a trained tensor are frozen; none, if a name is not Whisper's.
-    Of a layer whose trained tensors all lie behind its attention, that is frozen, too.
+    The stages are: 0 embeds the window (convolutions, positions), 1 … L are the layers, L+1 is the final norm. Stages
+    before the first one that has a trained tensor are frozen; none, if a name is not Whisper's. If all trained tensors
+    of a layer come after its attention, the attention is frozen, too.
 
     Args:
         model: a `WhisperForConditionalGeneration`.
@@ -50,7 +50,7 @@ class FrozenPrefix:
         return self._layers + 1 if part.startswith("layer_norm.") else 0
 
     def start(self, features: torch.Tensor, tail_tokens: int) -> EncoderStates:
-        """The output of all frozen stages, of which there is at least one, for log-mel features (B, n_mels, T)."""
+        """Return the output of all frozen stages, at least one, for log-mel features (B, n_mels, T)."""
         assert self.stages > 0
         states = run_layers(self._encoder, embed_window(self._encoder, features, tail_tokens), 0, self.stages - 1)
         if self._half:
@@ -58,7 +58,7 @@ class FrozenPrefix:
         return self._norm(states) if self.stages > self._layers + 1 else states
 
     def finish(self, start: EncoderStates) -> EncoderStates:
-        """The encoder states under the present weights, from what `start` gave."""
+        """Return the encoder states under the present weights, from the output of `start`."""
         if self.stages > self._layers + 1:
             return start
         return self._norm(run_layers(self._encoder, start, self.stages - 1, self._layers))

@@ -1,15 +1,15 @@
-"""What decoding asks of a Whisper's generation config, where a checkpoint has none or an old one."""
+"""Defaults of a Whisper's generation config for decoding, if a checkpoint has none or an old one."""
 
 from __future__ import annotations
 
 from typing import Any
 
 MULTILINGUAL_VOCABULARY = 51_865
-"""Least size of a multilingual vocabulary, as OpenAI's Whisper tells the two kinds apart (`model.is_multilingual`)."""
+"""Minimum size of a multilingual vocabulary; OpenAI's Whisper decides by it, too (`model.is_multilingual`)."""
 
 
 def complete_generation_config(model: Any, tokenizer: Any) -> None:
-    """Set the optional fields that `generate` cannot do without; those that are there stay.
+    """Set the optional fields that `generate` requires; present ones are not changed.
 
     They are `is_multilingual`, `no_timestamps_token_id` and, of a multilingual model, `lang_to_id` and `task_to_id`:
     checkpoints of before 2023, and those saved without `generation_config.json`, lack them.

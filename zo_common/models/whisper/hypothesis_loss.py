@@ -1,4 +1,4 @@
-"""Whisper without a text: entropy of, or training on, its own greedy hypothesis, teacher-forced."""
+"""Losses of Whisper without a transcript: entropy of, or self-training on, its greedy hypothesis, teacher-forced."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class HypothesisLoss(WhisperLoss):
 
     1. The first call (or `freeze`, under the unperturbed weights) decides which tokens are trusted: those with at least
        `min_token` probability in utterances of at least `min_utterance` (geometric mean over the tokens).
-    2. Every call gives the mean over the trusted tokens of each utterance: the cross-entropy of the hypothesis
-       ("self-training") or the entropy of what could stand there ("entropy"); 0 where nothing is trusted.
+    2. Every call returns the mean over the trusted tokens of each utterance: the cross-entropy of the hypothesis
+       ("self-training") or the entropy of the predicted tokens ("entropy"); 0 if no token is trusted.
 
     Args:
         batch: labels of `transcribe.greedy_tokens`, through `whisper_labels`.
@@ -55,17 +55,17 @@ class HypothesisLoss(WhisperLoss):
 
     @property
     def trusted(self) -> torch.Tensor | None:
-        """The positions that count, bool (B, L), once they are decided."""
+        """The trusted positions, bool (B, L); None before the first call."""
         return self._trusted
 
     @torch.no_grad()
     def freeze(self) -> HypothesisLoss:
-        """Decide what is trusted under the present weights; returns itself."""
+        """Select the trusted tokens under the present weights; return this object."""
         self._trusted = self._trust(self._tokens()[0])
         return self
 
     def __call__(self) -> torch.Tensor:
-        """Losses (B,), float32, in nats a token."""
+        """Return losses (B,), float32, in nats per token."""
         log_probs, uncertainty, logits = self._tokens()
         if self._trusted is None:
             self._trusted = self._trust(log_probs)
@@ -77,7 +77,7 @@ class HypothesisLoss(WhisperLoss):
         return confident_labels(log_probs, self._labels, *self._floors) != IGNORE
 
     def _tell(self, trace: OutputTrace, logits: torch.Tensor, trusted: torch.Tensor) -> None:
-        """The trusted positions' logits, of those (P, V) of all labelled ones."""
+        """Record the trusted positions' logits, of those (P, V) of all labelled ones."""
         if self._objective == "entropy":
             raise ConfigError(
                 "learning-rate is 'auto' with objective 'entropy', whose curvature is no Fisher matrix: set a number"
@@ -87,7 +87,7 @@ class HypothesisLoss(WhisperLoss):
         trace.record(logits, logits.logsumexp(dim=1), rows, 1 / (counts[rows] * len(trusted)))
 
     def _tokens(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probability and entropy at each label, (B, L), 0 where there is none, and the labels' logits (P, V)."""
+        """Return log-probability and entropy at each label, (B, L), else 0, and the labels' logits (P, V)."""
         counted = self._labels != IGNORE
         with autocast(self._precision, self._labels.device):
             hidden = decode(self._model, self._decoder_input_ids, self._encode())

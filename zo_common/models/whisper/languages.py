@@ -1,10 +1,10 @@
-"""Languages as Whisper calls them."""
+"""Language codes of Whisper."""
 
 from __future__ import annotations
 
 
 def whisper_code(language: str) -> str:
-    """Whisper's code of a language: "zh" for "zh", "zh-CN", "Chinese" or "Mandarin"; an unknown one in lower case."""
+    """Return Whisper's code of a language: "zh" for "zh-CN", "Chinese" or "Mandarin"; an unknown one in lower case."""
     from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
     name = language.strip().lower()

@@ -1,4 +1,4 @@
-"""Recordings of any length through Whisper's own long form, as transformers has it: windows that follow timestamps."""
+"""Transcription of recordings of any length by Whisper's long form in transformers: windows that follow timestamps."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def transcribe_long(
     language: str = "en",
     on_progress: Callable[[float], None] | None = None,
 ) -> list[str]:
-    """Transcripts of mono recordings of any length at the model's rate, all in one batch.
+    """Transcribe mono recordings of any length at the model's rate, all in one batch.
 
     A window whose greedy transcript repeats itself, or is too unlikely, is decoded again at a higher temperature, from
     a random stream that is the same in each call.
 
     Args:
-        on_progress: called with the seconds of all recordings that are done, now and then.
+        on_progress: called from time to time with the seconds done of all recordings.
     """
     extractor = processor.feature_extractor
     inputs = extractor(

@@ -1,4 +1,4 @@
-"""The loss that a step perturbs: one Whisper batch under the current weights, at the precision asked for."""
+"""The loss of a ZO step: one Whisper batch under the current weights, at a chosen precision."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zo_common.models.whisper.objectives import WhisperBatch, decoder_losses
 class WhisperLoss:
     """Per-example losses of one batch, as `estimator.LossFn`; equal, bit for bit, to `objectives.whisper_losses`.
 
-    1. At the first call, the encoder stages that no trained tensor touches are computed and kept.
-    2. Every call runs the rest of the encoder and the decoder under the weights of that moment.
+    1. The first call computes and keeps the encoder stages before all trained tensors.
+    2. Every call runs the rest of the encoder and the decoder under the current weights.
 
     An object must not outlive a change of a tensor that is not trained. It keeps one encoder state a batch.
 
     Attributes:
-        trace: where it is set, every call tells it the logits at the labelled positions.
+        trace: if set, every call records in it the logits at the labelled positions.
 
     Args:
         prefix: made from the model and the names of the trained tensors.
@@ -42,7 +42,7 @@ class WhisperLoss:
         self._start: EncoderStates | None = None
 
     def __call__(self) -> torch.Tensor:
-        """Losses (B,), float32, in nats a token."""
+        """Return losses (B,), float32, in nats per token."""
         with autocast(self._precision, self._labels.device):
             return decoder_losses(self._model, self._decoder_input_ids, self._labels, self._encode(), self.trace)
 
@@ -52,5 +52,5 @@ class WhisperLoss:
             if self._prefix.stages == 0:
                 return encode(self._model, self._features, self._tail_tokens)
             self._start = self._prefix.start(self._features, self._tail_tokens)
-            self._features = None  # what was made of them takes their place in memory
+            self._features = None  # free their memory: the encoder state replaces them
         return self._prefix.finish(self._start)

@@ -1,4 +1,4 @@
-"""The supervised loss of a Whisper batch and what it is computed from; per example, the mean comes last."""
+"""The supervised loss of a Whisper batch, per example, and its inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WhisperBatch:
     Attributes:
         features: log-mel (B, n_mels, T), T even, trimmed to the batch.
         decoder_input_ids: (B, L): prompt (start of transcript …, no timestamps), text; padded with end of text.
-        labels: (B, L): what each position must predict; −100 on the prompt and on padding.
+        labels: (B, L): target of each position; −100 on the prompt and on padding.
     """
 
     features: torch.Tensor
@@ -27,12 +27,12 @@ class WhisperBatch:
     labels: torch.Tensor
 
     def to(self, device: torch.device) -> WhisperBatch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return WhisperBatch(self.features.to(device), self.decoder_input_ids.to(device), self.labels.to(device))
 
 
 def whisper_losses(model: Any, batch: WhisperBatch, tail_tokens: int = 64) -> torch.Tensor:
-    """Per-example cross-entropy (B,) of a batch; `tail_tokens` as in `embed_window`."""
+    """Return the per-example cross-entropy (B,) of a batch; `tail_tokens` as in `embed_window`."""
     states = encode(model, batch.features, tail_tokens)
     return decoder_losses(model, batch.decoder_input_ids, batch.labels, states)
 
@@ -44,18 +44,18 @@ def decoder_losses(
     states: EncoderStates,
     trace: OutputTrace | None = None,
 ) -> torch.Tensor:
-    """Per-example cross-entropy (B,), float32, of audio that is encoded already; token tensors as in `WhisperBatch`.
+    """Return the per-example cross-entropy (B,), float32, of encoded audio; token tensors as in `WhisperBatch`.
 
-    `trace` is told the labelled positions' logits.
+    `trace` records the labelled positions' logits.
     """
     hidden = decode(model, decoder_input_ids, states)
-    # only labelled positions meet the vocabulary: for Whisper-tiny that projection is a third of the decoder
+    # only labelled positions are projected to the vocabulary: for Whisper-tiny that is a third of the decoder
     counted = labels != IGNORE
     return label_losses(model.proj_out(hidden[counted]).float(), labels, counted, trace)
 
 
 def whisper_labels(prompt: list[int], texts: list[list[int]], end: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Decoder inputs and labels of tokenised texts.
+    """Return decoder inputs and labels of tokenised texts.
 
     `prompt` is the forced start (`<|startoftranscript|>` … `<|notimestamps|>`), `end` is `<|endoftext|>`.
     Position i predicts token i+1, so the last prompt token predicts the first text token and the last text token

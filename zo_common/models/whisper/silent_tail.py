@@ -1,8 +1,8 @@
-"""Attention sinks in the silence behind the speech: positions of Whisper's window that must not be merged.
+"""Attention sinks in the silence after the speech: positions of Whisper's window that must not be merged.
 
-A trained encoder parks attention on a few silent positions, whose hidden states grow massive: in Whisper-base their
-norm is over 500 from the fourth layer on, where the median is 16. Such a position in the middle of a merged group would
-be weighted by the group's size. Which positions they are is a property of the model, hardly of the speech before them.
+A trained encoder attends strongly to a few silent positions, whose hidden states become very large: in Whisper-base
+their norm is over 500 from the fourth layer on, where the median is 16. Such a position in the middle of a merged group
+would be weighted by the group's size. The positions depend on the model, and hardly on the speech before them.
 Source: attention sinks and massive activations, arXiv 2309.17453 and 2402.17762.
 """
 
@@ -19,15 +19,15 @@ _SINKS = "silent_sinks"
 
 @torch.inference_mode()
 def mark_sinks(model: Any) -> tuple[int, ...]:
-    """Find the sinks of a base model by encoding one silent window, and keep them with its encoder.
+    """Find the sinks of a base model by encoding one silent window, and store them with its encoder.
 
-    A position is one where its hidden norm behind any layer is more than `FACTOR` times the layer's median. Call it
-    before anything is trained: a sink that came and went with the weights would make another loss of every step.
+    A position is a sink if its hidden norm after any layer is more than `FACTOR` times the layer's median. Call this
+    before training: sinks that changed with the weights would change the loss from step to step.
     """
     encoder = model.model.encoder
     positions = encoder.embed_positions.weight
     frames = 2 * len(positions)
-    # the convolutions see one constant: a few of their outputs, and the two at the ends, stand for all
+    # the convolutions see one constant input
     silent = torch.full((1, model.config.num_mel_bins, frames), SILENCE, device=positions.device)
     hidden = torch.nn.functional.gelu(encoder.conv1(silent))
     hidden = torch.nn.functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1) + positions
@@ -43,6 +43,6 @@ def mark_sinks(model: Any) -> tuple[int, ...]:
 
 
 def sinks_of(encoder: Any) -> tuple[int, ...]:
-    """The positions that `mark_sinks` found; none where it was not called."""
+    """Return the positions that `mark_sinks` found; none if it was not called."""
     sinks: tuple[int, ...] = getattr(encoder, _SINKS, ())
     return sinks

@@ -1,4 +1,4 @@
-"""Greedy decoding on Whisper's 30 s window: what a word error rate is measured on."""
+"""Greedy decoding on Whisper's 30 s window, for word error rates."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def transcribe(
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Transcripts of full log-mel windows, each (n_mels, 3000), by greedy search without timestamps.
+    """Transcribe full log-mel windows, each (n_mels, 3000), by greedy search without timestamps.
 
-    A transcript that repeats itself (`loops.is_loop`) is decoded again, as OpenAI's Whisper does: there by
-    sampling at a higher temperature, here by the same greedy search in which no `NO_REPEAT_NGRAM_SIZE` tokens in a row
-    may come twice, so that the same weights always give the same transcript. One endless loop would otherwise count for
-    more words than all other recordings together.
+    A transcript that repeats itself (`loops.is_loop`) is decoded again, as in OpenAI's Whisper. That samples at a
+    higher temperature; here the greedy search is repeated without any repeated run of `NO_REPEAT_NGRAM_SIZE` tokens, so
+    that the same weights always give the same transcript. Otherwise one endless loop could have more words than all
+    other recordings together.
 
     Args:
-        on_progress: called with (utterances done, utterances in all).
+        on_progress: called with (utterances done, total).
     """
     found = greedy(model, processor, features, language=language, batch_size=batch_size, on_progress=on_progress)
     return [text for text, _ in found]
@@ -39,7 +39,7 @@ def transcribe(
 def greedy_tokens(
     model: Any, processor: Any, features: Sequence[torch.Tensor], *, language: str = "en", batch_size: int = 16
 ) -> list[list[int]]:
-    """The text tokens, as they were chosen, of the transcripts that `transcribe` gives: hypotheses to train on."""
+    """Return the text tokens, as decoded, of the transcripts of `transcribe`: hypotheses to train on."""
     return [tokens for _, tokens in greedy(model, processor, features, language=language, batch_size=batch_size)]
 
 
@@ -52,7 +52,7 @@ def greedy(
     batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[str, list[int]]]:
-    """Transcripts with the text tokens that they consist of; see `transcribe`."""
+    """Return transcripts with their text tokens; see `transcribe`."""
     special = set(processor.tokenizer.all_special_ids)
     first_special = int(processor.tokenizer.eos_token_id)  # all tokens from end of text on are control tokens
     found: list[tuple[str, list[int]]] = []
@@ -69,7 +69,7 @@ def greedy(
 def _without_loops(
     model: Any, processor: Any, features: Sequence[torch.Tensor], language: str, batch_size: int
 ) -> Iterator[list[torch.Tensor]]:
-    """Rows of tokens of each batch; those of a loop are decoded again, in a search where no few tokens come twice."""
+    """Yield rows of tokens of each batch; those of a loop are decoded again without repeated runs of tokens."""
     for start, tokens in enumerate(_generate(model, features, language, batch_size)):
         rows = list(tokens)
         texts = processor.batch_decode(rows, skip_special_tokens=True)
@@ -86,7 +86,7 @@ def _without_loops(
 def _generate(
     model: Any, features: Sequence[torch.Tensor], language: str, batch_size: int, **others: Any
 ) -> Iterator[torch.Tensor]:
-    """Greedy tokens of each batch, (B, length)."""
+    """Yield greedy tokens of each batch, (B, length)."""
     options: dict[str, Any] = {"num_beams": 1, "do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **others}
     if model.generation_config.is_multilingual:
         options |= {"language": whisper_code(language), "task": "transcribe"}

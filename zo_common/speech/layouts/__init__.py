@@ -1,4 +1,4 @@
-"""Layouts of recordings that are read as they are, recognised by their files."""
+"""Supported layouts of recordings, recognised by their files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from zo_common.speech.layouts import audiofolder, bare, common_voice, kaldi, lib
 from zo_common.speech.layouts.layout import Layout
 
 LAYOUTS: tuple[Layout, ...] = (saved, audiofolder, common_voice, kaldi, librispeech, nemo, bare)
-"""In the order in which they are tried: the particular before the general."""
+"""In the order in which they are tried: the specific before the general."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A split: its layout, and where it is."""
+    """A split: its layout, and its path."""
 
     layout: Layout
     path: Path
 
 
 def own_places(folder: Path) -> dict[str, Place]:
-    """Splits that the folder itself holds, of the first layout that it has; "" is the folder as a split itself."""
+    """Return splits in the folder itself, of its first layout; "" is the folder as a split."""
     for layout in LAYOUTS:
         if found := layout.splits(folder):
             return {name: Place(layout, path) for name, path in found.items()}
@@ -29,13 +29,13 @@ def own_places(folder: Path) -> dict[str, Place]:
 
 
 def inner_places(folder: Path) -> dict[str, Place]:
-    """Splits that are folders of their own in a folder."""
+    """Return splits that are subfolders of a folder."""
     children = (child for child in sorted(folder.iterdir()) if child.is_dir())
     return {child.name: places[""] for child in children if "" in (places := own_places(child))}
 
 
 def split_places(folder: Path) -> dict[str, Place]:
-    """All splits of a folder: those that are folders of their own, else those that it holds itself."""
+    """Return all splits of a folder: those in subfolders, else those in the folder itself."""
     inner = inner_places(folder)
     if inner:
         return inner
@@ -45,7 +45,7 @@ def split_places(folder: Path) -> dict[str, Place]:
 
 
 def place_of_file(path: Path) -> Place | None:
-    """The split of which a file is the table."""
+    """Return the split whose table a file is."""
     for layout in LAYOUTS:
         if path in layout.splits(path.parent).values():
             return Place(layout, path)

@@ -17,7 +17,7 @@ _FILE = "file_name"
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """As `Layout.splits`. Raises DataError where there are several tables."""
+    """As `Layout.splits`. Raises DataError if there are several tables."""
     found = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(found) > 1:
         names = " and ".join(path.name for path in found)

@@ -1,4 +1,4 @@
-"""A table of any name with a column of recordings, `audio` or `path`, as programs and hub snapshots have it."""
+"""A table of any name with a column of recordings, such as `audio` or `path`, as in hub snapshots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TEXTS = (TRANSCRIPTION, "transcript", "sentence", "text")
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """As `Layout.splits`: `train.csv` is that of "train", and a table alone the folder's own."""
+    """As `Layout.splits`: `train.csv` is the table of "train", and a single table that of the folder."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES and path.is_file()]
     return named_by_files([path for path in found if _audio_column(first_columns(path))])
 

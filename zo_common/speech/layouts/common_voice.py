@@ -55,7 +55,7 @@ def _row(name: str, folder: Path, line: int, header: list[str], content: str) ->
 
 
 def _unquoted(sentence: str) -> str:
-    """A sentence that a program put into CSV's quotes, as it was: with quotes within it, which are then doubled."""
+    """Remove CSV's quotes from a sentence that a program quoted because of its inner quotes, which are doubled."""
     inner = sentence[1:-1]
     quoted = len(sentence) > 1 and sentence[0] == sentence[-1] == '"' and '"' in inner
     plain = inner.replace('""', "")

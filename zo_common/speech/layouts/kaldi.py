@@ -1,4 +1,4 @@
-"""Kaldi's data folders: `wav.scp`, `text`, and where they are there `segments` and `utt2spk`."""
+"""Kaldi's data folders: `wav.scp`, `text`, and optionally `segments` and `utt2spk`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tables(place: Path) -> Iterable[Path]:
 
 
 def read(place: Path) -> Listing:
-    """As `Layout.read`. Recordings that a command would make are refused: nothing that a table says is run."""
+    """As `Layout.read`. Recordings from commands are refused: no command of a table is run."""
     problems: list[str] = []
     read_in = {name: _entries(place / name, problems) for name in _FILES}
     scp, texts, segments, speakers = (read_in[name] for name in _FILES)
@@ -55,7 +55,7 @@ def read(place: Path) -> Listing:
 
 
 def _entries(path: Path, problems: list[str]) -> dict[str, _Entry]:
-    """First word of each line → the rest; none where there is no file."""
+    """Map the first word of each line to the rest; empty if there is no file."""
     found: dict[str, _Entry] = {}
     for number, line in enumerate(text_of(path).splitlines() if path.is_file() else [], 1):
         if line.strip():
@@ -83,7 +83,7 @@ def _whole(place: Path, scp: dict[str, _Entry], recordings: dict[str, Source | s
 
 
 def _segments(place: Path, segments: dict[str, _Entry], recordings: dict[str, Source | str]) -> Iterator[Row | str]:
-    """Lines of utterance, recording, start and end in seconds; an end of −1 is that of the recording."""
+    """Yield rows of utterance, recording, start and end in seconds; an end of −1 is that of the recording."""
     name = short_name(place / "segments")
     for utterance, entry in segments.items():
         where = f"{name}:{entry.line}"
@@ -107,7 +107,7 @@ def _segments(place: Path, segments: dict[str, _Entry], recordings: dict[str, So
 
 
 def _is_the_end(word: str) -> bool:
-    """Whether a time stands for the end of the recording."""
+    """Return whether a time means the end of the recording."""
     try:
         return float(word) == -1
     except ValueError:
@@ -115,7 +115,7 @@ def _is_the_end(word: str) -> bool:
 
 
 def _filled(row: Row, texts: dict[str, _Entry], speakers: dict[str, _Entry]) -> Row:
-    """With transcript and speaker, as far as they are known."""
+    """Add transcript and speaker, if they are known."""
     utterance = row.fields["utterance"]
     known = {TRANSCRIPTION: texts.get(utterance), "speaker": speakers.get(utterance)}
     fields = {"utterance": utterance} | {name: entry.value for name, entry in known.items() if entry is not None}

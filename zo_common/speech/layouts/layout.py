@@ -1,4 +1,4 @@
-"""What a layout of recordings says of itself; a new one is a module with these names, listed in `LAYOUTS`."""
+"""Interface of a layout of recordings; a new one is a module with these names, listed in `LAYOUTS`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ListingFault(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One recording as it is listed, not yet checked.
+    """One recording of a table, not yet checked.
 
     Attributes:
         where: file and line, such as "train/metadata.csv:12".
-        audio: the recording, or in a sentence why there is none.
+        audio: the recording, or its fault in a sentence.
         fields: all other columns.
-        start, seconds: the part of the recording that is meant; None for `seconds` is up to its end.
+        start, seconds: the part of the recording; None for `seconds` means up to its end.
     """
 
     where: str
@@ -37,16 +37,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a split lists.
+    """The contents of a split's table.
 
     Attributes:
         name: of its table in messages, such as "train/metadata.csv".
-        columns: names of all of them.
-        rows: in order; a string is what is wrong with a line that is no row, file and line first.
-        faults: of the whole table; where there are any, no row is used.
+        columns: names of all columns.
+        rows: in order; a string is the fault of a line that is no row, file and line first.
+        faults: of the whole table; with any, no row is used.
         audio: the column of recordings.
-        texts: columns that hold the transcripts where `text-column` is not set, the first that is there.
-        speaker: column of speakers where it is not called so.
+        texts: columns of transcripts if `text-column` is not set; the first present one is used.
+        speaker: column of speakers, if it has another name.
     """
 
     name: str
@@ -59,36 +59,36 @@ class Listing:
 
 
 class Layout(Protocol):
-    """A layout; modules are such."""
+    """A layout, implemented by a module."""
 
     NAME: str
-    """As people call it."""
+    """Its usual name."""
 
     def splits(self, folder: Path) -> dict[str, Path]:
-        """Where the splits are that this very folder holds, by name; "" where the folder is a split itself."""
+        """Return the paths of the splits in the folder itself, by name; "" if the folder is a split."""
 
     def tables(self, place: Path) -> Iterable[Path]:
-        """Files that a split's listing is read from: where one changes, so may the listing."""
+        """Return the files from which a split's listing is read; a change of one may change the listing."""
 
     def read(self, place: Path) -> Listing:
-        """The listing of a split.
+        """Read the listing of a split.
 
         Raises:
-            ListingFault: it cannot be read.
-            OSError: of the files.
+            ListingFault: the table cannot be read.
+            OSError: a file cannot be read.
         """
 
 
 def short_name(path: Path) -> str:
-    """Folder and file, as messages name a table."""
+    """Return folder and file, the name of a table in messages."""
     return f"{path.resolve().parent.name}/{path.name}"
 
 
 def text_of(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one, as spreadsheets write it.
+    """Read a text file in UTF-8, with or without a byte order mark, or in UTF-16 with one, as of spreadsheets.
 
     Raises:
-        ListingFault: it is neither.
+        ListingFault: the file is neither.
     """
     data = path.read_bytes()
     try:

@@ -43,7 +43,7 @@ def _rows(path: Path, name: str) -> Iterator[Row | str]:
 
 
 def _recording(folder: Path, utterance: str) -> Path | str:
-    """The utterance's file, FLAC first."""
+    """Return the utterance's file, FLAC first."""
     first = local_audio(folder, f"{utterance}.flac", column="utterance")
     if isinstance(first, Path):
         return first

@@ -1,4 +1,4 @@
-"""NeMo's manifests, which Lhotse writes too: lines of JSON with audio_filepath, text, and maybe offset, duration."""
+"""NeMo's manifests, also written by Lhotse: lines of JSON with audio_filepath, text, and optional offset, duration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEVER = ("dataset_dict.json", "state.json", "dataset_info.json")
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """As `Layout.splits`: `train_manifest.json` is that of "train", and one of any other name the folder's own."""
+    """As `Layout.splits`: `train_manifest.json` is that of "train", and a single one of any name the folder's."""
     found = [
         path
         for pattern in ("*.json", "*.jsonl")
@@ -27,7 +27,7 @@ def splits(folder: Path) -> dict[str, Path]:
 
 
 def named_by_files(found: list[Path]) -> dict[str, Path]:
-    """Splits by the names of their tables, without the word "manifest"; a table alone is the folder's own as well."""
+    """Return splits by the names of their tables, without "manifest"; a single table is also the folder's own."""
     named = {path.stem.replace("manifest", "").strip("_-. ") or path.stem: path for path in found}
     return named if len(found) != 1 else {"": found[0], **named}
 
@@ -52,11 +52,11 @@ def _row(name: str, folder: Path, line: int, row: dict[str, Any] | str) -> Row |
 
 
 def timed_row(where: str, audio: Any, column: str, row: dict[str, Any]) -> Row:
-    """A row with the part that its `offset` and `duration` say, in seconds."""
+    """Return a row with the part given by its `offset` and `duration`, in seconds."""
     offset, duration = seconds_of(row.get("offset"), "offset"), seconds_of(row.get("duration"), "duration")
     fields = {key: value for key, value in row.items() if key != column}
     if isinstance(offset, str) or isinstance(duration, str):
         fault = next(str(value) for value in (offset, duration) if isinstance(value, str))
         return Row(where, audio if isinstance(audio, str) else fault, fields)
-    # without an offset, a duration is often that of the whole recording, rounded: `Clip` sees to it
+    # without an offset, a duration is often that of the whole recording, rounded: `Clip` handles this
     return Row(where, audio, fields, offset or 0.0, duration or None)

@@ -1,4 +1,4 @@
-"""Parquet tables, with recordings named or held in them, which are read when they are asked for."""
+"""Parquet tables, with paths of recordings or recordings in them, which are read at their use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zo_common.speech.table import Row
 
 
 def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], list[Row]]:
-    """Names of the columns, and the rows, counted from 1; of recordings in the table, what reads them.
+    """Return names of the columns, and the rows, counted from 1, with a reader for each recording in the table.
 
     Raises:
         ListingFault: the file is not Parquet.
@@ -45,13 +45,13 @@ def _holds_audio(kind: Any) -> bool:
 
 
 class HeldAudio:
-    """A recording in a Parquet table; called, it gives the bytes."""
+    """A recording in a Parquet table; a call returns its bytes."""
 
     def __init__(self, path: Path, column: str, group: int, row: int) -> None:
         self._path, self._column, self._group, self._row = path, column, group, row
 
     def __call__(self) -> bytes:
-        """The recording. Raises AudioProblem where the table has none, or cannot be read any more."""
+        """Return the recording. Raises AudioProblem if the table has none, or cannot be read any more."""
         import pyarrow
 
         try:

@@ -1,4 +1,4 @@
-"""Rows of a table, whichever of the usual formats it is in."""
+"""Rows of a table in any of the usual formats."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from zo_common.speech.table import Row, csv_rows, json_rows
 
 
 def read_rows(path: Path) -> tuple[list[str], list[Row]]:
-    """Names of the columns, and the rows with their lines (of Parquet, their numbers from 1 on).
+    """Return names of the columns, and the rows with their lines (in Parquet, their numbers from 1).
 
     Raises:
-        ListingFault: the file is not in the format that its name says.
+        ListingFault: the file is not in the format of its suffix.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
@@ -24,7 +24,7 @@ def read_rows(path: Path) -> tuple[list[str], list[Row]]:
 
 
 def first_columns(path: Path) -> list[str]:
-    """Names of the columns by the first line alone, cheaply; empty where it says none or cannot be read."""
+    """Return names of the columns by the first line alone; empty if it has none or cannot be read."""
     try:
         if path.suffix.lower() == ".parquet":
             return parquet_rows(path, schema_alone=True)[0]
@@ -40,7 +40,7 @@ def first_columns(path: Path) -> list[str]:
 
 
 def seconds_of(value: Any, name: str) -> float | str | None:
-    """A time in seconds of a table, None where there is none, or in a sentence what is wrong with it."""
+    """Return a time in seconds of a table, None if there is none, or its fault as a sentence."""
     if value is None or value == "":
         return None
     try:

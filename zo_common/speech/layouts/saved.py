@@ -17,7 +17,7 @@ _DICT, _ONE = "dataset_dict.json", "state.json"
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """As `Layout.splits`. Raises DataError where the list of splits is damaged."""
+    """As `Layout.splits`. Raises DataError if the list of splits is damaged."""
     if (folder / _DICT).is_file():
         try:
             names = [str(name) for name in json.loads((folder / _DICT).read_bytes())["splits"]]
@@ -29,7 +29,7 @@ def splits(folder: Path) -> dict[str, Path]:
     try:
         own = json.loads((folder / _ONE).read_bytes()).get("_split")
     except (ValueError, AttributeError, RecursionError):
-        own = None  # reading it says what is wrong
+        own = None  # reading it reports the fault
     return {"": folder} | ({own: folder} if isinstance(own, str) and own else {})
 
 
@@ -39,7 +39,7 @@ def tables(place: Path) -> Iterable[Path]:
 
 
 def read(place: Path) -> Listing:
-    """As `Layout.read`. Raises DataError for what no release of `datasets` wrote."""
+    """As `Layout.read`. Raises DataError for a folder that no release of `datasets` wrote."""
     import datasets
 
     try:
@@ -56,7 +56,7 @@ def _damaged(folder: Path, error: Exception) -> DataError:
 
 
 def listing_of(loaded: Any, name: str) -> Listing:
-    """Rows of a `datasets.Dataset`, counted from 0 as `dataset[row]` does."""
+    """Return rows of a `datasets.Dataset`, counted from 0 as in `dataset[row]`."""
     import datasets
 
     audio = [column for column, feature in loaded.features.items() if isinstance(feature, datasets.Audio)]
