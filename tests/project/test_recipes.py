@@ -152,7 +152,7 @@ def released(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setitem(modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES, kind, "NewForCTC")
     monkeypatch.setitem(processing_auto.PROCESSOR_MAPPING_NAMES, kind, "Wav2Vec2Processor")
     modeling_auto.MODEL_FOR_CTC_MAPPING.register(NewConfig, NewForCTC, exist_ok=True)
-    # the module that `import transformers` gives now: it may have put another in its own place since the top of this file
+    # what `import transformers` gives now: it may have put another module in its own place since the top of this file
     monkeypatch.setattr(sys.modules["transformers"], "NewForCTC", NewForCTC, raising=False)
     monkeypatch.setattr("tiny_models.WAVE_CTC", (*WAVE_CTC, kind))
     return kind
