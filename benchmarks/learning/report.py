@@ -48,9 +48,13 @@ def _rank(rows: list[Row]) -> tuple[int, float]:
 
 
 def of(rows: list[Row], task: str, method: str, *, devices: int | None = None) -> list[Row]:
-    """Rows of a method on a task that were judged; of the largest budget, if there are several."""
-    found = [r for r in rows if (r["task"], r["method"]) == (task, method) and r["after"]]
-    found = [r for r in found if devices is None or r["devices"] == devices]
+    """Rows of a method on a task that were judged; of the largest budget, if there are several.
+
+    Args:
+        devices: how many; None: as many as the method has by itself.
+    """
+    devices = ALL[method].settings.devices if devices is None and method in ALL else devices
+    found = [r for r in rows if (r["task"], r["method"], r["devices"]) == (task, method, devices) and r["after"]]
     most = max((r["budget"]["passes"] for r in found), default=0)
     return [r for r in found if r["budget"]["passes"] == most]
 

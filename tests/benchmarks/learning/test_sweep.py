@@ -123,6 +123,11 @@ class TestReport:
         for name, make in report.BLOCKS.items():
             assert report.MISSING in make(), name
 
+    def test_runs_of_another_number_of_devices_stand_in_lines_of_their_own(self) -> None:
+        rows = [_row(), _row(devices=1)]
+
+        assert [report.of(rows, "wm", "auto"), report.of(rows, "wm", "auto", devices=1)] == [rows[:1], rows[1:]]
+
     def test_rows_are_read_and_ended_runs_are_not_shown(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(report, "RESULTS", tmp_path)
         rows = [{"wer": 0.5}, _row(), _row(seed=1, ended="round 3: left", after=None)]
