@@ -21,6 +21,8 @@ from server.run.farewell import failed
 from server.run.log import RoundReport, write_json
 from server.run.model import GlobalModel
 from server.run.output import check_output
+from server.tracking.choice import trackers_of
+from server.tracking.tracking import Tracking
 from zo_common.config.run import RunConfig
 from zo_common.console import hushed, shown
 from zo_common.errors import ExportFailed, RunStopped, ZOError
@@ -33,7 +35,7 @@ from zo_common.speech.comparison import change_text
 logger = logging.getLogger(__name__)
 
 
-def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None:
+def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict[str, Any] | None:
     """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model.
 
     No model is exported if no round had a valid reply, because it would equal the base model.
@@ -41,16 +43,20 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None
     Args:
         stopped: why the run stopped before its last round; this becomes the verdict.
 
+    Returns:
+        The change on the held-out split, as `HeldOut.comparison`.
+
     Raises:
         ExportFailed: the files cannot be written; the ledger still holds the whole run.
     """
     output = Path(federation.config.output)
     curve = held_out.curve
     before, after = (curve[0], curve[-1]) if curve else (None, None)
+    comparison = held_out.comparison()
     summary = {
         "before": before,
         "after": after,
-        "comparison": held_out.comparison(),
+        "comparison": comparison,
         "curve": curve,
         "guard": federation.guard.summary(),
         "verdict": verdict_on(federation, before, after, stopped),
@@ -63,6 +69,7 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> None
     except (OSError, ExportFailed) as error:
         what = f"{EVALUATION} cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise ExportFailed(f"{what}: free some space, then resume the run, all of which is in {LEDGER_NAME}") from None
+    return comparison
 
 
 def _export(federation: Federation, held: GlobalModel, before: dict[str, Any] | None, after: Any) -> None:
@@ -81,6 +88,7 @@ def check_before_start(config: RunConfig) -> None:
     """
     check_output(config)
     refuse_used_ledger(config)
+    trackers_of(config)
     choose_device(config.device)  # simulated devices run on this machine
     held = GlobalModel(config)
     HeldOut(config).prepare(held)
@@ -126,15 +134,18 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     hooks = events or Events(on_round=log_round)
     hooks.on_evaluate = held_out
     hooks.on_model = held_out.prepare
-    federation = Federation(config, grid, hooks, model_of)
-    stopped = ""
-    try:
-        federation.run()
-    except RunStopped as error:  # the model is exported all the same; the verdict ends the command
-        stopped = str(error)
-    finish(federation, held_out, stopped)
+    with Tracking(config, trackers_of(config)) as tracking:
+        federation = Federation(config, grid, tracking.watched(hooks), model_of)
+        tracking.start(federation, held_out.data)
+        stopped = ""
+        try:
+            federation.run()
+        except RunStopped as error:  # the model is exported all the same; the verdict ends the command
+            stopped = str(error)
+        comparison = finish(federation, held_out, stopped)
+        tracking.finish(federation, stopped, comparison)
     if events is None:
-        log_comparison(held_out.comparison())
+        log_comparison(comparison)
 
 
 def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:

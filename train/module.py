@@ -22,6 +22,8 @@ from server.rounds.federation import Federation
 from server.rounds.result import RunResult
 from server.rounds.verdict import EVALUATION, verdict_on
 from server.run.log import RoundReport, write_whole
+from server.tracking.choice import trackers_of
+from server.tracking.tracking import Tracking
 from train.one_process import OneProcess
 from zo_common.config.run import RunConfig
 from zo_common.errors import ChecksumMismatch, ConfigError, RunStopped
@@ -93,14 +95,17 @@ def _run(
         return curve[-1] if curve else None
 
     events = Events(on_evaluate=evaluate) if on_round is None else Events(on_round=on_round, on_evaluate=evaluate)
-    run = Federation(config, place.grid, events, place.model_of)
-    if len(held_out):
-        run.guard = _ExamplesGuard(config, run, losses, held_out)
-    stopped = ""
-    try:
-        run.run()
-    except RunStopped as error:
-        stopped = str(error)
+    with Tracking(config, trackers_of(config)) as tracking:
+        run = Federation(config, place.grid, tracking.watched(events), place.model_of)
+        tracking.start(run, held_out)
+        if len(held_out):
+            run.guard = _ExamplesGuard(config, run, losses, held_out)
+        stopped = ""
+        try:
+            run.run()
+        except RunStopped as error:
+            stopped = str(error)
+        tracking.finish(run, stopped)
     before, after = (curve[0], curve[-1]) if curve else (None, None)
     summary: dict[str, Any] = {"before": before, "after": after, "curve": curve, "guard": run.guard.summary()}
     summary |= {"verdict": verdict_on(run, before, after, stopped), "checksum": f"{run.checksum:016x}"}

@@ -62,6 +62,10 @@ class Guard:
         """
         return None
 
+    def scalars(self, server_round: int) -> dict[str, float]:
+        """Return the numbers of the check after a round, by name; empty without one."""
+        return {}
+
     def stop(self) -> None:
         """Note that the run stops before its last round: `settle` ends it. A resumed run continues from there."""
 

@@ -111,6 +111,16 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         looks = [{key: row[key] for key in ("server_round", "good")} for row in self._rows]
         return {"of": self._of, "looks": looks, "taken_back": self.taken_back}
 
+    def scalars(self, server_round: int) -> dict[str, float]:
+        """As `Guard.scalars`."""
+        for row in reversed(self._rows):
+            if row["server_round"] < server_round:
+                break
+            if row["server_round"] == server_round and "good" in row:
+                found = {"good": row["good"], "loss": row.get("loss"), **row.get("health", {})}
+                return {f"guard/{name}": float(value) for name, value in found.items() if value is not None}
+        return {}
+
     def _note(self, server_round: int, found: Look, *, good: bool, **more: Any) -> None:
         if not good:
             more["after"] = self._good_round

@@ -189,6 +189,7 @@ class Federation:
         self._write_down(server_round, partial(self.log.append, report))
         if self._settle():
             self._bad_rounds = -1  # as if the guard refused the round itself
+        report.scalars = {**self.step_size.scalars(server_round), **self.guard.scalars(server_round)}
         if self._due(server_round):
             report.evaluation = self.events.on_evaluate(self.last_round, self)
         self.events.on_round(report)

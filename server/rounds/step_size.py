@@ -76,6 +76,9 @@ class StepSize(Protocol):
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
         """Return the learning rate of the round, float32, after its replies; 0 without replies."""
 
+    def scalars(self, server_round: int) -> dict[str, float]:
+        """The numbers that the learning rate of a round follows from, by name; empty where none were measured."""
+
 
 class FixedStep:
     """A number and its schedule."""
@@ -93,6 +96,10 @@ class FixedStep:
     def used(self, server_round: int, replies: Measured, trained: int) -> float:
         """As `StepSize.used`, independent of the replies."""
         return self._rate(trained)
+
+    def scalars(self, server_round: int) -> dict[str, float]:
+        """As `StepSize.scalars`: nothing is measured."""
+        return {}
 
     def _rate(self, trained: int) -> float:
         return float(np.float32(self._config.learning_rate_at(trained)))
@@ -167,6 +174,16 @@ class MeasuredStep:
             rate = _float32(self._held(server_round, best, devices, room))
         self._write(StepRow(server_round, rate, **asdict(now), devices=devices, room=room))
         return rate
+
+    def scalars(self, server_round: int) -> dict[str, float]:
+        """As `StepSize.scalars`."""
+        if not self._rows or (row := self._rows[-1]).server_round != server_round:
+            return {}
+        return {
+            "step/curvature_per_direction": row.per_direction,
+            "step/curvature_along_gradient": row.along_signal,
+            "step/signal_share": 1.0 - row.noise_share,
+        }
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
         """Return the measurements that determine the step."""

@@ -12,17 +12,20 @@ from typing import Any
 from server.messaging.byte_counts import ByteCounts
 
 INTRODUCTIONS = "introductions.jsonl"
+_ELSEWHERE = "evaluation", "scalars"  # fields of a report that are in other files
 
 
 @dataclass
 class RoundReport:
-    """One line of rounds.jsonl; bytes are sums over the round's clients. The evaluation is in curve.jsonl.
+    """One line of rounds.jsonl; bytes are sums over the round's clients. Lines of other files are left out of it.
 
     Attributes:
         suspected: client id → report on its scalars (`server.devices.suspicion`).
         told: client id → message of a device that answered, such as how it computes its loss, and why.
         closing: for a record that the guard added, the state that it leads to: "good" (the guard's last good check),
             "best", "average", or "last".
+        evaluation: a line of curve.jsonl.
+        scalars: numbers of the round's lines in steps.jsonl and guard.jsonl, by name.
     """
 
     server_round: int
@@ -42,6 +45,7 @@ class RoundReport:
     told: dict[str, str] = field(default_factory=dict)
     closing: str = ""
     evaluation: dict[str, Any] | None = None
+    scalars: dict[str, float] = field(default_factory=dict)
 
 
 class RunLog:
@@ -71,8 +75,7 @@ class RunLog:
         Raises:
             OSError: the file cannot be written, e.g. because the disk is full.
         """
-        row = {name: value for name, value in asdict(report).items() if name != "evaluation"}
-        row["refused"] = dict(report.refused)  # asdict rebuilds a Counter with pairs for keys
+        row = _row_of(report)
         self.rows.append(row)
         if self._torn:
             write_rows(self.path, self.rows)
@@ -97,9 +100,12 @@ def _is_row(row: dict[str, Any]) -> bool:
 
 
 def _lost(server_round: int) -> dict[str, Any]:
-    row = asdict(RoundReport(server_round, 0.0, 0, 0))
-    del row["evaluation"]
-    return row | {"refused": {}, "lost": True}
+    return _row_of(RoundReport(server_round, 0.0, 0, 0)) | {"lost": True}
+
+
+def _row_of(report: RoundReport) -> dict[str, Any]:
+    row = {name: value for name, value in asdict(report).items() if name not in _ELSEWHERE}
+    return row | {"refused": dict(report.refused)}  # asdict rebuilds a Counter with pairs for keys
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,7 +18,7 @@ PUBLIC = {
     "client.adapt": "Adapter AdaptSettings",
     "train": "train RunResult train_module",
     "simulations": "Scenario run_simulation",
-    "server": "Federation Events",
+    "server": "Federation Events Tracker RunFacts",
 }
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 HEAVY = ("torch", "transformers", "flwr", "numpy", "numba", "datasets", "typer")

@@ -31,6 +31,8 @@ from zo_common.secure_sum.terms import check_policy
 
 __all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
+TRACKERS = ("tensorboard",)
+"""Built-in values of `report-to`."""
 RENAMED = {"noise-check": "loss-check"}
 """Settings of earlier releases → what they are called now."""
 logger = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class RunConfig(
                 raise ConfigError(f"{kebab(name)} is {getattr(self, name)!r}, expected one of {', '.join(options)}")
         self._check_step()
         self._check_bounds()
+        self._check_trackers()
         if not 0 <= self.run_seed < 1 << 63:
             raise ConfigError(f"run-seed is {self.run_seed}, expected 0 … 2**63 − 1")
         if not 1024 <= self.message_bytes <= MOST_MESSAGE_BYTES:
@@ -77,6 +80,15 @@ class RunConfig(
         _ = self.estimator_config
         if (settings := self.privacy_settings) is not None:
             check_run(settings, self.directions, self.weighting, self.evaluate_on)
+
+    def _check_trackers(self) -> None:
+        for name in self.trackers:
+            if name not in TRACKERS and ":" not in name:
+                known = ", ".join(TRACKERS)
+                raise ConfigError(
+                    f"report-to is {self.report_to!r}, expected none, or of {known} and module:Class one or more, with "
+                    "commas between them"
+                )
 
     def _check_step(self) -> None:
         if not (math.isfinite(self.clip_utterances) and (self.clip_utterances == 0 or self.clip_utterances >= 1)):
@@ -156,6 +168,12 @@ class RunConfig(
     def needs_text(self) -> bool:
         """Whether devices need transcripts of their recordings."""
         return self.objective == "supervised"
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The names in `report-to`, each once; empty for "none"."""
+        names = [name.strip() for name in self.report_to.split(",")]
+        return () if names == ["none"] else tuple(dict.fromkeys(names))
 
     @property
     def reading(self) -> dict[str, Any]:

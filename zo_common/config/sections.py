@@ -242,6 +242,12 @@ class EvaluationSection:
     guard_tolerance: float = setting(
         0.05, "How much worse a check may be in a run without transcripts.", "free", bound="0 … 1"
     )
+    report_to: str = setting(
+        "none",
+        "Experiment trackers that the server reports to: `none`, or `tensorboard` and `module:Class` of your own, with "
+        "commas between several.",
+        "free",
+    )
 
 
 @dataclass(frozen=True)

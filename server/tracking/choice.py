@@ -1,0 +1,35 @@
+"""The trackers that `report-to` names."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from server.tracking.tracker import Tracker
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError
+
+_BUILT_IN = {"tensorboard": "server.tracking.tensorboard:TensorBoardTracker"}
+
+
+def trackers_of(config: RunConfig) -> list[Tracker]:
+    """Import and return the trackers that `report-to` names; a built-in one's library is imported here only.
+
+    Raises:
+        ConfigError: a library is missing, with the command that installs it, or a name leads to no tracker.
+    """
+    return [_tracker(name) for name in config.trackers]
+
+
+def _tracker(name: str) -> Tracker:
+    module, _, kind = _BUILT_IN.get(name, name).partition(":")
+    try:
+        found = getattr(import_module(module), kind)
+    except (ImportError, AttributeError) as error:
+        if name in _BUILT_IN:
+            remedy = f"pip install 'federated-zo-asr[{name}]', or set report-to=none"
+        else:
+            remedy = "name a module on the Python path and a class in it, as module:Class"
+        raise ConfigError(f"report-to names {name}, which cannot be imported ({error}): {remedy}") from None
+    if not (isinstance(found, type) and issubclass(found, Tracker)):
+        raise ConfigError(f"report-to names {name}, which is no tracker: name a subclass of server.Tracker")
+    return found()
