@@ -77,12 +77,14 @@ def _interrupted(config: RunConfig, command: str) -> str:
 
     path = Path(config.output) / LEDGER_NAME
     if not path.exists():
-        return "interrupted before the first round: there is nothing to go on with"
+        return "interrupted before the first round: there is nothing to continue"
     words = sys.argv[1:]
     for option, value in (("--output", shlex.quote(config.output)), ("--resume", "")):
         if not any(word.split("=")[0] == option for word in words):
             command += f" {option} {value}".rstrip()
-    return f"interrupted after round {read_ledger(path).last_round} of {config.num_server_rounds}: go on with {command}"
+    return (
+        f"interrupted after round {read_ledger(path).last_round} of {config.num_server_rounds}: continue with {command}"
+    )
 
 
 main = run_typer(app)

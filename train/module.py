@@ -149,7 +149,7 @@ class _ModuleEngine(Engine):
         if (found := self.state.checksum()) != self.base_checksum:
             raise ChecksumMismatch(
                 f"undoing all rounds leads to checksum {found:016x}, expected {self.base_checksum:016x}: something "
-                "else changed the module's weights, make it anew and resume the run"
+                "else changed the module's weights, create it again and resume the run"
             )
 
     def loss_fn(self, batch: list[Any]) -> LossFn:

@@ -253,7 +253,7 @@ class Adapter:
         collapsed = any(_text(u.heard) for u in utterances) and not any(after)
         if self._guard.accept(record, math.nan if collapsed else objective):
             return after, ""
-        reason = "nothing was heard any more" if collapsed else "the adaptation went beyond its bounds"
+        reason = "the transcripts became empty" if collapsed else "the adaptation went beyond its bounds"
         return self._transcripts(utterances), f"{reason}: back to the base model"
 
     def _transcripts(self, utterances: Sequence[_Utterance]) -> list[str]:
@@ -263,7 +263,7 @@ class Adapter:
         """Return why there was nothing to adapt to, or ""."""
         if not utterance.pieces:
             return "no sound"
-        return "" if record.steps or not self.steps else "nothing was heard"
+        return "" if record.steps or not self.steps else "the transcript is empty"
 
     def check(self, wave: Wave) -> None:
         """Raise AudioProblem for an utterance that is shorter than one frame of the model, unless it is empty."""

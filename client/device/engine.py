@@ -150,7 +150,7 @@ class Engine(Follower):
         except Exception:
             if plan.privacy is None:
                 raise
-            logger.exception("the weights cannot be looked at: the next work begins with the base model")
+            logger.exception("the checksum of the weights cannot be computed: the next work starts from the base model")
         return replace(base, status=status, have_round=self.have_round, message=str(error))
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:

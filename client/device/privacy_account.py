@@ -123,6 +123,6 @@ class PrivacyAccount:
             return Counter()
         except (OSError, CodecError, ProtocolMismatch, ValueError, TypeError) as error:
             raise ConfigError(
-                f"the privacy account {self._path} cannot be read ({error}), so nobody knows what was spent: put a "
+                f"the privacy account {self._path} cannot be read ({error}), so the amount spent is unknown: put a "
                 "backup in its place"
             ) from None

@@ -131,7 +131,7 @@ class Desk:
     def _orphaned(self, job: Job, departure: int) -> None:
         with self._changed:
             if job.callers == 0 and departure == job.departures and not job.done:
-                failure = Failure("cancelled", f"nobody has waited for it for {self._orphan_seconds:g} s")
+                failure = Failure("cancelled", f"no caller has waited for it for {self._orphan_seconds:g} s")
                 if self._next and self._next[0] is job:
                     self._next = None
                     job.end(None, failure)

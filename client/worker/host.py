@@ -292,14 +292,14 @@ class Host:
                 return
             word = "the weights are not those of a round that is known"
         except Exception as error:
-            word = f"the weights cannot be looked at after this work ({_named(error)})"
+            word = f"the checksum of the weights cannot be computed after this work ({_named(error)})"
         logger.error(f"{word}: the model is loaded again")
         try:
             engine.rebuild()
             self._synced(engine)
         except Exception as error:
             logger.critical(
-                f"the model cannot be loaded again ({_named(error)}): the worker ends and must be started anew"
+                f"the model cannot be loaded again ({_named(error)}): the worker exits and must be restarted"
             )
             os._exit(_EX_SOFTWARE)
 

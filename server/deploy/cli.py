@@ -128,7 +128,7 @@ def stop(folder: Folder, run: Run) -> None:
     from server.deploy.runs import stop as stop_run
 
     stop_run(Deployment.open(folder), run)
-    console.print(f"{run}: stopped; go on with: zo-asr-server resume {folder} {run}")
+    console.print(f"{run}: stopped; continue with: zo-asr-server resume {folder} {run}")
 
 
 def _begin(folder: Path, run: str, changes: list[str], *, resume: bool) -> None:

@@ -81,7 +81,9 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
     output = Path(settings.output)
     ledger = output / LEDGER_NAME
     if ledger.exists() and not resume:
-        raise ConfigError(f"{ledger} exists: go on with resume {run}, or copy {run}.toml to a new name and start that")
+        raise ConfigError(
+            f"{ledger} exists: continue with resume {run}, or start a copy of {run}.toml under a new name"
+        )
     if resume and not ledger.exists():
         raise ConfigError(f"{ledger} does not exist, so there is nothing to resume: use start {run}")
     if _under_way(deployment, output / RUN_ID):

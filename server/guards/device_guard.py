@@ -244,7 +244,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         if name == "best" and self._last is not None and not self._kept(self._good_round):
             known["last"] = self._last.level
         others = ", ".join(f"{n} {level:.4f}" for n, level in known.items() if level is not None and n != name)
-        of = f"the state after round {self._best_round}, the best one looked at" if name == "best" else "the last state"
+        of = f"the state after round {self._best_round}, the best one evaluated" if name == "best" else "the last state"
         why = f"{of}: held-out loss {best.level:.4f}" + (f" ({others})" if others else "")
         closing = self._ending(name, why, known, record=bool(contributions))
         self._settle_on(self._last_round + bool(contributions), best, closing)

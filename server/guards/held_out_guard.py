@@ -151,7 +151,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         unseen = self._kept(self._good_round)
         found = [Candidate("last", "the last state", (), self._look() if unseen else self._last)]
         if since := self._kept(self._best_round):
-            of = f"the state after round {self._best_round}, the best one looked at"
+            of = f"the state after round {self._best_round}, the best one evaluated"
             found.append(Candidate("best", of, negated(since), self._best))
         if average := self._average(self._averaged()):
             found.append(average)

@@ -14,7 +14,7 @@ from zo_common.estimator.curvature import Curvature, RelativeCurvature
 from zo_common.wire.plan import Plan, Reply, Status, decode_reply
 
 MAX_EXAMPLES = 100_000_000
-_WORDS = {Status.CHECKSUM: "its weights are not the server's, though built anew from its base model and all rounds"}
+_WORDS = {Status.CHECKSUM: "its weights are not the server's, though rebuilt from its base model and all rounds"}
 
 
 class Refused(Exception):

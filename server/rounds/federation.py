@@ -231,7 +231,7 @@ class Federation:
     def _stop_if_stuck(self, report: RoundReport) -> None:
         self._bad_rounds = 0 if report.answered else self._bad_rounds + 1
         if self._bad_rounds >= self.config.max_bad_rounds:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in report.refused.items()) or "nobody was asked"
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report.refused.items()) or "none was asked"
             raise RunStopped(
                 f"{self._bad_rounds} rounds in a row had fewer than {self.config.min_replies} valid replies "
                 f"(last: {reasons}): the run stops; mend the devices and resume it"
@@ -378,7 +378,7 @@ class Federation:
                 word = self.standings.of(member.client_id).word
                 logger.warning(f"round {server_round}: device {member.client_id} is excluded: {word}")
                 continue
-            logger.warning(f"round {server_round}: device {member.client_id} is told to rebuild from its base")
+            logger.warning(f"round {server_round}: device {member.client_id} must rebuild from its base model")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())
             content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **self._also})})
             messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))

@@ -33,7 +33,7 @@ def refuse_used_ledger(config: RunConfig) -> None:
     if not path.exists():
         return
     if not config.resume:
-        raise ConfigError(f"{path} exists already: set resume=true to go on with it, or another output")
+        raise ConfigError(f"{path} exists already: set resume=true to continue it, or another output")
     refuse_fixed_changes(read_ledger_header(path), config)
 
 

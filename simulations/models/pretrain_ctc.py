@@ -335,7 +335,7 @@ def pretrain(
         console.print(f"stopped after step {run.step}: the same command goes on")
         return
     wer = finish(run, speech, output, _command(recipe))
-    console.print(f"wrote {output}, WER {wer:.1%} on speakers it never heard")
+    console.print(f"wrote {output}, WER {wer:.1%} on unseen speakers")
 
 
 main = run_typer(app)

@@ -117,7 +117,7 @@ def test_a_drifting_device_is_told_to_rebuild_and_then_excluded(run: tuple[Fleet
     fleet, made = run
 
     emil = fleet.client_id("emil")
-    told = made.said.index(f"device {emil} is told to rebuild")
+    told = made.said.index(f"device {emil} must rebuild")
     excluded = made.said.index(f"device {emil} is excluded: its weights were off again after a rebuild")
     assert told < excluded
     assert made.devices[emil]["standing"] == "excluded"

@@ -78,7 +78,7 @@ def _losses(loss_fn: LossFn) -> NDArray[np.float64]:
         bad = int((~np.isfinite(values)).sum())
         raise NonFiniteLoss(
             f"the loss is not finite for {bad} of {values.size} examples: lower epsilon or the learning rate, "
-            "or look at the audio and labels of this batch"
+            "or check the audio and labels of this batch"
         )
     return values
 

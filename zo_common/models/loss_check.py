@@ -220,7 +220,7 @@ class _Check:
             self._problems.append(
                 f"epsilon is {wanted:g}, with which {verdict} on this device's recordings, expected "
                 f"{1 / self._limits.noise:.0f} times or more and {self._limits.curvature:.0%} or less: "
-                + (f"set epsilon={found:.3g}, which fits, or auto" if fits else "no epsilon fits, look at the data")
+                + (f"set epsilon={found:.3g}, which fits, or auto" if fits else "no epsilon fits, check the data")
             )
         return found
 
@@ -345,7 +345,5 @@ class _Check:
         self.passes += 1
         values: Values = self._losses[setting]().detach().cpu().double().numpy().reshape(-1)
         if setting == REFERENCE and not np.isfinite(values).all():
-            raise NonFiniteLoss(
-                "the loss of the base model is not finite: look at the recordings and their transcripts"
-            )
+            raise NonFiniteLoss("the loss of the base model is not finite: check the recordings and their transcripts")
         return values

@@ -145,7 +145,7 @@ class PrivacyLog:
         except OSError as error:
             raise LedgerError(
                 f"the privacy spent in round {charge.server_round} cannot be written to {self.path} "
-                f"({error.strerror}): nobody was asked"
+                f"({error.strerror}): no device was asked"
             ) from None
         self._chain, self._size = chain, self._size + len(line)
         self.charges.append(charge)
@@ -223,7 +223,7 @@ def _read(path: Path) -> tuple[list[Charge], str, int]:
         data = path.read_bytes()
     except OSError as error:
         raise LedgerError(
-            f"{path} cannot be read ({error.strerror}): without it nobody knows what privacy the run has spent"
+            f"{path} cannot be read ({error.strerror}): without it the privacy that the run has spent is unknown"
         ) from None
     charges: list[Charge] = []
     chain, size = "", 0

@@ -114,7 +114,7 @@ class SecureDevice:
         if terms.server_round <= last_round:
             raise SecureAggregationError(
                 f"round {terms.server_round} was proposed after round {last_round}: a device sums once a round, so "
-                "that no two sums differ by one device; go on with the next round"
+                "that no two sums differ by one device; continue with the next round"
             )
         if peers is not None and signer is None:
             raise SecureAggregationError("peer-keys is set without node-key: others could not verify this device")
@@ -309,7 +309,7 @@ class SecureDevice:
         for other in closed:
             if other != self.client_id and other in alive and other in request.signatures:
                 if not self._peers.holds(other, signed, request.signatures[other]):
-                    self._refuse(f"device {other} did not sign the same survivors: the server tells them differently")
+                    self._refuse(f"device {other} did not sign the same survivors: the server sent different lists")
                 held += 1
         if held < self.terms.needed(len(closed)):
             needed = self.terms.needed(len(closed))

@@ -148,7 +148,9 @@ class _Collector:
             kind = type(text).__name__
             faults.append(f"got a {self._text_column} of type {kind}, expected text: correct the row.")
         elif self._need_text and not parts and not (text and text.strip()):
-            faults.append(f"got an empty transcript, expected what is said: fill in {self._text_column} or delete it.")
+            faults.append(
+                f"got an empty transcript, expected the spoken text: fill in {self._text_column} or delete it."
+            )
         columns = self._columns(fields)
         if faults or isinstance(row.audio, str):
             self.left_out.append(LeftOut(tuple(f"{row.where}: {fault}" for fault in faults), columns))

@@ -263,7 +263,7 @@ class TestContinual:
         monkeypatch.setattr(CTCModel, "transcribe", deaf)
         result = adapter.adapt(wave)
 
-        assert result.note == "nothing was heard any more: back to the base model"
+        assert result.note == "the transcripts became empty: back to the base model"
         assert (result.kept, result.before, result.after) == (False, base, base)
         assert adapter.state.checksum() == adapter.base_checksum
 

@@ -112,7 +112,7 @@ class TestWhisper:
 
         result = adapter.adapt(noise_waves(8000)[0])
 
-        assert (result.before, result.after, result.note) == ("", "", "nothing was heard")
+        assert (result.before, result.after, result.note) == ("", "", "the transcript is empty")
         assert result.record.steps == 0
 
     def test_objectives_and_languages_it_lacks(self, whisper: LoadedModel) -> None:

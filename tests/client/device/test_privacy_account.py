@@ -65,7 +65,7 @@ def test_a_damaged_account_answers_nothing(account: Callable[[], PrivacyAccount]
     data = bytearray(path.read_bytes())
     data[20] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ConfigError, match="nobody knows what was spent"):
+    with pytest.raises(ConfigError, match="the amount spent is unknown"):
         account().check(PLAN, 10)
 
 

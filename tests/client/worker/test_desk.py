@@ -245,8 +245,8 @@ def test_work_that_nobody_waits_for_is_stopped(desk: Desk, words: list[str]) -> 
     assert job.stop is not None
     work.step()
 
-    assert _ended(job).failure is not None and "nobody has waited" in job.failure.word
-    assert "nobody has waited" in words[0]
+    assert _ended(job).failure is not None and "no caller has waited" in job.failure.word
+    assert "no caller has waited" in words[0]
 
 
 def test_who_comes_back_in_time_keeps_it_going(desk: Desk) -> None:

@@ -159,7 +159,7 @@ def test_weights_that_cannot_be_looked_at_are_loaded_again(toy: Toy, monkeypatch
             toy.sync(toy.plan(4, ours))
 
     assert (toy.engine.have_round, toy.engine.loads) == (0, 2)
-    assert any("cannot be looked at after this work (RuntimeError: CUDA error)" in word for word in toy.words)
+    assert any("cannot be computed after this work (RuntimeError: CUDA error)" in word for word in toy.words)
     assert toy.sync(toy.plan(4, ours)).status is Status.OK
 
 
@@ -179,7 +179,7 @@ def test_an_error_that_stays_ends_the_process(toy: Toy, monkeypatch: pytest.Monk
         toy.sync(toy.plan(4, [], checksum=1))
 
     assert ended == [70]
-    assert "the worker ends and must be started anew" in toy.words[-1]
+    assert "the worker exits and must be restarted" in toy.words[-1]
 
 
 def _broken(*_: object) -> int:

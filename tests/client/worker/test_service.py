@@ -138,7 +138,7 @@ def test_busy_attach_supersede_and_cancel(worker: Worker, truth: Truth) -> None:
     deadline = time.monotonic() + 10
     while worker.status()["job"] is not None and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert "nobody has waited for it for 0.5 s" in worker.log.read_text()
+    assert "no caller has waited for it for 0.5 s" in worker.log.read_text()
     reply = worker.train(truth.plan(5, 4))
     assert (reply.status, reply.checksum) == (Status.OK, truth.records[3].checksum)  # all of that left no trace
 

@@ -158,7 +158,7 @@ class TestVerify:
         status, _, err = cli("verify", run)
 
         assert (status, err.count("\n")) == (1, 1)
-        assert "nobody knows what privacy the run has spent" in err
+        assert "the privacy that the run has spent is unknown" in err
 
 
 def test_along_shared_directions_the_devices_noise_and_chance_are_averaged() -> None:

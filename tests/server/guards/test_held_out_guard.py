@@ -200,7 +200,7 @@ def test_the_best_state_is_a_record_of_the_ledger(ended: Any, ledger_of: Ledgers
     assert ledger.records[6].checksum == ledger.records[1].checksum
     assert _closing(config)["chosen"] == "best"
     assert _closing(config)["why"] == (
-        "the state after round 2, the best one looked at: held-out loss 0.8000 (last 0.8010, average 0.9000)"
+        "the state after round 2, the best one evaluated: held-out loss 0.8000 (last 0.8010, average 0.9000)"
     )
     row = json.loads((Path(config.output) / "rounds.jsonl").read_text().splitlines()[-1])
     assert (row["server_round"], row["closing"], row["asked"]) == (7, "best", 0)

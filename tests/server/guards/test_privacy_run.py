@@ -217,7 +217,7 @@ class TestResume:
     def test_without_the_log(self, begun: RunConfig, federate: Federate) -> None:
         (Path(begun.output) / LOG_NAME).unlink()
 
-        with pytest.raises(LedgerError, match="nobody knows what privacy the run has spent"):
+        with pytest.raises(LedgerError, match="the privacy that the run has spent is unknown"):
             federate(begun)
 
     def test_with_a_charge_cut_off(self, begun: RunConfig, federate: Federate) -> None:

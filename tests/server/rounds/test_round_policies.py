@@ -125,7 +125,7 @@ def test_a_drifted_device_rebuilds_and_goes_on(
         assert clients == [[0, 1, 2]] * 5  # it found out itself, and fetched all rounds within the round
     else:
         assert clients[2] == [0, 1]
-        assert "device 2 is told to rebuild" in observed.text
+        assert "device 2 must rebuild" in observed.text
 
 
 def test_a_device_that_is_off_again_is_excluded_with_a_word(
@@ -143,7 +143,7 @@ def test_a_device_that_is_off_again_is_excluded_with_a_word(
     federate(config, grid)
 
     assert _clients(ledger_of(config)) == [[0, 1]] * 6
-    assert "device 2 is told to rebuild" in observed.text
+    assert "device 2 must rebuild" in observed.text
     assert "device 2 is excluded" in observed.text
     assert observed.text.count("wrong-checksum") == 0
     assert [dict(r.refused) for r in observed.reports[:3]] == [{"wrong-checksum": 1}, {"wrong-checksum": 1}, {}]

@@ -135,7 +135,7 @@ def test_privacy_spent_is_told(call: Call, run: Path, ledger: Ledger, tmp_path: 
     write_ledger(run / LEDGER_NAME, Ledger(replace(ledger.header, settings=settings), ledger.records))
 
     status, _, err = call("push", run, "anna/dialect", "--dry-run", tmp_path / "made")
-    assert status == 1 and "nobody knows what privacy the run has spent" in err
+    assert status == 1 and "the privacy that the run has spent is unknown" in err
 
     log = PrivacyLog.create(run / LOG_NAME)
     chain = ledger_chains(run / LEDGER_NAME)[0].hex()

@@ -140,7 +140,7 @@ def test_a_chained_line_that_accounts_for_nothing(path: Path, changes: dict[str,
 
 
 def test_a_missing_log_is_an_error(path: Path) -> None:
-    with pytest.raises(LedgerError, match="nobody knows what privacy"):
+    with pytest.raises(LedgerError, match="the privacy that the run has spent is unknown"):
         PrivacyLog.open(path)
 
 
@@ -161,7 +161,7 @@ def test_a_full_disk_charges_nothing(ledger: LedgerFile, path: Path, monkeypatch
 
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", full)
-        with pytest.raises(LedgerError, match="nobody was asked"):
+        with pytest.raises(LedgerError, match="no device was asked"):
             log.append(_charge(ledger, 2, log))
     log.append(_charge(ledger, 2, log))
 
