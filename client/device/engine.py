@@ -18,6 +18,7 @@ import numpy as np
 from client.device.follower import Follower
 from client.device.loss_choice import LossChoices
 from client.device.private_steps import private_steps, seen_reply
+from client.told import told
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import DeviceError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
@@ -110,7 +111,7 @@ class Engine(Follower):
         except ZOError as error:  # nothing was measured: the reply has no checksum
             if isinstance(error, LatticeOverflow):
                 self.rebuild()
-            return replace(base, status=Status.ERROR, have_round=self.have_round, checksum=0, message=str(error))
+            return replace(base, status=Status.ERROR, have_round=self.have_round, checksum=0, message=told(error))
         try:
             return self._measured(base, plan, data, on_step)
         except Cancelled:
@@ -151,7 +152,7 @@ class Engine(Follower):
             if plan.privacy is None:
                 raise
             logger.exception("the checksum of the weights cannot be computed: the next work starts from the base model")
-        return replace(base, status=status, have_round=self.have_round, message=str(error))
+        return replace(base, status=status, have_round=self.have_round, message=told(error))
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
         private = private_steps(plan, len(data))

@@ -99,5 +99,5 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     engine.status = Status.OK
     assert [train().status for _ in range(3)] == [Status.OK, Status.OK, Status.ERROR]
     assert engine.trained == 3 and account().epsilon == AFTER[2]
-    assert "owner allows" in device.evaluate(CONFIG, PLAN, Place(3), account=account()).message
-    assert "owner allows" in device.look(CONFIG, PLAN, Place(3), account=account()).message
+    assert "owner limits" in device.evaluate(CONFIG, PLAN, Place(3), account=account()).message
+    assert "owner limits" in device.look(CONFIG, PLAN, Place(3), account=account()).message
