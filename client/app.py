@@ -10,14 +10,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.place import Place, place_of
+from client.place import known_place, place_of
 from client.told import DroppedOut, told
 from zo_common.console import shown
 from zo_common.errors import Refusal, ZOError
@@ -53,7 +52,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
             except DroppedOut:
                 raise
             except Exception as error:  # Flower would send its text
-                key, payload = "error", told(error, _place(context))
+                key, payload = "error", told(error, known_place(context.node_config, context.node_id))
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -86,13 +85,6 @@ def _secured(
     from client import secure_sum as secure
 
     return secure.answer(kind, record, settings, context, ask)
-
-
-def _place(context: Context) -> Place | None:
-    """Which device this is; None where the node config does not tell."""
-    with suppress(TypeError, ValueError):
-        return place_of(context.node_config, context.node_id)
-    return None
 
 
 def _leave_time(record: dict[str, Any], settings: dict[str, Any], created: float) -> str | None:
@@ -176,7 +168,7 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     if kind == "hello":
         return "hello", json.dumps(device.hello(config, place)).encode()
     if kind == "sync" and "part" in record:
-        return "reply", encode_reply(device.take_part(config, decode_part(record["part"])))
+        return "reply", encode_reply(device.take_part(config, decode_part(record["part"]), place=place))
     if kind == "calibrate":
         ask = decode_ask(record["calibration"])
         limited = "max-epsilon" in context.node_config
@@ -193,7 +185,8 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         return "reply", encode_evaluation(answer(config, plan, place, account=account, demands=demands))
     if kind == "train":
         return "reply", encode_reply(device.train(config, plan, place, account=account, demands=demands))
-    return "reply", encode_reply(device.sync(config, plan) if kind == "sync" else device.rebuild(config, plan))
+    answer = device.sync if kind == "sync" else device.rebuild
+    return "reply", encode_reply(answer(config, plan, place=place))
 
 
 app = make_client_app()

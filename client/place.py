@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,3 +29,10 @@ def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
         return Place(client_id)
     simulated = "worker-address" not in node_config
     return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
+
+
+def known_place(node_config: Mapping[str, Any], node_id: int) -> Place | None:
+    """As `place_of`; None where the node config does not tell."""
+    with suppress(TypeError, ValueError):
+        return place_of(node_config, node_id)
+    return None

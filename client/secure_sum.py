@@ -24,7 +24,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from client.place import place_of
+from client.place import known_place, place_of
 from client.told import told
 from zo_common.binary.durable import PRIVATE, write_durably
 from zo_common.errors import ConfigError, Refusal, SecureAggregationError, ZOError
@@ -89,8 +89,10 @@ def answer(
             return ask()
         return _train(record, context, ask) if kind == "train" else ask()
     except ZOError as error:
-        return "error", told(error)
+        return "error", told(error, known_place(context.node_config, context.node_id))
     except (KeyError, TypeError, ValueError) as error:
+        if kind != "secure":  # of the model or the recordings, as likely
+            raise
         logger.warning(f"a message of the secure sum cannot be used ({error!r})")
         kind = type(error).__name__
         return "error", f"a message of the secure sum cannot be used ({kind}): update the older side"

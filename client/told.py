@@ -19,11 +19,13 @@ def told(error: Exception, place: Place | None = None) -> str:
 
     Names of files, transcripts and settings of a device are its owner's. In a simulation they are the operator's.
     """
-    if place is not None and place.simulated:
-        return str(error)
-    text = error.told if isinstance(error, ZOError) else told_of(error)
+    ours = place is not None and place.simulated
     if not isinstance(error, ZOError):
         logger.error("an error that nobody foresaw", exc_info=error)
-    elif text != str(error):
+        return f"{type(error).__name__}: {error}" if ours else told_of(error)
+    if ours:
+        return str(error)
+    text = error.told
+    if text != str(error):
         logger.warning(str(error))
     return text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from client.device.checks import check_history, check_seed
 from client.device.demands import NO_DEMANDS, Demands
@@ -88,7 +89,8 @@ def train(
             if account is not None:  # whatever becomes of the answer
                 account.charge(plan, len(data))
 
-        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before)
+        tell = partial(told, place=place)
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before, tell)
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
@@ -161,7 +163,7 @@ def _counted(
         return _no_evaluation(plan, error, place)
 
 
-def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
     """Apply a plan's records without training."""
     try:
         engine = warm_engine(config)
@@ -169,10 +171,12 @@ def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
         on_synced(engine)
         return reply
     except ZOError as error:
-        return _error(plan, error)
+        return _error(plan, error, place)
 
 
-def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore) -> Reply:
+def take_part(
+    config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore, place: Place | None = None
+) -> Reply:
     """Take one part of a snapshot; after the last one the device is at its round."""
     base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
     try:
@@ -181,10 +185,10 @@ def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _igno
         on_synced(engine)
         return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
     except ZOError as error:
-        return replace(base, status=Status.ERROR, message=told(error))
+        return replace(base, status=Status.ERROR, message=told(error, place))
 
 
-def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
     """Read the base model from disk again and forget all rounds."""
     try:
         engine = warm_engine(config)
@@ -192,7 +196,7 @@ def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Rep
         on_synced(engine)
         return Reply(Status.OK, plan.server_round, 0, plan.client_id, plan.seed, engine.base_checksum)
     except ZOError as error:
-        return _error(plan, error)
+        return _error(plan, error, place)
 
 
 def held_out_settings(config: RunConfig) -> RunConfig:
@@ -218,7 +222,7 @@ def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
     return warm_dataset(config, engine, place.partition_id, place.num_partitions)
 
 
-def _error(plan: Plan, error: ZOError, place: Place | None = None) -> Reply:
+def _error(plan: Plan, error: ZOError, place: Place | None) -> Reply:
     return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=told(error, place))
 
 

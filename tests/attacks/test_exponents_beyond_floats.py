@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from server.devices.base_models import strangers
+from server.devices.base_models import mismatched_devices
 from server.devices.roster import Member
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import tensor_entry
@@ -20,7 +20,7 @@ def test_they_are_refused_where_they_are_read(grid: int, scale: int) -> None:
     with pytest.raises(ValueError, match="exponent out of range"):
         tensor_entry("w", [4], grid, scale)
     hello = {"fingerprint": "ab" * 32, "base_checksum": 1, "tensors": [["w", [4], grid, scale]]}
-    found = strangers(("ab" * 32, 1, ()), [Member(1, 7, 3, hello)])
+    found = mismatched_devices(("ab" * 32, 1, ()), [Member(1, 7, 3, hello)])
     assert found == {1: "device 7 described its base model with malformed fields"}
 
 

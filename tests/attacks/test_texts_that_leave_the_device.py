@@ -18,6 +18,7 @@ from client.worker.desk import Desk
 from client.worker.job import Request
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
+from zo_common.errors import LedgerError
 from zo_common.wire.plan import Plan, encode_plan
 
 Settings = Callable[..., RunConfig]
@@ -86,4 +87,30 @@ def test_a_worker_tells_an_unforeseen_error_by_its_kind() -> None:
     job.wait(0, 60.0)  # type: ignore[union-attr]
     desk.close(60.0)
     assert "runtime-error" in repr(job.failure) and SECRET not in repr(job.failure)  # type: ignore[union-attr]
+    assert any(SECRET in line for line in logged)
+
+
+@pytest.mark.parametrize("error", [RuntimeError(SECRET), LedgerError(SECRET)])
+def test_in_a_simulation_the_operator_hears_all(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("client.device.requests.warm_engine", fail)
+    node = {"partition-id": 0, "num-partitions": 2, "client-id": 5}
+    for answer in _answers(settings(eval_split="test", guard_split="test"), node):
+        assert SECRET.encode() in answer
+
+
+def test_a_fault_of_the_model_is_not_taken_for_one_of_the_secure_sum(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ValueError(SECRET)
+
+    monkeypatch.setattr("client.device.requests.warm_engine", fail)
+    logged = listen("client")
+    for answer in _answers(settings(eval_split="test", guard_split="test"), {}):
+        assert b"value-error: this device's own log says why" in answer
     assert any(SECRET in line for line in logged)

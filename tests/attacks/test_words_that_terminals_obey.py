@@ -15,7 +15,7 @@ from rich.console import Console
 
 from client.worker.cli import stderr_handler
 from client.worker.view import show
-from server.devices.roster import Introductions, _Roll
+from server.devices.roster import Introductions, _Registrations
 from zo_common.console import shown
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
@@ -24,14 +24,14 @@ MARKUP = "[red]all is well[/red][/]"
 
 def test_introductions_and_errors_of_devices() -> None:
     TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    roll = _Roll(Introductions())
+    registrations = _Registrations(Introductions())
     asked = Message(RecordDict({"zo": ConfigRecord({"hello": b""})}), dst_node_id=5, message_type="query")
     asked.metadata.__dict__["_message_id"] = "1"
-    roll.take(Message(Error(2, f"it {ESCAPE}"), reply_to=asked))
+    registrations.take(Message(Error(2, f"it {ESCAPE}"), reply_to=asked))
     for payload in (f"no {ESCAPE} json".encode(), json.dumps({"error": ESCAPE, "client_id": ESCAPE}).encode()):
         content = RecordDict({"zo": ConfigRecord({"hello": payload})})
-        roll.take(Message(content, reply_to=asked))
-    words = [*roll.problems(), *roll.words.values()]
+        registrations.take(Message(content, reply_to=asked))
+    words = [*registrations.problems(), *registrations.words.values()]
     assert len(words) >= 4
     assert not [word for word in words if "\x1b" in word or "\x07" in word]
 

@@ -82,7 +82,9 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
         applied: tuple[Any, ...] = ()
         status, trained = Status.BEHIND, 0
 
-        def train(self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None]) -> Reply:
+        def train(
+            self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None], *_: Any
+        ) -> Reply:
             if self.status is Status.OK:
                 before()
             self.trained += 1
