@@ -72,8 +72,16 @@ class LossCheckFailed(ConfigError):
     public = True
 
 
+class UnknownSetting(ConfigError):
+    """A setting's name is not known here; the message has names of settings alone."""
+
+    public = True
+
+
 class PatternError(ConfigError):
-    """A choice of trained tensors matches nothing."""
+    """A choice of trained tensors matches nothing; the message has the run's pattern and names of tensors."""
+
+    public = True
 
 
 class UnsupportedModel(OperatorError):

@@ -103,6 +103,12 @@ def test_in_a_simulation_the_operator_hears_all(
         assert SECRET.encode() in answer
 
 
+def test_whoever_set_a_pattern_that_matches_nothing_reads_which(settings: Settings) -> None:
+    config = settings(eval_split="test", guard_split="test", trained_tensors="nowhere.at.all")
+    for answer in _answers(config, {}):
+        assert b"'nowhere.at.all' matches none of the model's" in answer
+
+
 def test_a_fault_of_the_model_is_not_taken_for_one_of_the_secure_sum(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ class TestHistory:
 
 class _Measures:
     """An engine in step with everything, that trains nothing."""
+
+    state = SimpleNamespace(num_elements=64)
 
     def __init__(self, applied: list[Record]) -> None:
         self.applied = applied

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,7 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     class Engine:
         applied: tuple[Any, ...] = ()
         status, trained = Status.BEHIND, 0
+        state = SimpleNamespace(num_elements=64)
 
         def train(
             self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None], *_: Any
