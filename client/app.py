@@ -185,8 +185,8 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         return "reply", encode_evaluation(answer(config, plan, place, account=account, demands=demands))
     if kind == "train":
         return "reply", encode_reply(device.train(config, plan, place, account=account, demands=demands))
-    answer = device.sync if kind == "sync" else device.rebuild
-    return "reply", encode_reply(answer(config, plan, place=place))
+    follow = device.sync if kind == "sync" else device.rebuild
+    return "reply", encode_reply(follow(config, plan, place=place))
 
 
 app = make_client_app()
