@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -87,8 +88,9 @@ class _Measures:
         self.applied = applied
         self.asked = 0
 
-    def train(self, plan: Plan, *_: Any) -> Reply:
+    def train(self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None], *_: Any) -> Reply:
         self.asked += 1
+        before()
         return Reply(Status.OK, plan.server_round, 1, plan.client_id, plan.seed, 1, 3, 0.5, ONE)
 
 
