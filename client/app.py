@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.place import place_of
+from client.place import known_place, place_of
+from client.told import DroppedOut, told
 from zo_common.console import shown
-from zo_common.errors import ConfigError, ZOError
+from zo_common.errors import Refusal, ZOError
 from zo_common.paths import home_expanded
 
 if TYPE_CHECKING:
     from zo_common.config.run import RunConfig
 
+logger = logging.getLogger(__name__)
 CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
+_OF_THE_WORKER = ("max-epsilon", "least-privacy", "least-noise", "least-weights")
 TENSORS = "tensors"  # that a calibration chose, with every message of a run with trained-tensors=auto
 MOST_PATTERN = 2000
 WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a restarted worker loads its model first
@@ -44,7 +47,12 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
             if word is not None:
                 return Message(RecordDict({CONTENT: ConfigRecord({"error": word})}), reply_to=message)
             ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
-            key, payload = _secured(kind, record, settings, context, lambda: ask(kind, record, settings, context))
+            try:
+                key, payload = _secured(kind, record, settings, context, lambda: ask(kind, record, settings, context))
+            except DroppedOut:
+                raise
+            except Exception as error:  # Flower would send its text
+                key, payload = "error", told(error, known_place(context.node_config, context.node_id))
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -114,8 +122,8 @@ def _ask_worker(
 
     node = context.node_config
     try:
-        if "max-epsilon" in node:
-            raise ConfigError("max-epsilon is in the node config of a device with a worker: give it to zo-asr-worker")
+        if given := [key for key in _OF_THE_WORKER if key in node]:
+            raise Refusal(f"{given[0]} is in the node config of a device with a worker: give it to zo-asr-worker")
         place = place_of(node, context.node_id)
         token = read_token(Path(home_expanded(str(node["worker-token-file"])))) if node.get("worker-token-file") else ""
         wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))
@@ -131,15 +139,18 @@ def _ask_worker(
             payload = record.get("part") or record.get("calibration") or record["plan"]
             return "reply", worker.sync(make_request(payload, settings, place, content))
     except ZOError as error:
-        return "error", str(error)
+        return "error", told(error)
     except (KeyError, TypeError, ValueError) as error:
-        return "error", f"the message or the node config cannot be used ({error!r}): update the older side"
+        logger.warning(f"the message or the node config cannot be used ({error!r})")
+        kind = type(error).__name__
+        return "error", f"the message or the node config cannot be used ({kind}): update the older side"
 
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
     """Return the answer of this process's engine."""
     from client.device import requests as device
     from client.device.calibration import WITH_LIMIT, calibrate
+    from client.device.demands import Demands
     from client.device.privacy_account import PrivacyAccount
     from zo_common.config.run import RunConfig
     from zo_common.ledger.snapshot import decode_part
@@ -152,28 +163,30 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     if "partition-id" not in context.node_config:
         own.setdefault("feature-cache", "")
     place = place_of(context.node_config, context.node_id)
+    demands = Demands.of(context.node_config)
     config = RunConfig.from_mapping(settings | own)
     if kind == "hello":
         return "hello", json.dumps(device.hello(config, place)).encode()
     if kind == "sync" and "part" in record:
-        return "reply", encode_reply(device.take_part(config, decode_part(record["part"])))
+        return "reply", encode_reply(device.take_part(config, decode_part(record["part"]), place=place))
     if kind == "calibrate":
         ask = decode_ask(record["calibration"])
         limited = "max-epsilon" in context.node_config
         refused = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
-        return "reply", encode_answer(refused if limited else calibrate(config, ask, place))
+        return "reply", encode_answer(refused if limited else calibrate(config, ask, place, demands=demands))
     plan, node, account = decode_plan(record["plan"]), context.node_config, None
     if "max-epsilon" in node:
         if "privacy-account" not in node:
-            raise ConfigError("max-epsilon is set without privacy-account: name the file that remembers what was spent")
+            raise Refusal("max-epsilon is set without privacy-account: name the file that remembers what was spent")
         path, limit = Path(home_expanded(str(node["privacy-account"]))), float(node["max-epsilon"])
         account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
     if kind in ("evaluate", "look"):
         answer = device.look if kind == "look" else device.evaluate
-        return "reply", encode_evaluation(answer(config, plan, place, account=account))
+        return "reply", encode_evaluation(answer(config, plan, place, account=account, demands=demands))
     if kind == "train":
-        return "reply", encode_reply(device.train(config, plan, place, account=account))
-    return "reply", encode_reply(device.sync(config, plan) if kind == "sync" else device.rebuild(config, plan))
+        return "reply", encode_reply(device.train(config, plan, place, account=account, demands=demands))
+    follow = device.sync if kind == "sync" else device.rebuild
+    return "reply", encode_reply(follow(config, plan, place=place))
 
 
 app = make_client_app()

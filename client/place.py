@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Place:
-    """A device's id, its partition of `num_partitions`, or None where the recordings are its own."""
+    """A device's id, its partition of `num_partitions`, or None where the recordings are its own.
+
+    Attributes:
+        simulated: whether it is a virtual device on the operator's own machine, whose recordings are the operator's.
+    """
 
     client_id: int
     partition_id: int | None = None
     num_partitions: int = 1
+    simulated: bool = field(default=False, compare=False)
 
 
 def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
@@ -21,4 +27,12 @@ def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
     client_id = int(node_config.get("client-id", node_config.get("partition-id", node_id)))
     if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
         return Place(client_id)
-    return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]))
+    simulated = "worker-address" not in node_config
+    return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
+
+
+def known_place(node_config: Mapping[str, Any], node_id: int) -> Place | None:
+    """As `place_of`; None where the node config does not tell."""
+    with suppress(TypeError, ValueError):
+        return place_of(node_config, node_id)
+    return None

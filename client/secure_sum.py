@@ -6,7 +6,7 @@ device from message to message of a run; a device that restarts within a round h
 Node config, all optional:
     node-key: the file of the node's private key; keys are then signed with it.
     peer-keys: the file of all enrolled devices' public keys; if not set, `peers.keys` beside the node key, where there
-        is one. Without it the server is trusted not to swap keys.
+        is one. Without it the server is trusted not to swap keys; where it was once and is gone, nothing is answered.
     secure-cohort: the minimum size of a cohort to take part in, 3 if not set.
     secure-only: refuse plans whose replies the server would see alone.
 """
@@ -24,8 +24,10 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
-from client.place import place_of
-from zo_common.errors import ConfigError, SecureAggregationError, ZOError
+from client.place import known_place, place_of
+from client.told import told
+from zo_common.binary.durable import PRIVATE, write_durably
+from zo_common.errors import ConfigError, Refusal, SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.device import LEAST_COHORT, Noise, Phase, SecureDevice
@@ -80,16 +82,20 @@ def answer(
             return "reply", _step(record[KEY], context)
         if kind in ("train", "evaluate", "look") and not (kind == "train" and settings.get("secure-aggregation")):
             if context.node_config.get("secure-only"):
-                raise ConfigError(
+                raise Refusal(
                     f"this device is set to secure-only and was asked to {kind} in the clear: set "
                     "secure-aggregation=true and evaluate-on=server"
                 )
             return ask()
         return _train(record, context, ask) if kind == "train" else ask()
     except ZOError as error:
-        return "error", str(error)
+        return "error", told(error, known_place(context.node_config, context.node_id))
     except (KeyError, TypeError, ValueError) as error:
-        return "error", f"a message of the secure sum cannot be used ({error!r}): update the older side"
+        if kind != "secure":  # of the model or the recordings, as likely
+            raise
+        logger.warning(f"a message of the secure sum cannot be used ({error!r})")
+        kind = type(error).__name__
+        return "error", f"a message of the secure sum cannot be used ({kind}): update the older side"
 
 
 class _Kept:
@@ -206,12 +212,34 @@ def keys_of(node: Mapping[str, Any]) -> tuple[NodeSigner | None, PeerKeys | None
         ConfigError: a file cannot be read or used.
     """
     own, peers = str(node.get("node-key", "")), str(node.get("peer-keys", ""))
-    if own and not peers and (beside := Path(own).with_name(PEERS_NAME)).exists():
-        peers = str(beside)
+    if own and not peers:
+        peers = _beside(Path(own))
     return (
         NodeSigner(_read("node-key", own)) if own else None,
         _peers(_read("peer-keys", peers)) if peers else None,
     )
+
+
+def _beside(own: Path) -> str:
+    """The path of the peers' keys beside a node key, empty where there never were any.
+
+    That there were is remembered in a file: whoever can remove one of the two is to find that nothing works, not that
+    the server is trusted again.
+    """
+    peers, seen = own.with_name(PEERS_NAME), own.with_name(f"{PEERS_NAME}.seen")
+    if not peers.exists():
+        if seen.exists():
+            raise Refusal(
+                f"{PEERS_NAME} was beside the node key and is missing: copy the deployment's file again, or remove "
+                f"{seen.name} to trust the server with keys"
+            )
+        return ""
+    if not seen.exists():
+        try:
+            write_durably(seen, b"", PRIVATE)
+        except OSError as error:
+            logger.warning(f"{seen} cannot be written ({error.strerror}): that there are peers' keys is not remembered")
+    return str(peers)
 
 
 @lru_cache(maxsize=2)

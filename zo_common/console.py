@@ -9,6 +9,11 @@ from contextlib import ExitStack, contextmanager
 PACKAGES = ("zo_common", "client", "server", "simulations", "train")
 
 
+def printable(text: str) -> str:
+    """The text with everything but printable characters and line ends replaced: a terminal obeys none of it."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class LineHandler(logging.Handler):
     """Logging handler that passes each message on as text, with the traceback of its exception, if any.
 

@@ -5,11 +5,24 @@ The base classes say who can fix the error: the operator, the device, the server
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import ClassVar
 
 
 class ZOError(Exception):
-    """Base of all our errors; command lines print the message alone, without a traceback."""
+    """Base of all our errors; command lines print the message alone, without a traceback.
+
+    Attributes:
+        public: whether the message never holds a path, a transcript or another text of the machine where it is raised.
+    """
+
+    public: ClassVar[bool] = False
+
+    @property
+    def told(self) -> str:
+        """What a device tells a server of it: the message where that is public, else which kind of error it is."""
+        return str(self) if self.public else told_of(self)
 
 
 class OperatorError(ZOError):
@@ -32,16 +45,43 @@ class ConfigError(OperatorError):
     """A setting has a wrong name or value."""
 
 
+class Refusal(ConfigError):
+    """What a device's owner does not allow a server; the message is for the server's operator, too."""
+
+    public = True
+
+
+class BudgetSpent(ConfigError):
+    """What a device's owner allows is spent; by how much is between the device and all the servers that asked."""
+
+    @property
+    def told(self) -> str:
+        """That it is."""
+        return "this device's owner allows no such answer any more: ask for more noise, or leave this device out"
+
+
 class EpsilonTooSmall(ConfigError):
     """The perturbation rounds to zero grid units in some trained tensor."""
+
+    public = True
 
 
 class LossCheckFailed(ConfigError):
     """The loss under the chosen settings differs from the model's own; the message says by how much, and what fits."""
 
+    public = True
+
+
+class UnknownSetting(ConfigError):
+    """A setting's name is not known here; the message has names of settings alone."""
+
+    public = True
+
 
 class PatternError(ConfigError):
-    """A choice of trained tensors matches nothing."""
+    """A choice of trained tensors matches nothing; the message has the run's pattern and names of tensors."""
+
+    public = True
 
 
 class UnsupportedModel(OperatorError):
@@ -65,13 +105,19 @@ class WrongBaseModel(OperatorError):
 
 
 class DataError(OperatorError):
-    """One or more recordings cannot be used; `problems` lists all of them."""
+    """One or more recordings cannot be used; `problems` lists all of them, with names of files and pieces of text."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
         head = f"{count} problem{'s' if count != 1 else ''} in the data:"
         super().__init__("\n  ".join([head, *self.problems]))
+
+    @property
+    def told(self) -> str:
+        """How many there are."""
+        count = len(self.problems)
+        return f"{count} problem{'s' if count != 1 else ''} in the data: this device's own log lists them"
 
 
 class LedgerError(OperatorError):
@@ -89,9 +135,13 @@ class LedgerTruncated(LedgerError):
 class LatticeOverflow(DeviceError):
     """A weight left the range in which its grid is exact in float32."""
 
+    public = True
+
 
 class NonFiniteLoss(DeviceError):
     """A loss was NaN or infinite, so no projected gradient exists."""
+
+    public = True
 
 
 class ChecksumMismatch(DeviceError):
@@ -109,10 +159,22 @@ class TooFewReplies(ServerError):
 class CodecError(NetworkError):
     """Bytes are not a well-formed message."""
 
+    public = True
+
 
 class ProtocolMismatch(NetworkError):
     """A file or message speaks another protocol version."""
 
+    public = True
+
 
 class SecureAggregationError(NetworkError):
     """A step of secure aggregation was refused; no device's scalars were shown."""
+
+    public = True
+
+
+def told_of(error: BaseException) -> str:
+    """What a device tells a server of any error: its kind, as `model-not-found`, and where to read the rest."""
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
+    return f"{kind}: this device's own log says why"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Engine
 from client.device.warm import warm_dataset, warm_engine
 from client.place import Place
+from client.told import told
 from zo_common.calibration import measure_share
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError, ZOError
+from zo_common.errors import Refusal, ZOError
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk
 from zo_common.wire.plan import Status
 
@@ -20,15 +22,20 @@ WITH_LIMIT = (
 
 
 def calibrate(
-    config: RunConfig, ask: CalibrationAsk, place: Place, on_synced: Callable[[Engine], None] = lambda engine: None
+    config: RunConfig,
+    ask: CalibrationAsk,
+    place: Place,
+    on_synced: Callable[[Engine], None] = lambda engine: None,
+    demands: Demands = NO_DEMANDS,
 ) -> CalibrationAnswer:
     """Answer a calibration's question; a user error becomes an answer with its message.
 
     The weights are then the base model's: a calibration comes before a run's first round.
     """
     try:
+        demands.check_calibration()
         if config.privacy != "none" or config.secure_aggregation:
-            raise ConfigError(
+            raise Refusal(
                 "calibration was asked of a device in a run with privacy or secure aggregation, expected none: what it "
                 "measures carries no noise and no mask, name the trained-tensors"
             )
@@ -39,4 +46,4 @@ def calibrate(
         measures = measure_share(engine.speech, config, data, ask)
         return CalibrationAnswer(Status.OK, ask.seed, ask.client_id, measures)
     except ZOError as error:
-        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=str(error))
+        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=told(error, place))

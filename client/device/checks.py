@@ -4,7 +4,8 @@ A server that may name any direction could ask for slopes along which one guesse
 seeds it chooses the run's seed alone: of N seeds tried, the best direction's cosine with a wanted one is about
 √(2 ln N / n) for n trained weights, 0.0024 for N = 2⁴⁰ and ten million weights.
 
-The run's seed is fixed before the first round: the rounds that a device has applied must follow from it, too.
+The run's seed is fixed before the first round: the rounds that a device has applied must follow from it, too. Where it
+came by a snapshot, `run_seeds` remembers.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from client.place import Place
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
-from zo_common.errors import ConfigError
+from zo_common.errors import Refusal
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan
 
@@ -26,13 +27,13 @@ def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
     """Refuse a plan for another device, or with directions that do not follow from `run-seed`.
 
     Raises:
-        ConfigError: says which.
+        Refusal: says which.
     """
     if plan.client_id != place.client_id:
-        raise ConfigError(f"the plan is for device {plan.client_id}, this is device {place.client_id}: ask that one")
+        raise Refusal(f"the plan is for device {plan.client_id}, this is device {place.client_id}: ask that one")
     expected = _seed(config, plan.server_round, place.client_id)
     if plan.seed != expected:
-        raise ConfigError(
+        raise Refusal(
             f"the plan of round {plan.server_round} has seed {plan.seed:016x}, expected {expected:016x} from run-seed "
             f"{config.run_seed}: directions are derived, a server does not choose them"
         )
@@ -47,16 +48,21 @@ def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
         applied: the ledger rounds that the weights hold, of this run by now.
 
     Raises:
-        ConfigError: they follow from another seed.
+        Refusal: they follow from another seed.
     """
     last = next((record for record in reversed(applied) if record.contributions), None)
     if last is None:
         return
-    if not all(_follows(config, last.server_round, part) for part in last.contributions):
-        raise ConfigError(
+    if not follows(config, last):
+        raise Refusal(
             f"round {last.server_round} has directions of another run-seed than {config.run_seed}: a run keeps its "
             "seed; begin a new one from the base model"
         )
+
+
+def follows(config: RunConfig, record: Record) -> bool:
+    """Whether all directions of a round follow from `run-seed`."""
+    return all(_follows(config, record.server_round, part) for part in record.contributions)
 
 
 def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from zo_common.binary.durable import seal, unseal, write_durably
-from zo_common.errors import CodecError, ConfigError, ProtocolMismatch
+from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from zo_common.errors import BudgetSpent, CodecError, ConfigError, ProtocolMismatch, Refusal
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.charges import release_of
 from zo_common.wire.plan import Plan
@@ -69,7 +69,7 @@ class PrivacyAccount:
             with self._locked():
                 spent = self._after(plan, size)
                 rows = [[r.noise_multiplier, r.batch, r.examples, n] for r, n in sorted(spent.items())]
-                write_durably(self._path, seal(_KIND, _VERSION, json.dumps(rows).encode()))
+                write_durably(self._path, seal(_KIND, _VERSION, json.dumps(rows).encode()), PRIVATE)
         except OSError as error:
             raise ConfigError(
                 f"the privacy account {self._path} cannot be written ({error.strerror}): nothing is answered"
@@ -79,8 +79,9 @@ class PrivacyAccount:
     def _locked(self) -> Iterator[None]:
         """Keep other processes from charging; the lock is a file of its own, as each charge replaces the account's."""
         path = self._path.with_name(self._path.name + ".lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
+            os.fchmod(descriptor, PRIVATE)  # the umask may have taken what the next process needs
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it, however this process ends
             yield
         finally:
@@ -90,18 +91,15 @@ class PrivacyAccount:
         """Error counts of an evaluation carry no noise.
 
         Raises:
-            ConfigError: always.
+            Refusal: always.
         """
-        raise ConfigError(
-            f"this device's owner allows ε {self.max_epsilon:g}, error counts without noise have none: set "
-            "evaluate-on=server"
-        )
+        raise Refusal("this device's owner limits ε, error counts carry no noise: set evaluate-on=server")
 
     def _after(self, plan: Plan, size: int) -> Counter[Release]:
         asked = plan.privacy
         if asked is None or not asked.noise_multiplier:
-            raise ConfigError(
-                f"this device's owner allows ε {self.max_epsilon:g}, the plan asks for scalars without noise of this "
+            raise Refusal(
+                "this device's owner limits ε, the plan asks for scalars without noise of this "
                 'device: set privacy="example", or "device" with noise-by="devices"'
             )
         release, times = release_of(asked.level, asked.noise_multiplier, plan.local_steps, plan.batch_size, size)
@@ -109,7 +107,7 @@ class PrivacyAccount:
         before = epsilon_spent(spent, self.max_delta)
         spent[release] += times
         if (after := epsilon_spent(spent, self.max_delta)) > self.max_epsilon:
-            raise ConfigError(
+            raise BudgetSpent(
                 f"this device's owner allows ε {self.max_epsilon:g} at δ {self.max_delta:g}, round {plan.server_round} "
                 f"would take it from {before:.3f} to {after:.3f}: ask for more noise, or leave this device out"
             )

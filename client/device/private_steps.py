@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError
+from zo_common.errors import Refusal
 from zo_common.estimator.step import LossFn
 from zo_common.privacy.discrete_gaussian import poisson_subset
 from zo_common.privacy.mechanism import Mechanism
@@ -28,11 +28,11 @@ def check_demand(config: RunConfig, plan: Plan) -> None:
     """Refuse a plan that asks for less privacy than this device's settings.
 
     Raises:
-        ConfigError: another level, less noise, or noise that nobody here would add.
+        Refusal: another level, less noise, or noise that nobody here would add.
     """
     privacy = plan.privacy
     if privacy is not None and privacy.masked and not config.secure_aggregation:
-        raise ConfigError(
+        raise Refusal(
             "the plan asks for noise under a mask, and nothing is masked: its reply would be seen without noise; set "
             "secure-aggregation=true"
         )
@@ -40,15 +40,15 @@ def check_demand(config: RunConfig, plan: Plan) -> None:
         return
     asked = privacy.level if privacy else "none"
     if asked != config.privacy:
-        raise ConfigError(f"this device answers with privacy={config.privacy} only, the plan asks for {asked}")
+        raise Refusal(f"this device answers with privacy={config.privacy} only, the plan asks for {asked}")
     assert privacy is not None
     if (privacy.level == "example" or privacy.masked) and privacy.noise_multiplier < config.noise_multiplier:
-        raise ConfigError(
+        raise Refusal(
             f"this device answers with a noise-multiplier of {config.noise_multiplier:g} or more, "
             f"the plan asks for {privacy.noise_multiplier:g}"
         )
     if config.noise_by == "devices" and not privacy.noise_multiplier:
-        raise ConfigError(
+        raise Refusal(
             "this run's devices add the noise, the plan asks for none: ask for a share, or set noise-by=server"
         )
 
@@ -126,12 +126,12 @@ def private_steps(plan: Plan, size: int) -> PrivateSteps | None:
     """Return the private steps of a plan for a device with `size` utterances; None for ordinary ones.
 
     Raises:
-        ConfigError: the device has fewer utterances than the accountant takes it to have.
+        Refusal: the device has fewer utterances than the accountant takes it to have.
     """
     if plan.privacy is None:
         return None
     if size < plan.privacy.num_examples:
-        raise ConfigError(
+        raise Refusal(
             f"this device has {size} utterances, the privacy accountant counts on {plan.privacy.num_examples}: each "
             "would be drawn more often than is accounted for; let the device introduce itself again"
         )

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from client.device.checks import check_history, check_seed
+from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Cancelled, Engine
 from client.device.privacy_account import PrivacyAccount
 from client.device.private_steps import check_demand
+from client.device.run_seeds import RunSeeds
 from client.device.warm import warm_dataset, warm_engine
 from client.place import Place
+from client.told import DroppedOut, told
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
-from zo_common.errors import ConfigError, DataError, ZOError
+from zo_common.errors import DataError, Refusal, ZOError
 from zo_common.ledger.snapshot import SnapshotPart
 from zo_common.speech.recordings import Recordings, evenly
 from zo_common.speech.splits import DEVELOPMENT, guarded_split
@@ -38,12 +42,11 @@ def hello(config: RunConfig, place: Place) -> dict[str, object]:
         word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
         return word | engine.describe()
     except ZOError as error:
-        refusal: dict[str, object] = {"client_id": place.client_id, "error": str(error)}
-        if not isinstance(error, DataError):
+        refusal: dict[str, object] = {"client_id": place.client_id, "error": told(error, place)}
+        if not (isinstance(error, DataError) and place.simulated):
             return refusal
         # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
-        stop = place.partition_id is not None and not config.skip_bad
-        return refusal | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": stop}
+        return refusal | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": not config.skip_bad}
 
 
 def train(
@@ -53,37 +56,46 @@ def train(
     on_step: Callable[[int, float], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
+    seeds: RunSeeds | None = None,
+    demands: Demands = NO_DEMANDS,
 ) -> Reply:
     """Answer one plan; a user error becomes a reply with its message.
 
     Args:
         account: the limit of the device's owner; None allows everything.
+        seeds: the run-seeds that the device has answered to; None where it keeps nothing on disk.
+        demands: what its owner demands.
 
     Raises:
         Cancelled: by `on_step`.
-        ConnectionError: the scenario asks this device to drop out of the round.
+        DroppedOut: the scenario asks this device to drop out of the round.
     """
     if _drops_out(config, plan):
-        raise ConnectionError("dropped out, as the scenario asks")
+        raise DroppedOut("dropped out, as the scenario asks")
     try:
+        demands.check_plan(config, plan)
         check_demand(config, plan)
         check_seed(config, plan, place)
         engine = warm_engine(config)
+        demands.check_weights(engine.state.num_elements)
         data = _train_data(config, engine, place)
         if account is not None:
             account.check(plan, len(data))
 
         def before() -> None:
             check_history(config, engine.applied)
+            if seeds is not None:
+                seeds.check(config, plan, engine)
             if account is not None:  # whatever becomes of the answer
                 account.charge(plan, len(data))
 
-        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before)
+        tell = partial(told, place=place)
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before, tell)
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
     except ZOError as error:
-        return _error(plan, error)
+        return _error(plan, error, place)
 
 
 def evaluate(
@@ -93,15 +105,18 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
+    demands: Demands = NO_DEMANDS,
 ) -> EvaluationReply:
     """Decode the held-out recordings at the state before `plan.server_round`; errors of `on_progress` pass through."""
 
     def ask() -> EvaluationReply:
+        demands.check_counts(held_out_settings(config).train_split)
         engine = warm_engine(config)
+        demands.check_weights(engine.state.num_elements)
         data = warm_dataset(held_out_settings(config), engine, place.partition_id, place.num_partitions)
         return engine.evaluate(plan, data, on_progress, lambda: on_synced(engine))
 
-    return _counted(plan, account, ask)
+    return _counted(plan, place, account, ask)
 
 
 def look(
@@ -111,6 +126,7 @@ def look(
     on_progress: Callable[[int, int], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
+    demands: Demands = NO_DEMANDS,
 ) -> EvaluationReply:
     """Return the loss sum of the recordings for the server's guard, at the state before `plan.server_round`.
 
@@ -119,19 +135,23 @@ def look(
 
     def ask() -> EvaluationReply:
         if config.privacy != "none":
-            raise ConfigError(
+            raise Refusal(
                 f"this device was asked for a held-out loss in a run with privacy={config.privacy!r}, expected none: "
                 "losses carry no noise; set guard-split='none'"
             )
+        demands.check_counts(look_settings(config).train_split)
         engine = warm_engine(config)
+        demands.check_weights(engine.state.num_elements)
         data = warm_dataset(look_settings(config), engine, place.partition_id, place.num_partitions)
         some = evenly(data, config.guard_utterances)
         return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
 
-    return _counted(plan, account, ask)
+    return _counted(plan, place, account, ask)
 
 
-def _counted(plan: Plan, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]) -> EvaluationReply:
+def _counted(
+    plan: Plan, place: Place, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]
+) -> EvaluationReply:
     """Return the answer of `ask` on held-out recordings if the device's owner allows it; a user error as a reply."""
     try:
         if account is not None:
@@ -140,10 +160,10 @@ def _counted(plan: Plan, account: PrivacyAccount | None, ask: Callable[[], Evalu
     except Cancelled:
         raise
     except ZOError as error:
-        return _no_evaluation(plan, error)
+        return _no_evaluation(plan, error, place)
 
 
-def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
     """Apply a plan's records without training."""
     try:
         engine = warm_engine(config)
@@ -151,10 +171,12 @@ def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
         on_synced(engine)
         return reply
     except ZOError as error:
-        return _error(plan, error)
+        return _error(plan, error, place)
 
 
-def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore) -> Reply:
+def take_part(
+    config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore, place: Place | None = None
+) -> Reply:
     """Take one part of a snapshot; after the last one the device is at its round."""
     base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
     try:
@@ -163,10 +185,10 @@ def take_part(config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _igno
         on_synced(engine)
         return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
     except ZOError as error:
-        return replace(base, status=Status.ERROR, message=str(error))
+        return replace(base, status=Status.ERROR, message=told(error, place))
 
 
-def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Reply:
+def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
     """Read the base model from disk again and forget all rounds."""
     try:
         engine = warm_engine(config)
@@ -174,7 +196,7 @@ def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore) -> Rep
         on_synced(engine)
         return Reply(Status.OK, plan.server_round, 0, plan.client_id, plan.seed, engine.base_checksum)
     except ZOError as error:
-        return _error(plan, error)
+        return _error(plan, error, place)
 
 
 def held_out_settings(config: RunConfig) -> RunConfig:
@@ -186,10 +208,10 @@ def look_settings(config: RunConfig) -> RunConfig:
     """As `held_out_settings`, for the split that the server's guard evaluates.
 
     Raises:
-        ConfigError: there is none.
+        Refusal: there is none.
     """
     if not (split := guarded_split(config)):
-        raise ConfigError(
+        raise Refusal(
             f"this device has no split called {', '.join(DEVELOPMENT)} and eval-split is not set: name a split as "
             "guard-split"
         )
@@ -200,12 +222,12 @@ def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
     return warm_dataset(config, engine, place.partition_id, place.num_partitions)
 
 
-def _error(plan: Plan, error: ZOError) -> Reply:
-    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=str(error))
+def _error(plan: Plan, error: ZOError, place: Place | None) -> Reply:
+    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=told(error, place))
 
 
-def _no_evaluation(plan: Plan, error: ZOError) -> EvaluationReply:
-    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=str(error))
+def _no_evaluation(plan: Plan, error: ZOError, place: Place) -> EvaluationReply:
+    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=told(error, place))
 
 
 def _drops_out(config: RunConfig, plan: Plan) -> bool:

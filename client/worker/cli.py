@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from client.worker.client import WorkerClient, read_token
 from client.worker.listen import expect_local, notify, socket_path
 from client.worker.view import Follower, show
 from zo_common.cli import AsJson, run_typer
-from zo_common.console import LineHandler, shown
+from zo_common.console import LineHandler, printable, shown
 from zo_common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Options:
     stop_seconds: float
     max_epsilon: float = 0.0
     max_delta: float = 1e-6
+    demands: dict[str, Any] = field(default_factory=dict)
 
 
 @app.callback(invoke_without_command=True)
@@ -66,6 +67,10 @@ def run(
     stop_seconds: Annotated[float, typer.Option(min=0, help="Seconds that a stop waits for the present step.")] = 60.0,
     max_epsilon: Annotated[float, typer.Option(min=0, help="Maximum ε of all runs together; 0 sets no limit.")] = 0.0,
     max_delta: Annotated[float, typer.Option(help="The δ of max-epsilon.")] = 1e-6,
+    least_privacy: Annotated[str, typer.Option(help="none, example or device: less is not answered.")] = "none",
+    least_noise: Annotated[float, typer.Option(min=0, help="Least noise multiplier of a plan.")] = 0.0,
+    secure_only: Annotated[bool, typer.Option("--secure-only", help="Answer in secure sums alone.")] = False,
+    least_weights: Annotated[int, typer.Option(min=0, help="Least number of trained weights.")] = 0,
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -77,11 +82,10 @@ def run(
         own["loss-check"] = loss_check
     own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
     token = read_token(token_file) if token_file else ""
-    run_worker(
-        Options(
-            listen, token, state or default_state_folder(), own, orphan_seconds, stop_seconds, max_epsilon, max_delta
-        )
-    )
+    demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
+    demands["least-weights"] = least_weights
+    folder = state or default_state_folder()
+    run_worker(Options(listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands))
 
 
 def default_state_folder() -> Path:
@@ -95,7 +99,7 @@ def stderr_handler() -> logging.Handler:
 
     def write(line: str) -> None:
         with suppress(OSError):
-            os.write(2, f"{line}\n".encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
+            os.write(2, f"{printable(line)}\n".encode(errors="replace"))  # unbuffered: nothing is left to fail at exit
 
     handler = LineHandler(write)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
@@ -111,19 +115,21 @@ def run_worker(options: Options) -> None:
 def _run_worker(options: Options) -> None:
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
+    from client.device.demands import Demands
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.worker.desk import Desk
     from client.worker.host import Host
     from client.worker.journal import Journal
     from client.worker.service import start_server
 
+    demands = Demands.of(options.demands)
     journal = Journal(options.state)
     desk = Desk(options.orphan_seconds)
     account = None
     if options.max_epsilon:
         account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
         logger.info(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
-    host = Host(options.own, journal, desk, account)
+    host = Host(options.own, journal, desk, account, demands)
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -36,7 +36,22 @@ _OPTIONS = [
 
 
 class WorkerError(NetworkError):
-    """The worker cannot be reached or refused a request, with the reason."""
+    """The worker cannot be reached or refused a request, with the reason.
+
+    Args:
+        address: the worker's.
+        word: what it did.
+        details: what else there is to say to whoever is at the device.
+    """
+
+    def __init__(self, address: str, word: str, details: str = "") -> None:
+        super().__init__(f"the worker at {address} {word}{f' ({details})' if details else ''}")
+        self._word = word
+
+    @property
+    def told(self) -> str:
+        """The message without the address, which may be a path."""
+        return f"the worker {self._word}"
 
 
 def read_token(path: Path) -> str:
@@ -136,7 +151,7 @@ class WorkerClient:
         last = events[-1] if events else Event()
         found = {"busy": last.busy.reply, "reply": last.reply}.get(str(last.WhichOneof("what")))
         if found is None:
-            raise WorkerError(f"the worker at {self.address} ended without an answer: look at its log")
+            raise WorkerError(self.address, "ended without an answer: look at its log")
         return bytes(found)
 
     def _ask(self, call: Callable[..., Iterable[Any]], on_event: Callable[[Any], None] = lambda _: None) -> list[Any]:
@@ -163,20 +178,16 @@ class WorkerClient:
 
     def _explain(self, error: Any) -> WorkerError:
         code, details = error.code(), " ".join(str(error.details()).split())
-        where = f"the worker at {self.address}"
-        if code == grpc.StatusCode.UNAVAILABLE:
-            return WorkerError(
-                f"{where} could not be reached for {self._wait:g} s ({details}): start zo-asr-worker, or correct "
-                "worker-address"
-            )
-        if code == grpc.StatusCode.DEADLINE_EXCEEDED:
-            return WorkerError(
-                f"{where} did not answer within {self._timeout:g} s: raise round-timeout or lower local-steps"
-            )
-        if code == grpc.StatusCode.UNAUTHENTICATED:
-            return WorkerError(f"{where} refused the token: give worker-token-file the file that the worker has")
-        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-            return WorkerError(f"{where} refused the message ({details}): lower message-bytes")
         if code == grpc.StatusCode.INVALID_ARGUMENT:
-            return WorkerError(f"{where} refused the request: {details}")
-        return WorkerError(f"{where} failed ({details}): look at its log")
+            return WorkerError(self.address, f"refused the request: {details}")  # the worker's own words
+        word = {
+            grpc.StatusCode.UNAVAILABLE: (
+                f"could not be reached for {self._wait:g} s: start zo-asr-worker, or correct worker-address"
+            ),
+            grpc.StatusCode.DEADLINE_EXCEEDED: (
+                f"did not answer within {self._timeout:g} s: raise round-timeout or lower local-steps"
+            ),
+            grpc.StatusCode.UNAUTHENTICATED: "refused the token: give worker-token-file the file that the worker has",
+            grpc.StatusCode.RESOURCE_EXHAUSTED: "refused the message: lower message-bytes",
+        }.get(code, "failed: look at its log")
+        return WorkerError(self.address, word, details)

@@ -16,8 +16,10 @@ from typing import Any
 
 from client.device import requests as device
 from client.device.calibration import WITH_LIMIT, calibrate
+from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Engine
 from client.device.privacy_account import PrivacyAccount
+from client.device.run_seeds import SEEDS_NAME, RunSeeds
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.place import Place
 from client.worker.desk import Desk, Work
@@ -45,6 +47,7 @@ class Host:
     Args:
         own: settings of this device in kebab-case, which override a run's: model, data, device, precision …
         account: the privacy limit of the device's owner for all runs.
+        demands: what the owner demands of each of them.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class Host:
         journal: Journal,
         desk: Desk,
         account: PrivacyAccount | None = None,
+        demands: Demands = NO_DEMANDS,
     ) -> None:
         # a server must not choose where a device writes
         self._own = {"feature-cache": ""} | own
         self._journal = journal
         self._desk = desk
-        self._account = account
+        self._account, self._demands = account, demands
+        self._seeds = RunSeeds(journal.folder / SEEDS_NAME)
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
@@ -171,7 +176,8 @@ class Host:
             chosen = (device.look_settings if looks else device.held_out_settings)(config)
         recordings = data_key(chosen, place.partition_id, place.num_partitions)
         most = config.guard_utterances if looks else 0
-        described = repr((kind, content, engine_key(config), recordings, most, place.client_id))
+        terms = self._demands, config.secure_aggregation  # what is shown under some is not to be shown under others
+        described = repr((kind, content, engine_key(config), recordings, most, place.client_id, terms))
         asked = Request(
             kind=kind,
             digest=hashlib.sha256(described.encode() + asks).digest(),
@@ -199,7 +205,7 @@ class Host:
                     if self._account is not None:
                         found = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
                     else:
-                        found = calibrate(config, ask, place, self._synced)
+                        found = calibrate(config, ask, place, self._synced, self._demands)
                     status = found.status.name.lower() + (f": {found.message}" if found.message else "")
                 finally:
                     self._settle()
@@ -234,10 +240,12 @@ class Host:
                 elif plan is not None and content == WorkerRequest.REBUILD:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
-                    reply = device.train(config, plan, place, job.on_step, self._synced, self._account)
+                    reply = device.train(
+                        config, plan, place, job.on_step, self._synced, self._account, self._seeds, self._demands
+                    )
                 elif plan is not None and job.request.kind == "evaluate":
                     ask = device.look if content == WorkerRequest.LOOK else device.evaluate
-                    reply = ask(config, plan, place, job.on_progress, self._synced, self._account)
+                    reply = ask(config, plan, place, job.on_progress, self._synced, self._account, self._demands)
                 else:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)

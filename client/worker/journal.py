@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client.device.engine import Engine
-from zo_common.binary.durable import seal, sync_directory, unseal, write_durably
+from zo_common.binary.durable import PRIVATE, seal, sync_directory, unseal, write_durably
 from zo_common.checked import STRICT, Count, read_json
 from zo_common.config.header import header_of
 from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, WrongBaseModel, ZOError
@@ -74,6 +74,8 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = (folder / "lock").open("w")
+            for path in filter(Path.is_file, folder.iterdir()):
+                path.chmod(PRIVATE)  # whatever an earlier release, or a backup, made of it
         except OSError as error:
             raise ConfigError(f"state folder {folder} cannot be written ({error.strerror}): name another") from None
         try:
@@ -179,7 +181,7 @@ class Journal:
         start = engine.start_round, engine.start_checksum
         if engine.start_round and engine.snapshot is not None:
             body = _START.pack(*start) + engine.snapshot
-            write_durably(self.folder / "snapshot.bin", seal(_SNAPSHOT, _VERSION, body))
+            write_durably(self.folder / "snapshot.bin", seal(_SNAPSHOT, _VERSION, body), PRIVATE)
             engine.snapshot, self._start_on_disk = None, start
         if engine.start_round and self._start_on_disk != start:
             raise LedgerError("the snapshot that the device started from is not on disk")
@@ -187,14 +189,14 @@ class Journal:
         if not engine.start_round:
             self._remove(self.folder / "snapshot.bin")
             self._start_on_disk = 0, 0
-        self._file = LedgerFile.create(self._ledger_path, _header(engine), engine.start_round)
+        self._file = LedgerFile.create(self._ledger_path, _header(engine), engine.start_round, PRIVATE)
 
     def _write_state(self, engine: Engine, last_round: int, checksum: int) -> None:
         if self._file is not None and self._stated == (last_round, checksum):
             return
         state = SavedState(engine.config.to_mapping(), engine.fingerprint, engine.start_round, last_round, checksum)
         body = json.dumps(asdict(state), sort_keys=True).encode()
-        write_durably(self.folder / "device.state", seal(_STATE, _VERSION, body))
+        write_durably(self.folder / "device.state", seal(_STATE, _VERSION, body), PRIVATE)
         self._stated = last_round, checksum
 
     def _remove(self, path: Path) -> None:
@@ -215,7 +217,7 @@ class Journal:
     def save_answer(self, digest: bytes, answer: bytes) -> None:
         """Save the last answer; warn if that fails."""
         try:
-            write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer))
+            write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer), PRIVATE)
         except OSError as error:
             logger.warning(f"the last answer is not saved: {error}")
 

@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
+
+from zo_common.console import printable
 
 _LOOK_SECONDS = 0.5
 
@@ -17,7 +20,7 @@ def show(status: dict[str, Any], console: Console | None = None) -> None:
     """Print a status as a table."""
     table = Table(show_header=False)
     for label, value in rows(status):
-        table.add_row(label, value)
+        table.add_row(label, Text(printable(value)))  # words of servers and of devices are no markup
     (console or Console(soft_wrap=True, highlight=False)).print(table)
 
 
@@ -53,7 +56,7 @@ class Follower:
     """A progress bar of the work in progress, updated twice a second until Ctrl-C."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), console=console or Console())
+        self._bar = Progress(TextColumn("{task.description}", markup=False), BarColumn(), console=console or Console())
         self._task: TaskID = self._bar.add_task("", total=1)
 
     def __enter__(self) -> Follower:

@@ -12,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from zo_common.cli import AsJson, run_typer
+from zo_common.console import printable
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger, write_ledger
 from zo_common.ledger.ledger import Ledger
@@ -57,7 +59,7 @@ def show(
         ("rounds", f"{found.last_round}, {updates} directions, {size} bytes"),
         ("checksum", _last_checksum(found) or "unknown until replayed"),
     ):
-        table.add_row(label, value)
+        table.add_row(label, Text(printable(value)))
     console.print(table)
     if rounds:
         for record in found.records:

@@ -82,7 +82,7 @@ class _Registrations:
         """Process one node's answer."""
         node = answer.metadata.src_node_id
         if answer.has_error():
-            self._problem(node, f"node {node} did not answer ({answer.error.reason})")
+            self._problem(node, f"node {node} did not answer ({plain(str(answer.error.reason))})")
             return
         try:
             record = answer.content.config_records[CONTENT]
@@ -98,7 +98,7 @@ class _Registrations:
                 raise ValueError("expected a JSON object")
             self._read(node, word)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
-            self._problem(node, f"node {node} introduced itself with malformed bytes ({str(error)[:200]})")
+            self._problem(node, f"node {node} introduced itself with malformed bytes ({plain(str(error), 200)})")
 
     def _problem(self, node: int, word: str) -> None:
         self._problems.append(word)

@@ -67,6 +67,7 @@ class PrivacyGuard:
         path = Path(config.output) / LOG_NAME
         # a run killed before its first line may have left only one of the two files
         self.log = PrivacyLog.open(path) if resumed and (path.exists() or ledger.ledger.records) else _new_log(path)
+        self.log.check_terms(config.to_mapping())
         self.log.check_against(ledger.chains, answered_rounds(ledger.ledger))
 
     @property

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from zo_common.console import printable
 
-def printable(text: str) -> str:
-    """Return the text with all characters replaced except printable ones and line ends."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+__all__ = ["plain", "printable"]
 
 
 def plain(text: str, limit: int = 1000) -> str:

@@ -14,6 +14,8 @@ from zo_common.errors import CodecError, ProtocolMismatch
 _PERSON = b"zo-asr/seal/v1"
 _HEAD = "4sHQ"
 _DIGEST_BYTES = 16
+PRIVATE = 0o600
+"""Rights of a file that its owner alone may read."""
 
 
 def sync_directory(directory: Path) -> None:
@@ -25,17 +27,23 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
+def write_durably(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace a file atomically: a reader, also after a crash, finds either the old bytes or the new ones.
 
     The bytes go to `<name>.tmp` beside it (one writer at a time), which then takes the file's name.
+
+    Args:
+        mode: the file's rights, such as `PRIVATE`, whatever the umask; default: what the umask leaves of 0666.
 
     Raises:
         OSError: the file is unchanged and no temporary file is left, unless only flushing the folder failed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode or 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            if mode is not None:  # the umask may have taken some, or the file may be one that a crash left
+                os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -22,7 +22,7 @@ from zo_common.config.sections import (
     SimulationSection,
 )
 from zo_common.config.setting import Bound, Setting, kebab, settings_of
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, UnknownSetting
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.trained import AUTO
 from zo_common.paths import home_expanded
@@ -253,7 +253,7 @@ class RunConfig(
                 known = [each.key for each in SETTINGS]
                 near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
                 hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                raise ConfigError(f"unknown setting {key[:100]!r}: {hint}")
+                raise UnknownSetting(f"unknown setting {key[:100]!r}: {hint}")
             chosen[name] = _convert(key, value, hints[name])
         return cls(**chosen)
 

@@ -73,9 +73,9 @@ def _scan(path: Path, after: int, tolerate_torn: bool) -> tuple[Ledger, list[Mar
     return Ledger(header, tuple(records), after), marks
 
 
-def write_ledger(path: Path, ledger: Ledger) -> None:
-    """Write a whole ledger atomically: a reader finds the old file or the new one (`write_durably`)."""
-    write_durably(path, encode_ledger(ledger))
+def write_ledger(path: Path, ledger: Ledger, mode: int | None = None) -> None:
+    """Write a whole ledger atomically: a reader finds the old file or the new one; `mode` as in `write_durably`."""
+    write_durably(path, encode_ledger(ledger), mode)
 
 
 def ledger_chains(path: Path) -> list[bytes]:
@@ -92,8 +92,8 @@ class LedgerFile:
         self._marks = marks
 
     @classmethod
-    def create(cls, path: Path, header: LedgerHeader, after: int = 0) -> LedgerFile:
-        """A new ledger without rounds; its first will be `after + 1`.
+    def create(cls, path: Path, header: LedgerHeader, after: int = 0, mode: int | None = None) -> LedgerFile:
+        """A new ledger without rounds; its first will be `after + 1`, `mode` as in `write_durably`.
 
         Raises:
             LedgerError: the file exists already.
@@ -101,7 +101,7 @@ class LedgerFile:
         if path.exists():
             raise LedgerError(f"ledger {path} exists already: resume it, or name another file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_ledger(path, Ledger(header))
+        write_ledger(path, Ledger(header), mode)
         data, chain = encode_header(header)
         return cls(path, Ledger(header, after=after), [(chain, len(data))])
 

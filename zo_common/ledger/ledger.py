@@ -32,7 +32,7 @@ CHAIN_BYTES = 16
 _FINGERPRINT_BYTES = 32
 _PERSON = b"zo-asr/ledger/v1"
 MAX_HEADER = 4 << 20  # about forty thousand tensors; parsed, it takes some twenty times as much memory
-_MOST_EXPONENT = 1 << 10  # beyond any of a float32
+_MOST_EXPONENT = 500  # beyond any of a float32; 2 to the power of a difference is a float
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ _MAGIC = b"ZE"
 _VERSION = 1
 _LAYOUT = "BIIQQd13I"
 _MAX_LOSS = 1e6
+_MOST_UTTERANCES = 1_000_000
+_MOST_WORDS, _MOST_CHARACTERS = 10_000, 100_000  # of an utterance, spoken or put in
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ def decode_evaluation(data: bytes) -> EvaluationReply:
     for kind in (words, characters, raw):
         if kind.substitutions + kind.deletions > kind.length:
             raise CodecError("evaluation reply counts more substitutions and deletions than there are words")
+    if counts[-1] > _MOST_UTTERANCES:
+        raise CodecError(f"evaluation reply counts {counts[-1]} utterances, expected at most {_MOST_UTTERANCES}")
+    for kind, most in ((words, _MOST_WORDS), (characters, _MOST_CHARACTERS), (raw, _MOST_WORDS)):
+        if kind.length + kind.insertions > most * counts[-1]:
+            raise CodecError(f"evaluation reply counts more than {most} words or characters an utterance")
     if not (math.isfinite(loss_sum) and 0 <= loss_sum <= _MAX_LOSS * max(counts[-1], 1)):
         raise CodecError(f"evaluation reply has loss sum {loss_sum}")
     scores = Scores(words, characters, raw, counts[-1])

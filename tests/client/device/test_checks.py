@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,12 +82,15 @@ class TestHistory:
 class _Measures:
     """An engine in step with everything, that trains nothing."""
 
+    state = SimpleNamespace(num_elements=64)
+
     def __init__(self, applied: list[Record]) -> None:
         self.applied = applied
         self.asked = 0
 
-    def train(self, plan: Plan, *_: Any) -> Reply:
+    def train(self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None], *_: Any) -> Reply:
         self.asked += 1
+        before()
         return Reply(Status.OK, plan.server_round, 1, plan.client_id, plan.seed, 1, 3, 0.5, ONE)
 
 

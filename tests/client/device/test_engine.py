@@ -245,6 +245,18 @@ class TestTrain:
         assert _bits(engine) == before
         assert engine.state.checksum() == history[-1].checksum
 
+    @pytest.mark.parametrize("after", [0, 3])
+    def test_a_failed_reply_says_what_its_caller_tells(
+        self, engine: Engine, speech: SpeechDataset, monkeypatch: pytest.MonkeyPatch, after: int
+    ) -> None:
+        def fail(losses: torch.Tensor) -> torch.Tensor:
+            raise ModelNotFound("no such folder")
+
+        _break_loss(engine, monkeypatch, after, fail)
+        reply = engine.train(_plan(engine), speech, tell=str)
+        assert (reply.status, reply.message) == (Status.ERROR, "no such folder")
+        assert engine.train(_plan(engine), speech).message == "model-not-found: this device's own log says why"
+
     def test_leaving_the_lattice_loads_the_base_again(self, engine: Engine, speech: SpeechDataset) -> None:
         reply = engine.train(_plan(engine, learning_rate=1e9), speech)
 

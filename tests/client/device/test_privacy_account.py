@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,11 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     class Engine:
         applied: tuple[Any, ...] = ()
         status, trained = Status.BEHIND, 0
+        state = SimpleNamespace(num_elements=64)
 
-        def train(self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None]) -> Reply:
+        def train(
+            self, plan: Plan, data: Any, on_step: Any, on_synced: Any, before: Callable[[], None], *_: Any
+        ) -> Reply:
             if self.status is Status.OK:
                 before()
             self.trained += 1
@@ -99,5 +103,5 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     engine.status = Status.OK
     assert [train().status for _ in range(3)] == [Status.OK, Status.OK, Status.ERROR]
     assert engine.trained == 3 and account().epsilon == AFTER[2]
-    assert "owner allows" in device.evaluate(CONFIG, PLAN, Place(3), account=account()).message
-    assert "owner allows" in device.look(CONFIG, PLAN, Place(3), account=account()).message
+    assert "owner limits" in device.evaluate(CONFIG, PLAN, Place(3), account=account()).message
+    assert "owner limits" in device.look(CONFIG, PLAN, Place(3), account=account()).message

@@ -18,6 +18,7 @@ import grpc
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
+from listening import listen
 
 from client.app import make_client_app
 from client.place import Place
@@ -132,7 +133,7 @@ def test_nobody_there_is_said_after_the_wait(address: str) -> None:
     began = time.monotonic()
     with (
         WorkerClient(address, wait=0.8) as client,
-        pytest.raises(WorkerError, match=r"could not be reached for 0\.8 s .*: start zo-asr-worker, or correct"),
+        pytest.raises(WorkerError, match=r"could not be reached for 0\.8 s: start zo-asr-worker, or correct"),
     ):
         client.train(REQUEST)
     assert 0.8 <= time.monotonic() - began < 5
@@ -184,7 +185,7 @@ def test_the_deadline_ends_the_wait(service: Scripted, serve: Callable[..., Any]
 
 @pytest.mark.parametrize(
     ("code", "word"),
-    [("INTERNAL", "failed .RuntimeError: oh.: look at its log"), ("INVALID_ARGUMENT", "refused the request")],
+    [("INTERNAL", "failed: look at its log .RuntimeError: oh."), ("INVALID_ARGUMENT", "refused the request")],
 )
 def test_a_failure_is_one_sentence(
     service: Scripted, serve: Callable[..., Any], address: str, code: str, word: str
@@ -246,7 +247,9 @@ class TestAdapter:
         assert "start zo-asr-worker" in ask("train", {"plan": b""})["error"]
 
     def test_a_message_without_a_plan_is_a_sentence(self, ask: Callable[..., dict[str, Any]]) -> None:
-        assert "KeyError('plan')" in ask("train", {})["error"]
+        logged = listen("client")
+        assert "cannot be used (KeyError): update the older side" in ask("train", {})["error"]
+        assert any("KeyError('plan')" in line for line in logged)
 
     def test_a_port_with_its_token_file(
         self, serve: Callable[..., Any], ask: Callable[..., dict[str, Any]], tmp_path: Path
@@ -257,8 +260,10 @@ class TestAdapter:
         node = {"worker-address": port, "worker-token-file": str(tmp_path / "token")}
         assert ask("train", {"plan": b"plan"}, **node) == {"reply": b"reply"}
         assert "refused the token" in ask("train", {"plan": b"plan"}, **{"worker-address": port})["error"]
+        logged = listen("client")
         missing = ask("train", {"plan": b"plan"}, **node | {"worker-token-file": "/nowhere"})
-        assert "token file /nowhere cannot be read" in missing["error"]
+        assert missing["error"] == "config-error: this device's own log says why"
+        assert any("token file /nowhere cannot be read" in line for line in logged)
 
     def test_nothing_heavy_is_imported(self, serve: Callable[..., Any], address: str) -> None:
         """Not for any kind of message, and not for the device's side of secure aggregation."""

@@ -259,7 +259,7 @@ class TestCalibration:
     def test_a_question_goes_to_the_device_and_the_state_is_known_afterwards(
         self, toy: Toy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def calibrated(config: Any, ask: CalibrationAsk, place: Place, on_synced: Any) -> CalibrationAnswer:
+        def calibrated(config: Any, ask: CalibrationAsk, place: Place, on_synced: Any, *_: Any) -> CalibrationAnswer:
             on_synced(toy.engine)
             return CalibrationAnswer(Status.OK, ask.seed, ask.client_id)
 

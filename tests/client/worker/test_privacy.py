@@ -34,5 +34,5 @@ def test_an_owners_limit_outlives_the_worker_and_the_run(worker: Worker, truth: 
     for answer in (worker.train(slower), worker.train(other, run_seed=9)):
         assert answer.status is Status.ERROR
         assert not answer.projected_grads.size
-        assert "this device's owner allows" in answer.message
-        assert "round 1 would take it from" in answer.message
+        assert "this device's owner allows no such answer any more" in answer.message
+    assert "round 1 would take it from" in worker.log.read_text()

@@ -1,0 +1,68 @@
+"""Which run-seeds a device has answered to, remembered over restarts and snapshots.
+
+Rounds that a device has applied must follow from the run's seed (`checks.check_history`); a snapshot shows none. So a
+seed is taken up where all of a run's rounds can be seen to follow from it, as before the first, and by a device that
+knows of no run from this base model yet. Whoever changes the seed in the middle of a run is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from client.device.checks import follows
+from client.device.follower import Follower
+from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from zo_common.config.run import RunConfig
+from zo_common.errors import ConfigError, Refusal, ZOError
+from zo_common.wire.plan import Plan
+
+SEEDS_NAME = "run.seeds"
+_KIND, _VERSION = b"ZORS", 1
+_MOST = 8  # runs from one base model at a time, the last ones
+
+
+class RunSeeds:
+    """The run-seeds by base model and client id, in a file; its folder exists."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def check(self, config: RunConfig, plan: Plan, engine: Follower) -> None:
+        """Refuse a seed that appears in the middle of a run; remember one that may be taken up.
+
+        Args:
+            engine: in step with the plan.
+
+        Raises:
+            Refusal: that.
+            ConfigError: the file cannot be read or written.
+        """
+        known, key = self._read(), f"{plan.base_id:016x}/{plan.client_id}"
+        seeds = known.get(key, [])
+        if config.run_seed in seeds:
+            return
+        seen = engine.start_round == 0 and all(follows(config, record) for record in engine.applied)
+        if seeds and not seen:
+            raise Refusal(
+                f"this device was asked in round {plan.server_round} with a run-seed that it does not know, and came "
+                "there by a snapshot, which does not show that earlier rounds followed from it: begin a run from "
+                "the base model, or send the device its rounds"
+            )
+        known[key] = [*seeds, config.run_seed][-_MOST:]
+        try:
+            write_durably(self._path, seal(_KIND, _VERSION, json.dumps(known).encode()), PRIVATE)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): nothing is answered") from None
+
+    def _read(self) -> dict[str, list[int]]:
+        try:
+            found: dict[str, list[int]] = json.loads(unseal(self._path.read_bytes(), _KIND, _VERSION))
+            return found
+        except FileNotFoundError:
+            return {}
+        except (OSError, ZOError, ValueError) as error:
+            raise ConfigError(
+                f"{self._path} cannot be read ({error}), so nobody knows which run-seeds were answered: put a backup "
+                "in its place, or remove it if no run is under way"
+            ) from None

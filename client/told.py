@@ -1,0 +1,31 @@
+"""What a device says of an error: all of it in its own log, and to a server what holds nothing of the device."""
+
+from __future__ import annotations
+
+import logging
+
+from client.place import Place
+from zo_common.errors import ZOError, told_of
+
+logger = logging.getLogger(__name__)
+
+
+class DroppedOut(ConnectionError):
+    """A device is silent, as the scenario asks."""
+
+
+def told(error: Exception, place: Place | None = None) -> str:
+    """The text that goes on the wire; the device's own, where it says more, is logged.
+
+    Names of files, transcripts and settings of a device are its owner's. In a simulation they are the operator's.
+    """
+    ours = place is not None and place.simulated
+    if not isinstance(error, ZOError):
+        logger.error("an error that nobody foresaw", exc_info=error)
+        return f"{type(error).__name__}: {error}" if ours else told_of(error)
+    if ours:
+        return str(error)
+    text = error.told
+    if text != str(error):
+        logger.warning(str(error))
+    return text

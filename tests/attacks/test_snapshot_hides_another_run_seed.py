@@ -1,0 +1,102 @@
+"""Attack: in the middle of a run the server sends a snapshot, and from then on directions of a seed it has chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from references import split_snapshot
+from toy_engine import history, toy_engine
+from toy_fleet import CrowdEngine, Utterances
+
+from client.device import requests as device
+from client.device.run_seeds import RunSeeds
+from client.place import Place
+from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import client_seed
+from zo_common.ledger.record import Record
+from zo_common.ledger.snapshot import SnapshotPart, decode_part, encode_part, encode_snapshot
+from zo_common.wire.plan import Plan, Reply, Status
+
+CONFIG = RunConfig(model="toy", data="none", trained_tensors="all", num_queries=2)
+PLACE = Place(3)
+Train = Callable[..., Reply]
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> CrowdEngine:
+    made = CrowdEngine(CONFIG)
+    monkeypatch.setattr(device, "warm_engine", lambda config: made)
+    monkeypatch.setattr(device, "_train_data", lambda *_: Utterances(9))
+    return made
+
+
+@pytest.fixture
+def train(engine: CrowdEngine, tmp_path: Path) -> Train:
+    """Asks the device, whose process is another one each time; its file stays."""
+
+    def ask(server_round: int, run_seed: int, records: list[Record] | None = None, checksum: int = 0) -> Reply:
+        config = replace(CONFIG, run_seed=run_seed)
+        plan = Plan(
+            server_round, client_seed(run_seed, server_round, 3), 3, engine.base_id, checksum, 1, 1, 1e-3,
+            CONFIG.estimator_config, tuple(records or ()),
+        )  # fmt: skip
+        return device.train(config, plan, PLACE, seeds=RunSeeds(tmp_path / "run.seeds"))
+
+    return ask
+
+
+def _snapshot(engine: CrowdEngine, records: list[Record]) -> list[SnapshotPart]:
+    there = toy_engine()
+    there.pretend(records)
+    data = encode_snapshot(toy_engine().state, there.state)
+    last = records[-1]
+    parts = split_snapshot(
+        data, base_id=engine.base_id, client_id=3, server_round=last.server_round, checksum=last.checksum, limit=1 << 20
+    )
+    return [decode_part(encode_part(part)) for part in parts]
+
+
+def _by_snapshot(engine: CrowdEngine, records: list[Record]) -> int:
+    for part in _snapshot(engine, records):
+        assert device.take_part(CONFIG, part).status is Status.OK
+    assert engine.start_round == len(records)
+    return records[-1].checksum
+
+
+def test_a_seed_that_comes_after_a_snapshot_is_refused(engine: CrowdEngine, train: Train) -> None:
+    assert train(1, 0).status is Status.OK
+    checksum = _by_snapshot(engine, history(3))
+    assert train(4, 0, checksum=checksum).status is Status.OK
+    refused = train(4, 1234, checksum=checksum)
+    assert (refused.status, refused.projected_grads.size) == (Status.ERROR, 0)
+    assert "run-seed that it does not know" in refused.message
+    assert train(4, 0, checksum=checksum).status is Status.OK
+
+
+def test_a_new_run_and_a_whole_history_may_have_another(engine: CrowdEngine, train: Train) -> None:
+    assert train(1, 5).status is Status.OK
+    assert train(1, 6).status is Status.OK
+    records = history(3)  # of seed 0
+    assert train(4, 0, records).status is Status.OK
+    checksum = _by_snapshot(engine, history(5))
+    assert train(6, 0, checksum=checksum).status is Status.OK
+
+
+def test_a_device_that_joins_by_a_snapshot_takes_the_seed_it_finds(engine: CrowdEngine, train: Train) -> None:
+    checksum = _by_snapshot(engine, history(3))
+    assert train(4, 0, checksum=checksum).status is Status.OK
+    assert train(4, 1, checksum=checksum).status is Status.ERROR
+
+
+def test_a_damaged_memory_answers_nothing(train: Train, tmp_path: Path) -> None:
+    assert train(1, 0).status is Status.OK
+    data = bytearray((tmp_path / "run.seeds").read_bytes())
+    data[20] ^= 1
+    (tmp_path / "run.seeds").write_bytes(data)
+    refused: Any = train(1, 0)
+    assert refused.status is Status.ERROR and not np.asarray(refused.projected_grads).size
