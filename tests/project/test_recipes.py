@@ -115,6 +115,7 @@ def test_an_aggregation_rule(copy: Path) -> None:
     run(copy, RULE)
 
 
+@pytest.mark.slow
 def test_an_objective(copy: Path) -> None:
     with (copy / "zo_common/models/ctc/loss.py").open("a", encoding="utf-8") as file:
         file.write("\n\n" + CODE["zo_common/models/ctc/loss.py"])
