@@ -13,7 +13,8 @@ class Place:
     """A device's id, its partition of `num_partitions`, or None where the recordings are its own.
 
     Attributes:
-        simulated: whether it is a virtual device on the operator's own machine, whose recordings are the operator's.
+        simulated: whether it is a virtual device, or the only one, on the operator's own machine, so that its
+            recordings are the operator's.
     """
 
     client_id: int
@@ -26,7 +27,7 @@ def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
     """Return the device's place; its id is the node config's `client-id`, else the partition, else Flower's node id."""
     client_id = int(node_config.get("client-id", node_config.get("partition-id", node_id)))
     if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
-        return Place(client_id)
+        return Place(client_id, simulated=bool(node_config.get("simulated", False)))
     simulated = "worker-address" not in node_config
     return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
 

@@ -82,7 +82,7 @@ class OneProcessGrid(Grid):
     def __init__(self, app: ClientApp, after: Callable[[], None]) -> None:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # messages carry these ids
         self._app, self._after = app, after
-        self._context = Context(1, NODE, {"client-id": 0}, RecordDict(), {})
+        self._context = Context(1, NODE, {"client-id": 0, "simulated": True}, RecordDict(), {})
         self._run: Any = None
         self._ids = count(1)
         self._answers: dict[str, Message] = {}

@@ -18,7 +18,7 @@ from zo_common.wire.plan import Status
 
 Settings = Callable[..., RunConfig]
 ASK = CalibrationAsk(seed=5, client_id=0, place=0, devices=3, passes=8, batch_size=2)
-PLACE = Place(0, 0, 3)
+PLACE = Place(0, 0, 3, simulated=True)
 
 
 def test_groups_are_measured_and_the_weights_are_the_base_models(settings: Settings) -> None:

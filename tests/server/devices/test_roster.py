@@ -54,7 +54,8 @@ def test_a_real_device_with_bad_recordings_is_left_out_and_the_others_go_on(
     federate(config, grid)
 
     assert "device 0" in observed.text
-    assert "gone.wav" in observed.text
+    assert "1 problem in the data: this device's own log lists them" in observed.text
+    assert "gone.wav" not in observed.text
     assert "Traceback" not in observed.text
     assert [[c.client_id for c in r.contributions] for r in ledger_of(config).records] == [[1, 2]] * 3
 
@@ -132,7 +133,9 @@ def test_fewer_usable_devices_than_wanted_stop_the_run_with_the_reason(
     grid = grid_of(config)
     grid[0].context.node_config.update({"own-data": True, "data": str(tmp_path / "nowhere")})
 
-    with pytest.raises(ConfigError, match=r"2 of 3 devices can train.*min-clients is 3(.|\n)*nowhere"):
+    with pytest.raises(
+        ConfigError, match=r"2 of 3 devices can train.*min-clients is 3(.|\n)*device 0: 1 problem in the data"
+    ):
         federate(config, grid)
 
     assert not (Path(config.output) / "ledger.zo").exists()

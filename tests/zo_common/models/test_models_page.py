@@ -26,7 +26,7 @@ def test_every_ctc_class_has_a_row() -> None:
 
 
 def test_every_class_that_writes_tokens_has_a_row() -> None:
-    found = rows("Models that write tokens")
+    found = rows("Models that generate tokens")
 
     assert set(found) == {"whisper", *SEQ2SEQ, *CAUSAL}
     assert {kind for kind, row in found.items() if "not tested" in row} == set(found) - {"whisper", *TOKENS}

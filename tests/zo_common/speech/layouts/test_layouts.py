@@ -286,7 +286,7 @@ def test_a_table_in_utf_16(tmp_path: Path) -> None:
 
 def test_a_row_that_cannot_be_used_still_says_whose_it_is(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text("file_name,transcription,speaker\ngone.wav,one,anna\n")
-    assert [dict(columns) for columns in read(tmp_path).left_out] == [{"speaker": "anna"}]
+    assert [dict(row.columns) for row in read(tmp_path).left_out] == [{"speaker": "anna"}]
 
 
 def test_every_table_is_stamped(kaldi: Path) -> None:
