@@ -46,8 +46,8 @@ class RunSeeds:
         if seeds and not seen:
             raise Refusal(
                 f"this device was asked in round {plan.server_round} with a run-seed that it does not know, and came "
-                "there by a snapshot, which does not show that earlier rounds followed from it: begin a run from "
-                "the base model, or send the device its rounds"
+                "there by a snapshot, which does not show that earlier rounds followed from it: send the device its "
+                f"rounds, or let its owner remove {SEEDS_NAME} from the worker's state folder, if this is another run"
             )
         known[key] = [*seeds, config.run_seed][-_MOST:]
         try:

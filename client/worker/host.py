@@ -240,9 +240,8 @@ class Host:
                 elif plan is not None and content == WorkerRequest.REBUILD:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
-                    reply = device.train(
-                        config, plan, place, job.on_step, self._synced, self._account, self._seeds, self._demands
-                    )
+                    kept = self._account, self._seeds_of(config), self._demands
+                    reply = device.train(config, plan, place, job.on_step, self._synced, *kept)
                 elif plan is not None and job.request.kind == "evaluate":
                     ask = device.look if content == WorkerRequest.LOOK else device.evaluate
                     reply = ask(config, plan, place, job.on_progress, self._synced, self._account, self._demands)
@@ -276,6 +275,10 @@ class Host:
             logger.info("the table of recordings has changed: it is read again")
             self._stamp = now
             forget_recordings()
+
+    def _seeds_of(self, config: RunConfig) -> RunSeeds | None:
+        """The memory of run-seeds, for runs that promise something: in others a late device may join any run."""
+        return self._seeds if config.privacy != "none" or config.secure_aggregation else None
 
     def _synced(self, engine: Engine) -> None:
         """Record the global state that the weights are, here and on disk."""
