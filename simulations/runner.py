@@ -62,24 +62,25 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
         ZOError: what the server raised; ConfigError where the simulation engine itself failed.
         Interrupted: SIGINT or SIGTERM came.
     """
-    quiet_environment()
-    quiet_transformers()
-    from flwr.simulation import run_simulation as flower_simulation
-
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    cpus = available_cpus()
-    ray = {"num_cpus": cpus, "log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
-    backend = {
-        "init_args": ray,
-        "client_resources": {"num_cpus": cpus // actors, "num_gpus": 0.0},
-        "actor": {"tensorflow": 0},
-    }
-    # Ray's workers can import what this process can
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    with warnings.catch_warnings(), stop or Stop() as asked:
+    with warnings.catch_warnings(), stop or Stop() as asked:  # before what takes seconds to import
         warnings.simplefilter("ignore")
+        quiet_environment()
+        quiet_transformers()
+        from flwr.simulation import run_simulation as flower_simulation
+
+        logging.getLogger("flwr").setLevel(logging.ERROR)
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        cpus = available_cpus()
+        ray = {"num_cpus": cpus, "log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
+        backend = {
+            "init_args": ray,
+            "client_resources": {"num_cpus": cpus // actors, "num_gpus": 0.0},
+            "actor": {"tensorflow": 0},
+        }
+        # Ray's workers can import what this process can
+        os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         try:
+            asked.check()
             with ray_out_of_signals(**ray):
                 asked.listen()
                 flower_simulation(asked.server(server), client, num_supernodes=num_devices, backend_config=backend)  # type: ignore[arg-type]
