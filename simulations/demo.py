@@ -54,7 +54,9 @@ def run_scenario(
     check_simulation(config, devices)
     _say_what(console, scenario, config, devices)
     with RunProgress(console, config.num_server_rounds) as progress:
-        run_federation(config, devices, progress.events(), scenario.actors, grace=GRACE)
+        run_federation(
+            config, devices, progress.events(), scenario.actors, grace=GRACE, on_start=lambda: _say_start(console)
+        )
     unseen = corpus is not None and config.eval_split not in ("", config.train_split)
     note = "speakers and sentences nobody trained on" if unseen else f"evaluated on {config.eval_split or 'nothing'}"
     title = f"{scenario.name}: {devices} devices, {note}"
@@ -105,6 +107,9 @@ def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: 
         f"trained: {config.trained_tensors}" + ("" if config.needs_text else f", objective: {config.objective}"),
         highlight=False,
     )
+
+
+def _say_start(console: Console) -> None:
     console.print("Ray and the models start now; the bar appears with the first round", highlight=False)
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -102,13 +102,19 @@ def actors_for(num_devices: int, actors: int = 0) -> int:
 
 
 def run_federation(
-    config: RunConfig, num_devices: int, events: Events | None = None, actors: int = 0, grace: float = 0.0
+    config: RunConfig,
+    num_devices: int,
+    events: Events | None = None,
+    actors: int = 0,
+    grace: float = 0.0,
+    on_start: Callable[[], None] = lambda: None,
 ) -> None:
     """Run all rounds with `num_devices` virtual devices.
 
     Args:
         actors: number of processes, each with its own loaded model; 0: one per core (at most one per device).
         grace: see `Stop`.
+        on_start: called when a signal can stop the run in order, before the simulation engine starts.
 
     Raises:
         ZOError: what the server raised; ConfigError where the simulation engine itself failed.
@@ -120,7 +126,8 @@ def run_federation(
     config = replace(config, torch_threads=config.torch_threads or max(1, available_cpus() // actors))
     stop = Stop(lambda: how_to_resume(config), grace, lambda: _remove_features(Path(config.output)))
     hooks = stop.watched(events or Events(on_round=log_round))
-    with _feature_cache(config) as settings:
+    with stop, _feature_cache(config) as settings:
+        on_start()
         simulate(make_server_app(settings, hooks), make_client_app(settings), num_devices, actors, stop)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fake_grid import FakeGrid
@@ -19,7 +20,7 @@ from zo_common.config.run import RunConfig
 def in_memory(grid_of: Callable[..., FakeGrid], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs scenarios on the in-memory grid instead of Flower's simulation engine."""
 
-    def simulate(config: RunConfig, devices: int, events: Events | None, actors: int, grace: float = 0.0) -> None:
+    def simulate(config: RunConfig, devices: int, events: Events | None, actors: int, **_: Any) -> None:
         make_server_app(config, events)(grid_of(config, devices), Context(1, 1, {}, RecordDict(), {}))
 
     for module in (demo, simulation):
