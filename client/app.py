@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.error_text import DroppedOut, error_text
 from client.place import known_place, place_of
-from client.told import DroppedOut, told
 from zo_common.console import shown
 from zo_common.errors import Refusal, ZOError
 from zo_common.paths import home_expanded
@@ -52,7 +52,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
             except DroppedOut:
                 raise
             except Exception as error:  # Flower would send its text
-                key, payload = "error", told(error, known_place(context.node_config, context.node_id))
+                key, payload = "error", error_text(error, known_place(context.node_config, context.node_id))
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -139,7 +139,7 @@ def _ask_worker(
             payload = record.get("part") or record.get("calibration") or record["plan"]
             return "reply", worker.sync(make_request(payload, settings, place, content))
     except ZOError as error:
-        return "error", told(error)
+        return "error", error_text(error)
     except (KeyError, TypeError, ValueError) as error:
         logger.warning(f"the message or the node config cannot be used ({error!r})")
         kind = type(error).__name__

@@ -24,8 +24,8 @@ import numpy as np
 from flwr.app import ConfigRecord, Context
 from numpy.typing import NDArray
 
+from client.error_text import error_text
 from client.place import known_place, place_of
-from client.told import told
 from zo_common.binary.durable import PRIVATE, write_durably
 from zo_common.errors import ConfigError, Refusal, SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
@@ -89,7 +89,7 @@ def answer(
             return ask()
         return _train(record, context, ask) if kind == "train" else ask()
     except ZOError as error:
-        return "error", told(error, known_place(context.node_config, context.node_id))
+        return "error", error_text(error, known_place(context.node_config, context.node_id))
     except (KeyError, TypeError, ValueError) as error:
         if kind != "secure":  # of the model or the recordings, as likely
             raise
@@ -177,7 +177,7 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, 
         if reply.status in (Status.BEHIND, Status.CHECKSUM):
             device.phase = phase
         if reply.status is not Status.OK:
-            return key, encode_reply(_told(bare(reply)))
+            return key, encode_reply(_without_reason(bare(reply)))
         terms = device.terms
         weight = reply.num_examples if terms.weighted else 1
         if reply.server_round != terms.server_round or sharers.weight != weight:
@@ -197,7 +197,7 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> tuple[str, 
     return key, encode_masked(replace(reply, message=""), masked.encode())
 
 
-def _told(reply: Reply) -> Reply:
+def _without_reason(reply: Reply) -> Reply:
     """Return the part of a reply without scalars that the server may see: of a failed training, only that it failed."""
     if not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
         return reply

@@ -14,11 +14,11 @@ from rich.console import Console
 from simulations.environment import quiet_environment
 from simulations.scenario import Scenario, read_scenario
 from simulations.speech.corpus import CorpusConfig, write_corpus
-from zo_common.cli import run_typer
+from zo_common.cli import command_group, run_typer
 from zo_common.errors import ConfigError, RunStopped
 
 quiet_environment()
-app = typer.Typer(help="Simulate federations of speech devices.", no_args_is_help=True, add_completion=False)
+app = command_group("Simulate federations of speech devices.")
 console = Console(highlight=False)
 SCENARIOS = Path(__file__).parent / "scenarios"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -21,10 +21,14 @@ class Bar:
     Args:
         what: the words before it.
         total: of the whole work, in any unit.
+        console: where it is drawn; stderr by default.
+
+    Attributes:
+        drawn: whether it has appeared.
     """
 
-    def __init__(self, what: str, total: float) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, what: str, total: float, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
         # results go to a stdout of their own, which may be a file: rich must not draw them into the bar's terminal
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -38,28 +42,32 @@ class Bar:
         )
         self._task = self._bar.add_task(what, total=max(total, 1e-9))
         self._started = time.monotonic()
-        self._drawn = False
+        self.drawn = False
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._drawn:
+        if self.drawn:
             self._bar.stop()
 
-    def at(self, done: float, total: float | None = None) -> None:
-        """So much is done; `total` changes the whole."""
-        self._bar.update(self._task, completed=done, total=total)
-        if not self._drawn and self._console.is_terminal and time.monotonic() - self._started > PATIENCE:
-            self._drawn = True
+    def at(self, done: float, total: float | None = None, what: str | None = None) -> None:
+        """So much is done; `total` changes the whole, `what` the words."""
+        self._bar.update(self._task, completed=done, total=total, description=what)
+        if not self.drawn and self._console.is_terminal and time.monotonic() - self._started > PATIENCE:
+            self.drawn = True
             self._bar.start()
+
+    def after(self, before: float) -> Callable[[float, float], None]:
+        """Return a callback (done, total) of a part of the work that follows what is done `before` it."""
+        return lambda done, total: self.at(before + done)
 
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Out of the way of what is printed in this block."""
-        if self._drawn:
+        if self.drawn:
             self._bar.stop()
         yield
         sys.stdout.flush()
-        if self._drawn:
+        if self.drawn:
             self._bar.start()

@@ -33,6 +33,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for
 """The option of every command whose result another program may read."""
 
 
+def command_group(help: str) -> typer.Typer:
+    """Return an app of named commands, also where it has one alone, whose user errors `run_typer` prints."""
+    app = typer.Typer(help=help, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.callback()(_nothing)
+    return app
+
+
+def _nothing() -> None: ...
+
+
 def run_typer(app: typer.Typer) -> Callable[[], None]:
     """Return an entry point for a Typer app that prints user errors as one sentence; ~ is expanded in all arguments."""
 

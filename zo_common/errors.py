@@ -20,9 +20,9 @@ class ZOError(Exception):
     public: ClassVar[bool] = False
 
     @property
-    def told(self) -> str:
+    def public_text(self) -> str:
         """What a device tells a server of it: the message where that is public, else which kind of error it is."""
-        return str(self) if self.public else told_of(self)
+        return str(self) if self.public else kind_of_error(self)
 
 
 class OperatorError(ZOError):
@@ -55,7 +55,7 @@ class BudgetSpent(ConfigError):
     """What a device's owner allows is spent; by how much is between the device and all the servers that asked."""
 
     @property
-    def told(self) -> str:
+    def public_text(self) -> str:
         """That it is."""
         return "this device's owner allows no such answer any more: ask for more noise, or leave this device out"
 
@@ -114,7 +114,7 @@ class DataError(OperatorError):
         super().__init__("\n  ".join([head, *self.problems]))
 
     @property
-    def told(self) -> str:
+    def public_text(self) -> str:
         """How many there are."""
         count = len(self.problems)
         return f"{count} problem{'s' if count != 1 else ''} in the data: this device's own log lists them"
@@ -174,7 +174,7 @@ class SecureAggregationError(NetworkError):
     public = True
 
 
-def told_of(error: BaseException) -> str:
+def kind_of_error(error: BaseException) -> str:
     """What a device tells a server of any error: its kind, as `model-not-found`, and where to read the rest."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
     return f"{kind}: this device's own log says why"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client.adapt.adapter import Adaptation
+from zo_common.bar import Bar
 from zo_common.speech.metrics import Scores, headline_metric, normalizer_name
 
 _LABELS = {"wer": "WER", "raw_wer": "raw WER", "cer": "CER", "raw_cer": "raw CER"}
-_PATIENCE = 2.0  # seconds without a bar
 
 
 class View:
@@ -29,65 +26,37 @@ class View:
 
     def __init__(self, total: int, *, as_json: bool = False, bar: Console | None = None) -> None:
         self._json = as_json
-        self._console = bar or Console(stderr=True)
-        # results go to a stdout of their own, which may be a file: rich must not draw them into the bar's terminal
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f} %"),
-            TimeRemainingColumn(),
-            console=self._console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
-        self._task = self._bar.add_task("", total=max(total, 1))
-        self._started = time.monotonic()
-        self._drawn = False
+        self._bar = Bar("", max(total, 1), bar)
 
     def __enter__(self) -> View:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._drawn:
-            self._bar.stop()
+    def __exit__(self, *error: Any) -> None:
+        self._bar.__exit__(*error)
 
     @property
     def drawn(self) -> bool:
         """Whether there is a bar."""
-        return self._drawn
+        return self._bar.drawn
 
     def at(self, done: int, word: str) -> None:
         """Move the bar; it appears after two seconds, on a terminal only."""
-        self._bar.update(self._task, completed=done, description=word)
-        if not self._drawn and self._console.is_terminal and time.monotonic() - self._started > _PATIENCE:
-            self._drawn = True
-            self._bar.start()
-
-    @contextmanager
-    def _aside(self) -> Iterator[None]:
-        """Hide the bar while something is printed."""
-        if self._drawn:
-            self._bar.stop()
-        yield
-        sys.stdout.flush()
-        if self._drawn:
-            self._bar.start()
+        self._bar.at(done, what=word)
 
     def failed(self, word: str) -> None:
         """Print an error of one sentence on stderr."""
-        with self._aside():
+        with self._bar.aside():
             print(f"error: {word}", file=sys.stderr)
 
     def note(self, word: str) -> None:
         """Print on stderr what was changed of the recordings; nothing for an empty text."""
         if word:
-            with self._aside():
+            with self._bar.aside():
                 print(f"note: {word}", file=sys.stderr)
 
     def adapted(self, path: Path, result: Adaptation, record: Path | None, reference: str | None) -> None:
         """Print an utterance's transcripts, steps and seconds."""
-        with self._aside():
+        with self._bar.aside():
             if self._json:
                 print(json.dumps(_fields(path, result, record, reference), ensure_ascii=False))
                 return
@@ -100,7 +69,7 @@ class View:
 
     def replayed(self, path: Path, text: str) -> None:
         """Print an utterance's transcript under a record."""
-        with self._aside():
+        with self._bar.aside():
             if self._json:
                 print(json.dumps({"file": str(path), "after": text}, ensure_ascii=False))
             else:

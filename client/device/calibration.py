@@ -7,8 +7,8 @@ from collections.abc import Callable
 from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Engine
 from client.device.warm import warm_dataset, warm_engine
+from client.error_text import error_text
 from client.place import Place
-from client.told import told
 from zo_common.calibration import measure_share
 from zo_common.config.run import RunConfig
 from zo_common.errors import Refusal, ZOError
@@ -46,4 +46,4 @@ def calibrate(
         measures = measure_share(engine.speech, config, data, ask)
         return CalibrationAnswer(Status.OK, ask.seed, ask.client_id, measures)
     except ZOError as error:
-        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=told(error, place))
+        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=error_text(error, place))

@@ -18,7 +18,7 @@ import numpy as np
 from client.device.follower import Follower
 from client.device.loss_choice import LossChoices
 from client.device.private_steps import private_steps, seen_reply
-from client.told import told
+from client.error_text import error_text
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import DeviceError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
@@ -74,7 +74,7 @@ class Engine(Follower):
         on_step: Callable[[int, float], None] | None = None,
         on_synced: Callable[[], None] = lambda: None,
         before: Callable[[], None] = lambda: None,
-        tell: Callable[[Exception], str] = told,
+        describe: Callable[[Exception], str] = error_text,
     ) -> Reply:
         """Answer one plan; any failure becomes a reply with its message, and the weights are a global state again.
 
@@ -84,12 +84,12 @@ class Engine(Follower):
             on_step: called with (step, loss) after each local step; may raise `Cancelled`.
             on_synced: called when the weights are a global state, before local steps move them.
             before: called once the weights are the plan's, before recordings are used; an exception refuses the plan.
-            tell: what a failed reply says of an error.
+            describe: what a failed reply says of an error.
 
         Raises:
             Cancelled: by `on_step`.
         """
-        return seen_reply(plan, self._train(plan, data, on_step, on_synced, before, tell), len(data))
+        return seen_reply(plan, self._train(plan, data, on_step, on_synced, before, describe), len(data))
 
     def _train(
         self,
@@ -98,7 +98,7 @@ class Engine(Follower):
         on_step: Callable[[int, float], None] | None,
         on_synced: Callable[[], None],
         before: Callable[[], None],
-        tell: Callable[[Exception], str],
+        describe: Callable[[Exception], str],
     ) -> Reply:
         base = Reply(Status.OK, plan.server_round, self.have_round, plan.client_id, plan.seed, 0)
         if plan.base_id != self.base_id:
@@ -114,15 +114,15 @@ class Engine(Follower):
         except ZOError as error:  # nothing was measured: the reply has no checksum
             if isinstance(error, LatticeOverflow):
                 self.rebuild()
-            return replace(base, status=Status.ERROR, have_round=self.have_round, checksum=0, message=tell(error))
+            return replace(base, status=Status.ERROR, have_round=self.have_round, checksum=0, message=describe(error))
         try:
             return self._measured(base, plan, data, on_step)
         except Cancelled:
             raise
-        except Exception as error:
+        except Exception as error:  # under a guarantee any failure is answered with noise, also one nobody foresaw
             if plan.privacy is None and not isinstance(error, ZOError):
                 raise
-            return self._failed(base, plan, error, tell)
+            return self._failed(base, plan, error, describe)
 
     def _measured(
         self, base: Reply, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None
@@ -143,7 +143,7 @@ class Engine(Follower):
             curvature=result.curvature,
         )
 
-    def _failed(self, base: Reply, plan: Plan, error: Exception, tell: Callable[[Exception], str]) -> Reply:
+    def _failed(self, base: Reply, plan: Plan, error: Exception, describe: Callable[[Exception], str]) -> Reply:
         """Return the reply to a plan whose training failed; the weights are a global state again."""
         status = Status.NON_FINITE if isinstance(error, NonFiniteLoss) else Status.ERROR
         if plan.privacy is not None:
@@ -151,11 +151,11 @@ class Engine(Follower):
         try:
             if isinstance(error, LatticeOverflow) or self.state.checksum() != base.checksum:
                 self.rebuild()
-        except Exception:
+        except Exception:  # as above: the answer is noise, and the owner's log has the reason
             if plan.privacy is None:
                 raise
             logger.exception("the checksum of the weights cannot be computed: the next work starts from the base model")
-        return replace(base, status=status, have_round=self.have_round, message=tell(error))
+        return replace(base, status=status, have_round=self.have_round, message=describe(error))
 
     def _local_steps(self, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None) -> LocalResult:
         private = private_steps(plan, len(data))

@@ -57,9 +57,8 @@ class SeparateLosses:
     """The losses of a sample's utterances, each computed alone, (B,) float64 on the CPU; B may be 0.
 
     In a common batch an utterance's loss depends on the longest one's window, and removing one would change the
-    gradients
-    of all others: then clipping each would not bound the effect of one. Nor would it if one utterance's failure ended a
-    step.
+    gradients of all others: then clipping each would not bound the effect of one. Nor would it if one utterance's
+    failure ended a step.
     """
 
     def __init__(self, losses: list[LossFn]) -> None:
@@ -74,7 +73,7 @@ class SeparateLosses:
     def _alone(self, loss: LossFn) -> torch.Tensor:
         try:
             return loss()
-        except Exception:
+        except Exception:  # whatever it is: that a step failed over one utterance would be seen
             if not self._failed:
                 logger.exception("the loss of an utterance cannot be computed: it counts as not finite")
             self._failed = True

@@ -14,8 +14,8 @@ from client.device.privacy_account import PrivacyAccount
 from client.device.private_steps import check_demand
 from client.device.run_seeds import RunSeeds
 from client.device.warm import warm_dataset, warm_engine
+from client.error_text import DroppedOut, error_text
 from client.place import Place
-from client.told import DroppedOut, told
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import DataError, Refusal, ZOError
@@ -42,7 +42,7 @@ def hello(config: RunConfig, place: Place) -> dict[str, object]:
         word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
         return word | engine.describe()
     except ZOError as error:
-        refusal: dict[str, object] = {"client_id": place.client_id, "error": told(error, place)}
+        refusal: dict[str, object] = {"client_id": place.client_id, "error": error_text(error, place)}
         if not (isinstance(error, DataError) and place.simulated):
             return refusal
         # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
@@ -89,8 +89,8 @@ def train(
             if account is not None:  # whatever becomes of the answer
                 account.charge(plan, len(data))
 
-        tell = partial(told, place=place)
-        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before, tell)
+        describe = partial(error_text, place=place)
+        reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before, describe)
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
@@ -185,7 +185,7 @@ def take_part(
         on_synced(engine)
         return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
     except ZOError as error:
-        return replace(base, status=Status.ERROR, message=told(error, place))
+        return replace(base, status=Status.ERROR, message=error_text(error, place))
 
 
 def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
@@ -223,11 +223,11 @@ def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
 
 
 def _error(plan: Plan, error: ZOError, place: Place | None) -> Reply:
-    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=told(error, place))
+    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error_text(error, place))
 
 
 def _no_evaluation(plan: Plan, error: ZOError, place: Place) -> EvaluationReply:
-    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=told(error, place))
+    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=error_text(error, place))
 
 
 def _drops_out(config: RunConfig, plan: Plan) -> bool:

@@ -49,7 +49,7 @@ class WorkerError(NetworkError):
         self._word = word
 
     @property
-    def told(self) -> str:
+    def public_text(self) -> str:
         """The message without the address, which may be a path."""
         return f"the worker {self._word}"
 

@@ -12,7 +12,7 @@ from threading import Condition, RLock, Thread, Timer
 
 from client.device.engine import Cancelled
 from client.worker.job import Failure, Job, Request
-from zo_common.errors import told_of
+from zo_common.errors import kind_of_error
 
 logger = logging.getLogger(__name__)
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be repeated
@@ -200,7 +200,7 @@ class Desk:
             return None, job.stop or Failure("cancelled", str(error)), False
         except BaseException as error:
             logger.exception(f"{_named(job.request)} failed")
-            return None, Failure("failed", told_of(error)), False
+            return None, Failure("failed", kind_of_error(error)), False
 
 
 def _named(request: Request) -> str:

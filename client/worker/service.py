@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import grpc
 
+from client.error_text import error_text
 from client.place import Place
-from client.told import told
 from client.worker.desk import Busy, Closing, Desk
 from client.worker.host import Host
 from client.worker.job import Job, Kind
@@ -44,7 +44,7 @@ class WorkerService(WorkerServicer):
             try:
                 hello = self._host.hello(self._host.settings(request.hello.settings), _place(request.hello))
             except ZOError as error:
-                _abort(context, grpc.StatusCode.INVALID_ARGUMENT, told(error))
+                _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
         return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
 
     def Sync(self, request: Request, context: Any) -> Event:  # noqa: N802
@@ -80,7 +80,7 @@ class WorkerService(WorkerServicer):
             asked, work = self._host.prepare(kind, request, _place(request))
         except ZOError as error:
             self._counts["malformed"] += 1
-            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, told(error))
+            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
         try:
             job = self._desk.submit(asked, work)
         except Closing:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from zo_common.cli import AsJson, run_typer
+from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.console import printable
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger, write_ledger
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # `show` and `--help` start without torch and transformers
     from zo_common.lattice.state import LatticeState
     from zo_common.models.load import LoadedModel
 
-app = typer.Typer(help="Look at, check, replay and combine ledgers.", no_args_is_help=True, add_completion=False)
+app = command_group("Look at, check, replay and combine ledgers.")
 console = Console(soft_wrap=True, highlight=False)
 
 LedgerPath = Annotated[Path, typer.Argument(help="A ledger file, such as results/…/ledger.zo.")]

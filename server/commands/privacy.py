@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from zo_common.cli import AsJson, run_typer
+from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.directions.seeds import Directions
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LEDGER_NAME, ledger_chains, read_ledger
@@ -19,7 +19,7 @@ from zo_common.privacy.charges import LOG_NAME, PrivacyLog, most_spent
 from zo_common.privacy.mechanism import Privacy
 from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE, PrivacyCost, PrivacyPlan
 
-app = typer.Typer(help="Plan and check differential privacy.", no_args_is_help=True, add_completion=False)
+app = command_group("Plan and check differential privacy.")
 console = Console(soft_wrap=True, highlight=False)
 
 

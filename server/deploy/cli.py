@@ -11,10 +11,10 @@ from rich.console import Console
 
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
-from zo_common.cli import AsJson, run_typer
+from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.errors import ConfigError
 
-app = typer.Typer(help="Run a federation on many machines.", no_args_is_help=True, add_completion=False)
+app = command_group("Run a federation on many machines.")
 # text from devices and Flower is shown without markup
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 

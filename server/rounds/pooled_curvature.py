@@ -134,8 +134,7 @@ def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
     its ratio to the curvature of one direction times the signal changes slowly. That ratio is computed from the last
     4 × `most` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are means
     over the last `most` rounds. The error is that of the rounds' own errors, or their spread around the quotient if
-    that is
-    less: with one device, only the spread of its rounds shows the error.
+    that is less: with one device, only the spread of its rounds shows the error.
     """
     long = rounds[-_LONG * most :]
     alone = all(each.square for each in long)

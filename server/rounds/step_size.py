@@ -111,8 +111,7 @@ class MeasuredStep:
     1. The devices' numbers are pooled (`server.rounds.pooled_curvature`); no device changes the step by more than a
        factor of two.
     2. They are averaged with those of the last rounds, more rounds if devices are few (`history`): a round's few
-    scalars
-       determine the signal's share, and curvature along the gradient, only within a factor of two or three.
+       scalars determine the signal's share, and curvature along the gradient, only within a factor of two or three.
     3. The rate is limited to half and twice the median of the same last rounds', and to the range of the lattice, which
        matters where the loss hardly depends on the trained tensors.
     4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a killed and resumed run

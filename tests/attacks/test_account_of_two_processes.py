@@ -31,11 +31,13 @@ for _ in range(int(sys.argv[3])):
 def test_two_processes_on_one_account_lose_no_charge(tmp_path: Path) -> None:
     path = tmp_path / "privacy.account"
     command = [sys.executable, "-c", CHARGE, str(path), str(LIMIT), str(CHARGES)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(PROCESSES)]  # type: ignore[call-overload]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(PROCESSES)
+    ]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
-    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:  # all at once: they have waited for their line
+        assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
     for process in processes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from client.secure_sum import FAILED
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
-from zo_common.errors import RunStopped
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.wire.plan import Plan, Reply, Status
@@ -107,7 +107,7 @@ def _failing_once(seen: list[int]) -> Callable[[], torch.Tensor]:
 
 
 def test_a_secure_sum_tells_that_it_failed_and_is_over(
-    settings: Settings, grid_of: Callable[..., FakeGrid], observed: Any
+    settings: Settings, grid_of: Callable[..., FakeGrid], observed: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(
         directions="shared", secure_aggregation=True, learning_rate=RATE, num_server_rounds=1, min_replies=1,
@@ -126,13 +126,9 @@ def test_a_secure_sum_tells_that_it_failed_and_is_over(
             assert b"no secure sum is under way" in sent[-1]
         return answer
 
-    grid._ask = twice  # type: ignore[method-assign]
+    monkeypatch.setattr(grid, "_ask", twice)
     federation = Federation(config, grid, observed.events)
-    try:
+    with closing(federation):
         federation.run()
-    except RunStopped:
-        pass
-    finally:
-        federation.close()
     assert sum(FAILED.encode() in data for data in sent) == 3
     assert not [data for data in sent for word in WORDS[:2] if word.encode() in data]

@@ -15,7 +15,7 @@ from listening import listen
 
 from client.app import make_client_app
 from client.worker.desk import Desk
-from client.worker.job import Request
+from client.worker.job import Job, Request
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import LedgerError
@@ -84,9 +84,10 @@ def test_a_worker_tells_an_unforeseen_error_by_its_kind() -> None:
     logged = listen("client")
     desk = Desk()
     job = desk.submit(Request("train", b"d", 1, (0, 0, 0), lambda status, word: b""), fail)
-    job.wait(0, 60.0)  # type: ignore[union-attr]
+    assert isinstance(job, Job)
+    job.wait(0, 60.0)
     desk.close(60.0)
-    assert "runtime-error" in repr(job.failure) and SECRET not in repr(job.failure)  # type: ignore[union-attr]
+    assert "runtime-error" in repr(job.failure) and SECRET not in repr(job.failure)
     assert any(SECRET in line for line in logged)
 
 

@@ -42,9 +42,9 @@ def test_a_workers_status() -> None:
         "round": 1, "start_round": 0, "checksum": "", "job": None, "counts": {}, "state_folder": "s", "unsaved": "",
         "last": {"kind": "train", "round": 1, "status": f"error: {MARKUP}{ESCAPE}", "at": ""},
     }  # fmt: skip
-    console = Console(file=io.StringIO(), width=300)
-    show(status, console)
-    written = console.file.getvalue()  # type: ignore[attr-defined]
+    output = io.StringIO()
+    show(status, Console(file=output, width=300))
+    written = output.getvalue()
     assert written.count(MARKUP) == 2 and "\x1b" not in written and "\x07" not in written
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,45 +30,47 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 CODE = dict(re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 
 LAYOUT = """
-import sys
+import json, sys
 from pathlib import Path
 from zo_common.speech.layouts import LAYOUTS
 from zo_common.speech.manifest import read_manifest
-assert [layout.NAME for layout in LAYOUTS][-2:] == ["paired", "a table"]
-first, second = read_manifest(sys.argv[1], split="train").utterances
-assert (first.text, second.text) == ("an tan", "two cats"), (first, second)
+texts = [utterance.text for utterance in read_manifest(sys.argv[1], split="train").utterances]
+print(json.dumps([[layout.NAME for layout in LAYOUTS][-2:], texts]))
 """
 RULE = """
+import json
 import numpy as np
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 config = RunConfig(model="m", data="d", aggregation="midrange", directions="shared", weighting="uniform", min_replies=3)
 replies = [ClientScalars(i, 7, 1, np.array([row], np.float32)) for i, row in enumerate([[1, 9], [2, -5], [6, 0]])]
 (made,) = config.aggregator.aggregate(replies, -2.0)
-assert made.coefficients.tolist() == [[3.5, 2.0]], made
-assert config.aggregator.aggregate(replies[::-1], -2.0)[0].coefficients.tobytes() == made.coefficients.tobytes()
+(turned,) = config.aggregator.aggregate(replies[::-1], -2.0)
+print(json.dumps([made.coefficients.tolist(), turned.coefficients.tobytes() == made.coefficients.tobytes()]))
 """
 OBJECTIVE = """
-import sys
+import json, sys
 import numpy as np
 from zo_common import EstimatorConfig, LatticeState, RunConfig, load_model, run_local_steps
 from zo_common.models.ctc.loss import DoubtLoss
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.model_kinds import trainable
 config = RunConfig(model=sys.argv[1], data="d", objective="doubt", learning_rate=0.1)
-assert not config.needs_text
 speech = trainable(load_model(config.model), config)
 reader = speech.reader()
 waves = [np.sin(np.arange(n) / 9).astype(np.float32) / 2 for n in (16000, 12000)]
 batch = reader.recordings(tuple(map(reader.of_wave, waves)), ()).batch([0, 1])
 loss = speech.losses(None, LossSettings("doubt"), "float32")(batch)
-assert isinstance(loss, DoubtLoss) and loss().shape == (2,) and 0 < float(loss().mean()) < 1
 state = LatticeState(speech.model, "norms")
 base = state.checksum()
 during = []
 estimator = EstimatorConfig(num_queries=2)
 run_local_steps(state, lambda _: loss, 1, 2, estimator, 0.1, on_step=lambda *_: during.append(state.checksum()))
-assert state.checksum() == base != during[0]
+found = {
+    "needs_text": config.needs_text, "is_doubt": isinstance(loss, DoubtLoss), "losses": loss().tolist(),
+    "moved": during[0] != base, "back": state.checksum() == base,
+}
+print(json.dumps(found))
 """
 
 
@@ -84,12 +88,13 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def run(copy: Path, script: str, *arguments: str) -> None:
-    """Run a script on the copied sources."""
+def run(copy: Path, script: str, *arguments: str) -> Any:
+    """Run a script on the copied sources, and return the JSON that it prints last."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_a_layout(copy: Path) -> None:
@@ -103,7 +108,7 @@ def test_a_layout(copy: Path) -> None:
         (speech / f"{name}.wav").touch()
         (speech / f"{name}.txt").write_text(text)
 
-    run(copy, LAYOUT, str(speech))
+    assert run(copy, LAYOUT, str(speech)) == [["paired", "a table"], ["an tan", "two cats"]]
 
 
 def test_an_aggregation_rule(copy: Path) -> None:
@@ -112,7 +117,7 @@ def test_an_aggregation_rule(copy: Path) -> None:
     edit(path, '"sign-vote"]', '"sign-vote", "midrange"]')
     edit(path, "MultiKrum, SignVote)", "MultiKrum, SignVote, Midrange)")
 
-    run(copy, RULE)
+    assert run(copy, RULE) == [[[3.5, 2.0]], True]
 
 
 @pytest.mark.slow
@@ -127,7 +132,11 @@ def test_an_objective(copy: Path) -> None:
     made = "            return lambda batch: DoubtLoss(self.model, batch, precision)\n"
     edit(kind, branch, f'        if settings.objective == "doubt":\n{made}{branch}')
 
-    run(copy, OBJECTIVE, str(write_tiny_ctc(copy / "model")))
+    found = run(copy, OBJECTIVE, str(write_tiny_ctc(copy / "model")))
+
+    assert (found["needs_text"], found["is_doubt"], found["moved"], found["back"]) == (False, True, True, True)
+    assert len(found["losses"]) == 2
+    assert all(0 < loss < 1 for loss in found["losses"])
 
 
 class NewConfig(transformers.Wav2Vec2Config):

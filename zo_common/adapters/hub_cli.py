@@ -9,21 +9,11 @@ from typing import Annotated
 
 import typer
 
-from zo_common.cli import AsJson, run_typer
+from zo_common.cli import AsJson, command_group, run_typer
 
-app = typer.Typer(
-    help="Publish adapters on the Hugging Face hub, and fetch them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Publish adapters on the Hugging Face hub, and fetch them.")
 
 Repository = Annotated[str, typer.Argument(help="Hub id, such as user/whisper-tiny-en-scotland.", show_default=False)]
-
-
-@app.callback()
-def _group() -> None:
-    """Publish adapters on the Hugging Face hub, and fetch them."""
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,13 +105,12 @@ class _Work:
         done = 0
         for group, left in self._groups(bar, paths):
             seconds = sum(len(wave) for _, wave in group) / self._speech.rate
-            before, share = done, len(group) / max(seconds, 1e-9)
             texts = transcribe_waves(
                 self._speech,
                 [wave for _, wave in group],
                 language=self._language,
                 batch_size=self._batch_size,
-                on_progress=lambda at, before=before, share=share: bar.at(before + at * share),  # type: ignore[misc]
+                on_progress=partial(_advance, bar, done, len(group) / max(seconds, 1e-9)),
             )
             with bar.aside():
                 for (path, wave), text in zip(group, texts, strict=True):
@@ -145,6 +145,10 @@ class _Work:
             print(json.dumps(found, ensure_ascii=False))
         else:
             print(f"{path}: {text}")
+
+
+def _advance(bar: Bar, before: int, recordings_a_second: float, seconds: float) -> None:
+    bar.at(before + seconds * recordings_a_second)
 
 
 main = run_typer(app)

@@ -6,8 +6,8 @@ A group's name, such as `encoder-first/residual-bias`, stands for its tensors in
   that holds the stack; `front` for convolutions before them; `rest` for tensors in no stack. The first part is half of
   the layers, and at least three.
 - Kinds: `residual-bias` (biases of layers that write to the residual stream), `bias` (others), `gain` and `norm`
-(weights and
-  biases of normalisations), `convolution`, `attention` and `feed-forward` (matrices). Embeddings are in no group.
+  (weights and biases of normalisations), `convolution`, `attention` and `feed-forward` (matrices). Embeddings are in
+  no group.
 """
 
 from __future__ import annotations

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import progress
-from rich.console import Console
 
-from zo_common.cli import AsJson, run_typer
+from zo_common.bar import Bar
+from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.speech.survey import Survey
 
-app = typer.Typer(
-    help="Check recordings before training, convert and cut them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = command_group("Check recordings before training, convert and cut them.")
 
 Source = Annotated[str, typer.Argument(help="Folder, table or hub id: see docs/data.md.", show_default=False)]
 Split = Annotated[str, typer.Option(help="Only this split; by default all.")]
@@ -30,12 +22,6 @@ By = Annotated[str, typer.Option(help="Column of the owners of the recordings.")
 NoText = Annotated[bool, typer.Option("--no-text", help="Recordings alone, for objectives without transcripts.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out unusable recordings, and count them.")]
 Problems = Annotated[int, typer.Option(min=0, help="Maximum number of problems printed per split; 0 for all.")]
-_PATIENCE = 2.0
-
-
-@app.callback()
-def _group() -> None:
-    """Check recordings before training, convert and cut them."""
 
 
 @app.command()
@@ -55,11 +41,7 @@ def check(
     found = read_splits(source, split, text_column, need_text=not no_text)
     total = sum(len(part.manifest.utterances) for part in found)
     surveys, done = [], 0
-    with _bar(total) as advance:
-
-        def on_progress(at: int, of: int) -> None:
-            advance(done + at)
-
+    with Bar("recordings", total) as bar:
         for part in found:
             surveys.append(
                 survey(
@@ -68,7 +50,7 @@ def check(
                     layout=part.layout,
                     by=partition_by,
                     folder=part.folder,
-                    on_progress=on_progress,
+                    on_progress=bar.after(done),
                 )
             )
             done += len(part.manifest.utterances)
@@ -94,8 +76,8 @@ def convert(
     from zo_common.speech.source import read_splits
 
     found = {part.name: part.manifest for part in read_splits(source, split, text_column)}
-    with _bar(sum(len(manifest.utterances) for manifest in found.values())) as advance:
-        counts = write(found, output, skip_bad=skip_bad, on_progress=lambda done, _: advance(done))
+    with Bar("recordings", sum(len(manifest.utterances) for manifest in found.values())) as bar:
+        counts = write(found, output, skip_bad=skip_bad, on_progress=bar.after(0))
     for name, count in counts.items():
         listed = len(found[name].utterances) + len(found[name].left_out)
         print(f"{output / name}: {count} recordings" + (f", {listed - count} left out" if listed > count else ""))
@@ -133,9 +115,9 @@ def segment(
     loaded.model.to(choose_device(device))
     segmenter = Segmenter(speech_model(loaded), language)
     made, done = {}, 0
-    with _bar(sum(len(manifest.utterances) for manifest in found.values())) as advance:
+    with Bar("recordings", sum(len(manifest.utterances) for manifest in found.values())) as bar:
         for name, manifest in found.items():
-            made[name] = segmenter.segment(manifest, partial(_onwards, advance, done))
+            made[name] = segmenter.segment(manifest, bar.after(done))
             done += len(manifest.utterances)
     if not all(manifest.utterances for manifest in made.values()):
         raise DataError([problem for manifest in made.values() for problem in manifest.problems])
@@ -145,32 +127,6 @@ def segment(
         print(f"{output / name}: {count} recordings" + (f", {left_out} left out:" if left_out else ""))
         for problem in made[name].problems:
             print(f"  {problem}")
-
-
-def _onwards(advance: Callable[[int], None], before: int, at: int, total: int) -> None:
-    advance(before + at)
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr, on a terminal only, after two seconds of work."""
-    import time
-
-    console, started = Console(stderr=True), time.monotonic()
-    columns = (progress.BarColumn(), progress.MofNCompleteColumn(), progress.TimeRemainingColumn())
-    bar = progress.Progress(progress.TextColumn("recordings"), *columns, console=console, transient=True)
-    task = bar.add_task("", total=max(1, total))
-
-    def advance(done: int) -> None:
-        bar.update(task, completed=done)
-        if console.is_terminal and not bar.live.is_started and time.monotonic() - started > _PATIENCE:
-            bar.start()
-
-    try:
-        yield advance
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def _show(found: Survey, most: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 from called import Call, caller
-from rich.console import Console
 from tiny_ctc import noise_waves, write_tiny_ctc
 
 from client.adapt import cli as adapt_cli
 from client.adapt.adapter import Adapter
 from client.adapt.file import read_file
-from client.adapt.view import View
 from zo_common.errors import LatticeOverflow
 
 QUICK = ("--steps", "3", "--queries", "2", "--learning-rate", "0.1", "--trained-tensors", "norms")
@@ -290,32 +287,3 @@ def test_records_are_not_mixed(call: Call, speech: Path, model: Path, tmp_path: 
     assert (status, "holds records of another run" in err) == (1, True)
     status, _, err = call("replay", tmp_path / "old.zta", speech, "--model", model)
     assert (status, "is no record of an adaptation" in err) == (1, True)
-
-
-class TestBar:
-    def _view(self, monkeypatch: pytest.MonkeyPatch, seconds: float, *, terminal: bool = True) -> tuple[View, Any]:
-        out = io.StringIO()
-        view = View(10, bar=Console(file=out, force_terminal=terminal, width=80))
-        now = view._started + seconds
-        monkeypatch.setattr("client.adapt.view.time.monotonic", lambda: now)
-        return view, out
-
-    def test_it_appears_after_two_seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        view, out = self._view(monkeypatch, 2.1)
-        with view:
-            view.at(5, "a.wav")
-            assert view.drawn
-            view.failed("word")
-
-        assert "a.wav" in out.getvalue()
-        assert "50 %" in out.getvalue()
-
-    @pytest.mark.parametrize(("seconds", "terminal"), [(1.9, True), (9.0, False)])
-    def test_not_before_and_not_into_a_file(
-        self, monkeypatch: pytest.MonkeyPatch, seconds: float, terminal: bool
-    ) -> None:
-        view, out = self._view(monkeypatch, seconds, terminal=terminal)
-        with view:
-            view.at(5, "a.wav")
-
-        assert (view.drawn, out.getvalue().strip()) == (False, "")

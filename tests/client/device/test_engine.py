@@ -253,7 +253,7 @@ class TestTrain:
             raise ModelNotFound("no such folder")
 
         _break_loss(engine, monkeypatch, after, fail)
-        reply = engine.train(_plan(engine), speech, tell=str)
+        reply = engine.train(_plan(engine), speech, describe=str)
         assert (reply.status, reply.message) == (Status.ERROR, "no such folder")
         assert engine.train(_plan(engine), speech).message == "model-not-found: this device's own log says why"
 

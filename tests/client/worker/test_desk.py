@@ -13,7 +13,7 @@ from listening import listen, listen_with
 from client.device.engine import Cancelled
 from client.worker.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
 from client.worker.job import Job, Request
-from zo_common.errors import told_of
+from zo_common.errors import kind_of_error
 from zo_common.wire.plan import Status
 
 SECONDS = 20.0
@@ -316,7 +316,7 @@ def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> No
     later = _submit(desk, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
     old.step()
 
-    assert failed.failure is not None and failed.failure.word == told_of(raised)
+    assert failed.failure is not None and failed.failure.word == kind_of_error(raised)
     assert _ended(stopped).failure is not None
     assert (_ended(later).answer, desk.job) == (b"later", None)
     assert desk.close(SECONDS)

@@ -253,6 +253,10 @@ def test_a_lattice_is_built_once(base: nn.Module, ledgers: list[Ledger], monkeyp
     adapted = resident(base)
     for ledger in ledgers:
         adapted.switch(ledger)
-    monkeypatch.setattr(BaseLattice, "__init__", lambda *_: pytest.fail("built again"))
+    built: list[object] = []
+    monkeypatch.setattr(BaseLattice, "__init__", lambda *arguments: built.append(arguments))
+
     for ledger in ledgers:
         adapted.switch(ledger)
+
+    assert built == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from client.place import Place
-from zo_common.errors import ZOError, told_of
+from zo_common.errors import ZOError, kind_of_error
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,7 @@ class DroppedOut(ConnectionError):
     """A device is silent, as the scenario asks."""
 
 
-def told(error: Exception, place: Place | None = None) -> str:
+def error_text(error: Exception, place: Place | None = None) -> str:
     """The text that goes on the wire; the device's own, where it says more, is logged.
 
     Names of files, transcripts and settings of a device are its owner's. In a simulation they are the operator's.
@@ -22,10 +22,10 @@ def told(error: Exception, place: Place | None = None) -> str:
     ours = place is not None and place.simulated
     if not isinstance(error, ZOError):
         logger.error("an error that nobody foresaw", exc_info=error)
-        return f"{type(error).__name__}: {error}" if ours else told_of(error)
+        return f"{type(error).__name__}: {error}" if ours else kind_of_error(error)
     if ours:
         return str(error)
-    text = error.told
+    text = error.public_text
     if text != str(error):
         logger.warning(str(error))
     return text
