@@ -141,9 +141,7 @@ def import_whisper_command(
     A source that is one of transformers already, such as a run's exported model, is read and written anew.
     """
     from simulations.models.whisper_import import BASE, TINY, bundled_whisper, import_whisper
-    from zo_common.models.quiet import quiet_transformers
 
-    quiet_transformers()
     *source, output = places
     if source and base:
         raise ConfigError("both sources and --base are given, expected one of them: leave --base off")
