@@ -199,8 +199,6 @@ class Roster:
         self.online = set(nodes)
         registrations = _register(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
         problems = registrations.problems()
-        for problem in problems:
-            logger.warning(problem)
         ids = [m.client_id for m in registrations.members.values()]
         if len(set(ids)) != len(ids):
             twice = next(i for i in ids if ids.count(i) > 1)
@@ -219,6 +217,8 @@ class Roster:
             logger.warning(
                 f"{len(nodes) - len(registrations.members)} of {len(nodes)} devices are left out, for these reasons"
             )
+        for problem in problems:
+            logger.warning(problem)
         for node in set(nodes) - set(registrations.members):
             self._ask_again_later(node, 0, registrations.words.get(node, ""), busy=node in registrations.busy)
         self._tell_skipped(registrations.members.values())
