@@ -28,7 +28,7 @@ Settings = Callable[..., RunConfig]
 
 @pytest.fixture(scope="session")
 def tiny_whisper(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Whisper of two layers with the real tokenizer and feature extractor."""
+    """A random Whisper of two layers with the real feature extractor and few text tokens."""
     return write_tiny_whisper(whisper_dir, tmp_path_factory.mktemp("models") / "tiny")
 
 

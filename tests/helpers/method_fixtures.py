@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from simulations.models.tiny import shorten_tokenizer
 from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry
 from zo_common.ledger.record import Contribution, Record
 
@@ -125,10 +126,13 @@ def ledger_of(header_of: HeaderFactory, record_of: RecordFactory) -> LedgerFacto
 
 @pytest.fixture(scope="session")
 def tiny_whisper_dir(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A multilingual Whisper of one layer and 16 channels, random weights, with a real processor."""
+    """A multilingual Whisper of one layer and 16 channels, random weights, with a processor of few text tokens."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-    processor = WhisperProcessor.from_pretrained(whisper_dir)
+    directory = tmp_path_factory.mktemp("tiny-whisper")
+    WhisperProcessor.from_pretrained(whisper_dir).save_pretrained(directory)
+    shorten_tokenizer(directory, languages=True)
+    processor = WhisperProcessor.from_pretrained(directory)
     ids = processor.tokenizer.convert_tokens_to_ids
     end, start = ids("<|endoftext|>"), ids("<|startoftranscript|>")
     torch.manual_seed(0)
@@ -158,7 +162,5 @@ def tiny_whisper_dir(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory
         pad_token_id=end,
         max_length=448,
     )
-    directory = tmp_path_factory.mktemp("tiny-whisper")
     model.save_pretrained(directory)
-    processor.save_pretrained(directory)
     return directory

@@ -226,7 +226,7 @@ def prompt_ids(source: WhisperProcessor | GenerationConfig, language: str = "en"
         ids = source.tokenizer.get_added_vocab()
         start, silent, transcribe = (ids[f"<|{name}|>"] for name in ("startoftranscript", "notimestamps", "transcribe"))
         # English-only tokenizers know the language tokens, too.
-        multilingual = source.tokenizer.eos_token_id != _ENGLISH_ONLY_END
+        multilingual = source.tokenizer.eos_token_id != _ENGLISH_ONLY_END and "<|en|>" in ids
         spoken = ids.get(f"<|{code}|>") if code in TO_LANGUAGE_CODE.values() else None
     if not multilingual and code != "en":
         raise ConfigError(f"The model is English-only, but the language is '{language}': use a multilingual Whisper.")
