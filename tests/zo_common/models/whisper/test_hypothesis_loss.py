@@ -162,10 +162,10 @@ def test_what_is_trusted_stays_so(whisper: tuple[Any, Any], batch: WhisperBatch)
     frozen = loss.freeze().trusted
     unperturbed = loss()
 
-    state.apply([Update(1, 0.05)])
+    state.apply([Update(1, 0.2)])
     moved = loss()
     afresh = _loss(model, batch, min_token=floor).freeze().trusted
-    state.apply([Update(1, 0.05)], sign=-1)
+    state.apply([Update(1, 0.2)], sign=-1)
 
     assert torch.equal(loss.trusted, frozen)
     assert not torch.equal(afresh, frozen)
