@@ -208,7 +208,7 @@ def main() -> None:
 
 
 def text() -> str:
-    """The paragraph of `docs/deployment.md`."""
+    """The paragraph of `docs/results/deployment.md`."""
     found = json.loads((RESULTS / "soak.json").read_text())
     kinds = Counter(entry["fault"] for entry in found["faults"])
     said = ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items()))

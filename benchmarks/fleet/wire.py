@@ -68,7 +68,7 @@ def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The table of `docs/deployment.md`, beside FedAvg's bytes of `benchmarks.cost.traffic`."""
+    """The table of `docs/results/deployment.md`, beside FedAvg's bytes of `benchmarks.cost.traffic`."""
     found = json.loads((RESULTS / "wire.json").read_text())
     fedavg = json.loads((RESULTS / "traffic.json").read_text())["bytes"]["FedAvg"]
     lines = [

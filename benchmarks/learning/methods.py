@@ -99,7 +99,7 @@ METHODS: dict[str, Entry] = {
         _rounds(),
         Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", scale="unit", epsilon=1e-3, tail_tokens=64),
     ),
-    # the settings that docs/adapt.md had for federated runs of CTC models
+    # the settings that docs/tutorials/without-transcripts.md has for federated runs of CTC models
     "fixed-ctc": Entry(
         "ours, as tuned by hand before for CTC",
         _rounds(),

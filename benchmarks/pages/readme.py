@@ -18,8 +18,8 @@ from benchmarks.cost import switch
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
+from benchmarks.pages import comparison, table
 from benchmarks.pages import privacy as privacy_report
-from benchmarks.pages import table
 from benchmarks.scale import scaling
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
@@ -38,7 +38,22 @@ def _percent(numbers: dict[str, Any]) -> str:
 
 def demo_block() -> str:
     """The output of one demo, as it was printed."""
-    lines = (RESULTS / "demo.txt").read_text().rstrip().splitlines()
+    return _indented(_demo_lines())
+
+
+def demo_excerpt() -> str:
+    """The same without the messages of devices and the rounds between the first and the last; `…` stands for them."""
+    lines = _demo_lines()
+    rounds = [n for n, line in enumerate(lines) if re.match(r"round \d+/\d+: ", line)]
+    head = next(n for n, line in enumerate(lines) if line.startswith("round "))
+    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] :]])
+
+
+def _demo_lines() -> list[str]:
+    return (RESULTS / "demo.txt").read_text().rstrip().splitlines()
+
+
+def _indented(lines: list[str]) -> str:
     return "\n".join("    " + line.rstrip() for line in lines)
 
 
@@ -109,8 +124,8 @@ def _full_round() -> str:
     return f"{full['seconds']:.0f} s" if full else "an unmeasured time"
 
 
-BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block}
-INLINE = {
+BLOCKS = {"demo": demo_excerpt, "comparison": comparison.comparison_block}
+COST = {
     "cached-encoder": lambda: _forward("cached_encoder_over_computed"),
     "compiled": lambda: _forward("compiled_over_eager"),
     "step-all": lambda: f"{_labelled('step', 'ZO step ÷ its 16 forwards, all, float32'):.2f}",
@@ -131,14 +146,16 @@ INLINE = {
 
 
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
-    "README.md": (BLOCKS, INLINE),
-    "docs/scaling.md": (scaling.BLOCKS, {}),
-    "docs/adapt.md": (tta.BLOCKS, {}),
+    "README.md": (BLOCKS, {}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
-    "docs/results/learning.md": (learning.BLOCKS, {}),
     "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
-    "docs/hostile.md": (privacy_report.HOSTILE, {}),
-    "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
+    "docs/results/adaptation.md": (tta.BLOCKS, {}),
+    "docs/results/cost.md": ({"cost": cost_block}, COST),
+    "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),
+    "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
+    "docs/results/hostile.md": (privacy_report.HOSTILE, {}),
+    "docs/results/learning.md": (learning.BLOCKS, {}),
+    "docs/results/scaling.md": (scaling.BLOCKS, {}),
 }
 
 

@@ -44,7 +44,7 @@ class Defaults:
     steps: int
 
 
-# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
+# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/results/adaptation.md reports
 DEFAULTS: dict[str, Defaults] = {
     "CTC": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
     "Whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
