@@ -206,7 +206,7 @@ class Adapter:
             AudioProblem: an utterance is shorter than one frame of the model.
             NonFiniteLoss, LatticeOverflow: a step failed.
             ChecksumMismatch: before an episode the weights are not the base's, as something else has moved them.
-            On any error the weights are as before.
+                After any other error the weights are as before.
         """
         started = time.perf_counter()
         if self._guard is None:
