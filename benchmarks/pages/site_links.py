@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links from a page to files beside docs/ become plain text, as the site does not hold these files."""
+"""A hook of mkdocs: links from a page to files beside docs/ become plain text, as the site lacks these files."""
 
 from __future__ import annotations
 
