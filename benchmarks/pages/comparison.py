@@ -20,7 +20,7 @@ _METHODS = {
 
 
 def comparison_block() -> str:
-    """Word error rate, payload of a round, and memory of a device's step; what has no row yet says so."""
+    """Return word error rate, payload of a round, and memory of a device's step; what has no row yet says so."""
     rows = matched(load(), TASK)
     sent = _row("traffic")["bytes"]
     lines = [
@@ -46,7 +46,7 @@ def _before(rows: list[Row]) -> str:
 
 
 def _memory(step: str, label: str) -> str:
-    """Peak of a step on this model where that is measured, else how many times that of inference."""
+    """Return peak of a step on this model where that is measured, else how many times that of inference."""
     if (RESULTS / "learning_memory.json").exists():
         return human_bytes(_row("learning_memory")["models"][MODEL][step]["peak"])
     wanted = f"memory, {label} ÷ inference, all, batch 8"

@@ -37,12 +37,12 @@ def _percent(numbers: dict[str, Any]) -> str:
 
 
 def demo_block() -> str:
-    """The output of one demo, as it was printed."""
+    """Return the output of one demo, as it was printed."""
     return _indented(_demo_lines())
 
 
 def demo_excerpt() -> str:
-    """The same without the messages of devices and the rounds between the first and the last; `…` stands for them."""
+    """Return the same without messages and the rounds between the first and the last; `…` stands for them."""
     lines = _demo_lines()
     rounds = [n for n, line in enumerate(lines) if re.match(r"round \d+/\d+: ", line)]
     head = next(n for n, line in enumerate(lines) if line.startswith("round "))
@@ -58,7 +58,7 @@ def _indented(lines: list[str]) -> str:
 
 
 def seeds_block() -> str:
-    """WER over seeds."""
+    """Return WER over seeds."""
     row = _row("dialect")
     lines = [
         f"| {len(row['seeds'])} seeds, mean ± standard deviation | before | after |",
@@ -76,7 +76,7 @@ def seeds_block() -> str:
 
 
 def cost_block() -> str:
-    """Bytes of a device against FedAvg."""
+    """Return bytes of a device beside FedAvg's."""
     row = _row("dialect")
     up, down = row["payload_up_per_device"]["mean"], row["payload_down_per_device"]["mean"]
     fedavg = row["fedavg_each_way_per_device"]
@@ -96,7 +96,7 @@ def cost_block() -> str:
 
 
 def kernel_text() -> str:
-    """One pass against torch.add_."""
+    """Return the time of one pass ÷ `torch.add_`."""
     one = _row("kernel")["one_pass_over_torch_add"]
     return f"{one['median']:.2f} × ({one['min']:.2f} … {one['max']:.2f})"
 
@@ -107,19 +107,19 @@ def _window(tail: int) -> dict[str, float]:
 
 
 def _labelled(name: str, label: str) -> float:
-    """The headline number of a row of the comparison."""
+    """Return the headline number of a row of the comparison."""
     entry = next(entry for entry in _row(name)["rows"] if entry["row"] == label)
     return float(entry["median"])
 
 
 def _forward(key: str) -> str:
-    """A ratio of `benchmarks.cost.forward`; a run may have left it out."""
+    """Return a ratio of `benchmarks.cost.forward`; a run may have left it out."""
     found = _row("forward").get(key, {})
     return f"{found['median']:.2f}" if "median" in found else "an unmeasured part"
 
 
 def _full_round() -> str:
-    """Seconds of the largest round of `benchmarks.cost.replay_cost`; a small run leaves it out."""
+    """Return seconds of the largest round of `benchmarks.cost.replay_cost`; a small run leaves it out."""
     full = _row("replay_cost").get("full")
     return f"{full['seconds']:.0f} s" if full else "an unmeasured time"
 
@@ -160,7 +160,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
 
 
 def fill(text: str, blocks: dict[str, Callable[[], str]], inline: dict[str, Callable[[], str]]) -> str:
-    """A page with all marked places replaced."""
+    """Return a page with all marked places replaced."""
     for name, make in blocks.items():
         text = _replace(text, name, "\n" + make() + "\n")
     for name, make in inline.items():

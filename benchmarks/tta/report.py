@@ -32,7 +32,7 @@ def _lines(model: str) -> list[dict[str, Any]]:
 
 
 def errors(model: str) -> str:
-    """Word error rates by method and condition."""
+    """Return word error rates by method and condition."""
     lines = _lines(model)
     shown = [m for m in METHODS if any(m in line for line in lines)]
     head = "| WER, % | " + " | ".join(_NAMES[m] for m in shown) + " |"
@@ -44,7 +44,7 @@ def errors(model: str) -> str:
 
 
 def changes(model: str) -> str:
-    """Word error rates less those of the base model on the same utterances: mean and spread of the differences."""
+    """Return word error rates less the base model's on the same utterances: mean and spread."""
     lines = _lines(model)
     shown = [m for m in METHODS if m != "source" and any(m in line for line in lines)]
     rows = ["| change, points | " + " | ".join(_NAMES[m] for m in shown) + " |", "|---" * (len(shown) + 1) + "|"]
@@ -55,7 +55,7 @@ def changes(model: str) -> str:
 
 
 def _change(adapted: dict[str, Any], base: dict[str, Any]) -> str:
-    """Of pairs: a seed's utterances are the same ones for all methods, and differ more from seed to seed."""
+    """Return the change over pairs, as a seed's utterances are the same for all methods."""
     numbers = spread([after - before for after, before in zip(adapted["values"], base["values"], strict=True)])
     return f"{100 * numbers['mean']:+.1f} ± {100 * numbers['std']:.1f}"
 
@@ -65,7 +65,7 @@ def _wer(numbers: dict[str, Any]) -> str:
 
 
 def target(model: str) -> str:
-    """Mean error rates over the noisy sets, and how both methods change them."""
+    """Return mean error rates over the noisy sets, and how both methods change them."""
     noisy = [line for line in _lines(model) if line["condition"] in _load("tta")["noisy"]]
     if not noisy:
         return "Not measured yet on the noisy sets."
@@ -81,7 +81,7 @@ def target(model: str) -> str:
 
 
 def costs(model: str) -> str:
-    """What each method costs an utterance; means over conditions."""
+    """Return what each method costs an utterance; means over conditions."""
     row = _load("tta")
     lines = _lines(model)
     memory = row["memory"][model]["over_inference"]
@@ -107,7 +107,7 @@ def _mean(lines: list[dict[str, Any]], method: str, key: str) -> float:
 
 
 def seeds() -> str:
-    """What the numbers are over."""
+    """Return what the numbers are over."""
     row = _load("tta")
     counts = " and ".join(f"{row['settings'][m]['utterances']} utterances ({m})" for m in row["settings"])
     over = f"Mean ± standard deviation over {len(row['seeds'])} seeds"
@@ -115,7 +115,7 @@ def seeds() -> str:
 
 
 def study(name: str) -> str:
-    """The trials of a study: one line a combination, errors after each number of steps."""
+    """Return the trials of a study: one line a combination, errors after each number of steps."""
     rows = _load("tta_study")["studies"][name]
     keys = ("method", "condition", "tensors", "scale", "objective", "layout", "learning_rate", "epsilon", "queries")
     varied = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
@@ -141,7 +141,7 @@ def _plain(value: Any) -> str:
 
 
 def draw() -> None:
-    """Word error rate over steps, one curve a number of queries, first order beside it; a panel a model."""
+    """Draw word error rate over steps, a curve for each number of queries and for first order, a panel a model."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -164,7 +164,7 @@ def draw() -> None:
 
 
 def _measured(row: str, part: str, name: str, make: Callable[[], str]) -> Callable[[], str]:
-    """The text, or that there is none yet: where a row's `part` has no `name`."""
+    """Return the text, or that there is none yet: where a row's `part` has no `name`."""
 
     def text() -> str:
         known = (RESULTS / f"{row}.json").exists() and name in _load(row)[part]
