@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export FLWR_TELEMETRY_ENABLED ?= 0
 export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
-.PHONY: demo test test-slow test-all fuzz lint reference proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
+.PHONY: demo test test-slow test-all fuzz lint reference docs proto bench bench-full bench-gpu dialect privacy attacks tta learning ctc venv clean
 
 demo: $(STAMP)  ## eight speakers of one dialect adapt real Whisper-tiny.en
 	$(BIN)/zo-asr sim demo
@@ -27,14 +27,19 @@ reference: $(STAMP)  ## docs/settings.md and docs/commands.md, from the settings
 	$(BIN)/python -m benchmarks.pages.settings
 	$(BIN)/python -m benchmarks.pages.commands
 
-lint: $(STAMP)  ## style, types, layers, and that the pages show the committed numbers, settings and commands
+lint: $(STAMP)  ## style, types, layers, spelling, and that the pages show the committed numbers, settings and commands
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 	$(BIN)/python -m benchmarks.pages.readme --check
 	$(BIN)/python -m benchmarks.pages.settings --check
 	$(BIN)/python -m benchmarks.pages.commands --check
+
+docs: $(STAMP)  ## the site of the pages, in site/; a warning is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 BENCHMARKS := cost.kernel cost.step cost.replay cost.memory cost.drift cost.traffic cost.forward cost.replay_cost scale.simulation
 bench: $(STAMP)  ## the comparison: small sizes, one table; rows go to benchmarks/results

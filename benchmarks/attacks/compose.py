@@ -35,7 +35,7 @@ class Devices:
 def devices(
     generator: np.random.Generator, column: int, columns: int, shape: tuple[int, int, int], *, member: bool
 ) -> Devices:
-    """Devices of utterances other than `column`, but for one of the first device's where `member`.
+    """Return devices of utterances other than `column`, but for one of the first device's where `member`.
 
     Args:
         columns: of the table, from which utterances are drawn with replacement.
@@ -50,12 +50,12 @@ def devices(
 
 
 def batches(generator: np.random.Generator, shape: tuple[int, int, int], size: int) -> Indices:
-    """`size` different slots out of n for each trial and device, (T, m, size), as an ordinary step draws them."""
+    """Return `size` different slots out of n for each trial and device, (T, m, size), as in an ordinary step."""
     return np.argpartition(generator.random(shape), min(size, shape[2]) - 1, axis=2)[:, :, :size]
 
 
 def plain_scalars(rows: Array, columns: Indices) -> Array:
-    """What devices send of batches of columns (…, B): float32 means (…, d), as `estimator.measure`.
+    """Return what devices send of batches of columns (…, B): float32 means (…, d), as `estimator.measure`.
 
     Args:
         rows: (d, columns) of one round.
@@ -67,7 +67,7 @@ def plain_scalars(rows: Array, columns: Indices) -> Array:
 def private_scalars(
     mechanism: Mechanism, rows: Array, columns: Indices, batch: int, sample: list[int] | None = None
 ) -> tuple[Array, list[int]]:
-    """What a device with these columns sends under the example-level guarantee, (q,), and the slots in its sample.
+    """Return what a device with these columns sends under the example level, (q,), and its sample's slots.
 
     Args:
         rows: (q, columns) of one round.
@@ -80,20 +80,20 @@ def private_scalars(
 
 
 def draw(batch: int, size: int) -> list[int]:
-    """The slots in a sample of a device with `size` utterances, as `PrivateSteps.loss` draws them."""
+    """Return the slots in a sample of a device with `size` utterances, as `PrivateSteps.loss` draws them."""
     return poisson_subset(size, min(batch, size), size)
 
 
 def clipped(mechanism: Mechanism, rows: Array) -> Array:
-    """The columns of (d, columns) clipped, as numbers."""
+    """Return the columns of (d, columns) clipped, as numbers."""
     return np.ldexp(mechanism.grid.clip(rows).astype(np.float64), mechanism.grid.exponent)
 
 
 def noise_deviation(mechanism: Mechanism) -> float:
-    """Of the noise in a sum's number."""
+    """Return the standard deviation of the noise in each number of a sum."""
     return mechanism.grid.value(mechanism.sigma_units)
 
 
 def usual_norm(rows: Array) -> float:
-    """Median L2 norm of columns, over rounds: (R, d, columns)."""
+    """Return median L2 norm of columns, over rounds: (R, d, columns)."""
     return float(np.median(np.linalg.norm(rows, axis=1)))

@@ -23,7 +23,7 @@ class Gaussian:
 
     @classmethod
     def of(cls, mean: Array, covariance: Array) -> Gaussian:
-        """Directions without variance are left out.
+        """Return the distribution of samples; directions without variance are left out.
 
         Units are evened out first: a loss and a scalar differ by orders of magnitude.
         """
@@ -35,21 +35,21 @@ class Gaussian:
         return cls(mean, whiten, float(np.log(root).sum() + np.log(scale).sum()))
 
     def log_density(self, values: Array, mean: Array | None = None) -> Array:
-        """Up to a constant of the dimension: (…, d) → (…)."""
+        """Return the log-density up to a constant of the dimension: (…, d) → (…)."""
         centred = (values - (self.mean if mean is None else mean)) @ self._whiten
         result: Array = -0.5 * (centred**2).sum(axis=-1) - self._log_scale
         return result
 
 
 def log_mean_exp(values: Array, axis: int) -> Array:
-    """log of the mean of exp."""
+    """Return log of the mean of exp."""
     peak = values.max(axis=axis, keepdims=True)
     result: Array = np.log(np.exp(values - peak).mean(axis=axis)) + peak.squeeze(axis)
     return result
 
 
 def mixture(inside: Array, outside: Array, rate: float) -> Array:
-    """log(rate · exp(inside) + (1 − rate) · exp(outside))."""
+    """Return log(rate · exp(inside) + (1 − rate) · exp(outside))."""
     if rate >= 1:
         return inside
     result: Array = np.logaddexp(np.log(rate) + inside, np.log1p(-rate) + outside)
@@ -57,21 +57,21 @@ def mixture(inside: Array, outside: Array, rate: float) -> Array:
 
 
 def auc(members: Array, others: Array) -> float:
-    """Probability that a member scores higher than another, ties counting half (Mann and Whitney)."""
+    """Return probability that a member scores higher than another, ties counting half (Mann and Whitney)."""
     ordered = np.sort(others)
     below, upto = (np.searchsorted(ordered, members, side=side) for side in ("left", "right"))
     return float((below + upto).mean() / (2 * len(others)))
 
 
 def found_at(members: Array, others: Array, false_alarms: float) -> float:
-    """Share of the members above the score that a share of `false_alarms` of the others exceeds."""
+    """Return share of the members above the score that a share of `false_alarms` of the others exceeds."""
     return float((members > np.quantile(others, 1 - false_alarms)).mean())
 
 
 def interval(
     members: Array, others: Array, generator: np.random.Generator, score: Callable[[Array, Array], float] = auc
 ) -> tuple[float, float]:
-    """95 % interval of a score by bootstrap over utterances, whose trials are not independent.
+    """Return 95 % interval of a score by bootstrap over utterances, whose trials are not independent.
 
     Args:
         members, others: (utterances, trials).
@@ -86,13 +86,13 @@ def interval(
 
 
 def _flat(values: Array) -> Array:
-    """Without the trials that are not asked about, which are NaN."""
+    """Return the scores without the trials that do not count, which are NaN."""
     flat = values.reshape(-1)
     return flat[~np.isnan(flat)]
 
 
 def summary(members: Array, others: Array, generator: np.random.Generator) -> dict[str, float]:
-    """AUC with its interval, and members found at 1 % false alarms; both are (utterances, trials)."""
+    """Return AUC with its interval, and members found at 1 % false alarms; both are (utterances, trials)."""
     low, high = interval(members, others, generator)
     flat = _flat(members), _flat(others)
     return {"auc": auc(*flat), "low": low, "high": high, "found_at_1_percent": found_at(*flat, 0.01)}

@@ -40,7 +40,7 @@ Attack = Callable[[int, bool], Scores]
 
 
 def study(attack: Attack, settings: Settings, generator: np.random.Generator) -> dict[str, object]:
-    """Members and others of every utterance of the pool: AUC of one step, and by the number of rounds."""
+    """Return AUC of one step and by the number of rounds, over every utterance of the pool."""
     both = []
     for member in (True, False):
         found = [attack(column, member) for column in range(settings.pool)]
@@ -65,7 +65,7 @@ class Population:
 
     @classmethod
     def without(cls, rows: Array, column: int) -> Population:
-        """Of all other columns."""
+        """Return the moments of all other columns."""
         others = np.delete(rows, column, axis=1)
         return cls(rows[:, column], others.mean(axis=1), np.cov(others, bias=True))
 
@@ -73,7 +73,7 @@ class Population:
 def sums_attack(
     rows: Array, settings: Settings, cohort: int, generator: np.random.Generator, noise: tuple[float, float] | None
 ) -> Attack:
-    """On the mean of a cohort's scalars; a cohort of one sends them alone.
+    """Return the attack on the mean of a cohort's scalars; a cohort of one sends its own.
 
     Args:
         rows: (R, d, columns).
@@ -111,14 +111,14 @@ def sums_attack(
 
 
 def _noised(replies: Array, clip_norm: float, noise_multiplier: float) -> Array:
-    """The noisy mean of each trial's replies (T, m, q)."""
+    """Return the noisy mean of each trial's replies (T, m, q)."""
     return np.stack([noised_mean(list(r.astype(np.float32)), clip_norm, noise_multiplier) for r in replies])
 
 
 def private_attack(
     rows: Array, settings: Settings, mechanism: Mechanism, generator: np.random.Generator, *, knows_rest: bool
 ) -> Attack:
-    """On the scalars of one device with the example-level guarantee.
+    """Return the attack on the scalars of one device with the example-level guarantee.
 
     Args:
         rows: (R, q, columns).
@@ -149,7 +149,7 @@ def private_attack(
 def _releases(
     mechanism: Mechanism, rows: Array, crowd: compose.Devices, settings: Settings, *, member: bool, alone: bool
 ) -> tuple[Array, NDArray[np.bool_]]:
-    """Released scalars (T, q), and on which trials the question about the step is asked."""
+    """Return released scalars (T, q), and on which trials the question about the step is asked."""
     seen, asked = [], []
     for slots, place in zip(crowd.slots[:, 0], crowd.place, strict=True):
         sample = None
@@ -165,7 +165,7 @@ def _releases(
 def _hypotheses(
     bounded: Array, column: int, count: int, batch: int, variance: float, *, alone: bool
 ) -> tuple[Gaussian, Gaussian, Gaussian]:
-    """Scalars with the utterance in the sample, with it on the device and not in the sample, and without it."""
+    """Return scalars with the utterance in the sample, with it on the device and not in the sample, and without it."""
     known = Population.without(bounded, column)
     noise = variance * np.eye(len(known.mean))
     if alone:

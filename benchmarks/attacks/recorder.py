@@ -44,7 +44,7 @@ class Listened(CTCDataset):
 
 
 def plan_of(engine: Engine, settings: Settings, server_round: int, client_id: int) -> Plan:
-    """A round's plan without a guarantee."""
+    """Return a round's plan without a guarantee."""
     return Plan(
         server_round=server_round,
         seed=shared_seed(0, server_round),
@@ -61,7 +61,7 @@ def plan_of(engine: Engine, settings: Settings, server_round: int, client_id: in
 def lengths(
     engine: Engine, data: CTCDataset, settings: Settings, client_id: int, guarantee: Mechanism
 ) -> dict[str, int]:
-    """Bytes of the messages of one device and round."""
+    """Return bytes of the messages of one device and round."""
     plan = plan_of(engine, settings, 1, client_id)
     private = replace(plan, privacy=guarantee)
     reply, noised = engine.train(plan, data), engine.train(private, data)
@@ -79,7 +79,7 @@ def lengths(
 
 
 def timing(engine: Engine, data: CTCDataset, settings: Settings, guarantee: Mechanism | None) -> dict[str, float]:
-    """How seconds of a reply go with the seconds of audio in its batch."""
+    """Return how seconds of a reply go with the seconds of audio in its batch."""
     heard = Listened(data.examples, data.extractor)
     audio, took = [], []
     for index in range(REPLIES + 1):
@@ -101,7 +101,7 @@ def timing(engine: Engine, data: CTCDataset, settings: Settings, guarantee: Mech
 
 
 def seen(settings: Settings) -> dict[str, Any]:
-    """Lengths for both devices, and times with and without the example-level guarantee."""
+    """Return lengths for both devices, and times with and without the example-level guarantee."""
     engine = warm_engine(settings.config)
     pool = speech(engine, settings, 0).pool
     order = sorted(range(len(pool)), key=lambda index: pool.examples[index].seconds)

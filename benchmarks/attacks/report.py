@@ -18,7 +18,7 @@ def _load() -> dict[str, Any]:
 
 
 def _name(key: str) -> str:
-    """A defence in words."""
+    """Return a defence in words."""
     kind, _, rest = key.partition("-")
     if kind == "sum":
         return "none, one device's scalars" if rest == "1" else f"the mean of {rest} devices' scalars alone"
@@ -30,13 +30,13 @@ def _name(key: str) -> str:
 
 
 def _auc(found: dict[str, Any]) -> str:
-    """Mean over seeds, the standard deviation, and the mean bounds of the seeds' own intervals."""
+    """Return mean over seeds, the standard deviation, and the mean bounds of the seeds' own intervals."""
     mean, low, high = (found[key]["mean"] for key in ("auc", "low", "high"))
     return f"{mean:.3f} ± {found['auc']['std']:.3f} ({low:.3f} … {high:.3f})"
 
 
 def membership() -> str:
-    """AUC by defence: of a step, and of all rounds."""
+    """Return AUC by defence: of a step, and of all rounds."""
     row = _load()
     last = row["settings"]["rounds"]
     lines = [
@@ -53,7 +53,7 @@ def membership() -> str:
 
 
 def setting() -> str:
-    """What the numbers are of."""
+    """Return what the numbers are of."""
     row = _load()
     s = row["settings"]
     return (
@@ -67,7 +67,7 @@ def setting() -> str:
 
 
 def guesses() -> str:
-    """Ranks of the true sentence."""
+    """Return ranks of the true sentence."""
     row = _load()
     rounds, candidates = row["settings"]["rounds"], row["settings"]["candidates"]
     lines = [
@@ -94,7 +94,7 @@ def _share(found: dict[str, Any]) -> str:
 
 
 def wire() -> str:
-    """Bytes of messages for two devices that have nothing in common."""
+    """Return bytes of messages for two devices that have nothing in common."""
     found = _load()["wire"]
     short, long = found["devices"]["short"], found["devices"]["long"]
     lines = [
@@ -107,7 +107,7 @@ def wire() -> str:
 
 
 def times() -> str:
-    """How the time of a reply goes with what was in the batch."""
+    """Return how the time of a reply goes with what was in the batch."""
     found = _load()["wire"]["times"]
     parts = []
     for name, label in (("plain", "Ordinary batches"), ("example", "random samples under the example-level guarantee")):
@@ -120,7 +120,7 @@ def times() -> str:
 
 
 def draw() -> None:
-    """AUC over rounds, one curve a defence, with the standard deviation over seeds."""
+    """Draw AUC over rounds, one curve a defence, with the standard deviation over seeds."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -149,7 +149,7 @@ def draw() -> None:
 
 
 def _measured(make: Callable[[], str]) -> Callable[[], str]:
-    """The text, or that there is none yet."""
+    """Return the text, or that there is none yet."""
     return lambda: make() if (RESULTS / "privacy.json").exists() else _MEASURED
 
 

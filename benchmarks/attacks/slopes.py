@@ -71,13 +71,13 @@ class CandidateTexts:
 
 
 def round_seed(seed: int, server_round: int) -> int:
-    """The seed of a round's shared directions in the run of a seed; rounds count from 1."""
+    """Return the seed of a round's shared directions in the run of a seed; rounds count from 1."""
     return shared_seed(seed, server_round)
 
 
 @torch.inference_mode()
 def measure_round(engine: Engine, speech: Speech, settings: Settings, seed: int, server_round: int) -> Table:
-    """One round's part of the table, R = 1; the engine's weights are as before."""
+    """Return one round's part of the table, R = 1; the engine's weights are as before."""
     count = settings.candidates
     labels = speech.pool.batch(range(count)).labels
     parts = [_alone(engine, speech.pool), _alone(engine, speech.echoes)]
@@ -98,5 +98,5 @@ def _alone(engine: Engine, data: CTCDataset) -> LossFn:
 
 
 def joined(rounds: list[Table]) -> Table:
-    """Rounds one after another."""
+    """Return the rounds joined in order."""
     return Table(*(np.concatenate([getattr(r, name) for r in rounds]) for name in ("pool", "echoes", "guesses")))

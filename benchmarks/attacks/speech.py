@@ -32,7 +32,7 @@ class Speech:
 
 
 def speech(engine: Engine, settings: Settings, seed: int) -> Speech:
-    """The utterances of a seed: its own sentences, rates, pitches and room tone."""
+    """Return the utterances of a seed: its own sentences, rates, pitches and room tone."""
     config = CorpusConfig(accent=settings.accent, seed=seed, lead_seconds=0.2, tail_seconds=0.15)
     voices = [voice for split in SPLITS for voice in corpus_speakers(config)[split]]
     rate, classes = config.sampling_rate, engine.model.config.vocab_size

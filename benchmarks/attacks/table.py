@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 def slopes(settings: Settings, seed: int, work: Path) -> Table:
-    """A seed's table; rounds that lie in `work` are not measured again."""
+    """Return a seed's table; rounds that lie in `work` are not measured again."""
     engine = warm_engine(settings.config)
     spoken = speech(engine, settings, seed)
     rounds = []
@@ -55,14 +55,14 @@ def slopes(settings: Settings, seed: int, work: Path) -> Table:
 
 
 def mechanism(settings: Settings, table: Table, epsilon: float, utterances: int) -> Mechanism:
-    """The example-level guarantee of a device with so many utterances, clipped at the usual norm."""
+    """Return the example-level guarantee of a device with so many utterances, clipped at the usual norm."""
     clip_norm = compose.usual_norm(table.pool[:, :-1])
     noise = noise_for(epsilon, settings.delta, settings.rounds, settings.batch, utterances)
     return Mechanism("example", clip_norm, noise, utterances)
 
 
 def attacks(settings: Settings, table: Table, generator: np.random.Generator) -> Iterator[tuple[str, Row, Attack]]:
-    """Membership under each defence: its name, what noise it has, and the attack."""
+    """Return membership under each defence: its name, what noise it has, and the attack."""
     scalars = table.pool[:, :-1]
     for cohort in (1, *settings.cohorts):
         yield f"sum-{cohort}", {}, sums_attack(table.pool, settings, cohort, generator, None)
@@ -80,13 +80,13 @@ def attacks(settings: Settings, table: Table, generator: np.random.Generator) ->
 
 
 def _replies(scalars: compose.Array, settings: Settings, generator: np.random.Generator) -> compose.Array:
-    """Plain replies of some devices, (R, q, devices)."""
+    """Return plain replies of some devices, (R, q, devices)."""
     columns = generator.integers(settings.pool, size=(settings.pool, settings.batch))
     return np.stack([compose.plain_scalars(rows, columns).T for rows in scalars])
 
 
 def seed_row(settings: Settings, table: Table, seed: int) -> Row:
-    """All of a seed's numbers."""
+    """Return all of a seed's numbers."""
     generator = np.random.default_rng(seed)
     membership: Row = {}
     for name, about, attack in attacks(settings, table, generator):
@@ -104,7 +104,7 @@ def seed_row(settings: Settings, table: Table, seed: int) -> Row:
 
 
 def over_seeds(rows: list[Row]) -> Row:
-    """The rows with a spread in place of every number of `rows`, which are alike."""
+    """Return the rows with a spread in place of every number of `rows`, which are alike."""
     return _together([{key: value for key, value in row.items() if key != "seed"} for row in rows])
 
 
@@ -118,7 +118,7 @@ def _together(values: list[Any]) -> Any:
 
 
 def kept(path: Path, make: Callable[[], Row]) -> Row:
-    """A row of the work folder, made now where it is missing."""
+    """Return a row of the work folder, made now where it is missing."""
     if path.exists():
         found: Row = json.loads(path.read_text())
         return found
@@ -128,7 +128,7 @@ def kept(path: Path, make: Callable[[], Row]) -> Row:
 
 
 def folder_of(work: Path, about: Row) -> Path:
-    """Where tables and rows of these settings lie."""
+    """Return where tables and rows of these settings lie."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = work / digest
     folder.mkdir(parents=True, exist_ok=True)

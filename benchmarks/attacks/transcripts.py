@@ -27,7 +27,7 @@ _LEAST_VARIANCE = 1e-6  # of an utterance's: what rounding leaves where nothing 
 def guess(
     table: Table, settings: Settings, size: int, mechanism: Mechanism | None, generator: np.random.Generator
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Ranks by attacker after one round and after all; `mechanism` is the example-level guarantee, None for none."""
+    """Return ranks by attacker after one round and after all; `mechanism` is the guarantee, or None."""
     ranks: dict[str, list[Array]] = {"recording": [], "voice": []}
     for target in range(settings.candidates):
         crowd = compose.devices(generator, target, settings.pool, (settings.draws, 1, size), member=True)
@@ -44,7 +44,7 @@ def guess(
 
 
 def figures(ranks: Array) -> dict[str, float]:
-    """Mean rank, share of first places, and mean reciprocal rank."""
+    """Return mean rank, share of first places, and mean reciprocal rank."""
     return {
         "mean_rank": float(ranks.mean()),
         "top_1": float((ranks < 2).mean()),
@@ -53,7 +53,7 @@ def figures(ranks: Array) -> dict[str, float]:
 
 
 def chance(candidates: int) -> dict[str, float]:
-    """The same figures of who guesses."""
+    """Return the same figures of who guesses."""
     places = np.arange(1, candidates + 1)
     return {
         "mean_rank": float(places.mean()),
@@ -63,21 +63,21 @@ def chance(candidates: int) -> dict[str, float]:
 
 
 def ranks_of(scores: Array, target: int) -> Array:
-    """The place of the target after each round, 1 the first, from scores (R, candidates); ties share a place."""
+    """Return the place of the target after each round, 1 the first, from scores (R, candidates); ties share a place."""
     own = scores[:, target][:, None]
     ranks: Array = 0.5 + (scores > own).sum(axis=1) + 0.5 * (scores == own).sum(axis=1)
     return ranks
 
 
 def _sent(table: Table, slots: compose.Indices, mechanism: Mechanism | None) -> Array:
-    """What the device sends, (R, q + 1), without the loss under a guarantee (R, q)."""
+    """Return what the device sends, (R, q + 1), without the loss under a guarantee (R, q)."""
     if mechanism is None:
         return np.stack([compose.plain_scalars(rows, slots) for rows in table.pool])
     return np.stack([compose.private_scalars(mechanism, r[:-1], slots, len(slots))[0] for r in table.pool])
 
 
 def _recording(table: Table, target: int, seen: Array, size: int, mechanism: Mechanism | None) -> Array:
-    """Log-likelihoods by all rounds so far, (R, candidates)."""
+    """Return log-likelihoods by all rounds so far, (R, candidates)."""
     scores = []
     for rows, guesses, found in zip(table.pool, table.guesses[:, :, target], seen, strict=True):
         if mechanism is None:
@@ -94,7 +94,7 @@ def _recording(table: Table, target: int, seen: Array, size: int, mechanism: Mec
 
 
 def _voice(table: Table, seen: Array) -> Array:
-    """Cosine of the device's scalars and each echo's, less those of the population, by all rounds so far."""
+    """Return cosine of the device's scalars and each echo's, less those of the population, by all rounds so far."""
     queries = table.pool.shape[1] - 1  # the other voice's loss says little about this one's
     mean = table.pool[:, :queries].mean(axis=2)
     own = (seen[:, :queries] - mean)[:, :, None]

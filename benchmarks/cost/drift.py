@@ -27,7 +27,7 @@ FORMATS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 def distance(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> dict[str, float]:
-    """Share of elements that differ, the largest difference, and its norm over that of `before`, in float64."""
+    """Return share of elements that differ, the largest difference, and its norm over that of `before`, in float64."""
     old = torch.cat([w.detach().double().flatten() for w in before])
     moved = torch.cat([w.detach().double().flatten() for w in after]) - old
     return {
@@ -38,7 +38,7 @@ def distance(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> d
 
 
 def plain_drift(weights: Sequence[torch.Tensor], dtype: torch.dtype, queries: int, epsilon: float) -> dict[str, float]:
-    """`distance` between weights in that format and what they are after the walk."""
+    """Return `distance` between weights in that format and what they are after the walk."""
     start = [weight.detach().to(dtype) for weight in weights]
     moved = [weight.clone() for weight in start]
     for query in range(queries):
@@ -48,7 +48,7 @@ def plain_drift(weights: Sequence[torch.Tensor], dtype: torch.dtype, queries: in
 
 
 def lattice_drift(model: nn.Module, tensors: str, queries: int, epsilon: float) -> dict[str, Any]:
-    """`distance` on the lattice, and whether the state checksum is that of before."""
+    """Return `distance` on the lattice, and whether the state checksum is that of before."""
     state = LatticeState(model, tensors)
     start, checksum = [t.weight.clone() for t in state.tensors], state.checksum()
     walker = Walker(state, epsilon)

@@ -36,18 +36,18 @@ BATCH = 8
 
 
 def whole_forward(model: Any, batch: WhisperBatch, precision: str = "float32") -> WhisperLoss:
-    """The loss with every encoder stage computed in every pass."""
+    """Return the loss with every encoder stage computed in every pass."""
     return WhisperLoss(model, batch, FrozenPrefix(model, select(model, "all")), precision=precision)
 
 
 def precision_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[str, Any]:
-    """A forward in what "auto" chooses on this processor ÷ in float32."""
+    """Return the time of a forward in the precision of "auto" on this processor ÷ in float32."""
     chosen = resolve_precision("auto", torch.device("cpu"))
     return {"precision": chosen} | ratio(whole_forward(model, batch, chosen), whole_forward(model, batch), repeats)
 
 
 def compile_ratio(source: str, batch: WhisperBatch, repeats: int) -> dict[str, Any]:
-    """A float32 forward with compiled layers ÷ eager, after warm-up."""
+    """Return the time of a float32 forward with compiled layers ÷ eager, after warm-up."""
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         return {"skipped": "torch.compile needs a C++ compiler on CPU"}
     eager, compiled = load_model(source).model, load_model(source).model
@@ -56,7 +56,7 @@ def compile_ratio(source: str, batch: WhisperBatch, repeats: int) -> dict[str, A
 
 
 def cached_encoder_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[str, Any]:
-    """A step of q = 8 that trains decoder feed-forward weights: encoder states kept ÷ computed by every pass."""
+    """Return a decoder step's time with encoder states kept ÷ computed by every pass, q = 8."""
     state = LatticeState(model, "decoder-ffn")
     config = EstimatorConfig("two-sided", 8, 1e-3)
 
@@ -67,7 +67,7 @@ def cached_encoder_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[
 
 
 def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:
-    """Loss difference and rounding noise (`zo_common.estimator.rounding_noise`) by precision and ε."""
+    """Return loss difference and rounding noise (`zo_common.estimator.rounding_noise`) by precision and ε."""
     state = LatticeState(model, "encoder-early")
     rows = []
     for precision in ("float32", "bfloat16"):
@@ -79,7 +79,7 @@ def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:
 
 
 def padding(data: SpeechDataset, draws: int) -> dict[str, float]:
-    """Share of mel frames that are padding in batches drawn by length, and drawn from all lengths."""
+    """Return share of mel frames that are padding in batches drawn by length, and drawn from all lengths."""
     generator = np.random.default_rng(0)
     frames = np.array([example.features.shape[1] for example in data.examples])
 
@@ -94,7 +94,7 @@ def padding(data: SpeechDataset, draws: int) -> dict[str, float]:
 
 
 def demo_speech(processor: Any) -> SpeechDataset:
-    """The demo's train split; synthesised at the first call."""
+    """Return the demo's train split; it is synthesised at the first call."""
     corpus = read_scenario(SCENARIOS / "demo.toml").corpus
     assert corpus is not None
     return load_dataset(str(write_corpus(Path("data/demo-0"), corpus).directory), processor, split="train")

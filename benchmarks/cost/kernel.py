@@ -33,7 +33,7 @@ print(time.perf_counter() - start)
 
 
 def large_tensors(threads: int, fused: int, repeats: int) -> dict[str, Any]:
-    """Passes over the weights of Whisper-tiny against torch's own."""
+    """Return times of passes over the weights of Whisper-tiny ÷ torch's own."""
     rows, left = 384 * 1536, WHISPER_TINY_ELEMENTS
     weights = [nn.Parameter(torch.randn(min(rows, left - start)) * 0.05) for start in range(0, left, rows)]
     state = LatticeState(nn.ParameterList(weights), "all", threads=threads)
@@ -71,7 +71,7 @@ def large_tensors(threads: int, fused: int, repeats: int) -> dict[str, Any]:
 
 
 def small_tensors_over_one(threads: int, repeats: int) -> dict[str, Any]:
-    """A model's pass over many small tensors against one over a single tensor of their total size."""
+    """Return the time of a pass over many small tensors ÷ over one tensor of their total size."""
     many = [nn.Parameter(torch.randn(SMALL_ELEMENTS)) for _ in range(SMALL_TENSORS)]
     one = [nn.Parameter(torch.randn(SMALL_TENSORS * SMALL_ELEMENTS))]
     states = [LatticeState(nn.ParameterList(w), "all", threads=threads) for w in (many, one)]
@@ -82,7 +82,7 @@ def small_tensors_over_one(threads: int, repeats: int) -> dict[str, Any]:
 
 
 def second_process_start(repeats: int) -> dict[str, Any]:
-    """Seconds from imported torch and numba to the end of the first pass and checksum, Numba's disk cache being warm.
+    """Return seconds from the imports to the end of the first pass and checksum, with a warm disk cache.
 
     Absolute, as there is nothing to compare with; the table holds it against a limit.
     """

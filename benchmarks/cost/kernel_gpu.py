@@ -22,7 +22,7 @@ Action = Callable[[], Any]
 
 
 def device_seconds(sides: Mapping[str, Action], repeats: int) -> dict[str, list[float]]:
-    """Seconds of GPU time of every side, in turn, between CUDA events, after three calls of each that do not count.
+    """Return GPU seconds of every side, in turn, between CUDA events, after three calls that do not count.
 
     The GPU is kept busy before the first event, so that time in which it would wait for the host is not counted.
     """
@@ -44,7 +44,7 @@ def device_seconds(sides: Mapping[str, Action], repeats: int) -> dict[str, list[
 
 
 def host_seconds(action: Callable[[], Any], calls: int = 50) -> float:
-    """Seconds a call where many follow each other, everything included."""
+    """Return seconds a call where many follow each other, everything included."""
     action()
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -61,7 +61,7 @@ def _tensors(elements: int, largest: int) -> tuple[LatticeTensor, ...]:
 
 
 def torch_sides(tensors: tuple[LatticeTensor, ...]) -> dict[str, Action]:
-    """A copy of as many bytes, and a Gaussian perturbation as every peer makes it."""
+    """Return a copy of as many bytes, and a Gaussian perturbation as every peer makes it."""
     flat = [torch.zeros(sum(t.weight.numel() for t in tensors), device="cuda") for _ in range(2)]
     scratch = torch.empty(max(t.weight.numel() for t in tensors), device="cuda")
 
@@ -76,7 +76,7 @@ def torch_sides(tensors: tuple[LatticeTensor, ...]) -> dict[str, Action]:
 
 
 def measure(name: str, repeats: int) -> list[dict[str, Any]]:
-    """The rows of one size of model."""
+    """Return the rows of one size of model."""
     # not at the top: without a CUDA device this script says so, with or without Triton
     from zo_common.lattice.kernels.cuda import TritonKernel
 

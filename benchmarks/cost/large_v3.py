@@ -24,7 +24,7 @@ COEFFICIENT = 3e-7
 
 
 def peak(action: Action) -> int:
-    """The most memory in use during a call."""
+    """Return the most memory in use during a call."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     action()
@@ -33,7 +33,7 @@ def peak(action: Action) -> int:
 
 
 def step_rows(model: Any, state: LatticeState, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Memory and time of a step and of its forwards."""
+    """Return memory and time of a step and of its forwards."""
     loss_fn = workload.device_loss(model, workload.random_batch(model, arguments.batch), "all", arguments.precision)
     config = EstimatorConfig("two-sided", arguments.queries, workload.EPSILON)
 
@@ -60,7 +60,7 @@ def step_rows(model: Any, state: LatticeState, arguments: argparse.Namespace) ->
 
 
 def replay_row(state: LatticeState, count: int, repeats: int) -> dict[str, Any]:
-    """Time of one replay."""
+    """Return time of one replay."""
     updates = [Update(fold_in(0, index), COEFFICIENT) for index in range(count)]
     milliseconds = [1000 * s for s in timed(lambda: state.apply(updates), repeats, "cuda")]
     return row(f"replay of {count} directions", spread(milliseconds), unit="ms")

@@ -33,7 +33,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def make_action(method: str, model: Any, batch: Any, tensors: str, precision: str, queries: int) -> Callable[[], Any]:
-    """One step (or forward) of a method, ready to be called."""
+    """Return one step (or forward) of a method, ready to be called."""
     import torch
 
     from benchmarks.harness import workload
@@ -73,7 +73,7 @@ def make_action(method: str, model: Any, batch: Any, tensors: str, precision: st
 
 
 def child(arguments: argparse.Namespace) -> dict[str, float]:
-    """Bytes of one method in this process: `peak` of two steps, `setup_peak` of getting ready, `weights`."""
+    """Return bytes of one method in this process: `peak` of two steps, `setup_peak` of getting ready, `weights`."""
     from benchmarks.harness import workload
 
     device, meter = arguments.device, _Cuda() if arguments.device == "cuda" else Resident()
@@ -104,7 +104,7 @@ class Resident:
         return self._read("VmRSS")
 
     def peak(self) -> int:
-        """The most since `start`."""
+        """Return the most since `start`."""
         return self._read("VmHWM")
 
     @staticmethod
@@ -126,7 +126,7 @@ class _Cuda:
         return torch.cuda.memory_allocated()
 
     def peak(self) -> int:
-        """The most since `start`."""
+        """Return the most since `start`."""
         import torch
 
         torch.cuda.synchronize()
@@ -134,7 +134,7 @@ class _Cuda:
 
 
 def fresh(arguments: argparse.Namespace, method: str, tensors: str, batch: int) -> dict[str, float]:
-    """`child` in a process of its own."""
+    """Run `child` in a process of its own and return its numbers."""
     options = {
         "child": method,
         "tensors": tensors,

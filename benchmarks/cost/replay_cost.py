@@ -68,7 +68,7 @@ class Stopwatch:
         self.seconds: dict[str, float] = {}
 
     def time(self, name: str, action: Callable[[], T]) -> T:
-        """The action's result; its time is added to what the name has."""
+        """Return the action's result; its time is added to what the name has."""
         start = time.perf_counter()
         result = action()
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
@@ -76,7 +76,7 @@ class Stopwatch:
 
 
 def state_of(parameters: int, threads: int) -> LatticeState:
-    """A lattice of weights as large as a trained model's, in tensors of at most `ROWS` weights."""
+    """Return a lattice of weights as large as a trained model's, in tensors of at most `ROWS` weights."""
     generator = torch.Generator().manual_seed(0)
     sizes = [min(ROWS, parameters - start) for start in range(0, parameters, ROWS)]
     weights = [nn.Parameter(torch.randn(size, generator=generator) * 0.05) for size in sizes]
@@ -84,7 +84,7 @@ def state_of(parameters: int, threads: int) -> LatticeState:
 
 
 def replies_of(size: Size) -> tuple[dict[int, Plan], dict[int, bytes]]:
-    """Plans by node and the bytes that the nodes answer.
+    """Return plans by node and the bytes that the nodes answer.
 
     Scalars are of the size that was measured: of smaller ones more quanta are zero, which the kernel skips.
     """
@@ -103,12 +103,12 @@ def replies_of(size: Size) -> tuple[dict[int, Plan], dict[int, bytes]]:
 
 
 def header_of(state: LatticeState) -> LedgerHeader:
-    """A header that fits the state."""
+    """Return a header that fits the state."""
     return LedgerHeader("00" * 32, 0, "random", "all", "unit", 1e-3, "leave-one-out", 0, "now", describe_tensors(state))
 
 
 def one_round(size: Size, threads: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Seconds of one round's stages, and what the round left."""
+    """Return seconds of one round's stages, and what the round left."""
     state, clock = state_of(size.parameters, threads), Stopwatch()
     plans, replies = replies_of(size)
     inbox = RoundInbox(plans, 1e6)
@@ -137,7 +137,7 @@ def one_round(size: Size, threads: int) -> tuple[dict[str, float], dict[str, Any
 
 
 def measure(size: Size, threads: int, repeats: int) -> dict[str, Any]:
-    """The round with the median time of `repeats`, and what it makes of a direction and a weight."""
+    """Return the round with the median time of `repeats`, and what it makes of a direction and a weight."""
     rounds = sorted((one_round(size, threads) for _ in range(repeats)), key=lambda found: sum(found[0].values()))
     stages, left = rounds[len(rounds) // 2]
     totals = [sum(seconds.values()) for seconds, _ in rounds]
@@ -158,7 +158,7 @@ def measure(size: Size, threads: int, repeats: int) -> dict[str, Any]:
 
 
 def linearity(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
-    """A line of the table: cost of a direction and a weight at the sweep's largest value ÷ at its smallest."""
+    """Return a line of the table: cost of a direction and a weight at the sweep's largest value ÷ at its smallest."""
     least, most = points[0], points[-1]
     label = f"server's cost of a direction and a weight, {most[name]:,} ÷ {least[name]:,} {name.replace('_', ' ')}"
     key = "nanoseconds_a_direction_and_weight"
@@ -166,7 +166,7 @@ def linearity(name: str, points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def say(found: dict[str, Any]) -> None:
-    """One line a measurement."""
+    """Print one line a measurement."""
     print(
         f"{found['clients']:5d} clients x {found['local_steps']:2d} steps x {found['num_queries']:2d} queries, "
         f"{found['parameters']:9d} weights: {found['seconds']:8.3f} s (kernel {found['kernel']:8.3f}, "

@@ -63,11 +63,11 @@ class Cost:
     server_seconds: float = 0.0
 
     def device(self, work: Callable[[], T]) -> T:
-        """Time of the real device."""
+        """Return time of the real device."""
         return self._timed("device_seconds", work)
 
     def server(self, work: Callable[[], T]) -> T:
-        """Time of the server."""
+        """Return time of the server."""
         return self._timed("server_seconds", work)
 
     def _timed(self, where: str, work: Callable[[], T]) -> T:
@@ -92,13 +92,13 @@ class Others:
         self._base = {point: int.from_bytes(share, "little") for point, share in base.items()}
 
     def share(self, owner: int, holder: int, *, of_key: bool) -> bytes:
-        """The holder's share of one of the owner's secrets."""
+        """Return the holder's share of one of the owner's secrets."""
         device = self.devices[owner]
         secret = int.from_bytes(device.memory.mask_key if of_key else device.memory.seed, "little")
         return ((self._base[holder + 1] + secret) % PRIME).to_bytes(SHARE_BYTES, "little")
 
     def sealed(self, client: int, target: Advertisement) -> SealedShares:
-        """What a device sends: a real box for device 0, others of the same size."""
+        """Return what a device sends: a real box for device 0, others of the same size."""
         device, near = self.devices[client], self.graph.neighbours(client)
         boxes = dict.fromkeys(near, os.urandom(BOX_BYTES))
         if 0 in boxes:
@@ -107,13 +107,13 @@ class Others:
         return SealedShares(self.terms.session, client, commitment(device.memory.seed), boxes)
 
     def revealed(self, client: int, alive: frozenset[int]) -> RevealedShares:
-        """What a survivor reveals; of device 0's secrets it holds the real shares, which the caller puts in."""
+        """Return what a survivor reveals; of device 0's secrets it holds the real shares, which the caller puts in."""
         shares = {o: self.share(o, client, of_key=o not in alive) for o in self.graph.closed(client)}
         return RevealedShares(self.terms.session, client, shares)
 
 
 def measure(count: int, neighbours: int = 0) -> Cost:
-    """One round of so many devices."""
+    """Return one round of so many devices."""
     length = SCALARS + 1
     terms = Terms(os.urandom(16), 1, length, 2 / 3, neighbours)
     cost, others, server = Cost(count, neighbours), Others(terms, count), SecureServer(terms)
@@ -141,7 +141,7 @@ def measure(count: int, neighbours: int = 0) -> Cost:
 
 
 def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int], masked: bytes) -> None:
-    """From the masked vectors to the sum."""
+    """Compute the sum from the masked vectors."""
     terms, real = others.terms, others.devices[0]
     values = {}
     for client in sorted(alive):
@@ -171,7 +171,7 @@ def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int
 
 
 def rows_of(cost: Cost) -> list[dict[str, Any]]:
-    """Lines of the table."""
+    """Return lines of the table."""
     near = f"{cost.neighbours} neighbours each" if cost.neighbours else "all with all"
     label = f"secure sum of {SCALARS} scalars, {cost.devices} devices, {near}"
     plain = len(encode_reply(Reply(Status.OK, 1, 0, 0, 0, 0, 1, 1.0, np.zeros((1, SCALARS), np.float32))))

@@ -29,7 +29,7 @@ AT_LEAST = 1.3  # the published way's time over ours
 
 
 def make_sides(model: Any, tensors: str, precision: str, batch: int, queries: int) -> dict[str, Action]:
-    """What is timed: forwards alone, our step in that precision and in the chosen one, the plain step in both ways."""
+    """Return what is timed: forwards alone, our step in two precisions, the plain step in both ways."""
     config = EstimatorConfig("two-sided", queries, workload.EPSILON)
     inputs = workload.random_batch(model, batch)
     state = LatticeState(model, tensors)
@@ -62,7 +62,7 @@ def make_sides(model: Any, tensors: str, precision: str, batch: int, queries: in
 def over_forwards(
     sides: Mapping[str, Action], tensors: str, precision: str, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """A step's time over its forwards', on a GPU its milliseconds beside it."""
+    """Return a step's time over its forwards', on a GPU its milliseconds beside it."""
     near = interleaved({name: sides[name] for name in ("ours", "forwards")}, arguments.repeats, arguments.device)
     where = f"{tensors}, {precision}"
     rows = [
@@ -78,7 +78,7 @@ def over_forwards(
 def plain_over_ours(
     sides: Mapping[str, Action], tensors: str, precision: str, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The published way's time over ours, in one precision and against the one that devices choose."""
+    """Return the published way's time over ours, in one precision and against the one that devices choose."""
     chosen = resolve_precision("auto", torch.device(arguments.device))
     names = ["ours", "plain", "plain_in_place", *(["chosen"] if chosen != precision else [])]
     far = interleaved({name: sides[name] for name in names}, arguments.plain_repeats, arguments.device)
@@ -94,7 +94,7 @@ def plain_over_ours(
 
 
 def measure(model: Any, tensors: str, precision: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows of one choice of trained tensors in one precision; the plain way only in those that were asked for."""
+    """Return rows of one choice of trained tensors in one precision; the plain way only where asked for."""
     sides = make_sides(model, tensors, precision, arguments.batch, arguments.queries)
     rows = over_forwards(sides, tensors, precision, arguments)
     if precision in arguments.precisions:

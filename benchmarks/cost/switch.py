@@ -41,7 +41,7 @@ ROOM = 2 << 30  # for the sums of all ledgers
 
 
 def random_ledger(model: nn.Module, base: str, pattern: str, scale: Scale, seed: int) -> Ledger:
-    """A ledger of a default run's length, its coefficients random; the model stays as it is."""
+    """Return a ledger of a default run's length, its coefficients random; the model stays as it is."""
     state = LatticeState(copy.deepcopy(model), pattern, scale)
     header = LedgerHeader(
         base, state.checksum(), "tiny.en", pattern, scale, 0.0, "leave-one-out", seed, "now", describe_tensors(state)
@@ -56,14 +56,14 @@ def random_ledger(model: nn.Module, base: str, pattern: str, scale: Scale, seed:
 
 
 def processor_seconds(action: Callable[[], Any]) -> float:
-    """Seconds of processor time of one call."""
+    """Return seconds of processor time of one call."""
     start = time.process_time()
     action()
     return time.process_time() - start
 
 
 def measure(model: nn.Module, base: str, pattern: str, scale: Scale, repeats: int) -> dict[str, Any]:
-    """All numbers of one choice of tensors."""
+    """Return all numbers of one choice of tensors."""
     loaded, before = LoadedModel(model, None), fingerprint(model)
     ledgers = [random_ledger(model, base, pattern, scale, seed) for seed in range(DIALECTS)]
     replaying, summed = AdaptedModel(loaded, memory=0), AdaptedModel(loaded, memory=ROOM)
@@ -104,7 +104,7 @@ def measure(model: nn.Module, base: str, pattern: str, scale: Scale, repeats: in
 
 
 def table() -> str:
-    """The committed numbers, for docs/adapters.md."""
+    """Return the committed numbers, for docs/adapters.md."""
     result = json.loads((RESULTS / f"{NAME}.json").read_text())
     lines = [
         "| trained weights | switch, ms | ÷ a forward pass | switches a second | back to the base, ms | "

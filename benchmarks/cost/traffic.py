@@ -45,7 +45,7 @@ class Bytes:
 
 
 def ours(local_steps: int, queries: int = QUERIES, devices: int = DEVICES) -> Bytes:
-    """A plan with one ledger record, and its reply."""
+    """Return a plan with one ledger record, and its reply."""
     scalars = np.random.default_rng(0).normal(size=(local_steps, queries)).astype(np.float32)
     record = Record(1, fold_in(1), tuple(Contribution(fold_in(0, 1, d), d, scalars) for d in range(devices)))
     estimator = EstimatorConfig("two-sided", queries, workload.EPSILON)
@@ -60,7 +60,7 @@ def ours(local_steps: int, queries: int = QUERIES, devices: int = DEVICES) -> By
 
 
 def fedavg(tensors: Mapping[str, torch.Tensor]) -> Bytes:
-    """These tensors down and up, as Flower's FedAvg sends them."""
+    """Return these tensors down and up, as Flower's FedAvg sends them."""
     payload = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     arrays = ArrayRecord(torch_state_dict=dict(tensors))
     down = RecordDict({"arrays": arrays, "config": ConfigRecord({"server-round": 2})})
@@ -69,12 +69,12 @@ def fedavg(tensors: Mapping[str, torch.Tensor]) -> Bytes:
 
 
 def weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All weights of a model, tied ones once."""
+    """Return all weights of a model, tied ones once."""
     return {name: parameter.detach() for name, parameter in unique_parameters(model).items()}
 
 
 def lora(model: nn.Module, rank: int = RANK) -> dict[str, torch.Tensor]:
-    """Matrices A (r, in) and B (out, r) of every adapted linear layer."""
+    """Return matrices A (r, in) and B (out, r) of every adapted linear layer."""
     found = {}
     for name, module in model.named_modules():
         if name.endswith(ADAPTED) and isinstance(module, nn.Linear):

@@ -27,7 +27,7 @@ BATCH = 8
 
 
 def gradient(model: Any, data: SpeechDataset, tail_tokens: int, full: bool) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Mean gradient of the trained tensors (flattened), losses, and processor seconds of the forwards alone."""
+    """Return mean gradient of the trained tensors (flattened), losses, and processor seconds of the forwards alone."""
     model.zero_grad()
     losses, seconds = [], 0.0
     for chosen in data.length_sorted_batches(BATCH):

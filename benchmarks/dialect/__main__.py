@@ -18,7 +18,7 @@ from benchmarks.harness.rows import RESULTS, spread, store
 
 
 def run_seed(seed: int, directory: Path, extra: list[str]) -> dict[str, Any]:
-    """One demo in its own process; returns its result.json, with what it printed under `printed`."""
+    """Run one demo in its own process and return its result.json, with its output under `printed`."""
     output = directory / f"seed-{seed}"
     command = [sys.executable, "-m", "simulations.cli", "demo", "--seed", str(seed), "--output", str(output), *extra]
     printed = []

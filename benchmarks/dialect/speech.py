@@ -16,12 +16,12 @@ SCENARIO = Path(__file__).parent.parent.parent / "simulations" / "scenarios" / "
 
 
 def whisper() -> str:
-    """The folder of the demo's model."""
+    """Return the folder of the demo's model."""
     return str(bundled_whisper(Path("models")))
 
 
 def dialect(model: str) -> CorpusConfig:
-    """The demo's corpus; for the small CTC model with as little silence around as in its training."""
+    """Return the demo's corpus; for the small CTC model with as little silence around as in its training."""
     corpus, trained = read_scenario(SCENARIO).corpus, Recipe().corpus
     assert corpus is not None
     if Path(model).name != SMALL.name:
@@ -30,12 +30,12 @@ def dialect(model: str) -> CorpusConfig:
 
 
 def dialect_folder(model: str, data: Path = DATA) -> str:
-    """The folder of that speech, synthesised if it is not there; the demo's own where it is the same."""
+    """Return the folder of that speech, synthesised if it is not there; the demo's own where it is the same."""
     config = dialect(model)
     same = config == read_scenario(SCENARIO).corpus
     return str(write_corpus(data / (f"demo-{config.seed}" if same else f"demo-close-{config.seed}"), config).directory)
 
 
 def natural_partition(devices: int, speakers: int = len(CorpusConfig().train_speakers)) -> str:
-    """How the training speech is shared out: a speaker a device, or in turn where devices are not as many."""
+    """Return how the training speech is shared out: a speaker a device, or in turn where devices are not as many."""
     return "speaker" if devices == speakers else "round-robin"

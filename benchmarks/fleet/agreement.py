@@ -17,18 +17,18 @@ from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 
 def replayed(ledger: Ledger, model: Path) -> int:
-    """The checksum that base and ledger give, in a model loaded anew."""
+    """Return the checksum that base and ledger give, in a model loaded anew."""
     loaded = load_model(str(model)).model
     return replay(restore_state(loaded, ledger.header, threads=1), ledger)
 
 
 def contributors(ledger: Ledger) -> list[list[int]]:
-    """Client ids of every round."""
+    """Return client ids of every round."""
     return [[c.client_id for c in record.contributions] for record in ledger.records]
 
 
 def check_agreement(fleet: Fleet, run: Run, names: tuple[str, ...], model: Path | None = None) -> Ledger:
-    """All rounds are there, and each device holds exactly the state of some round, and of the last one once it syncs.
+    """Check that all rounds are there and each device is at the state of one, at the last once it syncs.
 
     Returns:
         The ledger.
@@ -75,7 +75,7 @@ def sync_to_end(fleet: Fleet, run: Run, name: str, have_round: int) -> int:
 
 
 def settings_of(fleet: Fleet, run: Run) -> RunConfig:
-    """The run config as devices are given it."""
+    """Return the run config as devices are given it."""
     there = fleet.deployment
     known: dict[str, Any] = {"model": there.model, "data": there.data, "output": str(run.output)}
     return RunConfig.from_mapping(known | run.settings)

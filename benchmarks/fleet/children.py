@@ -70,7 +70,7 @@ class Children:
         _end_group(child.process, patience)
 
     def again(self, name: str) -> None:
-        """Begin again what was stopped."""
+        """Start what was stopped again."""
         child = self._children[name]
         with self._lock:
             child.process, child.ended = _popen(child.command, child.env, child.log), None
@@ -78,12 +78,12 @@ class Children:
             child.held = False
 
     def tails(self, lines: int = 25) -> str:
-        """The last lines of every log."""
+        """Return the last lines of every log."""
         found = {path.name: path.read_text(errors="replace").splitlines() for path in self.logs.glob("*.log")}
         return "\n".join(f"--- {name}\n" + "\n".join(said[-lines:]) for name, said in sorted(found.items()))
 
     def of_marker(self, command: str = "") -> list[int]:
-        """Ids of living processes of this fleet, children's children too, whose command line holds a word."""
+        """Return ids of living processes of this fleet, children's children too, whose command line holds a word."""
         found = []
         wanted = f"{MARKER}={self.marker}".encode()
         for entry in Path("/proc").glob("[0-9]*"):
@@ -155,7 +155,7 @@ def _end_group(process: subprocess.Popen[bytes], patience: float) -> None:
 
 
 def wait_until(what: str, condition: Callable[[], object], timeout: float, every: float = 0.2) -> None:
-    """Look until something is so.
+    """Wait until a condition holds.
 
     Raises:
         AssertionError: it still is not after `timeout` seconds.

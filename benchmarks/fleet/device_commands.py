@@ -8,14 +8,14 @@ from server.deploy.deployment import Deployment
 
 
 def node_config(deployment: Deployment, name: str, socket: str) -> str:
-    """What a device's SuperNode tells the client app; `socket` is the worker's `unix:…` address."""
+    """Return what a device's SuperNode tells the client app; `socket` is the worker's `unix:…` address."""
     key = deployment.device_folder_of(name) / "node.key"
     client_id = deployment.device(name).client_id
     return f'client-id={client_id} device-name="{name}" worker-address="{socket}" node-key="{key}"'
 
 
 def supernode_command(deployment: Deployment, name: str, *, socket: str, superlink: str = "") -> list[str]:
-    """The device's SuperNode; `superlink` is another address than the deployment's port on this machine."""
+    """Return the device's SuperNode; `superlink` is another address than the deployment's port on this machine."""
     folder, port = deployment.device_folder_of(name), deployment.device_port + deployment.device(name).client_id
     return [
         f"{deployment.bin}/flower-supernode",
@@ -26,7 +26,7 @@ def supernode_command(deployment: Deployment, name: str, *, socket: str, superli
 
 
 def worker_command(deployment: Deployment, *, socket: str, state: Path, model: Path, data: Path) -> list[str]:
-    """The device's resident worker."""
+    """Return the device's resident worker."""
     return [
         f"{deployment.bin}/zo-asr-worker",
         "--model", str(model), "--data", str(data), "--listen", socket, "--state", str(state),

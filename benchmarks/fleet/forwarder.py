@@ -44,11 +44,11 @@ class Wire:
         return f"{self.bind}:{self.port}"
 
     def cut(self) -> None:
-        """Nothing passes any more."""
+        """Let nothing pass any more."""
         self._loop.call_soon_threadsafe(self._whole.clear)
 
     def heal(self) -> None:
-        """Everything passes again, what was under way first."""
+        """Let everything pass again, what was under way first."""
         self._loop.call_soon_threadsafe(self._whole.set)
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ QUICK = {
 
 
 def free_ports(count: int) -> int:
-    """The first of `count` consecutive ports of the loopback interface that are free now."""
+    """Return the first of `count` consecutive ports of the loopback interface that are free now."""
     draw = random.SystemRandom()
     for _ in range(200):
         first = draw.randrange(20000, 32000 - count)  # below those that the system gives to outgoing connections
@@ -68,7 +68,7 @@ def free_ports(count: int) -> int:
 
 
 def write_own_recordings(corpus: Path, target: Path, speaker: str) -> Path:
-    """The rows of one train speaker, and the whole test split: what one device holds."""
+    """Write the rows of one train speaker and the whole test split: what one device holds."""
     for split in ("train", "test"):
         folder = target / split
         folder.mkdir(parents=True)
@@ -115,7 +115,7 @@ class Run:
         return {int(entry["client_id"]): entry for entry in found["devices"]}
 
     def wait_for_round(self, server_round: int, timeout: float = ROUND_SECONDS) -> None:
-        """Until that round is in the books; fails early where the command has ended."""
+        """Wait until that round is in the ledger; fail early where the command has ended."""
 
         def reached() -> bool:
             done = bool(self.rows) and int(self.rows[-1]["server_round"]) >= server_round
@@ -195,7 +195,7 @@ class Fleet:
 
     @contextmanager
     def telling(self) -> Iterator[None]:
-        """Where the block fails, the ends of all logs are printed."""
+        """Print the ends of all logs if the block fails."""
         try:
             yield
         except BaseException:
@@ -228,7 +228,7 @@ class Fleet:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start_server(self) -> None:
-        """SuperLink, SuperExec and proxy."""
+        """Start SuperLink, SuperExec and proxy."""
         start = partial(self.children.start, env=self.environment, pause=1.0)
         start("superlink", self.deployment.superlink_command())
         self.wait_for_superlink()
@@ -237,12 +237,12 @@ class Fleet:
         wait_until("the proxy answers", lambda: self.answers(self.deployment.port, self.host), START_SECONDS)
 
     def wait_for_superlink(self) -> None:
-        """Until it takes connections."""
+        """Wait until it takes connections."""
         port = self.deployment.superlink_port
         wait_until("SuperLink answers", lambda: self.answers(port), START_SECONDS)
 
     def answers(self, port: int, host: str = "127.0.0.1") -> bool:
-        """Whether somebody with this deployment's certificate is at a port."""
+        """Return whether somebody with this deployment's certificate is at a port."""
         context = ssl.create_default_context(cafile=str(self.deployment.authority))
         try:
             plain = socket.create_connection((host, port), timeout=3)
@@ -252,7 +252,7 @@ class Fleet:
             return False
 
     def online(self) -> set[str]:
-        """Names of the devices that SuperLink takes for connected."""
+        """Return names of the devices that SuperLink considers connected."""
         try:
             listed = flwr_json(self.deployment, "supernode", "list", CONNECTION)["nodes"]
         except FlowerError:
@@ -261,13 +261,13 @@ class Fleet:
         return {ids.get(str(n["node-id"]), "") for n in listed if str(n["status"]) == "online"}
 
     def wait_for_devices(self, names: tuple[str, ...], timeout: float = START_SECONDS) -> None:
-        """Until their workers answer and their SuperNodes are connected."""
+        """Wait until their workers answer and their SuperNodes are connected."""
         for name in names:
             wait_until(f"worker of {name}", partial(self.is_awake, name), timeout)
         wait_until(f"{', '.join(names)} online", lambda: set(names) <= self.online(), timeout, every=1.0)
 
     def server_app(self) -> int:
-        """Process id of the server's part of the run that is going on."""
+        """Return process id of the server's part of the run that is going on."""
         found = self.children.of_marker("flwr-serverapp")
         assert len(found) == 1, f"{len(found)} processes run a ServerApp, expected one"
         return found[0]
@@ -275,15 +275,15 @@ class Fleet:
     # devices
 
     def socket_of(self, name: str) -> str:
-        """The address of a device's worker."""
+        """Return the address of a device's worker."""
         return f"unix:{self.short}/{name}.sock"
 
     def client_id(self, name: str) -> int:
-        """The number of a device."""
+        """Return the number of a device."""
         return self.deployment.device(name).client_id
 
     def recordings_of(self, name: str) -> Path:
-        """The folder of one device's recordings: the train speaker of its name, or one of the three."""
+        """Return the folder of one device's recordings: the train speaker of its name, or one of the three."""
         data = self.folder / "recordings" / name
         if not data.exists():
             speaker = name if name in SPEAKERS else SPEAKERS[self.client_id(name) % 3]
@@ -291,12 +291,12 @@ class Fleet:
         return data
 
     def start_device(self, name: str) -> None:
-        """Its worker, and its SuperNode behind a wire of its own."""
+        """Start its worker, and its SuperNode behind a forwarder of its own."""
         self.start_worker(name)
         self.start_supernode(name)
 
     def start_worker(self, name: str, model: Path | None = None, stand_in: Sequence[str] = ()) -> None:
-        """The resident worker with its recordings, or the command of a stand-in with the same arguments."""
+        """Start the worker with its recordings, or the command of a stand-in with the same arguments."""
         command = worker_command(
             self.deployment,
             socket=self.socket_of(name),
@@ -310,7 +310,7 @@ class Fleet:
         self.children.start(f"worker-{name}", command, self.environment, pause=1.0)
 
     def start_supernode(self, name: str, environment: Mapping[str, str] | None = None) -> None:
-        """The device's line to the server; begun again every 5 s, as it is refused until it was seen offline.
+        """Start its SuperNode, again every 5 s, as it is refused until it was seen offline.
 
         Args:
             environment: variables that only this device's SuperNode has.
@@ -324,17 +324,17 @@ class Fleet:
         self.children.start(f"supernode-{name}", command, self.environment | dict(environment or {}), pause=5.0)
 
     def worker(self, name: str, timeout: float = 60.0) -> WorkerClient:
-        """A connection to a device's worker."""
+        """Return a connection to a device's worker."""
         return WorkerClient(self.socket_of(name), wait=0.5, timeout=timeout)
 
     def info(self, name: str) -> dict[str, Any]:
-        """What `zo-asr-worker status --json` shows."""
+        """Return what `zo-asr-worker status --json` shows."""
         with self.worker(name) as client:
             found: dict[str, Any] = json.loads(client.info().status)
             return found
 
     def is_awake(self, name: str) -> bool:
-        """Whether a device's worker answers."""
+        """Return whether a device's worker answers."""
         try:
             return bool(self.info(name))
         except WorkerError:
@@ -343,14 +343,14 @@ class Fleet:
     # runs
 
     def start(self, run: str, **settings: Any) -> Run:
-        """`zo-asr-server start` with the quick settings and these (snake_case) changes."""
+        """Run `zo-asr-server start` with the quick settings and these (snake_case) changes."""
         chosen = QUICK | {"min-clients": len(self.names)}
         chosen |= {key.replace("_", "-"): value for key, value in settings.items()}
         (self.deployment.runs / f"{run}.toml").write_text(tomli_w.dumps(chosen))
         return self._begin(run, "start", chosen)
 
     def resume(self, run: Run) -> Run:
-        """`zo-asr-server resume`."""
+        """Run `zo-asr-server resume`."""
         return self._begin(run.name, "resume", run.settings)
 
     def _begin(self, run: str, verb: str, settings: dict[str, Any]) -> Run:
@@ -360,11 +360,11 @@ class Fleet:
         return Run(run, self.deployment.runs / run, settings, child.log, child.process)
 
     def cli(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """`zo-asr-server …` to its end."""
+        """Run `zo-asr-server …` to its end."""
         return self.command(["zo-asr-server", *arguments], cwd=cwd)
 
     def command(self, command: list[str], cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-        """An installed command of the operator to its end, in the deployment's environment."""
+        """Run an installed command of the operator to its end, in the deployment's environment."""
         return subprocess.run(
             [f"{self.deployment.bin}/{command[0]}", *command[1:]], env=self.environment | env,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS,
@@ -372,6 +372,6 @@ class Fleet:
         )  # fmt: skip
 
     def attempt(self, name: str, command: list[str], timeout: float = 40.0) -> tuple[int, str]:
-        """A process that should not last: its exit status and what it said."""
+        """Run a process that should end: return its exit status and its output."""
         child = self.children.start(name, command, self.environment)
         return child.process.wait(timeout), child.log.read_text(errors="replace")

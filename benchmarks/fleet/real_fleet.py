@@ -15,7 +15,7 @@ from simulations.models.tiny import write_mini_corpus, write_tiny_whisper
 
 @contextmanager
 def real_fleet() -> Iterator[Fleet]:
-    """A fleet of three devices over TLS: SuperLink, SuperExec, proxy, SuperNodes and workers.
+    """Start a fleet of three devices over TLS: SuperLink, SuperExec, proxy, SuperNodes and workers.
 
     What Flower and the network do does not depend on the model's size: plans and replies are the same.
     """

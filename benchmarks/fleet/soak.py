@@ -41,7 +41,7 @@ class Memory:
     end: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
-        """Until `end`."""
+        """Record memory until `end`."""
         while not self.end.wait(LOOK_SECONDS):
             for name, pid in self._alive():
                 size = resident(pid)
@@ -61,7 +61,7 @@ class Memory:
         ]
 
     def growth(self, least_seconds: float) -> dict[str, dict[str, float]]:
-        """Of the longest life of each process: median MB in its second and in its last fifth, if it is long enough."""
+        """Return median MB in the second and the last fifth of each process's longest life, if long enough."""
         lives: dict[str, list[tuple[float, int]]] = {}
         for (name, _), life in self.seen.items():
             if life[-1][0] - life[0][0] >= least_seconds and len(life) > len(lives.get(name, [])):
@@ -78,7 +78,7 @@ def _compare(life: list[tuple[float, int]]) -> dict[str, float]:
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process, 0 if it is gone."""
+    """Return resident bytes of a process, 0 if it is gone."""
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
@@ -86,7 +86,7 @@ def resident(pid: int) -> int:
 
 
 def describe(pid: int) -> str:
-    """A process, its parent, age and command, for a message."""
+    """Return a process, its parent, age and command, for a message."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()[:150]
@@ -107,7 +107,7 @@ class Soak:
     resumed: int = 0
 
     def schedule(self, faults: int) -> list[tuple[int, str]]:
-        """Rounds and faults; what ends a server comes in the first half, so that its memory can be watched after."""
+        """Return rounds and faults; those that end a server are in the first half, to watch its memory after."""
         places = sorted(self.draw.sample(range(3, self.rounds - 5), faults))
         kinds = [FAULTS[n % len(FAULTS)] for n in range(faults)]
         servers = [kind for kind in kinds if kind in SERVERS]
@@ -119,7 +119,7 @@ class Soak:
         return [(at, servers.pop() if n in for_servers else others.pop()) for n, at in enumerate(places) if others]
 
     def harm(self, kind: str) -> None:
-        """Do it."""
+        """Cause the fault."""
         name = self.draw.choice(VICTIMS)
         children = self.fleet.children
         actions: dict[str, Callable[[], None]] = {
@@ -208,7 +208,7 @@ def main() -> None:
 
 
 def text() -> str:
-    """The paragraph of `docs/deployment.md`."""
+    """Return the paragraph of `docs/results/deployment.md`."""
     found = json.loads((RESULTS / "soak.json").read_text())
     kinds = Counter(entry["fault"] for entry in found["faults"])
     said = ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items()))

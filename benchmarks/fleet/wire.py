@@ -22,18 +22,18 @@ DAY = 86_400.0
 
 
 def counters(fleet: Any) -> dict[str, dict[str, int]]:
-    """Bytes so far of every device, both ways."""
+    """Return bytes so far of every device, both ways."""
     return {name: {"up": wire.up, "down": wire.down} for name, wire in fleet.wires.items()}
 
 
 def since(fleet: Any, before: dict[str, dict[str, int]]) -> dict[str, list[int]]:
-    """Bytes since then, one number a device."""
+    """Return bytes since then, one number a device."""
     now = counters(fleet)
     return {way: [now[name][way] - before[name][way] for name in before] for way in ("up", "down")}
 
 
 def idle(fleet: Any, seconds: float) -> dict[str, Any]:
-    """Bytes a day of a device that is connected and asked nothing."""
+    """Return bytes a day of a device that is connected and asked nothing."""
     before, start = counters(fleet), time.monotonic()
     time.sleep(seconds)
     took = time.monotonic() - start
@@ -43,7 +43,7 @@ def idle(fleet: Any, seconds: float) -> dict[str, Any]:
 
 
 def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
-    """Bytes a device and round of one run."""
+    """Return bytes a device and round of one run."""
     last = WARM_ROUNDS + rounds
     run = fleet.start(
         f"steps-{local_steps}", local_steps=local_steps, num_queries=QUERIES, batch_size=1, num_server_rounds=last + 1,
@@ -68,7 +68,7 @@ def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
 
 
 def table() -> str:
-    """The table of `docs/deployment.md`, beside FedAvg's bytes of `benchmarks.cost.traffic`."""
+    """Return the table of `docs/results/deployment.md`, beside FedAvg's bytes of `benchmarks.cost.traffic`."""
     found = json.loads((RESULTS / "wire.json").read_text())
     fedavg = json.loads((RESULTS / "traffic.json").read_text())["bytes"]["FedAvg"]
     lines = [

@@ -30,7 +30,7 @@ def projected_grad(
     epsilon: float,
     in_place: bool = False,
 ) -> float:
-    """(L(w + εz) − L(w − εz)) / 2ε, the loss being the mean over examples; weights come back only nearly."""
+    """Return (L(w + εz) − L(w − εz)) / 2ε, the loss being the mean over examples; weights come back only nearly."""
     perturb(weights, seed, epsilon, in_place)
     plus = _loss(loss_fn)
     perturb(weights, seed, -2 * epsilon, in_place)
@@ -47,7 +47,7 @@ def plain_step(
     learning_rate: float,
     in_place: bool = False,
 ) -> list[float]:
-    """One step: measure along every direction, then w ← w − learning_rate · (1/q) · Σ_j g_j z_j, one j at a time.
+    """Make one step: measure along every direction, then w ← w − learning_rate · (1/q) · Σ_j g_j z_j by j.
 
     MeZO's algorithm 2 takes the mean over queries, as we do; ZO-ASR's code takes the sum.
     """

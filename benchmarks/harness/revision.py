@@ -9,7 +9,7 @@ _ROOT = Path(__file__).parent.parent.parent
 
 
 def revision() -> str | None:
-    """Short commit id, with "+changes" where files other than results differ from it; None without git."""
+    """Return short commit id, with "+changes" where files other than results differ from it; None without git."""
     commit = _git("rev-parse", "--short", "HEAD")
     if commit is None:
         return None

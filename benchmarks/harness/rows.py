@@ -21,7 +21,7 @@ Action = Callable[[], Any]
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, median, sample standard deviation, extremes and the values themselves."""
+    """Return mean, median, sample standard deviation, extremes and the values themselves."""
     return {
         "mean": statistics.fmean(values),
         "median": statistics.median(values),
@@ -33,7 +33,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def seconds(action: Action, device: str = "cpu") -> float:
-    """Seconds of one call; on a GPU those between two CUDA events around its work."""
+    """Return seconds of one call; on a GPU those between two CUDA events around its work."""
     if device == "cpu":
         start = time.perf_counter()
         action()
@@ -50,14 +50,14 @@ def seconds(action: Action, device: str = "cpu") -> float:
 
 
 def timed(action: Action, repeats: int, device: str = "cpu") -> list[float]:
-    """Seconds of each of `repeats` calls after one that does not count."""
+    """Return seconds of each of `repeats` calls after one that does not count."""
     return interleaved({"": action}, repeats, device)[""]
 
 
 def interleaved(
     sides: Mapping[str, Action], repeats: int, device: str = "cpu", *, warm: bool = False
 ) -> dict[str, list[float]]:
-    """Seconds of `repeats` calls of every side, in turn (ABCABC…), after one of each that does not count.
+    """Return seconds of `repeats` calls of every side, in turn (ABCABC…), after one of each that does not count.
 
     `warm`: everything was called before, and the first call counts.
     """
@@ -71,7 +71,7 @@ def interleaved(
 
 
 def quotient(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
-    """Ours ÷ theirs, median and range over pairs taken one after the other; `ratio` of the medians is beside it."""
+    """Return ours ÷ theirs, median and range over pairs in turn, and the ratio of the medians as `ratio`."""
     pairs = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {
         "ratio": statistics.median(ours) / statistics.median(theirs),
@@ -83,13 +83,13 @@ def quotient(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
 
 
 def ratio(ours: Action, theirs: Action, repeats: int = 9, device: str = "cpu") -> dict[str, Any]:
-    """Time of ours ÷ time of theirs, as `quotient`, measured in turn in one process."""
+    """Return time of ours ÷ time of theirs, as `quotient`, measured in turn in one process."""
     found = interleaved({"ours": ours, "theirs": theirs}, repeats, device)
     return quotient(found["ours"], found["theirs"])
 
 
 def amount(value: float, unit: str = "×") -> str:
-    """A measured number as text: `1.022×`, `600 kB`, `5.68 G/s`, `99.3%`; with another unit, three digits before it."""
+    """Return a number as text: `1.022×`, `600 kB`, `5.68 G/s`, `99.3%`; three digits for another unit."""
     if unit in ("B", "/s"):
         for prefix in ("", "k", "M", "G", "T"):
             if abs(value) < 1000 or prefix == "T":
@@ -104,7 +104,7 @@ def amount(value: float, unit: str = "×") -> str:
 
 
 def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
-    """A line of the table (`benchmarks.pages.table`): what it is, what was measured, and what it must reach.
+    """Return a line of the table (`benchmarks.pages.table`): what it is, what was measured, and what it must reach.
 
     Args:
         numbers: of `quotient` or `spread`.
@@ -115,7 +115,7 @@ def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
 
 
 def _program() -> str:
-    """The module that runs as the program, as `python -m` takes it."""
+    """Return the module that runs as the program, as `python -m` takes it."""
     spec = sys.modules["__main__"].__spec__
     return spec.name.removesuffix(".__main__") if spec else sys.argv[0]
 

@@ -33,7 +33,7 @@ ARCHITECTURES = {
 
 
 def random_whisper(architecture: str, device: str = "cpu", **changes: int) -> Any:
-    """A Whisper of that shape, or with `changes` to its configuration; seeded random float32 weights, in eval mode."""
+    """Return a Whisper of that shape, with `changes` to its configuration and seeded random float32 weights."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     width, layers, heads, bins, vocabulary = ARCHITECTURES[architecture]
@@ -58,7 +58,7 @@ def random_whisper(architecture: str, device: str = "cpu", **changes: int) -> An
 
 
 def whisper(architecture: str, device: str = "cpu") -> Any:
-    """`random_whisper`, or for "tiny.en" OpenAI's weights; all weights lie in memory of this process."""
+    """Return `random_whisper`, or for "tiny.en" OpenAI's weights; all weights lie in memory of this process."""
     if architecture != "tiny.en":
         return random_whisper(architecture, device)
     from zo_common.models.load import load_model
@@ -70,7 +70,7 @@ def whisper(architecture: str, device: str = "cpu") -> Any:
 
 
 def bundled() -> Path:
-    """The directory of OpenAI's Whisper-tiny.en, converted if that was never done."""
+    """Return the directory of OpenAI's Whisper-tiny.en, converted at the first call."""
     if not (MODELS / "whisper-tiny.en" / "model.safetensors").is_file():
         from simulations.models.whisper_import import bundled_whisper
 
@@ -79,7 +79,7 @@ def bundled() -> Path:
 
 
 def random_batch(model: Any, size: int = 8, frames: int = SPEECH_FRAMES) -> WhisperBatch:
-    """Seeded noise with a silent end and random labels of 10 to 20 tokens: time and memory do not depend on values."""
+    """Return seeded noise with a silent end and random labels of 10 to 20 tokens; values change no time."""
     generator = torch.Generator().manual_seed(1)
     config = model.config
     features = torch.full((size, config.num_mel_bins, frames + SILENT_FRAMES), SILENCE)
@@ -91,12 +91,12 @@ def random_batch(model: Any, size: int = 8, frames: int = SPEECH_FRAMES) -> Whis
 
 
 def device_loss(model: Any, batch: WhisperBatch, tensors: str, precision: str = "float32") -> WhisperLoss:
-    """A step's loss as our devices compute it: anew for every batch, frozen stages once."""
+    """Return a step's loss as our devices compute it: anew for every batch, frozen stages once."""
     return WhisperLoss(model, batch, FrozenPrefix(model, select(model, tensors)), TAIL_TOKENS, precision)
 
 
 def whole_loss(model: Any, batch: WhisperBatch, precision: str = "float32") -> Callable[[], torch.Tensor]:
-    """The same per-example loss, whatever is trained; with gradients where weights ask for them."""
+    """Return the same per-example loss, whatever is trained; with gradients where weights ask for them."""
     device = batch.features.device
 
     def losses() -> torch.Tensor:
@@ -107,19 +107,19 @@ def whole_loss(model: Any, batch: WhisperBatch, precision: str = "float32") -> C
 
 
 def usable_device(name: str) -> str:
-    """A device's name, if torch can use it here; else argparse says so in one sentence."""
+    """Return a device's name, if torch can use it here; else raise argparse's error in one sentence."""
     if name == "cuda" and not torch.cuda.is_available():
         raise argparse.ArgumentTypeError("there is no CUDA device here: measure on a machine that has one, or use cpu")
     return name
 
 
 def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
-    """What all scripts of the comparison take."""
+    """Add the options of all scripts of the comparison."""
     parser.add_argument("--device", type=usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", choices=("tiny.en", *ARCHITECTURES), default="tiny.en")
     parser.add_argument("--repeats", type=int, default=repeats)
 
 
 def num_weights(model: nn.Module) -> int:
-    """Weights of a model, tied ones once."""
+    """Return weights of a model, tied ones once."""
     return sum(parameter.numel() for parameter in model.parameters())

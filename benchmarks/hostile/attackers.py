@@ -27,7 +27,7 @@ from zo_common.lattice.grid import Scale
 
 
 def settings(arguments: argparse.Namespace, seed: int, vote_rate: float) -> Iterator[Setting]:
-    """Every cell for one seed: no attack once a rule, then every attack × share."""
+    """Return every cell for one seed: no attack once a rule, then every attack × share."""
     base = Setting(
         "none",
         "mean",
@@ -48,7 +48,7 @@ def settings(arguments: argparse.Namespace, seed: int, vote_rate: float) -> Iter
 
 
 def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
-    """One attack, rule and share over the seeds."""
+    """Measure one attack, rule and share over the seeds."""
     setting = outcomes[0][0]
     results = [outcome for _, outcome in outcomes]
     hostile = sum(len(each["hostile"]) for each in results)
@@ -68,7 +68,7 @@ def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str, Any]:
-    """All cells, the base model's numbers, and the settings."""
+    """Measure all cells; return them with the base model's numbers and the settings."""
     kept = Kept(arguments.work)
     crowd.restart()
     before = crowd.evaluate()
@@ -94,7 +94,7 @@ def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str
 
 
 def line(row: dict[str, Any]) -> str:
-    """A cell as text: mean and standard deviation over the seeds."""
+    """Return a cell as text: mean and standard deviation over the seeds."""
     label = f"{row['aggregation']:<14}{row['attack']:<12}{row['share']:>4.0%}"
     numbers = []
     if "wer" in row:
@@ -107,7 +107,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(SMALL), help="'whisper' is the demo's")
     parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")

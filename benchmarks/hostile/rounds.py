@@ -42,19 +42,19 @@ class Crowd(Protocol):
     devices: int
 
     def restart(self) -> int:
-        """Back to the base model; its id."""
+        """Go back to the base model and return its id."""
 
     def examples(self, device: int) -> int:
-        """How many utterances a device has."""
+        """Return the number of utterances of a device."""
 
     def measure(self, plan: Plan, flipped: bool) -> Reply:
-        """A device's honest answer to a plan, from recordings with wrong transcripts if `flipped`."""
+        """Return a device's honest answer to a plan, from recordings with wrong transcripts if `flipped`."""
 
     def move(self, record: Record) -> None:
-        """All devices apply a round. Raises LatticeOverflow, and then nothing has moved."""
+        """Apply a round on all devices. Raises LatticeOverflow, and then nothing has moved."""
 
     def evaluate(self) -> dict[str, float]:
-        """Held-out `loss`, and `wer` where there are words."""
+        """Return held-out `loss`, and `wer` where there are words."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Setting:
         return self.vote_rate if self.aggregation == "sign-vote" else self.learning_rate
 
     def config(self, **others: Any) -> RunConfig:
-        """The run's settings."""
+        """Return the run's settings."""
         return RunConfig(
             run_seed=self.seed,
             num_server_rounds=self.rounds,
@@ -98,7 +98,7 @@ class Setting:
         )
 
     def aggregator(self) -> Aggregator:
-        """The rule on trial."""
+        """Return the rule on trial."""
         return aggregator_of(self.aggregation, shared=True, weighting="uniform", byzantine_share=self.byzantine_share)
 
 
@@ -121,7 +121,7 @@ class Outcome:
 
 
 def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) -> Outcome:
-    """All rounds of one setting.
+    """Run all rounds of one setting.
 
     1. The hostile devices are drawn by the seed, the same for every attack and rule.
     2. Each round all devices measure, the hostile ones change what they send, and the rule makes the update of it.
@@ -156,7 +156,7 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
 
 
 def slope(crowd: Crowd, setting: Setting) -> float:
-    """Mean size of the first round's honest mean scalars: what a vote's ±1 stands for at the same step size."""
+    """Return mean size of the first round's honest mean scalars: what a vote's ±1 stands for at the same step size."""
     plan = round_plan(setting.config(), 1, 0.0, crowd.restart())
     grads = [crowd.measure(replace(plan, client_id=device), False).projected_grads for device in range(crowd.devices)]
     return float(np.abs(np.mean(np.stack(grads), axis=0)).mean())
@@ -169,7 +169,7 @@ def _hostile(setting: Setting, devices: int) -> list[int]:
 
 
 def round_plan(config: RunConfig, server_round: int, rate: float, base_id: int) -> Plan:
-    """What the devices of a crowd are asked in a round; `client_id` is each one's own."""
+    """Return the plan of a round; `client_id` is each device's own."""
     return Plan(
         server_round=server_round,
         seed=shared_seed(config.run_seed, server_round),
@@ -191,7 +191,7 @@ def _clients(
     change: Callable[[Seen], NDArray[np.float32]],
     last: Record | None,
 ) -> list[ClientScalars]:
-    """Every device's answer, that of the hostile ones changed; whoever cannot measure is left out."""
+    """Return every device's answer, that of the hostile ones changed; whoever cannot measure is left out."""
     grads: dict[int, NDArray[np.float32]] = {}
     for device in range(crowd.devices):
         own = replace(plan, client_id=device)

@@ -66,17 +66,17 @@ class Crowd:
         self.choices: list[str] = []
 
     def examples(self, device: int) -> int:
-        """How many utterances a device has."""
+        """Return the number of utterances of a device."""
         return len(self.shares[device])
 
     def losses(self, trained: Collection[str], tail_tokens: int, precision: str = "auto") -> LossOf:
-        """Batch → the loss of a step; `trained` are the names of the trained tensors."""
+        """Return the function batch → loss of a step; `trained` are the names of the trained tensors."""
         settings = LossSettings.of(self._config, tail_tokens)
         device = next(self.model.parameters()).device
         return self.speech.losses(trained, settings, resolve_precision(precision, device))
 
     def chosen_loss(self, state: LatticeState, tail_tokens: int, epsilon: float) -> tuple[LossOf, float]:
-        """Batch → the loss of a step, and its ε; −1 and 0 are chosen by the loss check of device 0's recordings."""
+        """Return the function batch → loss, and its perturbation; the loss check of device 0 chooses −1 and 0."""
         if tail_tokens >= 0 and epsilon > 0:
             return self.losses(state.exponents, tail_tokens), epsilon
         device = next(self.model.parameters()).device
@@ -92,21 +92,21 @@ class Crowd:
         return self.speech.losses(state.exponents, settings, choice.precision), choice.epsilon
 
     def draw(self, device: int, seed: int, step: int, size: int) -> list[int]:
-        """Which of its utterances a device takes for a local step, drawn as the device itself does."""
+        """Return which of its utterances a device takes for a local step, drawn as the device itself does."""
         generator = np.random.default_rng(fold_in(seed, _BATCH_STREAM, device, step))
         return self.shares[device].draw(size, generator)
 
     def batch(self, device: int, chosen: Sequence[int]) -> Any:
-        """Some of a device's utterances as inputs of the model."""
+        """Return some of a device's utterances as inputs of the model."""
         batch: Any = self.shares[device].batch(chosen)
         return batch.to(next(self.model.parameters()).device)
 
     def dev_loss(self) -> float:
-        """Mean loss of the development split in float32, on the full window."""
+        """Return mean loss of the development split in float32, on the full window."""
         return full_loss(self.speech, self.dev)
 
     def judge(self, data: Recordings | None = None, most: int = 0) -> Judgement:
-        """Word errors and loss of the test split, or of other speech; of at most so many utterances, 0: of all."""
+        """Return word errors and loss of the test split or of other speech, of so many utterances (0: all)."""
         data = self.test if data is None else data
         data = spread(data, most) if most else data
         found = evaluate(self.speech, data, language=self.task.language)
@@ -114,7 +114,7 @@ class Crowd:
         return Judgement(full_loss(self.speech, data), scores.wer, scores.cer, scores.utterances)
 
     def read(self, folder: str, split: str = "test") -> Recordings:
-        """Other speech for this model."""
+        """Read other speech for this model."""
         return read_speech(folder, self._reader, split=split)
 
 
@@ -129,7 +129,7 @@ def _shares(task: Task, reader: Reader, devices: int, seed: int) -> list[Recordi
 
 @torch.inference_mode()
 def full_loss(speech: SpeechModel, data: Recordings) -> float:
-    """Mean loss of an utterance in float32; Whisper's on its whole 30 s window, without any approximation."""
+    """Return mean loss of an utterance in float32; Whisper's on its whole 30 s window, without any approximation."""
     if not isinstance(data, SpeechDataset):
         return held_out_loss(speech, data)
     model = speech.model

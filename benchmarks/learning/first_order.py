@@ -68,7 +68,7 @@ class FirstOrder:
         return Cost(passes, passes, size, size)
 
     def _local(self, device: int, seed: int) -> int:
-        """A device's steps; how many utterances they took."""
+        """Make a device's steps; return the number of utterances."""
         optimizer, taken = self._single or self._optimizer(), 0
         for step in range(self.settings.local_steps):
             chosen = self.crowd.draw(device, seed, step, self.settings.batch_size)
@@ -93,7 +93,7 @@ class FirstOrder:
             weight.copy_(value)
 
     def finish(self) -> None:
-        """The adapters become part of the weights."""
+        """Merge the adapters into the weights."""
         if self.settings.tensors == LORA:
             merge_lora(self.crowd.model)
         self.crowd.model.requires_grad_(False)
@@ -136,7 +136,7 @@ def merge_lora(model: nn.Module) -> None:
 
 
 def recompute_layers(model: Any) -> None:
-    """Transformer layers keep their inputs alone; what is between is computed again on the way back."""
+    """Keep the layers' inputs alone; what is between is computed again on the way back."""
     for name, module in model.named_modules():
         if name.endswith(tuple(f".layers.{n}" for n in range(100))):
             module.forward = _recomputed(module.forward)

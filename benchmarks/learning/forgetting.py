@@ -17,7 +17,7 @@ UTTERANCES = 48  # of each accent's test split
 
 
 def others_wer(crowd: Crowd, places: Places, accents: tuple[str, ...] = OTHER_ACCENTS) -> dict[str, float]:
-    """Word error rates of a crowd's present model on each accent's test split; its own accent's data is not trained."""
+    """Return word error rates of a crowd's present model on the test split of each other accent."""
     found = {}
     for accent in accents:
         data = crowd.read(accent_folder(accent, places))

@@ -50,7 +50,7 @@ class LatticeRounds:
         return Cost(forwards, 0, up, down)
 
     def measure(self, device: int, seed: int, learning_rate: float) -> LocalResult:
-        """A device's local steps; the weights are as before."""
+        """Make a device's local steps; the weights are as before."""
         return run_local_steps(
             self.state_of_weights,
             lambda step: self.loss(device, seed, step),
@@ -63,12 +63,12 @@ class LatticeRounds:
         )
 
     def loss(self, device: int, seed: int, step: int) -> LossFn:
-        """The loss of one local step."""
+        """Return the loss of one local step."""
         chosen = self.crowd.draw(device, seed, step, self.settings.batch_size)
         return self.loss_of(self.crowd.batch(device, chosen))
 
     def payload(self, number: int, results: Sequence[LocalResult], rate: float) -> tuple[int, int]:
-        """Bytes of a device's reply with the scalars of some results, and of its plan with the last round in it."""
+        """Return bytes of a device's reply with some results' scalars, and of its plan with the last round."""
         s = self.settings
         records = (Record(number - 1, 1, self.rounds[-1]),) if self.rounds else ()
         plan = Plan(number, 1, 0, 1, 1, s.local_steps, s.batch_size, rate, self.config, records)
@@ -82,7 +82,7 @@ class LatticeRounds:
         self.rounds.append(tuple(contributions))
 
     def finish(self) -> None:
-        """The last round's weights are the model."""
+        """Do nothing: the last round's weights are the model."""
 
     def state(self) -> dict[str, Any]:
         """As `Method.state`: the rounds themselves."""

@@ -65,7 +65,7 @@ class Run:
 
 
 def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None = None, say: Say = print) -> Run:
-    """Rounds until the budget is spent, with the curve on the way.
+    """Run rounds until the budget is spent; return the curve.
 
     1. A checkpoint of the same run, if there is one, is gone on from.
     2. After every evaluation of the development split a checkpoint is written, whole or not at all.
@@ -121,7 +121,7 @@ def _resumed(method: Method, checkpoint: Path | None) -> Run | None:
 
 
 def passes_to(curve: list[list[float]], loss: float) -> float | None:
-    """Passes at which a curve first comes down to a number, between two points in proportion; None if it never does."""
+    """Return passes at which a curve first reaches a number, interpolated; None if it never does."""
     for (before, high), (after, low) in zip(curve, curve[1:], strict=False):
         if low <= loss < high:
             return before + (after - before) * (high - loss) / (high - low)

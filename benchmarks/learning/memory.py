@@ -71,7 +71,7 @@ class OneDevice:
 
 
 def child(name: str, model: str, tail_tokens: int) -> dict[str, float]:
-    """Bytes and seconds of one kind of step in this process."""
+    """Return bytes and seconds of one kind of step in this process."""
     from benchmarks.learning.first_order import FirstOrder
     from benchmarks.learning.lattice_rounds import LatticeRounds
     from benchmarks.learning.method import Settings

@@ -72,7 +72,7 @@ class Settings:
     extra: tuple[tuple[str, float], ...] = ()
 
     def of(self, name: str, default: float) -> float:
-        """A variant's number."""
+        """Return a variant's number."""
         return dict(self.extra).get(name, default)
 
 
@@ -80,7 +80,7 @@ class Method(Protocol):
     """A way of learning, bound to a crowd's model."""
 
     def round(self, number: int) -> Cost:
-        """One round, from 1, in which every device takes part.
+        """Run one round, from 1, in which every device takes part.
 
         Raises:
             ZOError: the loss or the weights left their range; the run is over, and its model is not judged.

@@ -76,7 +76,7 @@ def _first_order(crowd: Crowd, settings: Settings, budget: Budget) -> Method:
 def _published(
     name: str, title: str, make: Make, queries: int, rates: tuple[float, ...], bias: tuple[float, ...]
 ) -> Any:
-    """A published rule on all weights, as its authors train, and on the tensors that ours trains."""
+    """Return a published rule on all weights, as its authors train, and on the tensors that ours trains."""
     whole = Settings(name, "all", queries=queries)
     few = Settings(f"{name}-bias", BIASES, queries=queries, epsilon=BIAS_EPSILON)
     return {
@@ -99,7 +99,7 @@ METHODS: dict[str, Entry] = {
         _rounds(),
         Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", scale="unit", epsilon=1e-3, tail_tokens=64),
     ),
-    # the settings that docs/adapt.md had for federated runs of CTC models
+    # the settings that docs/tutorials/without-transcripts.md has for federated runs of CTC models
     "fixed-ctc": Entry(
         "ours, as tuned by hand before for CTC",
         _rounds(),
@@ -144,7 +144,7 @@ VARIANTS: dict[str, Entry] = {
 
 
 def directions_study(directions: tuple[int, ...] = (8, 32, 64, 128, 512)) -> dict[str, Entry]:
-    """The same passes as more or fewer directions a round, of one device or of eight, with one local step or four."""
+    """Return entries of equal passes: directions a round, one device or eight, one local step or four."""
     found = {}
     for total in directions:
         for devices in (1, 8):
@@ -160,7 +160,7 @@ def directions_study(directions: tuple[int, ...] = (8, 32, 64, 128, 512)) -> dic
 
 
 def tensors_study() -> dict[str, Entry]:
-    """The measured step on other tensors and scales: what CTC models are asked about."""
+    """Return the measured step on other tensors and scales, for CTC models."""
     kinds: dict[str, tuple[str, Scale]] = {
         "residual": ("*attention.out_proj.bias,*output_dense.bias", "unit-wide"),
         "gains": ("*norm.weight", "unit-wide"),

@@ -52,7 +52,7 @@ class SequentialSteps(ABC):
         return Cost(forwards)
 
     def finish(self) -> None:
-        """The last step's weights are the model."""
+        """Do nothing: the last step's weights are the model."""
         return
 
 
@@ -112,7 +112,7 @@ class FzooSteps(SequentialSteps):
         self._move([Update(s, c) for s, c in zip(seeds, self.coefficients(grads), strict=True)])
 
     def coefficients(self, grads: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-        """−η g_j / (N σ); nothing where all losses are equal. The clean loss cancels in σ."""
+        """Return −η g_j / (N σ); nothing where all losses are equal. The clean loss cancels in σ."""
         deviation = float(grads.std(ddof=1)) * self.settings.epsilon
         if deviation == 0:
             return [0.0] * len(grads)

@@ -26,7 +26,7 @@ class Rate(Protocol):
     asks: Mapping[str, Any]
 
     def rate_of_round(self, number: int, results: Sequence[LocalResult]) -> float:
-        """The learning rate of round `number`, from 1, for the mean over queries.
+        """Return the learning rate of round `number`, from 1, for the mean over queries.
 
         Args:
             results: of all devices, measured at the weights before the round; empty where it is asked what a device
@@ -34,10 +34,10 @@ class Rate(Protocol):
         """
 
     def state(self) -> list[dict[str, Any]]:
-        """What `restore` needs."""
+        """Return what `restore` needs."""
 
     def restore(self, state: list[dict[str, Any]]) -> None:
-        """Go on after the rounds of an earlier process."""
+        """Continue after the rounds of an earlier process."""
 
 
 class FixedRate:
@@ -97,11 +97,11 @@ class MeasuredRate(MeasuredStep):
         return self.used(number, _Replies(results), number) if results else self.planned(number)
 
     def state(self) -> list[dict[str, Any]]:
-        """What `restore` needs."""
+        """Return what `restore` needs."""
         return [asdict(row) for row in self._rows]
 
     def restore(self, state: list[dict[str, Any]]) -> None:
-        """Go on after the rounds of an earlier process."""
+        """Continue after the rounds of an earlier process."""
         self._rows = [StepRow(**row) for row in state]
 
     def _write(self, row: StepRow) -> None:

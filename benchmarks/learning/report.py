@@ -28,14 +28,14 @@ Row = dict[str, Any]
 
 
 def load() -> list[Row]:
-    """Rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
+    """Return rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
     path = RESULTS / "learning.jsonl"
     rows = [row["outcome"] for row in read_rows(path)] if path.exists() else []
     return chosen([row for row in rows if "method" in row])
 
 
 def chosen(rows: Iterable[Row]) -> list[Row]:
-    """Of each task, method and budget the learning rate that most seeds ran with, then the one of the lowest loss."""
+    """Return for each task, method and budget the rate that most seeds ran with, then of the lowest loss."""
     groups: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         key = json.dumps([row["task"], row["method"], row["devices"], row["budget"]], sort_keys=True)
@@ -48,7 +48,7 @@ def _rank(rows: list[Row]) -> tuple[int, float]:
 
 
 def of(rows: list[Row], task: str, method: str, *, devices: int | None = None) -> list[Row]:
-    """Rows of a method on a task that were judged; of the largest budget, if there are several.
+    """Return rows of a method on a task that were judged; of the largest budget, if there are several.
 
     Args:
         devices: how many; None: as many as the method has by itself.
@@ -60,7 +60,7 @@ def of(rows: list[Row], task: str, method: str, *, devices: int | None = None) -
 
 
 def matched(rows: list[Row], task: str) -> list[Row]:
-    """A task's rows of one budget: the one that most methods ran with, and of several the largest."""
+    """Return a task's rows of one budget: the one that most methods ran with, and of several the largest."""
     methods: dict[int, set[str]] = defaultdict(set)
     for row in rows:
         if row["task"] == task:
@@ -70,7 +70,7 @@ def matched(rows: list[Row], task: str) -> list[Row]:
 
 
 def mean(values: Iterable[float], form: str = ".1%") -> str:
-    """`32.5% ± 1.2%`; the sample deviation where there are several."""
+    """Return `32.5% ± 1.2%`; the sample deviation where there are several."""
     known = list(values)
     if not known:
         return MISSING
@@ -79,12 +79,12 @@ def mean(values: Iterable[float], form: str = ".1%") -> str:
 
 
 def table(head: list[str], lines: Iterable[list[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join(["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)])
 
 
 def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
-    """Every task: word errors and loss before and after, with the defaults and as tuned by hand."""
+    """Return every task: word errors and loss before and after, with the defaults and as tuned by hand."""
     head = ["task", "method", "devices", "seeds", "WER before", "WER after"]
     head += ["dev loss before", "after", "passes", "minutes", "what the loss check chose"]
     known = rows()
@@ -110,13 +110,13 @@ def _task_cells(found: list[Row]) -> list[str]:
 
 
 def _choice(sentence: str) -> str:
-    """What a sentence of the loss check chose, without the reasons."""
+    """Return what a sentence of the loss check chose, without the reasons."""
     clauses = sentence.removeprefix("loss check: ").split("; ")
     return ", ".join(re.split(r":| \(", clause)[0] for clause in clauses)
 
 
 def published_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
-    """Methods matched by passes: word errors, loss, passes to half of the best loss gain and to a fifth less WER."""
+    """Return methods at equal passes: errors, loss, passes to half of the best gain and to a fifth less WER."""
     known = matched(rows(), task)
     head = ["method", "rate", "seeds", "WER after", "dev loss after", "passes to half of the best loss gain"]
     head.append(f"passes to −{_GAIN:.0%} dev WER")
@@ -151,7 +151,7 @@ def _half_gain(rows: list[Row], task: str) -> float | None:
 
 
 def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
-    """Ours beside first order on the same devices and recordings."""
+    """Return a table of ours and first order on the same devices and recordings."""
     known = matched(rows(), task)
     head = ["method", "seeds", "WER after", "dev loss after", "rounds", "up a device", "down a device", "minutes"]
     lines = []
@@ -172,7 +172,7 @@ def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
 
 
 def memory_block() -> str:
-    """Peak memory and seconds of one device's step."""
+    """Return peak memory and seconds of one device's step."""
     path = RESULTS / "learning_memory.json"
     if not path.exists():
         return f"Memory of a device's step: {MISSING}."
@@ -189,7 +189,7 @@ def memory_block() -> str:
 
 
 def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
-    """Word errors of accents that nobody trained on."""
+    """Return word errors of accents that were not trained on."""
     known = [r for r in matched(rows(), task) if r.get("others_after")]
     head = ["accent", *(f"{METHODS[m].title}: before → after" for m in OURS if m != "fixed-swept")]
     lines = []
@@ -204,7 +204,7 @@ def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> 
 
 
 def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> str:
-    """A study's entries at equal passes."""
+    """Return a study's entries at equal passes."""
     known = matched(rows(), task)
     base = ["auto"] if study == "variants" else []
     lines = []
@@ -219,7 +219,7 @@ def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> 
 
 
 def curve_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
-    """Loss over passes of the longest runs."""
+    """Return loss over passes of the longest runs."""
     known = rows()
     lines = []
     for method in ("auto", "bias-swept", "adam-same", "adam-early", "adam-all"):

@@ -51,7 +51,7 @@ class Lab:
         self._work, self._threads, self._forgetting = work, threads, forgetting
 
     def outcome(self, task: Task, entry: Entry, settings: Settings) -> Outcome:
-        """A row: what was asked, what became of loss and words, and what it took."""
+        """Return a row: settings, loss and words before and after, and the cost."""
         text = json.dumps({"task": task.name, **asdict(settings), "budget": asdict(self._budget)}, sort_keys=True)
         asked: dict[str, Any] = json.loads(text)
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -90,7 +90,7 @@ class Lab:
         return self._kept(asked, lambda: others_wer(self._crowd(task, 1, 0), self._places))
 
     def row(self, task: Task, entry: Entry, seeds: Sequence[int], devices: int | None = None) -> list[Outcome]:
-        """The outcomes of a method for some seeds, its learning rate chosen first where it is swept."""
+        """Return the outcomes of a method for some seeds, its learning rate chosen first where it is swept."""
         settings = entry.settings if devices is None else _among(entry.settings, devices)
 
         def end(rate: float) -> float:
@@ -103,7 +103,7 @@ class Lab:
 
 
 def _among(settings: Settings, devices: int) -> Settings:
-    """Settings for another number of devices: with as many directions a round, unless the step is measured.
+    """Return settings for another number of devices: with as many directions a round, unless the step is measured.
 
     A measured step adapts to any number, and every device keeps the default of its directions, as in `zo-asr train`.
     """
@@ -113,7 +113,7 @@ def _among(settings: Settings, devices: int) -> Settings:
 
 
 def choose_rate(rates: Sequence[float], loss_of: Callable[[float], float]) -> float:
-    """The rate with the lowest loss; a best rate at the edge is compared with the next one beyond, twice at most."""
+    """Return the rate with the lowest loss; one at the edge is compared with the next beyond, at most twice."""
     found = {rate: loss_of(rate) for rate in rates}
     for _ in range(MOST_WIDENED if len(found) > 1 else 0):
         ordered, best = sorted(found), min(found, key=lambda rate: found[rate])
@@ -134,7 +134,7 @@ def _about() -> dict[str, Any]:
 
 
 def without_places(arguments: Sequence[str]) -> list[str]:
-    """A command line without the options that say where files lie: they change no result."""
+    """Return a command line without the options that say where files lie: they change no result."""
     found, skip = [], False
     for argument in arguments:
         skip = skip or argument in PLACES
@@ -146,7 +146,7 @@ def without_places(arguments: Sequence[str]) -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     made.add_argument("--methods", nargs="+", choices=ALL, help="default: all but the studies'")
@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def chosen(arguments: argparse.Namespace) -> Mapping[str, Entry]:
-    """The methods that a command line asks for."""
+    """Return the methods that a command line asks for."""
     names = list(arguments.methods or ([] if arguments.study else METHODS))
     names += STUDIES[arguments.study] if arguments.study else []
     entries = {name: ALL[name] for name in dict.fromkeys(names)}

@@ -44,7 +44,7 @@ class Task:
 
 
 def task_of(name: str, places: Places) -> Task:
-    """A task by name; its model and its speech are made if they are not there.
+    """Return a task by name; its model and its speech are made if they are not there.
 
     Raises:
         ConfigError: an unknown name, or a package that is not installed.
@@ -55,7 +55,7 @@ def task_of(name: str, places: Places) -> Task:
 
 
 def accent_folder(accent: str, places: Places, **changes: Any) -> str:
-    """The audio folder of a synthetic accent: the demo's voices, numbers and seed, but for `changes`."""
+    """Return the audio folder of a synthetic accent: the demo's voices, numbers and seed, but for `changes`."""
     config = replace(CorpusConfig(accent=accent, utterances_per_speaker=UTTERANCES), **changes)
     name = "-".join([accent, *sorted(changes)])
     return str(write_corpus(places.data / name, config).directory)
@@ -74,7 +74,7 @@ def _prompts(name: str, places: Places) -> Task:
 
 
 def _small_ctc(name: str, places: Places) -> Task:
-    """Speech as close to the microphone as in the small model's training, from voices that it never heard."""
+    """Return speech as close to the microphone as in the small model's training, from other voices."""
     trained = Recipe().corpus
     close: dict[str, Any] = {"lead_seconds": trained.lead_seconds, "tail_seconds": trained.tail_seconds}
     unheard = {"test_speakers": ("m6", "f4", "m8", "rob")}

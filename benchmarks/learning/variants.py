@@ -82,7 +82,7 @@ class HardUtterances(LatticeRounds):
             self.crowd.shares[device] = replace(share, examples=tuple(share.examples[i] for i in self._hard[device]))
 
     def _with_errors(self, share: Any) -> list[int]:
-        """Utterances with word errors; all, where that would leave less than a batch."""
+        """Return utterances with word errors; all, where that would leave less than a batch."""
         crowd = self.crowd
         found = evaluate(crowd.speech, share, language=crowd.task.language)
         pairs = zip(share.texts, found.hypotheses, strict=True)
@@ -126,7 +126,7 @@ class UtteranceDirections(LatticeRounds):
         return Cost(forwards, 0, up, down)
 
     def own_step(self, batch: Any, seed: int) -> LocalResult:
-        """One utterance's projected gradients along its own directions."""
+        """Return one utterance's projected gradients along its own directions."""
         asks = self.rate.asks
         return run_local_steps(
             self.state_of_weights, lambda step: self.loss_of(batch), seed, 1, self.config, 0.0, **asks

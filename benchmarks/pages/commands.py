@@ -26,7 +26,7 @@ All commands with their arguments and options. `zo-asr GROUP COMMAND --help` say
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = [HEAD]
     for name, (module, says) in GROUPS.items():
         group = typer.main.get_command(importlib.import_module(module).app)
@@ -35,7 +35,7 @@ def page() -> str:
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
-    """A command's own part, or that of a group and of its commands."""
+    """Return a command's own part, or that of a group and of its commands."""
     inner = getattr(command, "commands", None)
     if inner is None or command.invoke_without_command:
         yield from _usage(command, path)
@@ -65,14 +65,14 @@ def _usage(command: Any, path: str) -> Iterator[str]:
 
 
 def _help_of_parameters(function: Callable[..., Any]) -> dict[str, str]:
-    """Parameter → its `typer.Argument` or `typer.Option` help: some releases of click drop that of arguments."""
+    """Return parameter → its `typer.Argument` or `typer.Option` help: some releases of click drop that of arguments."""
     hints = get_type_hints(function, include_extras=True)
     found = {name: getattr(hint, "__metadata__", (None,))[0] for name, hint in hints.items()}
     return {name: getattr(info, "help", None) or "" for name, info in found.items()}
 
 
 def _plain(text: str | None) -> str:
-    """One line that may stand in a table."""
+    """Return one line that may stand in a table."""
     return " ".join((text or "").split()).replace("\\[", "[").replace("|", r"\|")
 
 

@@ -18,7 +18,7 @@ def _load(name: str) -> dict[str, Any]:
 
 
 def _percent(numbers: dict[str, Any]) -> str:
-    """Mean ± standard deviation in percent; the mean alone of a single seed."""
+    """Return mean ± standard deviation in percent; the mean alone of a single seed."""
     around = f" ± {100 * numbers['std']:.1f}" if len(numbers["values"]) > 1 else ""
     return f"{100 * numbers['mean']:.1f}{around}"
 
@@ -36,13 +36,13 @@ def _over(seeds: list[int]) -> str:
 
 
 def _loss(numbers: dict[str, Any]) -> str:
-    """Mean ± standard deviation; the mean alone of a single seed."""
+    """Return mean ± standard deviation; the mean alone of a single seed."""
     around = f" ± {numbers['std']:.3f}" if len(numbers["values"]) > 1 else ""
     return f"{numbers['mean']:.3f}{around}"
 
 
 def errors(measure: str) -> str:
-    """A measure by guarantee and ε, error rates in percent, a column for each number of devices."""
+    """Return a measure by guarantee and ε, error rates in percent, a column for each number of devices."""
     row = _load("privacy_utility")
     counts = list(dict.fromkeys(cell["devices"] for cell in row["cells"]))
     before = spread([row["cells"][0]["before"][measure]])
@@ -59,7 +59,7 @@ def errors(measure: str) -> str:
 
 
 def noise() -> str:
-    """What the noise of each place is against what devices measure."""
+    """Return what the noise of each place is against what devices measure."""
     lines = [
         "| guarantee | devices | noise multiplier | noise ÷ what is measured, a scalar | steps for the same progress |",
         "|---" * 5 + "|",
@@ -75,7 +75,7 @@ def noise() -> str:
 
 
 def utility() -> str:
-    """Error rates against ε, the noise behind them, and what they are of."""
+    """Return error rates against ε, the noise behind them, and what they are of."""
     row = _load("privacy_utility")
     about = row["settings"]
     needed = " and ".join(
@@ -94,7 +94,7 @@ def utility() -> str:
 
 
 def resistance() -> str:
-    """Word error rates and losses by attack and share, a column for each rule, and whom the server reported."""
+    """Return word error rates and losses by attack and share, a column for each rule, and whom the server reported."""
     row = _load("attackers")
     about, before = row["settings"], row["before"]
     left = any(cell["left_lattice"] for cell in row["cells"])
@@ -121,7 +121,7 @@ def _by_rule(row: dict[str, Any], measure: str) -> str:
 
 
 def _reported(row: dict[str, Any]) -> str:
-    """Whom the server's look at the scalars reported by the end, under all rules together."""
+    """Return whom the server's look at the scalars reported by the end, under all rules together."""
     lines = ["| attack | hostile | of them reported | honest devices reported |", "|---" * 4 + "|"]
     for attack, share in _places(row):
         here = [c for c in row["cells"] if (c["attack"], c["share"]) == (attack, share)]
@@ -136,7 +136,7 @@ def _reported(row: dict[str, Any]) -> str:
 
 
 def _places(row: dict[str, Any]) -> list[tuple[str, float]]:
-    """Attacks and shares in the order of the rows, nobody hostile first."""
+    """Return attacks and shares in the order of the rows, nobody hostile first."""
     found = dict.fromkeys((cell["attack"], cell["share"]) for cell in row["cells"])
     return sorted(found, key=lambda place: (place[0] != "none", _order(row, place[0]), place[1]))
 
@@ -152,7 +152,7 @@ def _cell(cell: dict[str, Any], measure: str) -> str:
 
 
 def _measured(name: str, command: str, make: Callable[[], str]) -> Callable[[], str]:
-    """The text, or that there is none yet."""
+    """Return the text, or that there is none yet."""
     return lambda: make() if (RESULTS / f"{name}.json").exists() else f"Not measured yet: `{command}`."
 
 

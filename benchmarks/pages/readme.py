@@ -18,8 +18,8 @@ from benchmarks.cost import switch
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
+from benchmarks.pages import comparison, table
 from benchmarks.pages import privacy as privacy_report
-from benchmarks.pages import table
 from benchmarks.scale import scaling
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
@@ -37,13 +37,28 @@ def _percent(numbers: dict[str, Any]) -> str:
 
 
 def demo_block() -> str:
-    """The output of one demo, as it was printed."""
-    lines = (RESULTS / "demo.txt").read_text().rstrip().splitlines()
+    """Return the output of one demo, as it was printed."""
+    return _indented(_demo_lines())
+
+
+def demo_excerpt() -> str:
+    """Return the same without messages and the rounds between the first and the last; `…` stands for them."""
+    lines = _demo_lines()
+    rounds = [n for n, line in enumerate(lines) if re.match(r"round \d+/\d+: ", line)]
+    head = next(n for n, line in enumerate(lines) if line.startswith("round "))
+    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] :]])
+
+
+def _demo_lines() -> list[str]:
+    return (RESULTS / "demo.txt").read_text().rstrip().splitlines()
+
+
+def _indented(lines: list[str]) -> str:
     return "\n".join("    " + line.rstrip() for line in lines)
 
 
 def seeds_block() -> str:
-    """WER over seeds."""
+    """Return WER over seeds."""
     row = _row("dialect")
     lines = [
         f"| {len(row['seeds'])} seeds, mean ± standard deviation | before | after |",
@@ -61,7 +76,7 @@ def seeds_block() -> str:
 
 
 def cost_block() -> str:
-    """Bytes of a device against FedAvg."""
+    """Return bytes of a device beside FedAvg's."""
     row = _row("dialect")
     up, down = row["payload_up_per_device"]["mean"], row["payload_down_per_device"]["mean"]
     fedavg = row["fedavg_each_way_per_device"]
@@ -81,7 +96,7 @@ def cost_block() -> str:
 
 
 def kernel_text() -> str:
-    """One pass against torch.add_."""
+    """Return the time of one pass ÷ `torch.add_`."""
     one = _row("kernel")["one_pass_over_torch_add"]
     return f"{one['median']:.2f} × ({one['min']:.2f} … {one['max']:.2f})"
 
@@ -92,25 +107,25 @@ def _window(tail: int) -> dict[str, float]:
 
 
 def _labelled(name: str, label: str) -> float:
-    """The headline number of a row of the comparison."""
+    """Return the headline number of a row of the comparison."""
     entry = next(entry for entry in _row(name)["rows"] if entry["row"] == label)
     return float(entry["median"])
 
 
 def _forward(key: str) -> str:
-    """A ratio of `benchmarks.cost.forward`; a run may have left it out."""
+    """Return a ratio of `benchmarks.cost.forward`; a run may have left it out."""
     found = _row("forward").get(key, {})
     return f"{found['median']:.2f}" if "median" in found else "an unmeasured part"
 
 
 def _full_round() -> str:
-    """Seconds of the largest round of `benchmarks.cost.replay_cost`; a small run leaves it out."""
+    """Return seconds of the largest round of `benchmarks.cost.replay_cost`; a small run leaves it out."""
     full = _row("replay_cost").get("full")
     return f"{full['seconds']:.0f} s" if full else "an unmeasured time"
 
 
-BLOCKS = {"demo": demo_block, "seeds": seeds_block, "cost": cost_block}
-INLINE = {
+BLOCKS = {"demo": demo_excerpt, "comparison": comparison.comparison_block}
+COST = {
     "cached-encoder": lambda: _forward("cached_encoder_over_computed"),
     "compiled": lambda: _forward("compiled_over_eager"),
     "step-all": lambda: f"{_labelled('step', 'ZO step ÷ its 16 forwards, all, float32'):.2f}",
@@ -131,19 +146,21 @@ INLINE = {
 
 
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
-    "README.md": (BLOCKS, INLINE),
-    "docs/scaling.md": (scaling.BLOCKS, {}),
-    "docs/adapt.md": (tta.BLOCKS, {}),
+    "README.md": (BLOCKS, {}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
-    "docs/results/learning.md": (learning.BLOCKS, {}),
     "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
-    "docs/hostile.md": (privacy_report.HOSTILE, {}),
-    "docs/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
+    "docs/results/adaptation.md": (tta.BLOCKS, {}),
+    "docs/results/cost.md": ({"cost": cost_block}, COST),
+    "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),
+    "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
+    "docs/results/hostile.md": (privacy_report.HOSTILE, {}),
+    "docs/results/learning.md": (learning.BLOCKS, {}),
+    "docs/results/scaling.md": (scaling.BLOCKS, {}),
 }
 
 
 def fill(text: str, blocks: dict[str, Callable[[], str]], inline: dict[str, Callable[[], str]]) -> str:
-    """A page with all marked places replaced."""
+    """Return a page with all marked places replaced."""
     for name, make in blocks.items():
         text = _replace(text, name, "\n" + make() + "\n")
     for name, make in inline.items():

@@ -53,7 +53,7 @@ compared. `trained-tensors=auto` and `noise-multiplier=0` take what the ledger r
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return "\n".join([HEAD, *(line for cls in SECTIONS for line in _section(cls))]).rstrip() + "\n"
 
 

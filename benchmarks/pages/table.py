@@ -66,7 +66,7 @@ class Line:
 
 
 def lines(results: Path) -> list[Line]:
-    """All lines of a directory of result files."""
+    """Return all lines of a directory of result files."""
     found: list[Line] = []
     for name, missing in FILES.items():
         path = results / f"{name}.json"
@@ -79,7 +79,7 @@ def lines(results: Path) -> list[Line]:
 
 
 def _entries(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The labelled rows of a file, or else what can be found under its keys."""
+    """Return the labelled rows of a file, or else what can be found under its keys."""
     if name == "thousand":
         yield from _thousand(result)
         return
@@ -98,7 +98,7 @@ def _entries(name: str, result: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _thousand(result: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A round's time, and the memory of all processes together."""
+    """Return a round's time, and the memory of all processes together."""
     what = f"{result['devices']:,} devices on Whisper-tiny.en, {result['asked_a_round']} asked a round"
     yield row(f"{what}: a round", result["seconds_a_round"], unit="s")
     yield row(f"{what}: memory", {"median": result["peak_memory_mib"] / 1024}, unit="GiB", at_most=THOUSAND_GIB)
@@ -132,7 +132,7 @@ def _device(result: dict[str, Any]) -> str:
 
 
 def sources(results: Path) -> Iterator[str]:
-    """Which command at which revision made each file."""
+    """Return which command at which revision made each file."""
     for name in FILES:
         path = results / f"{name}.json"
         if path.exists():
@@ -141,7 +141,7 @@ def sources(results: Path) -> Iterator[str]:
 
 
 def markdown(found: list[Line], made_by: Iterator[str]) -> str:
-    """The table for people who read the repository."""
+    """Return the table for people who read the repository."""
     head = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
     body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in astuple(line)) + " |" for line in found]
     return "\n".join([*head, *body, "", *made_by, ""])

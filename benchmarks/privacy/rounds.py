@@ -48,7 +48,7 @@ class Outcome:
 
 
 def run(crowd: Crowd, config: RunConfig, before: dict[str, float] | None = None) -> Outcome:
-    """All rounds of one run with shared directions, every device asked in each of them.
+    """Run all rounds of one run with shared directions, every device asked in each of them.
 
     Args:
         before: the base model's evaluation, if it is known.

@@ -26,7 +26,7 @@ class Slopes:
 
 
 def measure_slopes(crowd: Crowd, config: RunConfig) -> Slopes:
-    """From one round of devices with one utterance each: the mean's square, less what chance leaves of a mean."""
+    """Measure a round of devices with one utterance each: the mean's square, less that of chance."""
     plan = round_plan(config, 1, 0.0, crowd.restart())
     replies = [crowd.measure(replace(plan, client_id=device), False) for device in range(crowd.devices)]
     grads = np.stack([r.projected_grads.reshape(-1) for r in replies if r.status is Status.OK]).astype(np.float64)
@@ -36,7 +36,7 @@ def measure_slopes(crowd: Crowd, config: RunConfig) -> Slopes:
 
 
 def price(level: Any, target: float, config: RunConfig, devices: int, examples: int, slopes: Slopes) -> PrivacyCost:
-    """The planner's word on a run: noise, the usual norm as clip norm, and what it does to progress."""
+    """Return the plan of a run: noise, the usual norm as clip norm, and the effect on progress."""
     return PrivacyPlan(
         level,
         target,
@@ -55,7 +55,7 @@ def price(level: Any, target: float, config: RunConfig, devices: int, examples: 
 
 
 def devices_for(target: float, config: RunConfig, slopes: Slopes) -> dict[str, float]:
-    """From how many devices on, doubling, a device-level ε costs no more than `BEARABLE` times the steps.
+    """Return the number of devices, doubled, from which a device-level ε costs at most `BEARABLE` × the steps.
 
     δ is the run's, or a tenth of a device where that is less.
     """

@@ -45,7 +45,7 @@ class Cell:
 
 
 def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
-    """All places; without a guarantee there is no level."""
+    """Return all places; without a guarantee there is no level."""
     for devices in arguments.devices:
         for target in arguments.targets:
             levels = ("none",) if math.isinf(target) else arguments.levels
@@ -53,7 +53,7 @@ def cells(arguments: argparse.Namespace) -> Iterator[Cell]:
 
 
 def plain_config(arguments: argparse.Namespace, devices: int, seed: int = 0) -> RunConfig:
-    """A run without privacy."""
+    """Return a run without privacy."""
     return RunConfig(
         model=arguments.model,
         data=arguments.data,
@@ -77,14 +77,14 @@ def plain_config(arguments: argparse.Namespace, devices: int, seed: int = 0) -> 
 
 
 def cost_of(cell: Cell, config: RunConfig, slopes: Slopes, examples: int) -> PrivacyCost | None:
-    """The planner's word on a place; None where nothing is promised."""
+    """Return the plan of a place; None without a guarantee."""
     if cell.level == "none":
         return None
     return price(cell.level, cell.target, config, cell.devices, examples, slopes)
 
 
 def private_config(cell: Cell, config: RunConfig, cost: PrivacyCost | None) -> RunConfig:
-    """The run with its guarantee: clip norm and learning rate as planned, the noise left to the accountant."""
+    """Return the run with its guarantee: clip norm and learning rate as planned, the noise left to the accountant."""
     if cost is None:
         return config
     level: Any = cell.level
@@ -93,7 +93,7 @@ def private_config(cell: Cell, config: RunConfig, cost: PrivacyCost | None) -> R
 
 
 def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd) -> dict[str, Any]:
-    """All places over all seeds, one seed after the other, so that a part of them is a table too."""
+    """Measure all places over all seeds, a seed after the other, so that a part of them is a table too."""
     kept = Kept(arguments.work)
     slopes = _slopes(arguments, kept, make_crowd)
     print(f"|g|² {slopes.gradient_square:.4g}, variance of an utterance's {slopes.gradient_variance:.4g}", flush=True)
@@ -116,13 +116,13 @@ def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd) -> dict[str, A
 
 
 def base(crowd: Crowd) -> dict[str, float]:
-    """The evaluation before training."""
+    """Return the evaluation before training."""
     crowd.restart()
     return crowd.evaluate()
 
 
 def _asked(config: RunConfig, cell: Cell) -> list[Any]:
-    """What names a run in the work file, wherever model and recordings lie."""
+    """Return the key of a run in the work file, for any folders of model and recordings."""
     named = config.to_mapping() | {"model": Path(config.model).name, "data": Path(config.data).name}
     return [named, cell.devices]
 
@@ -133,7 +133,7 @@ def _what_is_judged(config: RunConfig) -> list[Any]:
 
 
 def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) -> Slopes:
-    """Measured on the development split, one utterance a device: no device's recordings are in them."""
+    """Measure on the development split, one utterance a device: no device's recordings are in it."""
     config = plain_config(arguments, arguments.devices[0])
     config = replace(
         config, train_split="dev", partition_by="round-robin", batch_size=1, num_queries=PROBE_QUERIES, run_seed=1 << 32
@@ -146,7 +146,7 @@ def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) ->
 
 
 def row(cell: Cell, config: RunConfig, outcomes: list[dict[str, Any]]) -> dict[str, Any]:
-    """One place over the seeds."""
+    """Return the row of one place over the seeds."""
     planned = outcomes[0]["planned"] or {}
     numbers: dict[str, Any] = {
         "level": cell.level,
@@ -196,7 +196,7 @@ def _numbers(arguments: argparse.Namespace, slopes: Slopes, found: dict[Cell, li
 
 
 def line(numbers: dict[str, Any]) -> str:
-    """A place as text: mean and standard deviation over the seeds."""
+    """Return a place as text: mean and standard deviation over the seeds."""
     target = "∞" if numbers["target"] is None else f"{numbers['target']:g}"
     words = [f"{numbers['devices']:>4} devices, {numbers['level']:<7} ε {target:>3}"]
     words += [
@@ -208,7 +208,7 @@ def line(numbers: dict[str, Any]) -> str:
 
 
 def parse(words: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(SMALL), help="'whisper' is the demo's")
     parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")

@@ -51,7 +51,7 @@ class Sizes:
 
 
 def run_floor(sizes: Sizes, rounds: int) -> list[float]:
-    """Seconds of each round of messages to all devices and back, in Flower's simulation engine."""
+    """Return seconds of each round of messages to all devices and back, in Flower's simulation engine."""
     seconds: list[float] = []
     simulate(_server(sizes, rounds, seconds), _client(sizes), sizes.devices, actors_for(sizes.devices))
     return seconds

@@ -1,4 +1,4 @@
-"""What ten thousand and a million devices would cost: the tables of `docs/scaling.md`.
+"""What ten thousand and a million devices would cost: the tables of `docs/results/scaling.md`.
 
 Bytes come from encoding real messages, floating-point operations from counting them on the architecture, seconds from
 the stored rows of this repository; what is extrapolated says so.
@@ -34,7 +34,7 @@ SIGN_TARGET_GPU = 5e11  # signs a second of a GPU kernel that was not measured: 
 
 
 def result(name: str) -> dict[str, Any]:
-    """A stored result file."""
+    """Return a stored result file."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
@@ -47,15 +47,15 @@ class Architecture:
 
     @cache  # noqa: B019  (two instances live as long as the program)
     def model(self) -> Any:
-        """On torch's meta device."""
+        """Return the model on torch's meta device."""
         return random_whisper(self.name, "meta")
 
     def trained(self, tensors: str) -> int:
-        """Weights of a choice of tensors."""
+        """Return weights of a choice of tensors."""
         return sum(p.numel() for p in select(self.model(), tensors).values())
 
     def lora_bytes(self) -> int:
-        """float32 LoRA matrices of q_proj and v_proj of all attention layers."""
+        """Return float32 LoRA matrices of q_proj and v_proj of all attention layers."""
         return sum(
             4 * LORA_RANK * sum(p.shape)
             for name, p in self.model().named_parameters()
@@ -64,7 +64,7 @@ class Architecture:
 
     @cache  # noqa: B019
     def flops(self) -> int:
-        """Operations of one forward pass of 8 utterances of 5 s (a multiply and an add are two)."""
+        """Return operations of one forward pass of 8 utterances of 5 s (a multiply and an add are two)."""
         model = self.model()
         features = torch.empty(BATCH, model.config.num_mel_bins, SPEECH_FRAMES + SILENT_FRAMES, device="meta")
         tokens = torch.zeros(BATCH, TOKENS, dtype=torch.int64, device="meta")
@@ -78,7 +78,7 @@ LARGE = Architecture("large-v3")
 
 
 def plan_bytes(contributions: int) -> int:
-    """Payload of a plan whose ledger round holds that many contributions; exact, the codec is linear in them."""
+    """Return payload of a plan with so many contributions; exact, as the codec is linear in them."""
     sizes = []
     for count in (1, 2):
         parts = tuple(Contribution(c, c, np.zeros((STEPS, QUERIES), np.float32)) for c in range(count))
@@ -88,44 +88,44 @@ def plan_bytes(contributions: int) -> int:
 
 
 def reply_bytes() -> int:
-    """Payload of a reply."""
+    """Return payload of a reply."""
     return len(encode_reply(Reply(Status.OK, 1, 0, 0, 0, 0, projected_grads=np.zeros((STEPS, QUERIES), np.float32))))
 
 
 def signs_a_second() -> float:
-    """Directions × weights a second that a whole round is replayed with, on two CPU cores."""
+    """Return directions × weights a second that a whole round is replayed with, on two CPU cores."""
     data = result("replay_cost")
     row = data.get("full") or data["sweeps"]["parameters"][-1]
     return 1e9 / float(row["nanoseconds_a_direction_and_weight"])
 
 
 def largest_sweep(name: str) -> dict[str, Any]:
-    """The last row of a sweep of the round's cost."""
+    """Return the last row of a sweep of the round's cost."""
     row: dict[str, Any] = result("replay_cost")["sweeps"][name][-1]
     return row
 
 
 def reply_seconds() -> float:
-    """Server seconds to validate and aggregate one reply, one process."""
+    """Return server seconds to validate and aggregate one reply, one process."""
     row = largest_sweep("clients")
     return float(row["stages"]["validate"] + row["stages"]["aggregate"]) / float(row["clients"])
 
 
 def flower_seconds() -> float:
-    """Flower's own seconds a device and round, in simulation, with the most devices measured."""
+    """Return Flower's own seconds a device and round, in simulation, with the most devices measured."""
     row = max(result("simulation")["curve"], key=lambda entry: entry["devices"])
     return float(row["floor"]["seconds_a_round"]["median"]) / float(row["devices"])
 
 
 def projected_gradient() -> float:
-    """Size of a projected gradient of the demo's tensors on Whisper-tiny.en, from the loss differences at ε."""
+    """Return size of a projected gradient of the demo's tensors on Whisper-tiny.en, from the loss differences at ε."""
     rows = result("forward")["rounding_noise"]
     row = next(r for r in rows if r["precision"] == "float32" and r["epsilon"] == 1e-3)
     return float(row["difference"] / row["epsilon"])
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Return seconds in a suitable unit."""
     for size, name in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:,.1f} {name}"
@@ -133,7 +133,7 @@ def duration(seconds: float) -> str:
 
 
 def constants() -> str:
-    """What was measured or counted."""
+    """Return what was measured or counted."""
     clients = largest_sweep("clients")
     rows = [
         ("a round's replay", f"{amount(signs_a_second(), '/s')} directions × weights, 2 cores", "`replay_cost.json`"),
@@ -155,7 +155,7 @@ def constants() -> str:
 
 
 def costs() -> str:
-    """A round of each size, with directions of each client's own and with shared ones."""
+    """Return a round of each size, with directions of each client's own and with shared ones."""
     rows = []
     for devices in DEVICES:
         for shared in (False, True):
@@ -189,7 +189,7 @@ def costs() -> str:
 
 
 def clients() -> str:
-    """Seconds of a device for its forwards, against those for replaying the round."""
+    """Return seconds of a device for its forwards, against those for replaying the round."""
     forwards = STEPS * QUERIES
     work = forwards * LARGE.flops()
     rows = [(f"{speed:g} TFLOP/s sustained", duration(work / speed / 1e12)) for speed in (0.1, 1.0, 10.0, 100.0)]
@@ -197,7 +197,7 @@ def clients() -> str:
 
 
 def points() -> str:
-    """At how many clients a round something must change, with directions of their own, smallest first."""
+    """Return the numbers of clients a round at which a limit is reached, with own directions, ascending."""
     early = LARGE.trained("encoder-early")
     each = plan_bytes(2) - plan_bytes(1)
     coefficient = RATE * projected_gradient() / QUERIES
@@ -235,7 +235,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
 
 
 def sweeps() -> str:
-    """Cost over each size of a round, and how far from linear its ends are."""
+    """Return cost over each size of a round, and how far from linear its ends are."""
     data = result("replay_cost")
     rows = []
     for name, sweep in data["sweeps"].items():
@@ -263,7 +263,7 @@ def sweeps() -> str:
 
 
 def devices() -> str:
-    """Rounds with many virtual devices beside Flower's floor."""
+    """Return rounds with many virtual devices beside Flower's floor."""
     rows = []
     for row in result("simulation")["curve"]:
         sides = [row[side]["seconds_a_round"]["median"] for side in ("floor", "forwards", "ours")]
@@ -282,7 +282,7 @@ def devices() -> str:
 
 
 def thousand() -> str:
-    """One run of the scenario of a thousand devices on Whisper-tiny.en."""
+    """Return one run of the scenario of a thousand devices on Whisper-tiny.en."""
     row = result("thousand")
     losses = row["train_losses"]
     return (

@@ -40,12 +40,12 @@ CLIPS = 16  # distinct recordings; a table of any length names them in turn
 
 
 def tiny_model(folder: Path) -> Path:
-    """The random Whisper of the tests: two layers of width 32, and Whisper's tokenizer and features."""
+    """Return the random Whisper of the tests: two layers of width 32, and Whisper's tokenizer and features."""
     return Path(write_tiny_whisper(bundled_whisper(Path("models")), folder / "tiny"))
 
 
 def write_speech(folder: Path, devices: int) -> Path:
-    """A train split with one or two recordings of about a second for each of `devices` in turn."""
+    """Write a train split with one or two recordings of about a second for each of `devices` in turn."""
     rng = np.random.default_rng(0)
     (folder / "train").mkdir(parents=True)
     for clip in range(CLIPS):
@@ -57,7 +57,7 @@ def write_speech(folder: Path, devices: int) -> Path:
 
 
 def config_of(model: Path, devices: int, rounds: int, scratch: str) -> RunConfig:
-    """Settings under which all devices answer every round."""
+    """Return settings under which all devices answer every round."""
     return RunConfig(
         model=str(model.resolve()),
         data=str(write_speech(Path(scratch) / "speech", devices)),
@@ -74,7 +74,7 @@ def config_of(model: Path, devices: int, rounds: int, scratch: str) -> RunConfig
 
 
 def run_forwards(model: Path, devices: int, rounds: int) -> list[float]:
-    """Seconds that the forward passes of a round take alone: some devices' on one thread, scaled to all processes."""
+    """Return seconds of a round's forward passes alone: some devices' on one thread, scaled to all."""
     with tempfile.TemporaryDirectory() as scratch:
         config = replace(config_of(model, devices, rounds, scratch), torch_threads=1)
         engine = warm_engine(config)
@@ -91,7 +91,7 @@ def run_forwards(model: Path, devices: int, rounds: int) -> list[float]:
 
 
 def run_ours(model: Path, devices: int, rounds: int) -> list[float]:
-    """Seconds of each round of our app, plan to ledger."""
+    """Return seconds of each round of our app, plan to ledger."""
     with tempfile.TemporaryDirectory() as scratch:
         config = config_of(model, devices, rounds, scratch)
         run_federation(config, devices)
@@ -101,7 +101,7 @@ def run_ours(model: Path, devices: int, rounds: int) -> list[float]:
 
 
 def descendants(root: int) -> set[int]:
-    """A process and all that it started, directly or not."""
+    """Return a process and all that it started, directly or not."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -117,7 +117,7 @@ def descendants(root: int) -> set[int]:
 
 
 def memory_of(processes: set[int]) -> int:
-    """Sum of proportional set sizes in bytes: pages that processes share are counted once."""
+    """Return sum of proportional set sizes in bytes: pages that processes share are counted once."""
     total = 0
     for process in processes:
         try:
@@ -129,7 +129,7 @@ def memory_of(processes: set[int]) -> int:
 
 
 def peak_memory(child: subprocess.Popen[Any]) -> int:
-    """The largest memory in bytes that a process and its descendants were seen to have until it ended."""
+    """Return the largest memory in bytes that a process and its descendants were seen to have until it ended."""
     peak = 0
     while child.poll() is None:
         peak = max(peak, memory_of(descendants(child.pid)))
@@ -139,7 +139,7 @@ def peak_memory(child: subprocess.Popen[Any]) -> int:
 
 
 def measure(kind: str, devices: int, rounds: int, model: Path) -> dict[str, Any]:
-    """One federation in a process of its own: seconds of its rounds, and its largest memory in MiB."""
+    """Run one federation in a process of its own; return seconds of its rounds and its peak memory in MiB."""
     command = [sys.executable, "-m", "benchmarks.scale.simulation", "--one", kind, "--devices", str(devices)]
     started = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
@@ -158,7 +158,7 @@ def measure(kind: str, devices: int, rounds: int, model: Path) -> dict[str, Any]
 
 
 def compare(devices: int, rounds: int, model: Path) -> dict[str, Any]:
-    """Floor, ours, and our forward passes alone, in turn on the same number of devices."""
+    """Measure floor, ours, and our forward passes alone, in turn on the same number of devices."""
     floor, ours, forwards = (measure(kind, devices, rounds, model) for kind in KINDS)
     seconds = {
         name: side["seconds_a_round"]["median"] for name, side in zip(KINDS, (floor, ours, forwards), strict=True)
@@ -183,7 +183,7 @@ def compare(devices: int, rounds: int, model: Path) -> dict[str, Any]:
 
 
 def lines(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines of the table."""
+    """Return lines of the table."""
     what = f"with {found['devices']:,} virtual devices ÷ Flower's floor"
     return [
         row(f"seconds a round {what}", {"median": found["seconds_over_floor"]}, against="an app that does nothing"),

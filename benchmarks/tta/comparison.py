@@ -40,7 +40,7 @@ class Comparison:
     federation: Mapping[str, Any] = field(default_factory=dict)
 
     def settings_of(self, method: str) -> dict[str, Any]:
-        """All that a method's numbers depend on but the model, the speech and the seed."""
+        """Return all that a method's numbers depend on but the model, the speech and the seed."""
         episodic = asdict(self.episodic)
         tuned = {key: episodic[key] for key in ("trained_tensors", "objective", "suta")}
         return {"utterances": self.utterances} | {
@@ -52,7 +52,7 @@ class Comparison:
         }[method]
 
     def outcomes(self, condition: str, seed: int, methods: Sequence[str]) -> Iterator[tuple[str, float, Outcome]]:
-        """(method, WER, outcome) of some methods, but not of the federation, in turn on the same utterances."""
+        """Return (method, WER, outcome) of some methods, but not of the federation, in turn on the same utterances."""
         loaded = load_model(self.model)
         passes = Passes(loaded)
         spoken = speech(condition, seed, self.utterances)
@@ -69,7 +69,7 @@ class Comparison:
             yield name, outcome.scores(spoken).wer, outcome
 
     def federated(self, condition: str, seed: int) -> tuple[float, Outcome]:
-        """WER and outcome of the federation: its devices are the speakers."""
+        """Return WER and outcome of the federation: its devices are the speakers."""
         spoken = speech(condition, seed, self.utterances)
         config = RunConfig.from_mapping({**self.federation, "model": self.model, "run-seed": seed})
         outcome = federated(config, spoken)

@@ -56,14 +56,14 @@ def _placed(config: RunConfig, folder: Path, output: Path) -> RunConfig:
 
 
 def _passes(config: RunConfig, utterances: int) -> int:
-    """Utterances that one device sends through the model in all rounds; one pass a step is the unperturbed one."""
+    """Return the utterances that a device sends through the model in all rounds, unperturbed ones included."""
     sides = 2 if config.estimator == "two-sided" else 1
     a_step = (sides * config.num_queries + 1) * min(config.batch_size, utterances)
     return config.num_server_rounds * config.local_steps * a_step
 
 
 def write_untranscribed(folder: Path, spoken: Sequence[Spoken]) -> None:
-    """Recordings in audiofolder layout, with speakers and without texts."""
+    """Write recordings in audiofolder layout, with speakers and without texts."""
     split = folder / "train"
     split.mkdir(parents=True)
     with (split / "metadata.csv").open("w", encoding="utf-8", newline="") as file:

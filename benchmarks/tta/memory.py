@@ -44,7 +44,7 @@ def work(method: str, model: str, seconds: float) -> None:
 
 
 def child(method: str, model: str) -> int:
-    """Bytes that one method needs in this process."""
+    """Return bytes that one method needs in this process."""
     meter = Resident()
     work(method, model, _SHORT)
     before = meter.start()
@@ -53,7 +53,7 @@ def child(method: str, model: str) -> int:
 
 
 def over_inference(model: str, repeats: int = 3) -> dict[str, Any]:
-    """Median bytes of every method, and of those that adapt the ratio to inference."""
+    """Return median bytes of every method, and of those that adapt the ratio to inference."""
     found: dict[str, list[int]] = {method: [] for method in METHODS}
     for _ in range(repeats):
         for method in METHODS:

@@ -44,7 +44,7 @@ class Outcome:
     stored: float
 
     def scores(self, spoken: Sequence[Spoken]) -> Scores:
-        """Error counts against what was said."""
+        """Return error counts against what was said."""
         return score([one.text for one in spoken], self.transcripts)
 
 
@@ -81,7 +81,7 @@ def measured(passes: Passes, count: int, work: Callable[[], tuple[list[str], flo
 
 
 def source(loaded: LoadedModel, passes: Passes, spoken: Sequence[Spoken]) -> Outcome:
-    """No adaptation."""
+    """Transcribe without adaptation."""
     adapter = Adapter(loaded, AdaptSettings(steps=0))
     return measured(passes, len(spoken), lambda: ([adapter.transcribe(one.wave) for one in spoken], 0.0, 0.0))
 
@@ -89,7 +89,7 @@ def source(loaded: LoadedModel, passes: Passes, spoken: Sequence[Spoken]) -> Out
 def zeroth_order(
     loaded: LoadedModel, passes: Passes, spoken: Sequence[Spoken], settings: AdaptSettings, bounds: DriftBounds | None
 ) -> Outcome:
-    """ZO-TTA: episodes, or with `bounds` continual, in the order of the utterances."""
+    """Adapt by ZO-TTA in episodes, or with `bounds` continually, in the order of the utterances."""
     adapter = Adapter(loaded, replace(settings, continual=bounds))
 
     def work() -> tuple[list[str], float, float]:
@@ -114,7 +114,7 @@ def first_order(
     learning_rate: float,
     steps: int = ADAM_STEPS,
 ) -> Outcome:
-    """SUTA's Adam on the same tensors and objective, in episodes; what it would store are the tensors it changed."""
+    """Adapt by SUTA's Adam on the same tensors and objective, in episodes; it would store those tensors."""
     speech = speech_model(loaded)
     weights = select(loaded.model, settings.trained_tensors or DEFAULTS[speech.name].trained_tensors)
     losses, reader = LossSettings(objective_of(speech, settings.objective), suta=settings.suta), speech.reader()
@@ -155,7 +155,7 @@ def _restore(tensors: Sequence[tuple[nn.Parameter, torch.Tensor]]) -> None:
 
 @contextmanager
 def _trainable(weights: Sequence[nn.Parameter]) -> Iterator[list[tuple[nn.Parameter, torch.Tensor]]]:
-    """The weights with copies of them, and with gradients while it lasts."""
+    """Give the weights gradients for the block; yield them with copies."""
     tensors = [(weight, weight.detach().clone()) for weight in weights]
     for weight in weights:
         weight.requires_grad_(True)

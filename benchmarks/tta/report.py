@@ -13,7 +13,6 @@ from benchmarks.tta.comparison import FEDERATED, METHODS
 from benchmarks.tta.studies import STUDIES
 
 FIGURE = RESULTS.parent.parent / "docs" / "tta.png"
-_LEAST_GAIN = 0.01
 _NAMES = {
     "source": "no adaptation",
     "zo-episodic": "ZO, episodic",
@@ -33,19 +32,19 @@ def _lines(model: str) -> list[dict[str, Any]]:
 
 
 def errors(model: str) -> str:
-    """Word error rates by method and condition."""
+    """Return word error rates by method and condition."""
     lines = _lines(model)
     shown = [m for m in METHODS if any(m in line for line in lines)]
-    head = "| WER, % | " + " | ".join(_NAMES[m] for m in shown) + " | share of Adam's gain, episodic |"
-    rows = [head, "|---" * (len(shown) + 2) + "|"]
+    head = "| WER, % | " + " | ".join(_NAMES[m] for m in shown) + " |"
+    rows = [head, "|---" * (len(shown) + 1) + "|"]
     for line in lines:
         cells = [_wer(line[m]["wer"]) if m in line else "not measured" for m in shown]
-        rows.append(f"| {line['condition']} | " + " | ".join(cells) + f" | {_share(line)} |")
+        rows.append(f"| {line['condition']} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
 def changes(model: str) -> str:
-    """Word error rates less those of the base model on the same utterances: mean and spread of the differences."""
+    """Return word error rates less the base model's on the same utterances: mean and spread."""
     lines = _lines(model)
     shown = [m for m in METHODS if m != "source" and any(m in line for line in lines)]
     rows = ["| change, points | " + " | ".join(_NAMES[m] for m in shown) + " |", "|---" * (len(shown) + 1) + "|"]
@@ -56,7 +55,7 @@ def changes(model: str) -> str:
 
 
 def _change(adapted: dict[str, Any], base: dict[str, Any]) -> str:
-    """Of pairs: a seed's utterances are the same ones for all methods, and differ more from seed to seed."""
+    """Return the change over pairs, as a seed's utterances are the same for all methods."""
     numbers = spread([after - before for after, before in zip(adapted["values"], base["values"], strict=True)])
     return f"{100 * numbers['mean']:+.1f} ± {100 * numbers['std']:.1f}"
 
@@ -65,15 +64,8 @@ def _wer(numbers: dict[str, Any]) -> str:
     return f"{100 * numbers['mean']:.1f} ± {100 * numbers['std']:.1f}"
 
 
-def _share(line: dict[str, Any]) -> str:
-    """What share of first order's gain there is; below a point, a gain is within the spread."""
-    gain = line["source"]["wer"]["mean"] - line["adam-episodic"]["wer"]["mean"]
-    share = line["share_of_first_order_gain"]["zo-episodic"]
-    return f"{share:.0%}" if gain >= _LEAST_GAIN else "Adam gains less than a point"
-
-
 def target(model: str) -> str:
-    """What share of first order's gain on the noisy sets there is."""
+    """Return mean error rates over the noisy sets, and how both methods change them."""
     noisy = [line for line in _lines(model) if line["condition"] in _load("tta")["noisy"]]
     if not noisy:
         return "Not measured yet on the noisy sets."
@@ -82,15 +74,14 @@ def target(model: str) -> str:
         for m in ("source", "zo-episodic", "adam-episodic")
     )
     sets = " and ".join(line["condition"] for line in noisy)
-    share = f", {(base - zo) / (base - adam):.0%} of it" if adam < base else ""
     return (
         f"Mean over {sets}: {base:.1f} % without adaptation; Adam changes it by {adam - base:+.1f} points, "
-        f"ZO (episodic) by {zo - base:+.1f}{share}."
+        f"ZO (episodic) by {zo - base:+.1f}."
     )
 
 
 def costs(model: str) -> str:
-    """What each method costs an utterance; means over conditions."""
+    """Return what each method costs an utterance; means over conditions."""
     row = _load("tta")
     lines = _lines(model)
     memory = row["memory"][model]["over_inference"]
@@ -116,7 +107,7 @@ def _mean(lines: list[dict[str, Any]], method: str, key: str) -> float:
 
 
 def seeds() -> str:
-    """What the numbers are over."""
+    """Return what the numbers are over."""
     row = _load("tta")
     counts = " and ".join(f"{row['settings'][m]['utterances']} utterances ({m})" for m in row["settings"])
     over = f"Mean ± standard deviation over {len(row['seeds'])} seeds"
@@ -124,7 +115,7 @@ def seeds() -> str:
 
 
 def study(name: str) -> str:
-    """The trials of a study: one line a combination, errors after each number of steps."""
+    """Return the trials of a study: one line a combination, errors after each number of steps."""
     rows = _load("tta_study")["studies"][name]
     keys = ("method", "condition", "tensors", "scale", "objective", "layout", "learning_rate", "epsilon", "queries")
     varied = [key for key in keys if len({str(row[key]) for row in rows}) > 1]
@@ -150,7 +141,7 @@ def _plain(value: Any) -> str:
 
 
 def draw() -> None:
-    """Word error rate over steps, one curve a number of queries, first order beside it; a panel a model."""
+    """Draw word error rate over steps, a curve for each number of queries and for first order, a panel a model."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -173,7 +164,7 @@ def draw() -> None:
 
 
 def _measured(row: str, part: str, name: str, make: Callable[[], str]) -> Callable[[], str]:
-    """The text, or that there is none yet: where a row's `part` has no `name`."""
+    """Return the text, or that there is none yet: where a row's `part` has no `name`."""
 
     def text() -> str:
         known = (RESULTS / f"{row}.json").exists() and name in _load(row)[part]

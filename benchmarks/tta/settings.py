@@ -18,12 +18,12 @@ _FEDERATION = {"scale": "rms", "batch-size": 8, "lr-schedule": "constant"}
 
 
 def comparison(model: str) -> Comparison:
-    """The comparison of one of `MODELS`."""
+    """Return the comparison of one of `MODELS`."""
     return {"wav2vec2-tiny-us": _small, "whisper-tiny.en": _whisper}[model]()
 
 
 def described(model: str) -> dict[str, Any]:
-    """The settings as plain values."""
+    """Return the settings as plain values."""
     return {key: value for key, value in asdict(comparison(model)).items() if key != "model"}
 
 

@@ -38,7 +38,7 @@ class Spoken:
 
 
 def speech(condition: str, seed: int, count: int, split: str = "test") -> list[Spoken]:
-    """Up to `count` utterances of a condition; of the test split each of `SEEDS` seeds hears others.
+    """Return up to `count` utterances of a condition; each of `SEEDS` seeds has others of the test split.
 
     Sentences and voices of a split are those that `simulations.models.pretrain_ctc` keeps for it; another accent is
     read by the same voices. A seed also draws its own noise.
@@ -51,7 +51,7 @@ def speech(condition: str, seed: int, count: int, split: str = "test") -> list[S
 
 @cache
 def _clean(accent: str, split: str) -> Sequence[Spoken]:
-    """All utterances of a split in one accent; neighbours have different voices, and so have those of one share."""
+    """Return all utterances of a split in one accent; neighbours and those of one share differ in voice."""
     config = replace(Recipe().corpus, accent=accent)
     counts = [config.utterances_of(name) for name in ("train", "dev", "test")]
     texts = dict(zip(("train", "dev", "test"), split_sentences(*counts, config.seed), strict=True))[split]
@@ -73,7 +73,7 @@ def _disturbed(wave: Wave, condition: str, key: str) -> Wave:
 
 
 def telephone(wave: Wave) -> Wave:
-    """The band from 300 to 3400 Hz, with raised-cosine flanks."""
+    """Return the band from 300 to 3400 Hz, with raised-cosine flanks."""
     spectrum = np.fft.rfft(wave.astype(np.float64))
     hertz = np.fft.rfftfreq(len(wave), 1 / RATE)
     low, high = TELEPHONE_HZ

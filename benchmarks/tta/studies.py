@@ -1,4 +1,4 @@
-"""The studies whose tables are in docs/adapt.md: lists of `benchmarks.tta.study`, by name."""
+"""The studies whose tables are in docs/results/adaptation.md: lists of `benchmarks.tta.study`, by name."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Trial:
 
 
 def run(trial: Trial) -> dict[str, Any]:
-    """Word errors before and after each mark."""
+    """Return word errors before and after each mark."""
     import torch
 
     torch.set_num_threads(1)
@@ -119,7 +119,7 @@ def _adam(trial: Trial) -> dict[str, float]:
 
 
 def run_all(trials: list[Trial], workers: int) -> list[dict[str, Any]]:
-    """All trials, with a line each as they end."""
+    """Run all trials, with a line each as they end."""
     rows = []
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
@@ -141,7 +141,7 @@ def merge(name: str, rows: list[dict[str, Any]]) -> Path:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Lists to combine."""
+    """Return the parser of the lists to combine."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("names", nargs="*", metavar="STUDY", help=", ".join(STUDIES))
     made.add_argument("--model", default="")
@@ -161,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def trials(a: argparse.Namespace) -> list[Trial]:
-    """Every combination of the lists."""
+    """Return every combination of the lists."""
     lists = (
         a.conditions,
         a.methods,

@@ -31,7 +31,7 @@ Task = tuple[str, str, int, tuple[str, ...]]
 
 
 def one(task: Task) -> list[Row]:
-    """Some methods, but not the federation, on one model, condition and seed."""
+    """Run some methods, but not the federation, on one model, condition and seed."""
     import torch
 
     torch.set_num_threads(1)
@@ -47,7 +47,7 @@ def _row(cell: Cell, method: str, wer: float, outcome: Any) -> Row:
 
 
 def digest(model: str, method: str) -> str:
-    """Of a method's settings: rows that were measured with others do not count."""
+    """Return a digest of a method's settings: rows that were measured with others do not count."""
     text = json.dumps(settings.comparison(model).settings_of(method), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -74,18 +74,18 @@ class Work:
                 )
 
     def of(self, cell: Cell, method: str) -> Row | None:
-        """The row of a method under its present settings, if it is there."""
+        """Return the row of a method under its present settings, if it is there."""
         wanted = (*cell, method, digest(cell[0], method))
         keys = ("model", "condition", "seed", "method", "settings")
         return next((row for row in self.rows if tuple(row.get(key) for key in keys) == wanted), None)
 
     def missing(self, cell: Cell) -> tuple[str, ...]:
-        """Methods without a row."""
+        """Return methods without a row."""
         return tuple(method for method in METHODS if self.of(cell, method) is None)
 
 
 def summary(rows: list[Row], model: str, condition: str) -> Row:
-    """One line of the table: every method's numbers over seeds, and what share of Adam's gain ZO-TTA has."""
+    """Return one line of the table: every method's numbers over seeds, and ZO-TTA's share of Adam's gain."""
     found: Row = {"model": model, "condition": condition}
     here = [r for r in rows if (r["model"], r["condition"]) == (model, condition)]
     base = {r["seed"]: r for r in here if r["method"] == "source"}
@@ -105,7 +105,7 @@ def summary(rows: list[Row], model: str, condition: str) -> Row:
 
 
 def measure(work: Work, cells: list[Cell], workers: int) -> None:
-    """Everything that is missing: one process a cell, then federations, which take all cores, one after another."""
+    """Measure all missing rows: one process a cell, then federations, which take all cores, in turn."""
     alone = [(*cell, tuple(m for m in work.missing(cell) if m != FEDERATED)) for cell in cells]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for rows in pool.imap_unordered(one, [task for task in alone if task[3]]):
@@ -117,7 +117,7 @@ def measure(work: Work, cells: list[Cell], workers: int) -> None:
 
 
 def collect(work: Work, cells: list[Cell]) -> list[Row]:
-    """A line a model and condition of what was measured for every seed, printed; none without both yardsticks."""
+    """Print and return a line for each model and condition measured for every seed and both yardsticks."""
     rows = [row for cell in cells for method in METHODS if (row := work.of(cell, method)) is not None]
     without = {cell[:2] for cell in cells for method in ("source", "adam-episodic") if work.of(cell, method) is None}
     lines = [summary(rows, *pair) for pair in dict.fromkeys(cell[:2] for cell in cells) if pair not in without]

@@ -44,7 +44,7 @@ class Defaults:
     steps: int
 
 
-# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/adapt.md reports
+# for scale "rms", chosen with benchmarks.tta.study on other voices than docs/results/adaptation.md reports
 DEFAULTS: dict[str, Defaults] = {
     "CTC": Defaults("norms+biases", learning_rate=0.2, epsilon=1e-2, steps=40),
     "Whisper": Defaults("encoder-norm", learning_rate=3e-2, epsilon=1e-2, steps=20),
@@ -206,7 +206,7 @@ class Adapter:
             AudioProblem: an utterance is shorter than one frame of the model.
             NonFiniteLoss, LatticeOverflow: a step failed.
             ChecksumMismatch: before an episode the weights are not the base's, as something else has moved them.
-            On any error the weights are as before.
+                After any other error the weights are as before.
         """
         started = time.perf_counter()
         if self._guard is None:

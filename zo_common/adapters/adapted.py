@@ -92,7 +92,7 @@ class AdaptedModel:
             WrongBaseModel: it was made on another base.
             LatticeOverflow: it leads outside the lattice.
             ChecksumMismatch: its checksum is not reached, or something else has moved the weights.
-            The weights are as before then, unless something else has moved them.
+                In all other cases the weights are as before.
         """
         wanted = None if ledger is None else self._dialect(ledger)
         before = self._on
@@ -201,7 +201,8 @@ def load_adapted(
         ledger: a ledger; or the path of one, or of a folder with `ledger.zo`, such as a run's; or the hub id of an
             adapter's repository; None leaves the base.
         device: where the model computes: auto, cpu, cuda, cuda:1 …; a model that is loaded stays where it is.
-        memory, threads: see `AdaptedModel`.
+        memory: see `AdaptedModel`.
+        threads: see `AdaptedModel`.
 
     Raises:
         ModelNotFound, UnsupportedModel: as `load_model`.

@@ -55,7 +55,8 @@ def run_local_steps(
         seed: the client's seed of the round.
         on_step: called with (step, loss) after each step.
         release: as in `zo_step`; the next local step starts from the released update, as in a replay.
-        weigh, curvature: as in `zo_step`.
+        weigh: as in `zo_step`.
+        curvature: as in `zo_step`.
     """
     grads: list[NDArray[np.float32]] = []
     losses: list[float] = []

@@ -99,7 +99,8 @@ def noise_for(epsilon: float, delta: float, answers: int, batch: int = 1, exampl
 
     Args:
         answers: noisy sums that are released: steps of all rounds at the example level, rounds at the device level.
-        batch, examples: expected utterances in a step's Poisson sample, and the number that it is drawn from.
+        batch: expected number of utterances in a step's Poisson sample.
+        examples: number of utterances that the sample is drawn from.
 
     Raises:
         ConfigError: the target is not possible.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.pages.readme import BLOCKS, INLINE, PAGES, ROOT, fill
+from benchmarks.pages.readme import BLOCKS, COST, PAGES, ROOT, cost_block, demo_block, fill, seeds_block
 
 
 def test_marked_places_are_replaced_and_nothing_else() -> None:
@@ -31,10 +31,25 @@ def test_every_mark_of_the_pages_is_filled_by_something(name: str) -> None:
     assert marks == {*blocks, *inline}
 
 
-@pytest.mark.parametrize("name", [*BLOCKS, *INLINE])
-def test_the_committed_results_have_every_number_of_the_readme(name: str) -> None:
-    made = {**BLOCKS, **INLINE}[name]
+MADE = {**BLOCKS, **COST, "cost": cost_block, "full-demo": demo_block, "seeds": seeds_block}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_committed_results_have_every_number_of_readme_and_costs(name: str) -> None:
     try:
-        assert made()
+        assert MADE[name]()
     except FileNotFoundError as error:
         pytest.skip(f"not measured: {error.filename}")
+
+
+def test_the_readme_stays_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_the_demo_is_shortened_and_its_lines_are_printed_ones() -> None:
+    printed, shown = demo_block().splitlines(), BLOCKS["demo"]().splitlines()
+
+    assert shown.count("    …") == 2 and len(shown) < len(printed) / 2
+    assert [line for line in shown if line != "    …" and line not in printed] == []
+    assert shown[0] == printed[0] and shown[-1] == printed[-1]
+    assert [line.split(":")[0].split("/")[0] for line in shown if "B up" in line] == ["    round 1", "    round 32"]

@@ -145,8 +145,8 @@ ends = st.integers(-(2**24), 2**24)
 def test_any_two_states_of_the_lattice_are_joined_exactly(
     module_of: Models, pairs: list[tuple[int, int]], piece: int
 ) -> None:
-    befores, afters = [before for before, _ in pairs], [after for _, after in pairs]
-    state, now = _whole_numbers(module_of, a=befores), _whole_numbers(module_of, a=afters)
+    states_before, afters = [before for before, _ in pairs], [after for _, after in pairs]
+    state, now = _whole_numbers(module_of, a=states_before), _whole_numbers(module_of, a=afters)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(state_module, "_PIECE", piece)
