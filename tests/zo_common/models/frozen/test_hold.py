@@ -54,7 +54,6 @@ def test_a_whisper_is_the_same_model_in_fewer_bytes(tiny_whisper: Path, precisio
 
     assert held.fingerprint == fingerprint(base)
     assert list(unique_parameters(model)) == list(unique_parameters(base))
-    assert LatticeState(model, TRAINED).checksum() == LatticeState(load_model(str(tiny_whisper)).model, TRAINED).checksum()
     assert model.proj_out.weight is model.model.decoder.embed_tokens.weight
     assert model.model.decoder.layers[0].fc1.weight.dtype == TYPES[precision]
     assert sinks_of(model.model.encoder) == sinks_of(base.model.encoder)
@@ -63,6 +62,7 @@ def test_a_whisper_is_the_same_model_in_fewer_bytes(tiny_whisper: Path, precisio
         assert torch.equal(_losses(model), _losses(base))
     assert not torch.equal(_losses(model), _losses(base))
     torch.testing.assert_close(_losses(model), _losses(base), rtol=0.02, atol=0)
+    assert LatticeState(model, TRAINED).checksum() == LatticeState(base, TRAINED).checksum()
 
 
 def test_the_type_of_trained_matrices_stays(tiny_whisper: Path) -> None:
