@@ -3,8 +3,9 @@
 Every number is a fresh process's. A checkpoint of the architecture with random float16 weights, the type of published
 ones, is written once. Inference is the class of transformers, loaded in the precision (int8: weight-only by torchao),
 its processor beside it, and two forward passes. The step is ours: the loading of a device, the lattice, and two steps
-of two queries; trained are the tensors of the default preset. Peak = the largest resident memory of the process while it computes (VmHWM, reset
-after loading), imports and all included; that of loading is beside it. One thread; seconds are processor time.
+of two queries; trained are the tensors of the default preset. Peak = the largest resident memory of the process while
+it computes (VmHWM, reset after loading), imports and all included; that of loading is beside it. One thread; seconds
+are processor time.
 """
 
 from __future__ import annotations

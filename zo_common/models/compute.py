@@ -10,6 +10,7 @@ import torch
 
 from zo_common.errors import ConfigError
 
+_HOST_FULL = "can't allocate memory"  # of torch's allocator for main memory
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -49,7 +50,9 @@ def fits_memory(what: str, device: torch.device, remedy: str = "a smaller model"
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_FULL in str(error)):
+            raise
         room = f" of {torch.cuda.get_device_properties(device).total_memory / 1e9:.3g} GB" if _is_cuda(device) else ""
         raise ConfigError(
             f"{what} does not fit into the memory{room} of {device}: set frozen-precision=bfloat16 or int8, take "

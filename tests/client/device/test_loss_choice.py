@@ -365,6 +365,22 @@ class TestFrozenPrecision:
         assert answer.status is Status.OK, answer.message
         assert auto.held_in == "float32" and fingerprint(auto.model) == auto.fingerprint
 
+    def test_a_step_that_does_not_fit_into_memory_is_answered_in_a_sentence(
+        self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = engine_of(epsilon=1e-3)
+        before = engine.state.checksum()
+
+        def full(*arguments: Any, **others: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(engine_module, "run_local_steps", full)
+        answer = engine.train(_plan(engine), speech_of(engine), describe=str)
+
+        assert answer.status is Status.ERROR
+        assert answer.message.startswith("a step of batch-size 2 does not fit into the memory of cpu: set frozen-")
+        assert engine.state.checksum() == before
+
     def test_it_is_stored_with_the_choice(self) -> None:
         choice = LossChoice(32, "float32", 0.001, ("because",), "int8")
 
