@@ -37,7 +37,7 @@ def _held(source: Path, precision: str, trained: str = TRAINED) -> HeldModel:
 def _batch(model: Any) -> WhisperBatch:
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(2, model.config.num_mel_bins, 200, generator=generator)
-    tokens = torch.randint(0, 1000, (2, 6), generator=generator)
+    tokens = torch.randint(0, model.config.vocab_size, (2, 6), generator=generator)
     return WhisperBatch(features, tokens, tokens)
 
 
