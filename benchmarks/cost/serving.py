@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cost.memory import MALLOC, Resident
-from benchmarks.harness.rows import RESULTS, amount, row, store
+from benchmarks.harness.revision import revision
+from benchmarks.harness.rows import RESULTS, amount
+from simulations.reports.machine import hardware, versions
 
-AT_MOST = 1.03
 PRECISIONS = ("float32", "bfloat16", "int8")
-LARGE_TARGETS = {"int8": 3.2e9, "bfloat16": 4.0e9}
+KINDS = ("inference", "step")
 TRAINED = "encoder-residual-bias"
 QUERIES = 2
-NAME = "serving"
+RESULT = RESULTS / "serving.jsonl"
 
 
 def write_checkpoint(architecture: str, folder: Path) -> None:
@@ -145,44 +146,45 @@ def fresh(arguments: argparse.Namespace, kind: str, precision: str, batch: int, 
     return found
 
 
-def measure(arguments: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """All cases of an architecture."""
-    cases, rows = [], []
+def measure(arguments: argparse.Namespace, folder: str) -> None:
+    """Measure and store what is not stored yet: a run goes on where it was killed."""
     for batch in arguments.batches:
         for precision in PRECISIONS:
-            served = fresh(arguments, "inference", precision, batch, folder)
-            ours = fresh(arguments, "step", precision, batch, folder)
-            cases.append({"precision": precision, "batch": batch, "inference": served, "step": ours})
-            what = f"{arguments.architecture}, {precision}, batch {batch}"
-            ratio = {"median": ours["peak"] / served["peak"]}
-            rows.append(row(f"memory, ZO step ÷ inference as served, {what}", ratio, at_most=AT_MOST))
-            if arguments.architecture == "large-v3" and batch == 1 and precision in LARGE_TARGETS:
-                whole = {"median": max(ours["peak"], ours["loading_peak"])}
-                target = LARGE_TARGETS[precision]
-                rows.append(row(f"memory, a step with its loading, {what}", whole, unit="B", at_most=target))
-    return {"cases": cases, "rows": rows}
+            for kind in KINDS:
+                case = {"architecture": arguments.architecture, "precision": precision, "batch": batch, "kind": kind}
+                if any(case.items() <= line.items() for line in _stored()):
+                    continue
+                found = fresh(arguments, kind, precision, batch, folder)
+                about = {"revision": revision(), "hardware": hardware("cpu"), "versions": versions()}
+                with RESULT.open("a") as file:
+                    file.write(json.dumps(case | found | about) + "\n")
+
+
+def _stored() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULT.read_text().splitlines()] if RESULT.exists() else []
 
 
 def table() -> str:
-    """The cases of all measured architectures, for docs/models.md."""
+    """The measured cases, for docs/precision.md."""
     lines = [
-        "| Whisper | frozen weights | batch | inference, peak | step, peak | step ÷ inference | loading, peak | "
-        "a pass, inference → step |",
+        "| Whisper | frozen weights | batch | inference, peak | step, peak | step ÷ inference | "
+        "loading for steps, peak | a pass, inference → step |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    about = ""
-    for path in sorted(RESULTS.glob(f"{NAME}_*.json")):
-        found = json.loads(path.read_text())
-        about = f"Resident memory of whole processes, imports included; one thread of {found['hardware']['cpu']}."
-        for case in found["cases"]:
-            served, ours = case["inference"], case["step"]
-            lines.append(
-                f"| {found['architecture']} | {case['precision']} | {case['batch']} | {amount(served['peak'], 'B')} | "
-                f"{amount(ours['peak'], 'B')} | {ours['peak'] / served['peak']:.3f} | "
-                f"{amount(ours['loading_peak'], 'B')} | "
-                f"{served['seconds_a_pass']:.2f} s → {ours['seconds_a_pass']:.2f} s |"
-            )
+    stored = _stored()
+    for served in (line for line in stored if line["kind"] == "inference"):
+        case = {name: served[name] for name in ("architecture", "precision", "batch")} | {"kind": "step"}
+        ours = next((line for line in stored if case.items() <= line.items()), None)
+        if ours is None:
+            continue
+        lines.append(
+            f"| {case['architecture']} | {case['precision']} | {case['batch']} | {amount(served['peak'], 'B')} | "
+            f"{amount(ours['peak'], 'B')} | {ours['peak'] / served['peak']:.3f} | "
+            f"{amount(ours['loading_peak'], 'B')} | "
+            f"{served['seconds_a_pass']:.2f} s → {ours['seconds_a_pass']:.2f} s |"
+        )
     lines.append("| any, on CUDA | | | not measured | not measured | | | |")
+    about = f"Resident memory of whole processes, imports included; one thread of {stored[0]['hardware']['cpu']}."
     return "\n".join([*lines, "", about])
 
 
@@ -190,20 +192,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architecture", default="base")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--child", choices=("inference", "step"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help="keep the checkpoint here, or take it from here; default: a temporary folder")
+    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--precision", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         print(json.dumps(child(arguments)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        write_checkpoint(arguments.architecture, Path(folder))
-        found = measure(arguments, folder)
-    for line in found["rows"]:
-        print(f"{line['row']}: {line['median']:.4g}")
-    print(f"wrote {store(f'{NAME}_{arguments.architecture}', {'architecture': arguments.architecture, **found})}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(arguments.folder or temporary)
+        if not (folder / "model.safetensors").exists():
+            write_checkpoint(arguments.architecture, folder)
+        measure(arguments, str(folder))
+    print(table())
 
 
 if __name__ == "__main__":
