@@ -77,6 +77,7 @@ def _export(federation: Federation, held: GlobalModel, before: dict[str, Any] | 
     header, rounds = federation.ledger.ledger.header, federation.last_round
     card = model_card(config.model, config.language, rounds=rounds, trained=header.pattern, before=before, after=after)
     folder = Path(config.output) / "model"
+    held.hold_in("float32")
     export_model(held.model, held.processor, folder, replace=federation.resumed, language=config.language, card=card)
 
 

@@ -72,6 +72,11 @@ def train_module(
         raise ConfigError(
             "learning-rate is 'auto' for a module, expected a number: the step is measured of speech models' losses"
         )
+    if config.frozen_precision != "float32":
+        raise ConfigError(
+            f"frozen-precision is {config.frozen_precision!r} for a module, expected float32: it is for speech models "
+            "that are loaded from files, convert the module's own frozen weights before training"
+        )
     if not examples:
         raise ConfigError("there are no examples to train on, expected one or more: give examples")
     keep_warm(config, _ModuleEngine(config, module, losses), _Examples(examples))

@@ -51,6 +51,10 @@ class SharedModel(GlobalModel):
         self._records += records
         self._engine.applied = list(self._records)
 
+    def hold_in(self, precision: str) -> None:
+        """As `GlobalModel.hold_in`."""
+        self._engine.hold_in(precision)
+
     def restore(self) -> None:
         """Bring an engine that was reset to its base, e.g. after an overflow, to the ledger's last state.
 

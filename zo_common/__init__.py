@@ -58,3 +58,8 @@ __all__ = [
     "run_local_steps",
     "zo_step",
 ]
+for _loud in (
+    "torchao",
+    "torch.utils._pytree",
+):  # transformers imports torchao, which lists extensions for other machines
+    logging.getLogger(_loud).setLevel(logging.ERROR)

@@ -27,6 +27,7 @@ LEARNING_RATE = 2.4e-5  # ZO-ASR's 3e-6 for the sum over 8 directions, as a mean
 # width, layers of encoder and of decoder, heads, mel bins, vocabulary (github.com/openai/whisper, model cards)
 ARCHITECTURES = {
     "tiny": (384, 4, 6, 80, 51865),
+    "base": (512, 6, 8, 80, 51865),
     "small": (768, 12, 12, 80, 51865),
     "large-v3": (1280, 32, 20, 128, 51866),
 }

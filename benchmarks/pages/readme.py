@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import switch
+from benchmarks.cost import serving, switch
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
@@ -147,6 +147,7 @@ COST = {
 
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
     "README.md": (BLOCKS, {}),
+    "docs/precision.md": ({"serving": serving.table}, {}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
     "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),

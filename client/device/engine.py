@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from zo_common.directions.seeds import fold_in
 from zo_common.errors import DeviceError, LatticeOverflow, NonFiniteLoss, ZOError
 from zo_common.estimator.local_steps import LocalResult, run_local_steps
 from zo_common.estimator.step import LossFn, clip_factors
+from zo_common.models.compute import fits_memory, resolve_precision
 from zo_common.models.loss_check import LossChoice
 from zo_common.speech.evaluation import evaluate, utterance_losses
 from zo_common.speech.loss_settings import LossSettings, unchecked
@@ -51,10 +53,11 @@ class Engine(Follower):
     """
 
     def _prepare(self) -> None:
+        self._loaded_in = self.held_in
         self._choices = LossChoices(
-            self.config, self.speech, self.state, self.device, self.fingerprint, self._base_weights
+            self.config, self.speech, self.state, self.device, self.fingerprint, self._as_loaded, self.held_in
         )
-        self._use(unchecked(self.config))
+        self._use(replace(unchecked(self.config), frozen=self.held_in))
         if self.config.torch_compile:
             self.speech.compile()
 
@@ -62,7 +65,22 @@ class Engine(Follower):
         super()._let_go()
         del self._losses, self._choices
 
+    def _frozen_precision(self) -> str:
+        """As `Replica._frozen_precision`; auto loads what the loss check then tries."""
+        config = self.config
+        if config.frozen_precision == "auto" and config.loss_check and config.privacy == "none":
+            return resolve_precision("auto", self._place())
+        return super()._frozen_precision()
+
+    @contextmanager
+    def _as_loaded(self) -> Iterator[None]:
+        """The base's weights, frozen ones in the precision that the loss check is to judge."""
+        self.hold_in(self._loaded_in)
+        with self._base_weights():
+            yield
+
     def _use(self, choice: LossChoice) -> None:
+        self.hold_in(choice.frozen)
         self.choice, self.precision = choice, choice.precision  # of the data set that was trained on last
         settings = LossSettings.of(self.config, choice.tail_tokens)
         self._losses: LossOf = self.speech.losses(self.state.exponents, settings, choice.precision)
@@ -131,9 +149,10 @@ class Engine(Follower):
         said = [choice.sentence] if new else []
         said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
         word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
-        if choice != self.choice:
+        if choice != self.choice or choice.frozen != self.held_in:
             self._use(choice)
-        result = self._local_steps(plan, data, on_step)
+        with fits_memory(f"a step of batch-size {plan.batch_size}", self.device, "a smaller batch-size"):
+            result = self._local_steps(plan, data, on_step)
         return replace(
             base,
             num_examples=len(data),

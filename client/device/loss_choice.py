@@ -14,11 +14,12 @@ import torch
 
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
-from zo_common.config.sections import Precision
+from zo_common.config.sections import FrozenPrecision, Precision
 from zo_common.errors import ConfigError, LossCheckFailed
 from zo_common.estimator.step import LossFn, joined
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
+from zo_common.models.frozen.hold import exact_weights
 from zo_common.models.loss_check import (
     REFERENCE,
     TAILS,
@@ -48,6 +49,18 @@ class UtteranceTrials:
 
     def loss(self, setting: Setting) -> LossFn:
         """As `Trials.loss`."""
+        if setting.held:
+            return self._loss(setting)
+        with exact_weights(self._speech.model):
+            loss = self._loss(setting)
+
+        def exact() -> torch.Tensor:
+            with exact_weights(self._speech.model):
+                return loss()
+
+        return exact
+
+    def _loss(self, setting: Setting) -> LossFn:
         if setting == REFERENCE:
             make = self._speech.losses(None, LossSettings.of(self._config, 0), "float32")
             batch: Callable[[list[int]], Any] = self._data.whole_batch
@@ -68,6 +81,7 @@ class LossChoices:
         base: fingerprint of the base model.
         at_base: a context in which the weights are the base model's: the check uses these, so that its result does not
             depend on the device's round, nor on whether it came there by records or a snapshot.
+        frozen: the precision of frozen weights in that context.
     """
 
     def __init__(
@@ -78,9 +92,10 @@ class LossChoices:
         device: torch.device,
         base: str,
         at_base: Callable[[], AbstractContextManager[object]],
+        frozen: str = "float32",
     ) -> None:
         self._config, self._speech, self._state, self._device = config, speech, state, device
-        self._base, self._at_base = base, at_base
+        self._base, self._at_base, self._frozen = base, at_base, frozen
         self._known: dict[str, LossChoice | str] = {}
 
     def of(self, plan: Plan, data: Recordings) -> tuple[LossChoice, bool]:
@@ -111,6 +126,8 @@ class LossChoices:
             None if config.precision == "auto" else config.precision,
             plan.estimator.epsilon or None,
             resolve_precision("auto", self._device),
+            self._frozen,
+            config.frozen_precision != "auto",
         )
         trials = UtteranceTrials(self._speech, few, list(self._state.exponents), config, self._device)
         try:
@@ -127,6 +144,7 @@ class LossChoices:
         settings = (
             *(c.tail_tokens, c.precision, plan.estimator.epsilon, c.language, c.objective, c.temperature),
             *(c.entropy_weight, c.min_confidence),
+            *((self._frozen, c.frozen_precision) if self._frozen != "float32" else ()),
         )
         machine = (torch.__version__, self._device.type, resolve_precision("auto", self._device))
         digest = hashlib.sha256(repr((_VERSION, self._base, self._state.exponents, settings, machine)).encode())
@@ -167,6 +185,9 @@ def _checked(raw: dict[str, Any]) -> LossChoice:
     tail, reasons = raw["tail_tokens"], tuple(raw["reasons"])
     if not (tail is None or (type(tail) is int and tail >= 0)) or not all(isinstance(word, str) for word in reasons):
         raise ValueError("not a choice")
+    frozen = raw.get("frozen", "float32")
     if raw["precision"] not in get_args(Precision) or not 0 < float(raw["epsilon"]) < 1:
         raise ValueError("not a choice")
-    return LossChoice(tail, raw["precision"], float(raw["epsilon"]), reasons)
+    if frozen not in get_args(FrozenPrecision):
+        raise ValueError("not a choice")
+    return LossChoice(tail, raw["precision"], float(raw["epsilon"]), reasons, frozen)

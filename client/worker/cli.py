@@ -59,6 +59,9 @@ def run(
     token_file: TokenFile = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16, of forward passes.")] = "auto",
+    frozen_precision: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16, float16 or int8, of frozen weights; default: the run's.")
+    ] = "",
     torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
     train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
     text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
@@ -80,7 +83,8 @@ def run(
     own = {"model": model, "data": data, "device": device, "precision": precision, "torch-threads": torch_threads}
     if loss_check is not None:
         own["loss-check"] = loss_check
-    own |= {k: v for k, v in (("train-split", train_split), ("text-column", text_column)) if v}
+    words = {"train-split": train_split, "text-column": text_column, "frozen-precision": frozen_precision}
+    own |= {key: word for key, word in words.items() if word}
     token = read_token(token_file) if token_file else ""
     demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
     demands["least-weights"] = least_weights

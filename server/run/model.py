@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from server.run.settings import ledger_settings
 from zo_common.config.header import header_of
@@ -14,6 +15,7 @@ from zo_common.lattice.state import LatticeState
 from zo_common.ledger.ledger import LedgerHeader, TensorEntry
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import encode_snapshot
+from zo_common.models.frozen.load import load_held
 from zo_common.models.load import load_model
 from zo_common.replica import Replica
 
@@ -35,12 +37,20 @@ class GlobalModel(Replica):
         Raises:
             WrongBaseModel, ModelNotFound: the base model was changed or removed since the run began.
         """
-        model = load_model(self.config.model, language=self.config.language).model
+        model = self._base_model()
         header = {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
         base = LatticeState(model, ",".join(header), self.config.scale, exponents=header)
         if base.checksum() != self.base_checksum:
             raise WrongBaseModel(f"{self.config.model} is not the base model any more that this run began with")
         return encode_snapshot(base, self.state)
+
+    def _base_model(self) -> nn.Module:
+        config = self.config
+        if self.held_in == "float32":
+            return load_model(config.model, language=config.language).model
+        return load_held(
+            config.model, language=config.language, trained=config.trained_tensors, precision=self.held_in
+        ).loaded.model
 
 
 def open_header(config: RunConfig, reference: View) -> LedgerHeader:

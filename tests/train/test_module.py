@@ -89,6 +89,7 @@ def test_the_guard_takes_back_what_is_worse(tmp_path: Path) -> None:
         ({"trained_tensors": "decoder.*"}, PatternError, "decoder"),
         ({"learning_rate": "auto"}, ConfigError, "learning-rate is 'auto'"),
         ({"lerning_rate": 1}, ConfigError, "did you mean 'learning-rate'"),
+        ({"frozen_precision": "int8"}, ConfigError, "frozen-precision is 'int8' for a module"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, changes: Any, error: Any, word: str) -> None:

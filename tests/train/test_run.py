@@ -19,9 +19,10 @@ from train.one_process import OneProcess
 from train.run import config_for, run_here
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError, LatticeOverflow
+from zo_common.lattice.fingerprint import fingerprint
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
-from zo_common.ledger.replay import replay
+from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
 from zo_common.wire.plan import Plan
 
@@ -201,3 +202,15 @@ def test_recordings_that_are_not_there(settings: Settings, tmp_path: Path) -> No
         train(tmp_path / "nowhere", **given)
 
     assert not (Path(settings().output) / "ledger.zo").exists()
+
+
+def test_a_run_with_frozen_weights_in_bfloat16_leaves_the_base_in_float32(settings: Settings) -> None:
+    config = replace(settings(frozen_precision="bfloat16", eval_split="test"), num_server_rounds=1)
+
+    run_here(config)
+
+    exported = load_model(str(Path(config.output) / "model")).model
+    base = load_model(config.model).model
+    ledger = _ledger(config)
+    assert replay(restore_state(base, ledger.header), ledger) == ledger.records[-1].checksum
+    assert fingerprint(exported) == fingerprint(base)

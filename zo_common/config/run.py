@@ -126,6 +126,11 @@ class RunConfig(
                 raise ConfigError(f"{each.key} is {value}, expected {expected}")
 
     def _check_tensors(self) -> None:
+        if self.trained_tensors == AUTO and self.frozen_precision != "float32":
+            raise ConfigError(
+                f"frozen-precision is {self.frozen_precision!r} with trained-tensors=auto, which measures all tensors "
+                "in float32: name a preset, such as trained-tensors=encoder-residual-bias"
+            )
         if self.trained_tensors == AUTO and self.objective in ("suta", "entropy"):
             raise ConfigError(
                 f"trained-tensors is 'auto' with objective {self.objective!r}, whose curvature is no Fisher matrix: "

@@ -17,6 +17,7 @@ from zo_common.privacy.mechanism import NoiseBy, Privacy
 Schedule = Literal["auto", "constant", "linear", "cosine"]
 Place = Literal["server", "clients"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+FrozenPrecision = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Auto = Literal["auto"]
 Objective = Literal["supervised", "suta", "entropy", "self-training"]
 
@@ -89,6 +90,13 @@ class ModelSection:
         "auto", "Torch device: `cpu`, `cuda` or `auto`, CUDA where there is one.", "free", engine=True
     )
     precision: Precision = setting("auto", "Number format of the forward passes.", "free", engine=True)
+    frozen_precision: FrozenPrecision = setting(
+        "float32",
+        "Number format in which weights that are not trained are held; `auto` takes bfloat16 where the loss check "
+        "allows it, `int8` needs the extra `int8`.",
+        "free",
+        engine=True,
+    )
     loss_check: bool = setting(
         True,
         "Whether a device compares its loss with the full window's in float32 before it first trains.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -22,12 +23,17 @@ def fingerprint(model: nn.Module) -> str:
     be computed on the base model, since training changes weights. Snapping is idempotent, so it is the same before and
     after the lattice is built.
     """
+    return fingerprint_of((name, parameter.detach()) for name, parameter in unique_parameters(model).items())
+
+
+def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """Return the fingerprint of float32 tensors in name order, tied ones once, which need not be in memory together."""
     digest = hashlib.sha256()
-    for name, parameter in unique_parameters(model).items():
+    for name, tensor in tensors:
         encoded = name.encode()
         digest.update(struct.pack("<I", len(encoded)) + encoded)
-        digest.update(struct.pack(f"<I{parameter.dim()}Q", parameter.dim(), *parameter.shape))
-        _update(digest, parameter.detach())
+        digest.update(struct.pack(f"<I{tensor.dim()}Q", tensor.dim(), *tensor.shape))
+        _update(digest, tensor)
     return digest.hexdigest()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from zo_common.errors import ConfigError
 
+_HOST_FULL = "can't allocate memory"  # of torch's allocator for main memory
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -37,6 +39,29 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
         return nullcontext()
     # weights change between two forwards of one context, so casts must not be cached
     return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)
+
+
+@contextmanager
+def fits_memory(what: str, device: torch.device, remedy: str = "a smaller model") -> Iterator[None]:
+    """Turn torch's error of a full memory into one sentence.
+
+    Raises:
+        ConfigError: `what` does not fit on the device.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_FULL in str(error)):
+            raise
+        room = f" of {torch.cuda.get_device_properties(device).total_memory / 1e9:.3g} GB" if _is_cuda(device) else ""
+        raise ConfigError(
+            f"{what} does not fit into the memory{room} of {device}: set frozen-precision=bfloat16 or int8, take "
+            f"{remedy}, or another device"
+        ) from None
+
+
+def _is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_available()
 
 
 def choose_device(name: str) -> torch.device:

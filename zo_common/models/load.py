@@ -106,6 +106,43 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
     return model, processor
 
 
+def empty_whisper(source: str, config: Any) -> nn.Module:
+    """A Whisper without weights: its parameters, tied ones too, are on the meta device.
+
+    Raises:
+        ModelNotFound: the configuration cannot be used.
+    """
+    from transformers import GenerationConfig, WhisperForConditionalGeneration
+
+    with _loading(source, config):
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            model: Any = WhisperForConditionalGeneration(config)
+        model.tie_weights()
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(source)
+        except OSError:  # older checkpoints have none
+            model.generation_config = GenerationConfig.from_model_config(config)
+    whisper: nn.Module = model
+    return whisper
+
+
+def ready_whisper(source: str, model: nn.Module, config: Any) -> tuple[nn.Module, Any]:
+    """The model of `empty_whisper` with its weights, in the state of one that `load_model` loads, and its processor.
+
+    Raises:
+        ModelNotFound: its processor is missing or incomplete.
+    """
+    from transformers import WhisperProcessor
+
+    with _loading(source, config):
+        processor = WhisperProcessor.from_pretrained(source)
+        _refuse_incomplete((), config.vocab_size, len(processor.tokenizer))
+    complete_generation_config(model.eval().requires_grad_(False), processor.tokenizer)
+    mark_sinks(model)
+    return model, processor
+
+
 def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]

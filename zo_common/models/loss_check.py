@@ -53,10 +53,14 @@ _STREAM = 1 << 42  # of the directions of the check, the same in every round
 
 @dataclass(frozen=True)
 class Setting:
-    """How a loss is computed; `tail_tokens` is None for the whole window, and where there is none."""
+    """How a loss is computed; `tail_tokens` is None for the whole window, and where there is none.
+
+    `held` is whether frozen weights are as the model holds them, instead of the base's in float32.
+    """
 
     tail_tokens: int | None
     precision: str
+    held: bool = False
 
 
 REFERENCE = Setting(None, "reference")
@@ -77,12 +81,17 @@ class Trials(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user fixed; None is chosen here. `fast` is the shorter precision worth trying, if there is one."""
+    """What the user fixed; None is chosen here. `fast` is the shorter precision worth trying, if there is one.
+
+    `frozen` is the precision in which the model holds its frozen weights, `frozen_fixed` whether the user fixed it.
+    """
 
     tail_tokens: int | None = None
     precision: str | None = None
     epsilon: float | None = None
     fast: str = "float32"
+    frozen: str = "float32"
+    frozen_fixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,12 +101,14 @@ class LossChoice:
     Attributes:
         tail_tokens: None for the whole window.
         reasons: a clause for each choice; empty where nothing was checked.
+        frozen: the precision of frozen weights.
     """
 
     tail_tokens: int | None
     precision: str
     epsilon: float
     reasons: tuple[str, ...] = ()
+    frozen: str = "float32"
 
     @property
     def sentence(self) -> str:
@@ -126,7 +137,8 @@ def check_loss(
        lowered while the curvature term is more than a tenth of the loss.
     2. The reference at that ε; where its curvature is too large, ε is lowered again.
     3. The first tail that fits; else the whole window, which has to: it checks the cached prefix alone.
-    4. The shorter precision, if it fits at the largest ε that curvature leaves room for.
+    4. The shorter precision, if it fits at the largest ε that curvature leaves room for. Where frozen weights are held
+       in another one than float32, they are tried with the shorter precision for the rest, and with float32.
 
     At most `MOST_PASSES` passes over the utterances, twice as many to name what fits where a fixed setting does not.
     What they do not reach to try is passed over for what is safe: the whole window, float32.
@@ -161,10 +173,12 @@ class _Check:
         tail, reasons = self._tail(tails, epsilon, self._verdict(cheapest, epsilon).noise)
         exact = Setting(tail, "float32")
         epsilon = self._settle(exact, epsilon)
-        precision, epsilon, why = self._precision(exact, epsilon)
+        held = self._held(exact, epsilon) if self._asked.frozen != "float32" else None
+        precision, epsilon, why = held or self._precision(exact, epsilon)
         if self._problems:
             raise LossCheckFailed("; ".join(self._problems))
-        return LossChoice(tail, precision, epsilon, (*reasons, *why))
+        frozen = self._asked.frozen if held else "float32"
+        return LossChoice(tail, precision, epsilon, (*reasons, *why), frozen)
 
     # -- ε
 
@@ -266,14 +280,42 @@ class _Check:
 
     def _precision(self, exact: Setting, epsilon: float) -> tuple[str, float, list[str]]:
         """The shorter type where it fits, at a larger ε if that helps; what is compared is what it adds to `exact`."""
-        wanted, word = self._asked.precision or self._asked.fast, ""
+        wanted = self._asked.precision or self._asked.fast
         if wanted == "float32":
             return wanted, epsilon, ["float32", self._why(exact, epsilon)]
-        setting, at = Setting(exact.tail_tokens, wanted), self._largest(exact, epsilon)
-        # what rounding adds to all losses alike leaves their differences: twice as much of that may be
-        limits = replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
         if self._asked.precision is not None:
             self._limit = 2 * MOST_PASSES
+        at, word, difference = self._fitting(Setting(exact.tail_tokens, wanted), exact, epsilon)
+        if at is not None:
+            return wanted, at, [f"{wanted}: {word}", self._why(exact, at, difference)]
+        if self._asked.precision is not None:
+            self._problems.append(
+                f"precision is {wanted!r}, {word}, expected {self._expected_of_types}: set precision=float32, which "
+                "fits, or auto"
+            )
+        return "float32", epsilon, [f"float32 (not {wanted}: {word or 'not tried'})", self._why(exact, epsilon)]
+
+    def _held(self, exact: Setting, epsilon: float) -> tuple[str, float, list[str]] | None:
+        """Frozen weights as they are held, if they fit, and the precision of the rest; None if they do not."""
+        asked, words = self._asked, []
+        if asked.frozen_fixed:
+            self._limit = 2 * MOST_PASSES
+        for precision in dict.fromkeys([asked.precision] if asked.precision else [asked.fast, "float32"]):
+            at, word, difference = self._fitting(Setting(exact.tail_tokens, precision, held=True), exact, epsilon)
+            if at is not None:
+                reason = f"frozen weights in {asked.frozen}, the rest in {precision}: {word}"
+                return precision, at, [reason, self._why(exact, at, difference)]
+            words.append(f"{word or 'not tried'} with {precision} for the rest")
+        if asked.frozen_fixed:
+            self._problems.append(
+                f"frozen-precision is {asked.frozen!r}, {' and '.join(words)}, expected {self._expected_of_types}: set "
+                "frozen-precision=float32, which fits, or auto"
+            )
+        return None
+
+    def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
+        """The ε at which a setting fits, None if there is none; its errors in words, and that of the differences."""
+        at, word, limits = self._largest(exact, epsilon), "", self._type_limits
         while self._affords(setting, (at,), 2 * DIRECTIONS * ((exact, at) not in self._sides)):
             found, curvature = (
                 compare(self._probe(setting, at), self._probe(exact, at)),
@@ -281,16 +323,20 @@ class _Check:
             )
             word = word or found.words("float32's")
             if found.fits(limits) and (curvature <= self._limits.curvature or at == epsilon):
-                return wanted, at, [f"{wanted}: {word}", self._why(exact, at, found.difference)]
+                return at, word, found.difference
             if curvature <= self._limits.curvature or at <= epsilon:
                 break
             at, word = at / 2, ""
-        if self._asked.precision is not None:
-            self._problems.append(
-                f"precision is {wanted!r}, {word}, expected {limits.loss:.0%} and {limits.difference:.0%}: set "
-                "precision=float32, which fits, or auto"
-            )
-        return "float32", epsilon, [f"float32 (not {wanted}: {word or 'not tried'})", self._why(exact, epsilon)]
+        return None, word, 0.0
+
+    @property
+    def _type_limits(self) -> Tolerances:
+        """What rounding adds to all losses alike leaves their differences: twice as much of that may be."""
+        return replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
+
+    @property
+    def _expected_of_types(self) -> str:
+        return f"{self._type_limits.loss:.0%} and {self._type_limits.difference:.0%}"
 
     def _largest(self, setting: Setting, epsilon: float) -> float:
         """The largest ε that curvature, growing with its square, leaves room for: there a shorter type does best."""
@@ -319,7 +365,7 @@ class _Check:
         return self.passes + need + reserve <= self._limit
 
     def _probe(self, setting: Setting, epsilon: float) -> Probe:
-        if not self._trials.tails and setting.precision == "float32":
+        if not self._trials.tails and setting.precision == "float32" and not setting.held:
             setting = REFERENCE  # without a window and a cache they are the same
         if (setting, epsilon) not in self._sides:
             if setting not in self._bases:

@@ -45,4 +45,5 @@ def unchecked(config: RunConfig) -> LossChoice:
         UNCHECKED_TAIL if isinstance(config.tail_tokens, str) else config.tail_tokens,
         "float32" if config.precision == "auto" else config.precision,
         FIRST_EPSILON if isinstance(config.epsilon, str) else config.epsilon,
+        frozen="float32" if config.frozen_precision == "auto" else config.frozen_precision,
     )

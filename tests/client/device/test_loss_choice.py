@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 import soundfile as sf
 import torch
 
+from client.device import engine as engine_module
 from client.device import loss_choice
 from client.device.engine import Engine
 from client.device.loss_choice import LossChoices
@@ -20,10 +23,12 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import LossCheckFailed
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import LossFn
+from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_snapshot
-from zo_common.models.loss_check import FIRST_EPSILON, LossChoice
+from zo_common.models.loss_check import FIRST_EPSILON, LossChoice, check_loss
+from zo_common.models.loss_comparison import Tolerances
 from zo_common.models.whisper.forward import embed_window
 from zo_common.models.whisper.objectives import whisper_losses
 from zo_common.models.whisper.silent_tail import mark_sinks, sinks_of
@@ -337,3 +342,46 @@ class TestWhisperTiny:
         with pytest.raises(LossCheckFailed, match=word):
             choices.of(_plan(tiny_en, estimator=estimator), said)
         assert tiny_en.state.checksum() == tiny_en.base_checksum
+
+
+class TestFrozenPrecision:
+    def test_one_that_fails_is_refused_and_auto_returns_to_float32(
+        self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Tones and random weights: bfloat16 is as good or bad as anything, so the bound decides."""
+        monkeypatch.setattr(engine_module, "resolve_precision", lambda precision, device: "bfloat16")
+        fixed = engine_of(**DEFAULTS, frozen_precision="float16")
+        auto = engine_of(**DEFAULTS, frozen_precision="auto", precision="float32")
+        speech = speech_of(fixed)
+        monkeypatch.setattr(loss_choice, "check_loss", partial(check_loss, tolerances=Tolerances(noise=1e-9)))
+
+        refused = fixed.train(_plan(fixed), speech)
+        assert auto.held_in == "bfloat16"
+        answer = auto.train(_plan(auto), speech)
+
+        assert refused.status is Status.ERROR
+        assert "frozen-precision is 'float16', loss within" in refused.message
+        assert "set frozen-precision=float32, which fits" in refused.message
+        assert answer.status is Status.OK, answer.message
+        assert auto.held_in == "float32" and fingerprint(auto.model) == auto.fingerprint
+
+    def test_a_step_that_does_not_fit_into_memory_is_answered_in_a_sentence(
+        self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine = engine_of(epsilon=1e-3)
+        before = engine.state.checksum()
+
+        def full(*arguments: Any, **others: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(engine_module, "run_local_steps", full)
+        answer = engine.train(_plan(engine), speech_of(engine), describe=str)
+
+        assert answer.status is Status.ERROR
+        assert answer.message.startswith("a step of batch-size 2 does not fit into the memory of cpu: set frozen-")
+        assert engine.state.checksum() == before
+
+    def test_it_is_stored_with_the_choice(self) -> None:
+        choice = LossChoice(32, "float32", 0.001, ("because",), "int8")
+
+        assert loss_choice._checked(json.loads(json.dumps(asdict(choice)))) == choice

@@ -303,6 +303,11 @@ def test_tensors_are_not_calibrated_without_a_curvature(objective: Any) -> None:
     assert RunConfig(objective="self-training", trained_tensors="auto").trained_tensors == "auto"
 
 
+def test_tensors_are_not_calibrated_with_frozen_weights_in_another_type() -> None:
+    with pytest.raises(ConfigError, match=r"frozen-precision is 'int8' with trained-tensors=auto.*: name a preset"):
+        RunConfig(trained_tensors="auto", frozen_precision="int8")
+
+
 def test_a_tilde_is_the_home_folder_wherever_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/anna")
 

@@ -14,7 +14,7 @@ from torch import nn
 from zo_common.errors import ConfigError
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
-from zo_common.models.compute import autocast, choose_device, resolve_precision
+from zo_common.models.compute import autocast, choose_device, fits_memory, resolve_precision
 
 Models = Callable[..., nn.Module]
 CPU = torch.device("cpu")
@@ -107,3 +107,26 @@ def test_the_device_is_cuda_or_the_cpu_unless_named(monkeypatch: pytest.MonkeyPa
     for available, kind in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         assert choose_device("auto").type == kind
+
+
+class TestFullMemory:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+            MemoryError(),
+        ],
+    )
+    def test_it_is_one_sentence(self, error: Exception) -> None:
+        with pytest.raises(ConfigError) as refused, fits_memory("model 'large'", CPU):
+            raise error
+
+        assert str(refused.value) == (
+            "model 'large' does not fit into the memory of cpu: set frozen-precision=bfloat16 or int8, take a smaller "
+            "model, or another device"
+        )
+
+    def test_other_errors_stay(self) -> None:
+        with pytest.raises(RuntimeError, match="shapes"), fits_memory("a step", CPU):
+            raise RuntimeError("shapes do not match")

@@ -43,7 +43,7 @@ class Known:
     Attributes:
         offsets: tail → nats that it adds to each utterance.
         turns: tail → how much of another gradient, as long as the true one, it adds.
-        noise: precision → nats of noise, another at every pass.
+        noise: precision → nats of noise, another at every pass; "held" of frozen weights as the model holds them.
     """
 
     model: _Weights
@@ -73,6 +73,7 @@ class Known:
                 found += self.turns.get(setting.tail_tokens, 0.0) * self.slope * (self._b @ moved)
                 found += torch.tensor(self.offsets.get(setting.tail_tokens, (0.0,) * UTTERANCES))
             size = self.noise.get("float32" if setting == REFERENCE else setting.precision, 0.0)
+            size += self.noise.get("held", 0.0) * setting.held
             return found + size * torch.from_numpy(self._rng.standard_normal(UTTERANCES))
 
         return losses
@@ -206,6 +207,25 @@ class TestPrecision:
 
         with pytest.raises(LossCheckFailed, match=r"^precision is 'bfloat16', .*: set precision=float32, which fits"):
             _check(known, precision="bfloat16", epsilon=1e-3)
+
+    @pytest.mark.parametrize("short", [5e-4, 5.0])
+    def test_held_weights_are_taken_where_they_add_little(self, short: float) -> None:
+        """With the shorter type for the rest where that fits, else with float32."""
+        known = Known(_Weights(), noise={"bfloat16": short, "held": 5e-4})
+
+        choice = _check(known, fast="bfloat16", frozen="int8")
+
+        assert (choice.frozen, choice.precision) == ("int8", "bfloat16" if short < 1 else "float32")
+        assert f"frozen weights in int8, the rest in {choice.precision}: loss within" in choice.sentence
+
+    def test_held_weights_are_refused_where_losses_drown(self) -> None:
+        known = Known(_Weights(), noise={"held": 5e-2}, curvature=400.0)
+
+        assert _check(known, frozen="int8").frozen == "float32"
+        with pytest.raises(
+            LossCheckFailed, match=r"^frozen-precision is 'int8', .*: set frozen-precision=float32, which"
+        ):
+            _check(known, frozen="int8", frozen_fixed=True)
 
     def test_all_that_does_not_fit_is_named_at_once(self) -> None:
         known = Known(_Weights(), noise={"bfloat16": 5e-2}, offsets={2: (1.0,) * 4}, curvature=500.0)

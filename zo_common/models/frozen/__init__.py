@@ -1,0 +1,1 @@
+"""Weights that are not trained, in the precision that a model is served in."""
