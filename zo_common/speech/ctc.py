@@ -45,12 +45,14 @@ class CTCReader:
     """Reader of recordings for a CTC model, as `speech.Reader`; a row without a text has no labels.
 
     Args:
-        fold_accents: as in `CTCVocabulary`.
+        fold_accents, language: as in `CTCVocabulary`.
     """
 
-    def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False) -> None:
+    def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False, language: str = "") -> None:
         self._model, self._extractor = model, processor.feature_extractor
-        self._vocabulary = CTCVocabulary(processor.tokenizer, model.config.vocab_size, fold_accents=fold_accents)
+        self._vocabulary = CTCVocabulary(
+            processor.tokenizer, model.config.vocab_size, fold_accents=fold_accents, language=language
+        )
         self._least = least_samples(model, self._extractor)
         self._lacking: dict[str, Counter[str]] = {}
 
@@ -61,7 +63,10 @@ class CTCReader:
         rate = self._extractor.sampling_rate
         faults = []
         if text and not labels:
-            faults.append("the transcript has no character of the model's vocabulary, expected such: correct it.")
+            faults.append(
+                "the transcript has no character of the model's vocabulary, expected such: correct it, or take a model "
+                "for the language."
+            )
         try:
             wave = decode(utterance.audio, rate)
         except AudioProblem as problem:
