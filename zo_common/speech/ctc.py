@@ -45,7 +45,8 @@ class CTCReader:
     """Reader of recordings for a CTC model, as `speech.Reader`; a row without a text has no labels.
 
     Args:
-        fold_accents, language: as in `CTCVocabulary`.
+        fold_accents: as in `CTCVocabulary`.
+        language: as in `CTCVocabulary`.
     """
 
     def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False, language: str = "") -> None:
