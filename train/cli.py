@@ -22,9 +22,7 @@ console = Console(highlight=False)
 
 @app.command()
 def train(
-    recordings: Annotated[
-        str, typer.Argument(help="Folder with a metadata.csv or metadata.jsonl for each split, or a hub id.")
-    ],
+    recordings: Annotated[str, typer.Argument(help="Folder, table or hub id: see docs/data.md.")],
     model: Annotated[
         str, typer.Option(help="Hub id or directory of the base model; default: the bundled Whisper-tiny.en.")
     ] = "",

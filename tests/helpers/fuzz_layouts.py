@@ -35,6 +35,7 @@ def layout_targets() -> dict[str, Target]:
     return {
         "metadata.csv": _target("metadata.csv", csv, csv.replace(b",", b";").replace(b"\n", b"\r\n")),
         "metadata.jsonl": _target("metadata.jsonl", _lines(rows), _lines(rows[:1]), is_json=True),
+        "a JSON array": _target("metadata.jsonl", json.dumps(rows, indent=1).encode(), is_json=True),
         "metadata.parquet": _target("metadata.parquet", table.getvalue(), allowance=64 << 20),
         "Common Voice": _target("train.tsv", voice, others={"clips/a.mp3": b"", "clips/b.mp3": b""}),
         "LibriSpeech": _target("8/9/8-9.trans.txt", b"8-9-0 ONE TWO\n8-9-1 THREE\n", others={"8/9/8-9-0.flac": b""}),

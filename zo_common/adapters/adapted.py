@@ -191,6 +191,7 @@ def load_adapted(
     ledger: LedgerSource | None = None,
     *,
     device: str = "auto",
+    language: str = "",
     memory: int = MEMORY,
     threads: int | None = None,
 ) -> AdaptedModel:
@@ -201,6 +202,7 @@ def load_adapted(
         ledger: a ledger; or the path of one, or of a folder with `ledger.zo`, such as a run's; or the hub id of an
             adapter's repository; None leaves the base.
         device: where the model computes: auto, cpu, cuda, cuda:1 …; a model that is loaded stays where it is.
+        language: of the speech, for models with an adapter for each (MMS); by default the ledger's.
         memory: see `AdaptedModel`.
         threads: see `AdaptedModel`.
 
@@ -211,7 +213,7 @@ def load_adapted(
     """
     if not isinstance(model, LoadedModel):
         place = choose_device(device)
-        model = load_model(str(model), language=_language(ledger))
+        model = load_model(str(model), language=language or _language(ledger))
         model.model.to(place)
     adapted = AdaptedModel(model, memory=memory, threads=threads)
     adapted.switch(ledger)

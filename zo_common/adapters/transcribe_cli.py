@@ -81,7 +81,7 @@ def _load(model: str, ledger: str, language: str, device: str, threads: int) -> 
     header = read_ledger_header(find_ledger(ledger)) if ledger else None
     spoken = language or (str(header.settings.get("language", "")) if header else "") or "en"
     base = model or (header.model if header else "")
-    return load_adapted(base, ledger or None, device=device), spoken
+    return load_adapted(base, ledger or None, device=device, language=language), spoken
 
 
 class _Work:

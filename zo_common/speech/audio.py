@@ -160,7 +160,7 @@ def told_in_a_sentence(name: str) -> Iterator[None]:
 def local_audio(folder: Path, name: object, *, column: str = "file_name") -> Path | str:
     """Return the path of a recording that a table in `folder` names, or the fault of the name as a string."""
     if not isinstance(name, str) or not name.strip():
-        return f"got no {column}, expected the path of a recording: fill it in or delete the row."
+        return _no_name(name, column)
     for spelled in _spellings(name):
         # Lexical: links inside the folder may lead to where the recordings are stored.
         if Path(spelled).is_absolute() or Path(os.path.normpath(spelled)).parts[:1] == (os.pardir,):
@@ -173,13 +173,18 @@ def local_audio(folder: Path, name: object, *, column: str = "file_name") -> Pat
 def stated_audio(folders: Sequence[Path], name: object, *, column: str) -> Path | str:
     """As `local_audio`, for a table that may name recordings anywhere, also with ~; relative names are in `folders`."""
     if not isinstance(name, str) or not name.strip():
-        return f"got no {column}, expected the path of a recording: fill it in or delete the row."
+        return _no_name(name, column)
     for spelled in _spellings(name):
         whole = os.path.expanduser(spelled)  # noqa: PTH111 - no error for a user who does not exist
         for folder in folders:
             if _is_file(folder / whole):
                 return folder / whole
     return _not_there(column, name)
+
+
+def _no_name(name: object, column: str) -> str:
+    got = f"{column} of type {type(name).__name__}" if name and not isinstance(name, str) else f"no {column}"
+    return f"got {got}, expected the path of a recording: fill it in or delete the row."
 
 
 def _not_there(column: str, name: str) -> str:

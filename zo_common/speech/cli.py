@@ -111,7 +111,7 @@ def segment(
     problems = [problem for manifest in found.values() for problem in manifest.problems]
     if problems and not skip_bad:
         raise DataError(problems)
-    loaded = load_model(model)
+    loaded = load_model(model, language=language)
     loaded.model.to(choose_device(device))
     segmenter = Segmenter(speech_model(loaded), language)
     made, done = {}, 0

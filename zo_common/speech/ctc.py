@@ -46,11 +46,14 @@ class CTCReader:
 
     Args:
         fold_accents: as in `CTCVocabulary`.
+        language: as in `CTCVocabulary`.
     """
 
-    def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False) -> None:
+    def __init__(self, model: Any, processor: Any, *, fold_accents: bool = False, language: str = "") -> None:
         self._model, self._extractor = model, processor.feature_extractor
-        self._vocabulary = CTCVocabulary(processor.tokenizer, model.config.vocab_size, fold_accents=fold_accents)
+        self._vocabulary = CTCVocabulary(
+            processor.tokenizer, model.config.vocab_size, fold_accents=fold_accents, language=language
+        )
         self._least = least_samples(model, self._extractor)
         self._lacking: dict[str, Counter[str]] = {}
 
@@ -61,7 +64,10 @@ class CTCReader:
         rate = self._extractor.sampling_rate
         faults = []
         if text and not labels:
-            faults.append("the transcript has no character of the model's vocabulary, expected such: correct it.")
+            faults.append(
+                "the transcript has no character of the model's vocabulary, expected such: correct it, or take a model "
+                "for the language."
+            )
         try:
             wave = decode(utterance.audio, rate)
         except AudioProblem as problem:

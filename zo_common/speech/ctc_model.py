@@ -37,8 +37,8 @@ class CTCModel(SpeechModel):
         self.least = least_samples(model, processor.feature_extractor)
 
     def reader(self, *, language: str = "en", cache_dir: Path | None = None, fold_accents: bool = False) -> CTCReader:
-        """As `SpeechModel.reader`; waveforms need no cache, and labels depend on no language."""
-        return CTCReader(self.model, self.processor, fold_accents=fold_accents)
+        """As `SpeechModel.reader`; waveforms need no cache."""
+        return CTCReader(self.model, self.processor, fold_accents=fold_accents, language=language)
 
     def losses(self, trained: Collection[str] | None, settings: LossSettings, precision: str) -> LossOf:
         """As `SpeechModel.losses`; "entropy" is "suta" without class confusion."""

@@ -26,7 +26,8 @@ def find_recordings(paths: list[Path]) -> tuple[list[Path], list[str]]:
         if not path.is_dir():
             found.append(path)
             continue
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES and p.is_file())
+        named = (p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES + FOREIGN_SUFFIXES)
+        files = sorted(p for p in named if p.is_file() or not p.exists())  # reading a link to nothing reports it
         inside = [p for p in files if p.suffix.lower() in SUFFIXES]
         found += inside
         foreign = Counter(p.suffix.lower() for p in files if p.suffix.lower() in FOREIGN_SUFFIXES)

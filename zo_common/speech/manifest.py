@@ -6,6 +6,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from zo_common.speech.utterance import LeftOut, Manifest, Utterance
 
 __all__ = ["Manifest", "Utterance", "read_manifest"]
 _TEXT_NAMES = ("transcription", "transcript", "sentence", "text", "normalized_text", "raw_text")
+_SEARCHED = 200  # folders, for a remedy
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -73,10 +75,19 @@ def find_place(folder: Path, split: str | None) -> Place:
         known = ", ".join(layout.NAME for layout in LAYOUTS)
         raise _fault(
             f"'{folder}' has neither metadata.csv nor metadata.jsonl nor another layout that is known ({known}), in "
-            "itself or in a folder per split: write a metadata.csv with the columns file_name and transcription."
+            f"itself or in a folder per split: {_remedy(folder)}."
         )
     names = [name for name in splits if name] or ["train"]
     return splits[_choose_split(str(folder), split, names)]
+
+
+def _remedy(folder: Path) -> str:
+    """Return where recordings may be instead: archives and downloads often have further folders around them."""
+    inner = (path for pattern in ("*/", "*/*/") for path in sorted(islice(folder.glob(pattern), _SEARCHED)))
+    for path in inner:
+        if places := own_places(path):
+            return f"name its folder '{path}' ({next(iter(places.values())).layout.NAME})"
+    return "write a metadata.csv with the columns file_name and transcription"
 
 
 def _choose_split(source: str, split: str | None, splits: Sequence[str]) -> str:
@@ -101,7 +112,7 @@ def checked(listing: Listing, text_column: str, need_text: bool) -> Manifest:
     column = _text_column(listing, text_column)
     faults = list(listing.faults)
     if need_text and listing.columns and column not in listing.columns:
-        faults.append(_no_text_column(listing, text_column))
+        faults.append(listing.no_text or _no_text_column(listing, text_column))
     if not listing.rows and not faults:
         faults.append(f"{listing.name}: got no rows, expected one for each recording: add them or change split.")
     found = _Collector(column, listing.speaker, need_text)

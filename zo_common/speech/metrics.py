@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import jiwer
 
+from zo_common.models.letter_case import has_turkish_case, primary
+
 Normalizer = Callable[[str], str]
 Headline = Literal["wer", "cer"]
 
 # codes (ISO 639-1 and -3) and names of Whisper's tokenizer and Common Voice
 _UNSPACED = re.compile(
-    "zh|cmn|chinese|mandarin|yue|cantonese|wuu|nan|hak|ja|jpn|japanese|th|tha|thai|lo|lao|my|mya|burmese|myanmar|"
+    "zh|zho|cmn|chinese|mandarin|yue|cantonese|wuu|nan|hak|ja|jpn|japanese|th|tha|thai|lo|lao|my|mya|burmese|myanmar|"
     "km|khm|khmer|bo|bod|tibetan"
 )
 
@@ -123,21 +125,21 @@ def whisper_normalizer(language: str = "en") -> Normalizer:
         english: Normalizer = EnglishTextNormalizer()
         return english
     basic: Normalizer = BasicTextNormalizer(preserve_marks=True)
-    if not _has_turkish_case(language):
+    if not has_turkish_case(language):
         return basic
     return lambda text: basic(unicodedata.normalize("NFC", text).replace("İ", "i").replace("I", "ı"))
 
 
 def is_english(language: str) -> bool:
     """Return whether a language code or name, with or without a region, is English; an empty one counts as English."""
-    return _primary(language) in ("", "en", "english")
+    return primary(language) in ("", "en", "eng", "english")
 
 
 def normalizer_name(language: str = "en") -> str:
     """Return the name of `whisper_normalizer(language)` in tables and results."""
     if is_english(language):
         return "Whisper's English normaliser"
-    return "Whisper's basic normaliser, marks kept" + (", Turkish case" if _has_turkish_case(language) else "")
+    return "Whisper's basic normaliser, marks kept" + (", Turkish case" if has_turkish_case(language) else "")
 
 
 def headline_metric(language: str = "en") -> Headline:
@@ -151,15 +153,7 @@ def headline_metric(language: str = "en") -> Headline:
 
 def is_unspaced(language: str) -> bool:
     """Return whether a language (a code or English name, with or without a region) is written without spaces."""
-    return _UNSPACED.fullmatch(_primary(language)) is not None
-
-
-def _has_turkish_case(language: str) -> bool:
-    return _primary(language) in ("tr", "tur", "turkish", "az", "aze", "azerbaijani")
-
-
-def _primary(language: str) -> str:
-    return re.split("[-_]", language.lower())[0]
+    return _UNSPACED.fullmatch(primary(language)) is not None
 
 
 def count_words(references: Sequence[str], hypotheses: Sequence[str]) -> ErrorCounts:

@@ -1,10 +1,11 @@
-"""Tolerant reading of tables: CSV by comma, semicolon or tab, with empty rows and columns; lines of JSON."""
+"""Tolerant reading of tables: CSV by comma, semicolon or tab, with empty rows and columns; JSON, in lines or arrays."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 Row = tuple[int, dict[str, Any] | str]
@@ -12,6 +13,8 @@ Row = tuple[int, dict[str, Any] | str]
 
 DELIMITERS = ",;\t"
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab"}
+_ARRAY = re.compile(r"\s*\[\s*(?=[{\]]|$)")
+_BETWEEN = re.compile(r"\s*,?\s*")
 _MOST_LINES = 50  # of a quoted text; an unclosed quote would otherwise extend to the end of the table
 
 
@@ -92,21 +95,52 @@ def _named(header: Sequence[str], fields: list[str], delimiter: str) -> dict[str
 
 
 def json_rows(text: str) -> tuple[list[str], list[Row]]:
-    """Return all keys, and the rows. Only "\n" ends a line: JSON texts may hold other line separators."""
+    """Return all keys, and the rows: objects on lines of their own, or the items of one array.
+
+    Only "\n" ends a line: JSON texts may hold other line separators. A fault in an array ends it.
+    """
     columns: dict[str, None] = {}
     rows: list[Row] = []
-    for line, content in enumerate(text.split("\n"), 1):
-        if not content.strip():
-            continue
-        try:
-            row = json.loads(content)
-        except json.JSONDecodeError as error:
-            row = f"JSON with a fault at column {error.colno} ({error.msg})"
-        except (ValueError, RecursionError) as error:
-            row = f"JSON that cannot be read ({str(error)[:80]})"
+    for line, row in _items(text) if _ARRAY.match(text) else _lines(text):
         if isinstance(row, dict):
             columns.update(dict.fromkeys(row))
             rows.append((line, row))
         else:
-            rows.append((line, f'got {row!s:.80}, expected an object {{"file_name": ...}}: correct the line.'))
+            got = row.fault if isinstance(row, _Unread) else str(row)[:80]
+            rows.append((line, f'got {got}, expected an object {{"file_name": ...}}: correct the line.'))
     return list(columns), rows
+
+
+class _Unread:
+    """JSON that cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        where = f"with a fault at column {error.colno} ({error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        self.fault = f"JSON {where or f'that cannot be read ({str(error)[:80]})'}"
+
+
+def _lines(text: str) -> Iterator[tuple[int, Any]]:
+    for line, content in enumerate(text.split("\n"), 1):
+        if content.strip():
+            try:
+                yield line, json.loads(content)
+            except (ValueError, RecursionError) as error:
+                yield line, _Unread(error)
+
+
+def _items(text: str) -> Iterator[tuple[int, Any]]:
+    """Yield the items of the array that a text begins with, and the line on which each starts."""
+    decoder = json.JSONDecoder()
+    start = _ARRAY.match(text)
+    at, line = (start.end() if start else 0), 1
+    counted = 0
+    while at < len(text) and text[at] != "]":
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            row, end = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            yield line, _Unread(error)
+            return
+        yield line, row
+        between = _BETWEEN.match(text, end)
+        at = between.end() if between else end

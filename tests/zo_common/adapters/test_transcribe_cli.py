@@ -10,6 +10,7 @@ import soundfile
 from called import Call, caller
 from dialects import dialect_of
 from tiny_ctc import RATE, noise_waves
+from tiny_models import write_mms
 
 from zo_common.adapters import transcribe_cli
 from zo_common.adapters.adapted import load_adapted
@@ -50,6 +51,20 @@ def run(tiny_wav2vec2: Path, tmp_path: Path) -> Path:
 
 def texts(out: str) -> dict[str, str]:
     return dict(line.split(": ", 1) if ": " in line else (line[:-1], "") for line in out.splitlines())
+
+
+def test_the_adapter_of_the_language_transcribes(call: Call, talks: Path, tmp_path: Path) -> None:
+    mms = write_mms(tmp_path / "mms")
+    (wave,) = noise_waves(RATE)
+    wanted = {
+        code: transcribe_waves(speech_model(load_model(str(mms), language=code)), [wave])[0] for code in ("eng", "fra")
+    }
+    assert wanted["eng"] != wanted["fra"]
+    soundfile.write(talks / "one.wav", wave, RATE, subtype="FLOAT")
+
+    for code, text in wanted.items():
+        status, out, err = call("--model", mms, talks / "one.wav", "--language", code, "--json")
+        assert (status, err, json.loads(out)["text"]) == (0, "", text)
 
 
 def test_a_line_a_recording_in_order(call: Call, talks: Path, tiny_wav2vec2: Path) -> None:

@@ -166,6 +166,17 @@ def test_folders_are_searched_in_the_order_of_names(tmp_path: Path) -> None:
     assert "e' holds no recording" in problems[0]
 
 
+def test_a_link_to_nothing_is_not_left_out_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / "gone.wav").symlink_to(tmp_path / "nowhere.wav")
+    (tmp_path / "folder.wav").mkdir()
+
+    found, problems = find_recordings([tmp_path])
+
+    assert (found, problems) == ([tmp_path / "gone.wav"], [])
+    with pytest.raises(AudioProblem, match=r"'gone\.wav' cannot be read"):
+        read_wave(found[0])
+
+
 def test_what_a_folder_holds_in_formats_that_are_not_decoded_is_counted(tmp_path: Path) -> None:
     for name in ("a.m4a", "b.webm", "c/d.M4A", "e.w64", "f.sph", "g.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -170,7 +170,24 @@ def test_known_answers_in_languages(
     assert found.headline(language) == (found.cer if language in ("zh", "ja", "th") else found.wer)
 
 
-@pytest.mark.parametrize("language", ["zh", "zh-CN", "Chinese", "mandarin", "yue", "ja", "th", "lo", "my", "km"])
+@pytest.mark.parametrize(
+    "language",
+    [
+        "zh",
+        "zh-CN",
+        " ZH\n",
+        "zho",
+        "cmn-script_simplified",
+        "Chinese",
+        "mandarin",
+        "yue",
+        "ja",
+        "th",
+        "lo",
+        "my",
+        "km",
+    ],
+)
 def test_the_headline_of_languages_without_spaces(language: str) -> None:
     assert headline_metric(language) == "cer"
 
@@ -178,6 +195,17 @@ def test_the_headline_of_languages_without_spaces(language: str) -> None:
 @pytest.mark.parametrize("language", ["en", "", "de", "hi", "ar", "tr", "vi", "ko", "english"])
 def test_the_headline_of_others(language: str) -> None:
     assert headline_metric(language) == "wer"
+
+
+@pytest.mark.parametrize("language", ["en", "", " En ", "en-GB", "eng", "English"])
+def test_english_however_it_is_written(language: str) -> None:
+    assert normalizer_name(language) == "Whisper's English normaliser"
+    assert whisper_normalizer(language)("Mr. Colour's twenty-five") == "mister color is 25"
+
+
+@pytest.mark.parametrize("language", ["tr", "tr_TR", "TURKISH", "aze", "azj-script_latin"])
+def test_turkish_however_it_is_written(language: str) -> None:
+    assert whisper_normalizer(language)("IŞIK İyi") == "ışık iyi"
 
 
 def test_every_summary_names_its_normaliser() -> None:

@@ -55,7 +55,15 @@ NAMES = (
     ),
     *("journal-state", "journal-ledger", "journal-answer"),
     *("secure-message", "secure-sum", "secure-state", "secure-reply", "privacy.jsonl"),
-    *("metadata.csv", "metadata.jsonl", "metadata.parquet", "Common Voice", "LibriSpeech", "Kaldi segments"),
+    *(
+        "metadata.csv",
+        "metadata.jsonl",
+        "a JSON array",
+        "metadata.parquet",
+        "Common Voice",
+        "LibriSpeech",
+        "Kaldi segments",
+    ),
     *("Kaldi wav.scp", "Kaldi text", "NeMo", "a bare table", "dataset_dict.json", "a recording"),
 )
 

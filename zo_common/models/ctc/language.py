@@ -6,6 +6,8 @@ import difflib
 from typing import Any
 
 from zo_common.errors import ConfigError, ModelNotFound
+from zo_common.models.letter_case import primary
+from zo_common.models.whisper.languages import whisper_code
 
 
 def languages_of(tokenizer: Any) -> list[str]:
@@ -20,7 +22,8 @@ def use_language(source: str, model: Any, tokenizer: Any, language: str) -> None
     """Load the adapter of a language into a model that has adapters; other models stay as they are.
 
     Args:
-        language: as the vocabulary names it (ISO 639-3: "fra"), or in two letters; "" keeps the checkpoint's own.
+        language: as the vocabulary names it (ISO 639-3: "fra"), in two letters, or its English name; "" keeps the
+            checkpoint's own.
 
     Raises:
         ConfigError: the vocabulary has no such language.
@@ -52,8 +55,8 @@ def adapter_tensors(model: Any) -> dict[str, Any]:
 def _code(source: str, language: str, known: list[str]) -> str:
     from transformers.models.omniasr.processing_omniasr import ISO_639_1_TO_LANGUAGE
 
-    wanted = language.lower()
-    for code in (wanted, ISO_639_1_TO_LANGUAGE.get(wanted, "")[:3]):
+    wanted = language.strip().lower()
+    for code in (wanted, primary(wanted), ISO_639_1_TO_LANGUAGE.get(whisper_code(wanted), "")[:3]):
         if code in known:
             return code
     near = ", ".join(difflib.get_close_matches(wanted, known, n=3, cutoff=0.3) or known[:5])

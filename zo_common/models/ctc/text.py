@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from zo_common.models.letter_case import has_turkish_case, turkish_lower, turkish_upper
 
 # typographic variants of keyboard characters: replacing them loses no speech
 _PLAIN = {
@@ -29,9 +31,11 @@ class CTCVocabulary:
         tokenizer: a `Wav2Vec2CTCTokenizer`, or one of word pieces.
         classes: number of classes of the model's head; further tokens of the tokenizer count as unknown.
         fold_accents: whether an unknown letter is replaced by the letter without accents (é → e).
+        language: of the texts, a code or English name; Turkish and Azerbaijani have letter pairs of their own if the
+            vocabulary has their letters.
     """
 
-    def __init__(self, tokenizer: Any, classes: int, *, fold_accents: bool = False) -> None:
+    def __init__(self, tokenizer: Any, classes: int, *, fold_accents: bool = False, language: str = "") -> None:
         self._tokenizer, self._fold = tokenizer, fold_accents
         self._pieces = not hasattr(tokenizer, "word_delimiter_token")
         if self._pieces:
@@ -45,7 +49,13 @@ class CTCVocabulary:
         }
         self._longest = max((len(token) for token in self._tokens), default=1)
         letters = "".join(token for token in self._tokens if len(token) == 1)
-        self._small, self._capital = any(map(str.islower, letters)), any(map(str.isupper, letters))
+        small, capital = any(map(str.islower, letters)), any(map(str.isupper, letters))
+        turkish = has_turkish_case(language)
+        self._cased: Callable[[str], str] = str  # if it has both cases
+        if small and not capital:
+            self._cased = turkish_lower if turkish and "ı" in letters else str.lower
+        elif not small:
+            self._cased = turkish_upper if turkish and "İ" in letters else str.upper
 
     def labels(self, text: str) -> tuple[list[int], Counter[str]]:
         """Return class ids, and the characters missing in the vocabulary, which are left out.
@@ -58,8 +68,7 @@ class CTCVocabulary:
         labels: list[int] = []
         lacking: Counter[str] = Counter()
         for word in unicodedata.normalize("NFC", text).split():
-            both = self._small and self._capital
-            found = self._of_word(word if both else word.lower() if self._small else word.upper(), lacking)
+            found = self._of_word(self._cased(word), lacking)
             if labels and found and self._space in self._tokens:
                 labels.append(self._tokens[self._space])
             labels += found

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from zo_common.errors import ConfigError
 from zo_common.models.ctc.forward import uses_attention_mask
 from zo_common.models.tokens.batch import TokenBatch, next_tokens, padded
+from zo_common.models.whisper.languages import whisper_code
 
 Wave = NDArray[np.float32]
 
@@ -105,9 +106,10 @@ class Seq2SeqForm(_Tokens):
             return [int(token) for token in self._processor(audio=[silence], text=text)["decoder_input_ids"][0]]
         start = [_first(_setting(self._model, "decoder_start_token_id"), self.end)]
         spoken = getattr(self._tokenizer, "lang_code_to_id", None) or {}
-        if spoken and language not in spoken:
+        code = language if language in spoken else whisper_code(language)
+        if spoken and code not in spoken:
             raise ConfigError(f"language is {language!r}, the model writes {', '.join(sorted(spoken))}: name one")
-        return [*start, int(spoken[language])] if spoken else start
+        return [*start, int(spoken[code])] if spoken else start
 
 
 class CausalForm(_Tokens):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_common.errors import DataError
-from zo_common.speech.audio import local_audio
+from zo_common.speech.audio import SUFFIXES, local_audio
 from zo_common.speech.layouts.layout import Listing, Row, short_name
 from zo_common.speech.layouts.rows import read_rows
 
@@ -35,11 +35,20 @@ def read(place: Path) -> Listing:
     name = short_name(place)
     columns, rows = read_rows(place)
     faults = []
+    if _is_headless(columns):
+        first = ", ".join(columns)[:60]
+        fault = f"{name} begins with '{first}', expected a header: make file_name,transcription its first line."
+        return Listing(name, (), (), (fault,))
     if columns and _FILE not in columns:
         listed = ", ".join(columns)
         faults.append(f"column '{_FILE}' not found in {name}, it has {listed}: rename the column of audio paths.")
     found = tuple(_row(name, place.parent, line, row) for line, row in rows)
     return Listing(name, tuple(columns), found, tuple(faults), audio=_FILE)
+
+
+def _is_headless(columns: list[str]) -> bool:
+    """Return whether the first line is a row, or has separators that are not known, as LJSpeech's table."""
+    return any(name.lower().endswith(SUFFIXES) for name in columns) or (len(columns) == 1 and "|" in columns[0])
 
 
 def _row(name: str, folder: Path, line: int, row: dict[str, Any] | str) -> Row | str:

@@ -9,7 +9,8 @@ from typing import Any
 from zo_common.speech.audio import stated_audio
 from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing, Row, short_name
 from zo_common.speech.layouts.nemo import named_by_files, timed_row
-from zo_common.speech.layouts.parquet import HeldAudio
+from zo_common.speech.layouts.parquet import HeldAudio, is_damaged
+from zo_common.speech.layouts.parts import all_parts, beside, first_parts
 from zo_common.speech.layouts.rows import first_columns, read_rows
 
 NAME = "a table"
@@ -19,9 +20,17 @@ _TEXTS = (TRANSCRIPTION, "transcript", "sentence", "text")
 
 
 def splits(folder: Path) -> dict[str, Path]:
-    """As `Layout.splits`: `train.csv` is the table of "train", and a single table that of the folder."""
+    """As `Layout.splits`: `train.csv` is the table of "train", and a single table that of the folder.
+
+    A table in parts, such as `train-00000-of-00002.parquet`, is named by its first part.
+    """
     found = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in _SUFFIXES and path.is_file()]
-    return named_by_files([path for path in found if _audio_column(first_columns(path))])
+    return named_by_files([path for path in first_parts(found) if _is_table(path)])
+
+
+def _is_table(path: Path) -> bool:
+    """Return whether a file has a column of recordings, or could have one: reading it reports the fault."""
+    return bool(_audio_column(first_columns(path))) or (path.suffix.lower() == ".parquet" and is_damaged(path))
 
 
 def _audio_column(columns: Iterable[str]) -> str:
@@ -30,16 +39,19 @@ def _audio_column(columns: Iterable[str]) -> str:
 
 def tables(place: Path) -> Iterable[Path]:
     """As `Layout.tables`."""
-    return (place,)
+    return beside(place)
 
 
 def read(place: Path) -> Listing:
     """As `Layout.read`."""
-    name = short_name(place)
-    columns, rows = read_rows(place)
-    column = _audio_column(columns)
-    listed = tuple(_row(name, place.parent, column, line, row) for line, row in rows)
-    return Listing(name, tuple(columns), listed, audio=column, texts=_TEXTS)
+    columns: dict[str, None] = {}
+    listed: list[Row | str] = []
+    for part in all_parts(place):
+        own, rows = read_rows(part)
+        columns.update(dict.fromkeys(own))
+        column = _audio_column(own)
+        listed += [_row(short_name(part), place.parent, column, line, row) for line, row in rows]
+    return Listing(short_name(place), tuple(columns), tuple(listed), audio=_audio_column(columns), texts=_TEXTS)
 
 
 def _row(name: str, folder: Path, column: str, line: int, row: dict[str, Any] | str) -> Row | str:

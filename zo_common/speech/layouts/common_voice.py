@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zo_common.speech.audio import local_audio
 from zo_common.speech.layouts.layout import Listing, ListingFault, Row, short_name, text_of
+from zo_common.speech.layouts.rows import first_columns, refuse_twice
 
 NAME = "Common Voice"
 _CLIPS = "clips"
@@ -17,13 +18,7 @@ def splits(folder: Path) -> dict[str, Path]:
     """As `Layout.splits`."""
     if not (folder / _CLIPS).is_dir():
         return {}
-    return {path.stem: path for path in sorted(folder.glob("*.tsv")) if _header_of(path) >= _NEEDED}
-
-
-def _header_of(path: Path) -> set[str]:
-    with path.open("rb") as file:
-        line = file.readline(1 << 16).removeprefix(b"\xef\xbb\xbf")
-    return {name.strip() for name in line.decode(errors="replace").split("\t")}
+    return {path.stem: path for path in sorted(folder.glob("*.tsv")) if set(first_columns(path)) >= _NEEDED}
 
 
 def tables(place: Path) -> Iterable[Path]:
@@ -36,6 +31,7 @@ def read(place: Path) -> Listing:
     name = short_name(place)
     lines = text_of(place).replace("\r\n", "\n").split("\n")
     header = [column.strip() for column in lines[0].split("\t")]
+    refuse_twice(place, header)
     if not set(header) >= _NEEDED:
         raise ListingFault(f"{name}:1: got {', '.join(header)[:80]}, expected the columns of Common Voice: restore it.")
     rows = tuple(_row(name, place.parent, at, header, line) for at, line in enumerate(lines[1:], 2) if line.strip())
@@ -48,7 +44,7 @@ def _row(name: str, folder: Path, line: int, header: list[str], content: str) ->
         return f"{name}:{line}: got {len(values)} fields, expected {len(header)}: restore the line."
     fields = dict(zip(header, values, strict=True))
     fields["sentence"] = _unquoted(fields["sentence"])
-    clip = fields.pop("path").strip()
+    clip = fields.pop("path").strip().removeprefix(f"{_CLIPS}/")
     if clip and "." not in clip:  # of the first releases
         clip += ".mp3"
     return Row(f"{name}:{line}", local_audio(folder / _CLIPS, clip, column="path"), fields)

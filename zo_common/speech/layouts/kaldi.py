@@ -51,13 +51,14 @@ def read(place: Path) -> Listing:
         if utterance not in listed
     ]
     columns = ("utterance", *([TRANSCRIPTION] if texts else []), *(["speaker"] if speakers else []))
-    return Listing(short_name(place / "wav.scp"), columns, tuple(done))
+    no_text = f"{name} is not there or empty, expected the utterances' texts: write it beside wav.scp."
+    return Listing(short_name(place / "wav.scp"), columns, tuple(done), no_text="" if texts else no_text)
 
 
 def _entries(path: Path, problems: list[str]) -> dict[str, _Entry]:
     """Map the first word of each line to the rest; empty if there is no file."""
     found: dict[str, _Entry] = {}
-    for number, line in enumerate(text_of(path).splitlines() if path.is_file() else [], 1):
+    for number, line in enumerate(text_of(path).split("\n") if path.is_file() else [], 1):
         if line.strip():
             key, _, value = line.strip().replace("\t", " ", 1).partition(" ")
             if key in found:

@@ -47,6 +47,7 @@ class Listing:
         audio: the column of recordings.
         texts: columns of transcripts if `text-column` is not set; the first present one is used.
         speaker: column of speakers, if it has another name.
+        no_text: the fault of a listing without transcripts, if it is not the name of a column.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Listing:
     audio: str = "audio"
     texts: tuple[str, ...] = (TRANSCRIPTION,)
     speaker: str = "speaker"
+    no_text: str = ""
 
 
 class Layout(Protocol):

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from zo_common.errors import DataError
 from zo_common.speech.audio import stated_audio
 from zo_common.speech.layouts.layout import Listing, Row, short_name
+from zo_common.speech.layouts.parts import all_parts, beside, first_parts, table_name
 from zo_common.speech.layouts.rows import first_columns, read_rows, seconds_of
 
 NAME = "NeMo"
@@ -20,29 +22,42 @@ def splits(folder: Path) -> dict[str, Path]:
     found = [
         path
         for pattern in ("*.json", "*.jsonl")
-        for path in sorted(folder.glob(pattern))
+        for path in first_parts(sorted(folder.glob(pattern)))
         if path.name not in _NEVER and _AUDIO in first_columns(path)
     ]
     return named_by_files(found)
 
 
 def named_by_files(found: list[Path]) -> dict[str, Path]:
-    """Return splits by the names of their tables, without "manifest"; a single table is also the folder's own."""
-    named = {path.stem.replace("manifest", "").strip("_-. ") or path.stem: path for path in found}
+    """Return splits by the names of their tables, without "manifest"; a single table is also the folder's own.
+
+    Raises:
+        DataError: two tables have the name of one split.
+    """
+    named: dict[str, Path] = {}
+    for path in found:
+        stem = table_name(path)
+        other = named.setdefault(stem.replace("manifest", "").strip("_-. ") or stem, path)
+        if other != path:
+            both = f"both {other.name} and {path.name}"
+            raise DataError([f"'{path.parent}' holds {both}, expected one of them: move the other away."])
     return named if len(found) != 1 else {"": found[0], **named}
 
 
 def tables(place: Path) -> Iterable[Path]:
     """As `Layout.tables`."""
-    return (place,)
+    return beside(place)
 
 
 def read(place: Path) -> Listing:
     """As `Layout.read`."""
-    name = short_name(place)
-    columns, rows = read_rows(place)
-    listed = tuple(_row(name, place.parent, line, row) for line, row in rows)
-    return Listing(name, tuple(columns), listed, audio=_AUDIO, texts=("text", "transcription"))
+    columns: dict[str, None] = {}
+    listed: list[Row | str] = []
+    for part in all_parts(place):
+        own, rows = read_rows(part)
+        columns.update(dict.fromkeys(own))
+        listed += [_row(short_name(part), place.parent, line, row) for line, row in rows]
+    return Listing(short_name(place), tuple(columns), tuple(listed), audio=_AUDIO, texts=("text", "transcription"))
 
 
 def _row(name: str, folder: Path, line: int, row: dict[str, Any] | str) -> Row | str:

@@ -38,6 +38,15 @@ def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], 
     return columns, list(enumerate(rows, 1))
 
 
+def is_damaged(path: Path) -> bool:
+    """Return whether a file is not Parquet."""
+    try:
+        parquet_rows(path, schema_alone=True)
+    except ListingFault:
+        return True
+    return False
+
+
 def _holds_audio(kind: Any) -> bool:
     from pyarrow import types
 

@@ -35,6 +35,11 @@ def test_a_language_brings_its_letters_its_head_and_its_layers(mms: Path) -> Non
     assert not any(p.requires_grad for p in french.model.parameters())
 
 
+@pytest.mark.parametrize("language", ["fra", "FR", " fr-CA ", "French", "fra_x"])
+def test_a_language_is_known_by_any_of_its_names(mms: Path, language: str) -> None:
+    assert head(load_model(str(mms), language=language).model) == 27
+
+
 def test_an_export_in_a_language_is_read_back_in_it(mms: Path, tmp_path: Path) -> None:
     french = load_model(str(mms), language="fra")
     with torch.no_grad():

@@ -60,6 +60,27 @@ def test_small_letters_alone(tmp_path: Path) -> None:
     assert ctc_labels(tokenizer, "É A", 7) == [5, 4, 6]
 
 
+@pytest.mark.parametrize(
+    ("letters", "language", "text", "expected"),
+    [
+        ("ışkity", "tr", "IŞIK İyi", "ışık|iyi"),
+        ("ışkity", "Turkish", "I\u015eIK I\u0307yi", "ışık|iyi"),  # İ of two characters
+        ("ışkity", "en", "KIT", "kit"),
+        ("IŞKİTY", "az-AZ", "ışık iyi", "IŞIK|İYİ"),
+        ("ISKTY", "tr", "kit", "KIT"),  # a vocabulary without its letters
+        ("skity", "tr", "KİT", "kit"),
+    ],
+)
+def test_turkish_letters_have_their_own_case(
+    tmp_path: Path, letters: str, language: str, text: str, expected: str
+) -> None:
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *letters]
+
+    labels, _ = CTCVocabulary(_tokenizer(tmp_path, tokens), len(tokens), language=language).labels(text)
+
+    assert "".join(tokens[label] for label in labels) == expected
+
+
 def test_both_cases_are_kept_apart(tmp_path: Path) -> None:
     tokenizer = _tokenizer(tmp_path, ["<pad>", "<s>", "</s>", "<unk>", "|", "a", "A"])
 
