@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -31,6 +32,7 @@ from server.messaging.exchange import (
 )
 from server.messaging.foreign_text import plain
 from server.messaging.validation import Refused, RoundInbox, check_fields, check_reply
+from server.rounds.attempts import Attempts
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError
@@ -103,6 +105,9 @@ class SecureAggregation:
     grid: Grid
     run_id: bytes
     told: bool = False
+
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(Path(self.config.output))
 
     def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
         """Exchange keys and shares; the round's `plans` keep only the devices that completed this.

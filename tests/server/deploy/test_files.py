@@ -250,6 +250,8 @@ def test_a_devices_script_gives_worker_and_supernode_one_address(
         address,
         "--state",
         f"{folder}/state",
+        "--node-key",
+        f"{folder}/node.key",
     ]
     assert supernode[-1] == node_config(deployment, "anna", address)
     assert f"zo.example.org:{deployment.port}" in supernode

@@ -16,7 +16,7 @@ from scipy import stats
 from toy_engine import toy_engine
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import secure_sum as secure
+from client.device import secure_sums as secure
 from server.guards import privacy_guard
 from server.rounds import secure_round
 from server.rounds.federation import Federation

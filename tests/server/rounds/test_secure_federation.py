@@ -15,7 +15,7 @@ from fake_grid import Memory
 from secure_cohort import node_key
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import secure_sum as secure
+from client.device import secure_sums as secure
 from server.rounds.federation import Federation
 from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.config.run import RunConfig
