@@ -85,7 +85,8 @@ class Others:
         self.graph = Graph(terms, self.cohort)
         keys = [new_device_key() for _ in self.cohort]
         self.signers = [NodeSigner(private) for private, _ in keys]
-        self.peers = PeerKeys({client: public for client, (_, public) in enumerate(keys)})
+        peers = PeerKeys({client: public for client, (_, public) in enumerate(keys)})
+        self.peers = None if terms.neighbours else peers  # with them a device masks with all others
         self.devices = {client: SecureDevice(terms, client, self.signers[client], self.peers) for client in self.cohort}
         size = len(self.graph.closed(0))
         base = split(bytes(32), terms.needed(size), [client + 1 for client in self.cohort])
@@ -132,15 +133,18 @@ def measure(count: int, neighbours: int = 0) -> Cost:
     sharers = cost.server(lambda: server.close_sharing(dict.fromkeys(others.cohort, 1)))
     reply = Reply(Status.OK, 1, 0, 0, 0, 0, 1, 1.0, np.full((1, SCALARS), 0.5, np.float32))
     vector, _ = vector_of(reply, 1, count)
-    masked = cost.device(lambda: real.mask(Sharers.decode(sharers[0]), vector)).encode()
+    listed = Sharers.decode(sharers[0])
+    masked = cost.device(lambda: real.mask(listed, vector)).encode()
     alive = frozenset(others.cohort[: count - max(1, round(DROPPED * count))])
     cost.up += len(mine.encode()) + len(sealed.encode()) + len(masked)
     cost.down += len(first) + len(lists[0]) + len(sharers[0])
-    _open(cost, server, others, alive, masked)
+    _open(cost, server, others, alive, listed, masked)
     return cost
 
 
-def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int], masked: bytes) -> None:
+def _open(
+    cost: Cost, server: SecureServer, others: Others, alive: frozenset[int], listed: Sharers, masked: bytes
+) -> None:
     """Compute the sum from the masked vectors."""
     terms, real = others.terms, others.devices[0]
     values = {}
@@ -151,7 +155,7 @@ def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int
     told = cost.server(lambda: server.close_masking(values))
     consent = cost.device(lambda: real.consent(Survivors.decode(told[0]))).encode()
     graph = others.graph
-    agreed = agreement(terms.session, graph.digest, graph.bitmap(graph.cohort), graph.bitmap(alive), len(graph.cohort))
+    agreed = agreement(listed, graph.digest, graph.bitmap(alive), 0)
     for client in sorted(alive):
         signed = (
             consent if client == 0 else Consent(terms.session, client, others.signers[client].sign(agreed)).encode()

@@ -28,6 +28,7 @@ from zo_common.secure_sum.masks import public_of
 from zo_common.secure_sum.messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
 from zo_common.wire.masked_reply import bare, encode_masked, vector_of
 from zo_common.wire.plan import Plan, Reply, Status, encode_reply
+from zo_common.wire.plan_digest import plan_digest
 
 logger = logging.getLogger(__name__)
 FAILED = "training failed on this device: its own log says why"
@@ -166,6 +167,10 @@ class SecureSums:
             self._store.save(device)
         if phase is not Phase.SHARED:
             raise SecureAggregationError(f"a plan came in phase {phase.name} of a secure sum, expected SHARED")
+        if plan_digest(plan) != device.terms.plan:
+            raise SecureAggregationError(
+                "the plan is not the one that the devices of this secure sum signed: all are to be asked alike"
+            )
         if self._seeds is not None:
             self._seeds.claim(plan.seed, _whom(device, message))
         reply = work()
@@ -188,16 +193,17 @@ def _whom(device: SecureDevice, sharers: bytes) -> bytes:
 
 
 def _masked(device: SecureDevice, phase: Phase, plan: Plan, sharers: Sharers, reply: Reply) -> bytes:
-    terms = device.terms
-    weight = reply.num_examples if terms.weighted else 1
-    if reply.server_round != terms.server_round or sharers.weight != weight:
+    terms, weights = device.terms, device.weights(sharers)
+    weight, most = weights.get(device.client_id, 0), max(weights.values())
+    mine = min(reply.num_examples, most) if terms.weighted else 1  # the heaviest may count for less
+    if reply.server_round != terms.server_round or weight != mine:
         raise SecureAggregationError(
-            f"the plan is for round {reply.server_round} with weight {sharers.weight}, expected round "
-            f"{terms.server_round} and {weight}, this device's examples: let it introduce itself again"
+            f"the plan is for round {reply.server_round} with weight {weight}, expected round {terms.server_round} and "
+            f"{mine}, this device's examples: let it introduce itself again"
         )
-    vector, clipped = vector_of(reply, weight, sharers.total, plan.privacy)
+    vector, clipped = vector_of(reply, weight, sum(weights.values()), plan.privacy)
     device.phase = phase
-    masked = device.mask(sharers, vector, noise_of(plan.privacy, device.least_survivors))
+    masked = device.mask(sharers, vector, noise_of(plan.privacy, device.least_survivors), reply.checksum)
     if reply.message:  # it is about this device's recordings: not for the server
         logger.info(f"round {reply.server_round}: {reply.message}")
     if clipped:

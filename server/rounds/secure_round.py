@@ -40,9 +40,10 @@ from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.secure_sum.server import SecureServer
-from zo_common.secure_sum.terms import Terms
+from zo_common.secure_sum.terms import PLAN_BYTES, Terms
 from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.wire.plan import Plan, Reply, Status
+from zo_common.wire.plan_digest import plan_digest
 
 logger = logging.getLogger(__name__)
 _STEP_SECONDS = 120.0  # for a step without training; a slower device counts as dropped out
@@ -124,6 +125,7 @@ class SecureAggregation:
             config.secure_threshold,
             config.secure_neighbours,
             weighted,
+            plan_digest(next(iter(plans.values()))) if plans else bytes(PLAN_BYTES),
         )
         counted = {plan.client_id: weights[plan.client_id] if weighted else 1 for plan in plans.values()}
         secure = SecureRound(self, SecureServer(terms), plans, counted)
@@ -198,7 +200,7 @@ class SecureRound:
 
     def _settle(self, total: NDArray[np.int64], masked: Mapping[int, NDArray[np.uint64]]) -> None:
         config, plan = self._run.config, next(iter(self.plans.values()))
-        weight = sum(self._weights[client] for client in masked)
+        weight = sum(self._server.weights[client] for client in masked)
         shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
         mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
         curvature = mean_curvature_of(total, len(masked)) if plan.curvature else None

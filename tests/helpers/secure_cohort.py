@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives import serialization
@@ -126,6 +127,8 @@ def vectors_of(clients: Collection[int], length: int, seed: int = 0) -> dict[int
     }
 
 
-def terms_of(length: int = 4, server_round: int = 1, threshold: float = 2 / 3, neighbours: int = 0) -> Terms:
+def terms_of(
+    length: int = 4, server_round: int = 1, threshold: float = 2 / 3, neighbours: int = 0, **more: Any
+) -> Terms:
     """Terms of a test's sum."""
-    return Terms(b"a run of a test.", server_round, length, threshold, neighbours)
+    return Terms(b"a run of a test.", server_round, length, threshold, neighbours, **more)

@@ -35,7 +35,8 @@ from zo_common.secure_sum.node_keys import peer_line
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.terms import Terms
 from zo_common.wire.masked_reply import decode_masked, is_masked, vector_length
-from zo_common.wire.plan import Plan, Reply, Status, decode_reply, encode_plan
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan
+from zo_common.wire.plan_digest import plan_digest
 
 VICTIM = 0
 SECURE = {**TOY, "directions": "shared", "secure_aggregation": True, "local_steps": 1, "weighting": "uniform"}
@@ -85,7 +86,7 @@ class Victim:
             server_round, shared_seed(0, server_round), VICTIM, base.base_id, base.base_checksum, config.local_steps,
             config.batch_size, 0.5, config.estimator_config,
         )  # fmt: skip
-        return replace(plan, **changes)
+        return decode_plan(encode_plan(replace(plan, **changes)))
 
     def train(self, plan: Plan, secure: bytes = b"", **settings: Any) -> bytes:
         config = replace(self.config, **settings)
@@ -117,11 +118,13 @@ class Sum:
         config = victim.config
         length = vector_length(self.plan.local_steps, config.num_queries, curvature=False)
         given: dict[str, Any] = {"run_id": b"a run of a test.", "server_round": self.plan.server_round} | terms
-        self.terms = Terms(**given, length=length)
+        self.terms = Terms(**{"length": length, "plan": plan_digest(self.plan)} | given)
         self.server = SecureServer(self.terms)
         signers, peers = keys_of(others) if victim.signed else ({}, None)
         if victim.signed:
             _, peers = keys_of(range(10))
+        self.silent: set[int] = set()  # others that do not mask
+        self.checksum_of_others: int | None = None  # of other weights than the victim's
         self.others = {c: SecureDevice(self.terms, c, signers.get(c), peers) for c in others}
 
     def share(self, weights: Mapping[int, int] | None = None) -> dict[int, bytes]:
@@ -145,9 +148,12 @@ class Sum:
         if not is_masked(answer):
             raise SecureAggregationError(decode_reply(answer).message)
         server, zeros = self.server, np.zeros(self.terms.length, np.int64)
-        masked = {VICTIM: server.check_masked(VICTIM, decode_masked(answer)[1])}
+        reply, vector = decode_masked(answer)
+        checksum = reply.checksum if self.checksum_of_others is None else self.checksum_of_others
+        masked = {VICTIM: server.check_masked(VICTIM, vector)}
+        self.others = {client: other for client, other in self.others.items() if client not in self.silent}
         for client, other in self.others.items():
-            data = other.mask(Sharers.decode(sharers[client]), zeros).encode()
+            data = other.mask(Sharers.decode(sharers[client]), zeros, checksum=checksum).encode()
             masked[client] = server.check_masked(client, data)
         alive = server.close_masking(masked)
         server.add_consent(VICTIM, self.victim.step(alive[VICTIM]))

@@ -19,7 +19,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from zo_common.errors import CodecError, SecureAggregationError
+from zo_common.errors import CodecError, ConfigError, SecureAggregationError
 from zo_common.secure_sum.boxes import seal, unseal
 from zo_common.secure_sum.graph import Graph
 from zo_common.secure_sum.masks import agree, new_private, pair_mask, public_of, self_mask
@@ -69,8 +69,8 @@ class Memory:
         own: this device's shares of its own mask key and seed.
         cohort: client ids, ascending.
         keys: advertisements of this device and its neighbours, by client id.
-        sharers, survivors: bitmaps over the cohort, as the server sent them.
-        total: sum of the sharers' weights.
+        sharers, survivors: as the server sent them; of the survivors, the bitmap over the cohort.
+        checksum: of the weights that this device was trained at.
     """
 
     box_key: bytes
@@ -79,9 +79,9 @@ class Memory:
     own: tuple[bytes, bytes] = (b"", b"")
     cohort: tuple[int, ...] = ()
     keys: dict[int, Advertisement] = field(default_factory=dict)
-    sharers: bytes = b""
+    sharers: Sharers | None = None
     survivors: bytes = b""
-    total: int = 0
+    checksum: int = 0
 
 
 class SecureDevice:
@@ -91,13 +91,15 @@ class SecureDevice:
         terms: the server's proposal.
         client_id: id of this device.
         signer: its node key, if it has one.
-        peers: the other devices' public node keys; None: the server is trusted not to swap keys.
-        least: minimum size of a cohort in which the device takes part.
+        peers: the other devices' public node keys; None: the server is trusted not to swap keys. With them the device
+            insists on terms that hold against a server that lies: a threshold of at least 2/3, masks with all others,
+            and at least `least` survivors.
+        least: minimum size of a cohort in which the device takes part; above 3 also of the sum itself.
         last_round: the last round of this run that the device took part in; this one must be later.
         memory: state after earlier steps; default: fresh keys.
 
     Raises:
-        SecureAggregationError: the round is over or under way already.
+        SecureAggregationError: the round is over or under way already, or the terms do not hold against a liar.
     """
 
     def __init__(
@@ -118,6 +120,11 @@ class SecureDevice:
             )
         if peers is not None and signer is None:
             raise SecureAggregationError("peer-keys is set without node-key: others could not verify this device")
+        if peers is not None:
+            try:
+                terms.check_against_liars()
+            except ConfigError as error:
+                raise SecureAggregationError(f"round {terms.server_round}: {error}") from None
         self.terms, self.client_id, self.phase = terms, client_id, Phase.JOINED
         self._signer, self._peers, self.least = signer, peers, max(least, LEAST_COHORT)
         self.memory = memory or Memory(new_private(), new_private(), secrets.token_bytes(SECRET_BYTES))
@@ -185,6 +192,12 @@ class SecureDevice:
         if self.client_id not in keys.cohort:
             self._refuse("the key list leaves this device out")
         closed = Graph(self.terms, keys.cohort).closed(self.client_id)
+        if self._peers is not None and closed != keys.cohort:
+            # the server could choose who is next to whom, and who drops out
+            self._refuse(
+                f"it would mask with {len(closed) - 1} of {len(keys.cohort) - 1} others; it has peers.keys and masks "
+                "with all: set secure-neighbours=0"
+            )
         if tuple(key.client_id for key in keys.keys) != closed:
             self._refuse("the key list holds keys of other devices than its neighbours and itself")
         known = [public for key in keys.keys for public in (key.box_key, key.mask_key)]
@@ -205,15 +218,28 @@ class SecureDevice:
     @property
     def least_survivors(self) -> int:
         """Minimum number of survivors with which this device helps to open the sum, and so of shares of noise in it."""
-        return self.terms.needed(len(self._graph.cohort))
+        insisted = self._peers is not None or self.least > LEAST_COHORT
+        return max(self.terms.needed(len(self._graph.cohort)), self.least if insisted else 0)
 
-    def mask(self, sharers: Sharers, values: NDArray[np.int64], noise: Noise | None = None) -> MaskedInput:
+    def weights(self, sharers: Sharers) -> dict[int, int]:
+        """Return the weight of each sharer by client id; 1 where every device counts once."""
+        members = sorted(self._members(sharers.bitmap, "the list of sharers"))
+        if len(sharers.weights) != (len(members) if self.terms.weighted else 0) or 0 in sharers.weights:
+            self._refuse(
+                f"{len(sharers.weights)} weights came with {len(members)} sharers, expected one of each from 1"
+            )
+        return dict(zip(members, sharers.weights or [1] * len(members), strict=True))
+
+    def mask(
+        self, sharers: Sharers, values: NDArray[np.int64], noise: Noise | None = None, checksum: int = 0
+    ) -> MaskedInput:
         """Step 3: return the vector plus the self mask plus the pairwise masks, modulo 2**64.
 
         Args:
             values: int64, shape (terms.length,), already times the device's weight.
             noise: adds integer noise of the same shape before masking, as for device-level differential privacy: the
                 sum then contains the noise of all survivors.
+            checksum: of the weights at which the values were measured; devices consent among those with one.
 
         Raises:
             SecureAggregationError: too few devices sent shares, or a number so large that the sum could overflow.
@@ -225,24 +251,32 @@ class SecureDevice:
             self._refuse(f"its vector is {values.dtype}{values.shape}, the terms say int64({self.terms.length},)")
         if noise is not None:
             values = noise(values)
-        self._check_size(values, sharers)
+        weights = self.weights(sharers)
+        self._check_share(weights, active)
+        self._check_size(values, weights)
         session, length = self.terms.session, self.terms.length
         masked = values.view(np.uint64) + self_mask(self.memory.seed, session, self.client_id, length)
         for other in self._graph.neighbours(self.client_id):
             if other in active:
                 secret = agree(self.memory.mask_key, self.memory.keys[other].mask_key)
                 masked += pair_mask(secret, session, self.client_id, other, length)
-        self.memory.sharers, self.memory.total, self.phase = sharers.bitmap, sharers.total, Phase.MASKED
+        self.memory.sharers, self.memory.checksum, self.phase = sharers, checksum, Phase.MASKED
         return MaskedInput(session, self.client_id, masked)
 
-    def _check_size(self, values: NDArray[np.int64], sharers: Sharers) -> None:
+    def _check_share(self, weights: dict[int, int], members: frozenset[int]) -> None:
+        """Check that no device is more than half of a sum, which would reveal that device's vector."""
+        total = sum(weights[member] for member in members)
+        heaviest = max(members, key=lambda member: weights[member])
+        if weights[heaviest] > total // 2:
+            self._refuse(
+                f"the weight of device {heaviest} is {weights[heaviest]} of {total} in all, expected at most half; set "
+                "weighting=uniform"
+            )
+
+    def _check_size(self, values: NDArray[np.int64], weights: dict[int, int]) -> None:
         if values.dtype != np.int64 or values.shape != (self.terms.length,):
             self._refuse("the noise changed type or shape of its vector")
-        if not 1 <= sharers.weight <= sharers.total // 2:
-            # a sum that is nearly all one device's reveals that device's vector
-            word = f"its weight is {sharers.weight} of {sharers.total} in all, expected at most half; set "
-            self._refuse(word + "weighting=uniform")
-        most = MOST_SUM * sharers.weight // sharers.total
+        most = MOST_SUM * weights[self.client_id] // sum(weights.values())
         if not (-most <= int(values.min()) and int(values.max()) <= most):
             self._refuse(f"its vector exceeds {most}, its part of 2**63: the sum could overflow; use a coarser grid")
 
@@ -252,9 +286,13 @@ class SecureDevice:
         near = sum(other in members for other in closed)
         if self.client_id not in members:
             self._refuse(f"it is not listed among those that {what}")
-        for found, devices in ((len(members), len(self._graph.cohort)), (near, len(closed))):
-            if found < self.terms.needed(devices):
-                self._refuse(f"{found} of {devices} devices {what}, expected at least {self.terms.needed(devices)}")
+        least = self.least_survivors
+        for found, devices, needed in (
+            (len(members), len(self._graph.cohort), least),
+            (near, len(closed), self.terms.needed(len(closed))),
+        ):
+            if found < needed:
+                self._refuse(f"{found} of {devices} devices {what}, expected at least {needed}")
 
     def consent(self, survivors: Survivors) -> Consent:
         """Step 4: sign whose vectors are in the sum; from here on the device accepts no other set.
@@ -264,17 +302,23 @@ class SecureDevice:
         """
         self._begin(Phase.MASKED, Phase.CONSENTED, survivors.session)
         alive = self._members(survivors.bitmap, "the list of survivors")
-        if not alive <= self._members(self.memory.sharers, "the list of sharers"):
+        sharers = self._sharers()
+        if not alive <= self._members(sharers.bitmap, "the list of sharers"):
             self._refuse("a survivor had sent no shares")
         self._check_present(alive, "survived")
+        self._check_share(self.weights(sharers), alive)
         self.memory.survivors, self.phase = survivors.bitmap, Phase.CONSENTED
         signature = self._signer.sign(self._agreed()) if self._signer else b""
         return Consent(survivors.session, self.client_id, signature)
 
+    def _sharers(self) -> Sharers:
+        if self.memory.sharers is None:
+            self._refuse("no list of sharers came")
+        return self.memory.sharers
+
     def _agreed(self) -> bytes:
         """Return what all devices must have received alike before any reveals shares."""
-        told = self.memory
-        return agreement(self.terms.session, self._graph.digest, told.sharers, told.survivors, told.total)
+        return agreement(self._sharers(), self._graph.digest, self.memory.survivors, self.memory.checksum)
 
     def reveal(self, request: RevealRequest) -> RevealedShares:
         """Step 5: return the share of each survivor's self mask, and of the mask key of each that dropped out.
@@ -284,7 +328,7 @@ class SecureDevice:
                 altered, or of other devices.
         """
         self._begin(Phase.CONSENTED, Phase.ENDED, request.session)
-        sharers = self._members(self.memory.sharers, "sharers")
+        sharers = self._members(self._sharers().bitmap, "sharers")
         alive = self._members(self.memory.survivors, "survivors")
         self._check_consents(request, alive)
         senders = {other for other in self._graph.neighbours(self.client_id) if other in sharers}
@@ -311,6 +355,6 @@ class SecureDevice:
                 if not self._peers.holds(other, signed, request.signatures[other]):
                     self._refuse(f"device {other} did not sign the same survivors: the server sent different lists")
                 held += 1
-        if held < self.terms.needed(len(closed)):
-            needed = self.terms.needed(len(closed))
+        needed = max(self.terms.needed(len(closed)), self.least_survivors)
+        if held < needed:
             self._refuse(f"{held} neighbours signed the same survivors, expected at least {needed}")

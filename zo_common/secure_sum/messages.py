@@ -1,6 +1,6 @@
 """Messages of a secure sum: packed bytes of bounded size, each with its session.
 
-Every message is `"ZA"`, version u8 = 1, kind u8, 16 bytes of session, and then its class' fields. Server to device:
+Every message is `"ZA"`, version u8 = 2, kind u8, 16 bytes of session, and then its class' fields. Server to device:
 Invitation, KeyList, Sharers, Survivors, RevealRequest; device to server: Advertisement, SealedShares, MaskedInput,
 Consent, RevealedShares. The rounds are those of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving
 Machine Learning, CCS 2017, figure 4.
@@ -25,7 +25,7 @@ from zo_common.secure_sum.node_keys import MOST_SIGNATURE_BYTES
 from zo_common.secure_sum.shamir import SHARE_BYTES
 from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 _MAGIC = b"ZA"
 _BITMAP_BYTES = MOST_DEVICES // 8
 
@@ -86,13 +86,13 @@ def _ascending(ids: Iterable[int], what: str) -> None:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Server → device: the terms (35 bytes); the answer is an Advertisement."""
+    """Server → device: the terms (67 bytes); the answer is an Advertisement."""
 
     KIND: ClassVar[int] = 1
     terms: Terms
 
     def encode(self) -> bytes:
-        """Pack to 55 bytes."""
+        """Pack to 87 bytes."""
         return _head(self.KIND, self.terms.session) + self.terms.encode()
 
     @classmethod
@@ -119,7 +119,7 @@ class Advertisement:
 
     def signed(self) -> bytes:
         """Return the bytes that the node key signs."""
-        return b"zo-asr/secagg/v1 advertise\0" + self.session + self._body()
+        return b"zo-asr/secagg/v2 advertise\0" + self.session + self._body()
 
     def _body(self) -> bytes:
         return struct.pack("<Q", self.client_id) + self.box_key + self.mask_key
@@ -219,25 +219,29 @@ def _take_boxes(reader: Reader) -> dict[int, bytes]:
 
 @dataclass(frozen=True)
 class Sharers:
-    """Server → device, with the plan: who sent shares (bitmap, u16 length), its weight and the cohort's, both u64."""
+    """Server → device, with the plan: who sent shares (bitmap, u16 length), and their weights.
+
+    Weights: u32 count, then u32 each in the order of the bitmap; none where every device counts once.
+    """
 
     KIND: ClassVar[int] = 5
     session: bytes
     bitmap: bytes
-    weight: int
-    total: int
+    weights: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        """Pack to 38 bytes and a bit per device of the cohort."""
-        return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap) + struct.pack("<QQ", self.weight, self.total)
+        """Pack to 26 bytes, a bit per device of the cohort, and 4 bytes per weight."""
+        weights = struct.pack(f"<I{len(self.weights)}I", len(self.weights), *self.weights)
+        return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap) + weights
 
     @classmethod
     def decode(cls, data: bytes) -> Sharers:
         """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "list of sharers")
-        found = cls(session, _take_bitmap(reader), *reader.take("QQ"))
+        bitmap = _take_bitmap(reader)
+        weights = reader.take(f"{_counted(reader, 4, 'weights')}I")
         reader.finish()
-        return found
+        return cls(session, bitmap, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,10 +291,17 @@ class Survivors:
         return found
 
 
-def agreement(session: bytes, cohort: bytes, sharers: bytes, survivors: bytes, total: int) -> bytes:
-    """Return the bytes of a device's consent: session, digest of the cohort, bitmaps of both sets, total weight."""
-    sets = _pack_bitmap(sharers) + _pack_bitmap(survivors)
-    return b"zo-asr/secagg/v1 survivors\0" + session + cohort + sets + struct.pack("<Q", total)
+def agreement(sharers: Sharers, cohort: bytes, survivors: bytes, checksum: int) -> bytes:
+    """Return the bytes of a device's consent: session, digest of the cohort, sharers, their weights, survivors, state.
+
+    Args:
+        cohort: `Graph.digest`.
+        survivors: bitmap over the cohort.
+        checksum: of the weights that the device was trained at; the plan may leave it open.
+    """
+    weights = struct.pack(f"<I{len(sharers.weights)}I", len(sharers.weights), *sharers.weights)
+    sets = _pack_bitmap(sharers.bitmap) + _pack_bitmap(survivors) + weights
+    return b"zo-asr/secagg/v2 survivors\0" + sharers.session + cohort + sets + struct.pack("<Q", checksum)
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from zo_common.secure_sum.messages import (
     Sharers,
     Survivors,
 )
+from zo_common.secure_sum.quantiser import Quantiser
 from zo_common.secure_sum.shamir import combine
 from zo_common.secure_sum.terms import MOST_DEVICES, Terms
+from zo_common.secure_sum.weights import capped
 
 
 class SecureServer:
@@ -44,7 +46,8 @@ class SecureServer:
         self._keys: dict[int, Advertisement] = {}
         self._sealed: dict[int, SealedShares] = {}
         self._graph = Graph(terms, ())
-        self._sharers = b""
+        self.weights: dict[int, int] = {}  # of the sharers, once sharing is closed
+        self._sharers: Sharers | None = None
         self._survivors: frozenset[int] = frozenset()
         self._dropped: frozenset[int] = frozenset()
         self._masked: dict[int, NDArray[np.uint64]] = {}
@@ -116,18 +119,21 @@ class SecureServer:
         self._sealed[client_id] = found
 
     def close_sharing(self, weights: Mapping[int, int]) -> dict[int, bytes]:
-        """Return lists of sharers by client id, with each device's weight; they go with the plans.
+        """Return the list of sharers with their weights, one for all, by client id; it goes with the plans.
 
         Args:
-            weights: positive integers for at least all sharers.
+            weights: what devices claim, from 1, for at least all sharers; ignored where the terms are not weighted.
         """
         self._enough(self._sealed, "sent shares")
-        self._sharers = self._graph.bitmap(self._sealed)
-        total = sum(weights[client] for client in self._sealed)
-        return {
-            client: Sharers(self.terms.session, self._sharers, weights[client], total).encode()
-            for client in sorted(self._sealed)
-        }
+        clients = sorted(self._sealed)
+        if self.terms.weighted:
+            least = max(LEAST_COHORT, self.terms.needed(len(self._graph.cohort)))
+            self.weights = capped({client: weights[client] for client in clients}, least, Quantiser().most_weight)
+        else:
+            self.weights = dict.fromkeys(clients, 1)
+        listed = tuple(self.weights.values()) if self.terms.weighted else ()
+        self._sharers = Sharers(self.terms.session, self._graph.bitmap(clients), listed)
+        return dict.fromkeys(clients, self._sharers.encode())
 
     def check_masked(self, client_id: int, data: bytes) -> NDArray[np.uint64]:
         """Return a device's masked vector, not counted yet: uint64, shape (terms.length,)."""

@@ -34,7 +34,7 @@ def _consented(survivors: range = range(5), signed: bool = False) -> tuple[dict[
     boxes = {client: device.share(keys).boxes.get(0, b"") for client, device in devices.items()}
     everyone = Graph(TERMS, keys.cohort)
     for client in survivors:
-        devices[client].mask(Sharers(TERMS.session, everyone.bitmap(range(5)), 1, 5), ZEROS)
+        devices[client].mask(Sharers(TERMS.session, everyone.bitmap(range(5))), ZEROS)
     return devices, {client: box for client, box in boxes.items() if client}
 
 
@@ -131,7 +131,7 @@ class TestOrder:
 
     def test_each_step_once_and_in_order(self) -> None:
         devices, keys = _listed()
-        sharers = Sharers(TERMS.session, _bitmap(0, 1, 2, 3, 4), 1, 5)
+        sharers = Sharers(TERMS.session, _bitmap(0, 1, 2, 3, 4))
         with pytest.raises(SecureAggregationError, match="MASKED was asked for in phase ADVERTISED"):
             devices[0].mask(sharers, ZEROS)
         with pytest.raises(SecureAggregationError, match="in phase ENDED"):  # a refusal ends it
@@ -154,7 +154,7 @@ class TestOrder:
 
     def test_damaged_state_is_refused(self) -> None:
         data = dump_device(SecureDevice(TERMS, 3))
-        for bad in (b"", data[:-1], data + b"\0", b"ZV\2" + data[3:], data[:3] + b"\x09" + data[4:]):
+        for bad in (b"", data[:-1], data + b"\0", b"ZV\1" + data[3:], data[:3] + b"\x09" + data[4:]):
             with pytest.raises(CodecError):
                 load_device(bad)
 
@@ -186,7 +186,7 @@ class TestSurvivors:
         devices, keys = _listed()
         devices[0].share(keys)
         with pytest.raises(SecureAggregationError, match="3 of 5 devices sent shares"):
-            devices[0].mask(Sharers(TERMS.session, _bitmap(0, 1, 2), 1, 5), ZEROS)
+            devices[0].mask(Sharers(TERMS.session, _bitmap(0, 1, 2)), ZEROS)
 
     def test_a_set_without_this_device_or_with_one_that_shared_nothing(self) -> None:
         devices, _ = _consented()
@@ -194,7 +194,7 @@ class TestSurvivors:
             devices[0].consent(Survivors(TERMS.session, _bitmap(1, 2, 3, 4)))
         devices, keys = _listed()
         devices[0].share(keys)
-        devices[0].mask(Sharers(TERMS.session, _bitmap(0, 1, 2, 3), 1, 5), ZEROS)
+        devices[0].mask(Sharers(TERMS.session, _bitmap(0, 1, 2, 3)), ZEROS)
         with pytest.raises(SecureAggregationError, match="had sent no shares"):
             devices[0].consent(Survivors(TERMS.session, _bitmap(0, 1, 2, 3, 4)))
 
@@ -237,9 +237,11 @@ class TestConsistency:
 
     def test_different_weights_are_noticed(self) -> None:
         def lie(step: str, client: int, data: bytes) -> bytes:
-            return replace(Sharers.decode(data), total=50).encode() if step == "mask" and client == 0 else data
+            told = (9, 8, 7, 6, 5) if client == 0 else (9, 9, 9, 9, 9)
+            return replace(Sharers.decode(data), weights=told).encode() if step == "mask" else data
 
-        cohort = Cohort(TERMS, vectors_of(range(5), TERMS.length), signed=True, to_device=lie)
+        terms = terms_of(weighted=True)
+        cohort = Cohort(terms, vectors_of(range(5), 4), signed=True, to_device=lie)
         with pytest.raises(SecureAggregationError):
             cohort.run()
         assert any("did not sign the same" in word for word in cohort.refused.values())
@@ -258,7 +260,7 @@ class TestConsistency:
 
     def test_an_honest_server_passes_with_drop_outs_at_every_step(self) -> None:
         drops = {0: "share", 1: "mask", 2: "consent", 3: "reveal"}
-        cohort = Cohort(terms_of(threshold=0.5), vectors_of(range(10), TERMS.length), drops, signed=True)
+        cohort = Cohort(terms_of(threshold=2 / 3), vectors_of(range(14), TERMS.length), drops, signed=True)
         assert (cohort.run() == cohort.plain()).all() and not cohort.refused
 
 
