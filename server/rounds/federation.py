@@ -267,9 +267,9 @@ class Federation:
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
         self._leave_out_mismatched(self.roster.refresh(server_round), server_round)
-        chosen = self._selection.choose(server_round)
+        chosen = self._selection.choose(server_round, self.privacy.able if self.privacy else None)
         if self.privacy is not None:
-            chosen = self.privacy.charge(server_round, chosen)
+            self.privacy.charge(server_round, chosen)
         votes = self.config.aggregation == "sign-vote"
         factor, trained = self.guard.step_factor, server_round - self.guard.closings
         own, curved = self.step_size.planned(trained) * factor, self.config.measures_curvature
