@@ -80,7 +80,7 @@ def run(
     peer_keys: Annotated[
         Path | None, typer.Option(help="Public keys of all devices; default: peers.keys beside the node key.")
     ] = None,
-    secure_cohort: Annotated[int, typer.Option(min=3, help="Least number of devices in a secure sum.")] = 3,
+    secure_cohort: Annotated[int, typer.Option(min=3, help="Least number of devices that a secure sum may be of.")] = 3,
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:

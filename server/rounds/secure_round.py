@@ -39,6 +39,7 @@ from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
+from zo_common.secure_sum.node_keys import PEERS_NAME, PeerKeys
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.terms import PLAN_BYTES, Terms
 from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
@@ -109,6 +110,16 @@ class SecureAggregation:
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(Path(self.config.output))
+        self.faulty: dict[int, str] = {}
+
+    def _peers(self) -> PeerKeys | None:
+        """The devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        path = Path(self.config.output) / PEERS_NAME
+        return PeerKeys.parse(path.read_text(errors="replace")) if path.exists() else None
 
     def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
         """Exchange keys and shares; the round's `plans` keep only the devices that completed this.
@@ -127,8 +138,9 @@ class SecureAggregation:
             weighted,
             plan_digest(next(iter(plans.values()))) if plans else bytes(PLAN_BYTES),
         )
+        plans = {node: plan for node, plan in plans.items() if plan.client_id not in self.faulty}
         counted = {plan.client_id: weights[plan.client_id] if weighted else 1 for plan in plans.values()}
-        secure = SecureRound(self, SecureServer(terms), plans, counted)
+        secure = SecureRound(self, SecureServer(terms, self._peers()), plans, counted)
         secure.prepare()
         return secure
 
@@ -181,15 +193,20 @@ class SecureRound:
         """Let the survivors unmask the sum; return their number, 0 if that fails. `exchange` gets the steps' bytes."""
         inbox, server = self.inbox, self._server
         masked = {self._all[node].client_id: inbox.masked[node] for node in inbox.replies}
+        checksum = next((reply.checksum for reply in inbox.replies.values()), 0)
         try:
             if self.attached:
-                self._step(server.close_masking(masked), server.add_consent)
+                self._step(server.close_masking(masked, checksum), server.add_consent)
                 self._step(server.close_consent(), server.add_revealed)
                 self._settle(server.total(), masked)
         except SecureAggregationError as error:
             inbox.refuse("too-few", f"secure sum: {error}")
         if not inbox.scalars():
             inbox.replies.clear()
+        for client, word in server.faulty.items():
+            self._run.faulty[client] = word
+            logger.warning(f"{word}: it is in no later sum of this run")
+            inbox.refuse("secure-sum", word, self._nodes[client])
         exchange.down.add(self._down.payload, self._down.serialised)
         exchange.up.add(self._up.payload, self._up.serialised)
         for node, (down, up) in self._by_node.items():

@@ -10,6 +10,7 @@ mask of another: therefore no single vector can be unmasked.
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.errors import CodecError, ConfigError, SecureAggregationError
-from zo_common.secure_sum.boxes import seal, unseal
+from zo_common.secure_sum.boxes import BOX_BYTES, seal, share_hashes, unseal
 from zo_common.secure_sum.graph import Graph
 from zo_common.secure_sum.masks import agree, new_private, pair_mask, public_of, self_mask
 from zo_common.secure_sum.messages import (
@@ -34,12 +35,14 @@ from zo_common.secure_sum.messages import (
     Sharers,
     Survivors,
     agreement,
+    mask_context,
 )
 from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
 from zo_common.secure_sum.quantiser import MOST_SUM
 from zo_common.secure_sum.shamir import SECRET_BYTES, split
 from zo_common.secure_sum.terms import Terms
 
+logger = logging.getLogger(__name__)
 Noise = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 LEAST_COHORT = 3  # of two devices, each would know the other's scalars from the sum
 
@@ -92,9 +95,9 @@ class SecureDevice:
         client_id: id of this device.
         signer: its node key, if it has one.
         peers: the other devices' public node keys; None: the server is trusted not to swap keys. With them the device
-            insists on terms that hold against a server that lies: a threshold of at least 2/3, masks with all others,
-            and at least `least` survivors.
-        least: minimum size of a cohort in which the device takes part; above 3 also of the sum itself.
+            insists on terms that hold against a server that lies: a threshold of at least 2/3, masks with all others.
+        least: minimum size of a cohort in which the device takes part; with peers, or above 3, also of the smallest sum
+            that the threshold lets the others open.
         last_round: the last round of this run that the device took part in; this one must be later.
         memory: state after earlier steps; default: fresh keys.
 
@@ -178,17 +181,25 @@ class SecureDevice:
         of_key, of_seed = (split(secret, needed, points) for secret in (self.memory.mask_key, self.memory.seed))
         pairs = {c: (of_key[p], of_seed[p]) for c, p in zip(closed, points, strict=True)}
         self.memory.own = pairs.pop(self.client_id)
+        session, mine = keys.session, self.client_id
         boxes = {
-            other: seal(self.memory.box_key, self.memory.keys[other].box_key, keys.session, self.client_id, other, pair)
+            other: seal(self.memory.box_key, self.memory.keys[other].box_key, session, mine, other, pair)
+            + share_hashes(session, mine, other, pair)
             for other, pair in pairs.items()
         }
         self.phase = Phase.SHARED
-        return SealedShares(keys.session, self.client_id, commitment(self.memory.seed), boxes)
+        own = share_hashes(session, mine, mine, self.memory.own)
+        return SealedShares(session, mine, commitment(self.memory.seed), own, boxes)
 
     def _check(self, keys: KeyList) -> None:
         mine = public_of(self.memory.box_key), public_of(self.memory.mask_key)
         if len(keys.cohort) < self.least:
             self._refuse(f"the cohort has {len(keys.cohort)} devices, expected at least {self.least}")
+        fewest = self.terms.needed(len(keys.cohort))
+        if fewest < self.least and (self._peers is not None or self.least > LEAST_COHORT):
+            # the others open the sum of so few, whatever this device says then: it does not mask
+            word = f"{fewest} of {len(keys.cohort)} devices would be enough to open the sum"
+            self._refuse(f"{word}, expected at least {self.least}")
         if self.client_id not in keys.cohort:
             self._refuse("the key list leaves this device out")
         closed = Graph(self.terms, keys.cohort).closed(self.client_id)
@@ -218,8 +229,7 @@ class SecureDevice:
     @property
     def least_survivors(self) -> int:
         """Minimum number of survivors with which this device helps to open the sum, and so of shares of noise in it."""
-        insisted = self._peers is not None or self.least > LEAST_COHORT
-        return max(self.terms.needed(len(self._graph.cohort)), self.least if insisted else 0)
+        return self.terms.needed(len(self._graph.cohort))
 
     def weights(self, sharers: Sharers) -> dict[int, int]:
         """Return the weight of each sharer by client id; 1 where every device counts once."""
@@ -239,7 +249,7 @@ class SecureDevice:
             values: int64, shape (terms.length,), already times the device's weight.
             noise: adds integer noise of the same shape before masking, as for device-level differential privacy: the
                 sum then contains the noise of all survivors.
-            checksum: of the weights at which the values were measured; devices consent among those with one.
+            checksum: of the weights at which the values were measured; masks cancel among devices with one.
 
         Raises:
             SecureAggregationError: too few devices sent shares, or a number so large that the sum could overflow.
@@ -255,11 +265,12 @@ class SecureDevice:
         self._check_share(weights, active)
         self._check_size(values, weights)
         session, length = self.terms.session, self.terms.length
+        context = mask_context(sharers, checksum)
         masked = values.view(np.uint64) + self_mask(self.memory.seed, session, self.client_id, length)
         for other in self._graph.neighbours(self.client_id):
             if other in active:
                 secret = agree(self.memory.mask_key, self.memory.keys[other].mask_key)
-                masked += pair_mask(secret, session, self.client_id, other, length)
+                masked += pair_mask(secret, context, self.client_id, other, length)
         self.memory.sharers, self.memory.checksum, self.phase = sharers, checksum, Phase.MASKED
         return MaskedInput(session, self.client_id, masked)
 
@@ -286,13 +297,9 @@ class SecureDevice:
         near = sum(other in members for other in closed)
         if self.client_id not in members:
             self._refuse(f"it is not listed among those that {what}")
-        least = self.least_survivors
-        for found, devices, needed in (
-            (len(members), len(self._graph.cohort), least),
-            (near, len(closed), self.terms.needed(len(closed))),
-        ):
-            if found < needed:
-                self._refuse(f"{found} of {devices} devices {what}, expected at least {needed}")
+        for found, devices in ((len(members), len(self._graph.cohort)), (near, len(closed))):
+            if found < self.terms.needed(devices):
+                self._refuse(f"{found} of {devices} devices {what}, expected at least {self.terms.needed(devices)}")
 
     def consent(self, survivors: Survivors) -> Consent:
         """Step 4: sign whose vectors are in the sum; from here on the device accepts no other set.
@@ -306,7 +313,8 @@ class SecureDevice:
         if not alive <= self._members(sharers.bitmap, "the list of sharers"):
             self._refuse("a survivor had sent no shares")
         self._check_present(alive, "survived")
-        self._check_share(self.weights(sharers), alive)
+        if self._peers is not None:  # else the server is trusted with who drops out
+            self._check_share(self.weights(sharers), alive)
         self.memory.survivors, self.phase = survivors.bitmap, Phase.CONSENTED
         signature = self._signer.sign(self._agreed()) if self._signer else b""
         return Consent(survivors.session, self.client_id, signature)
@@ -323,9 +331,11 @@ class SecureDevice:
     def reveal(self, request: RevealRequest) -> RevealedShares:
         """Step 5: return the share of each survivor's self mask, and of the mask key of each that dropped out.
 
+        Of a device whose box does not open, or does not hold what it said, no share is returned.
+
         Raises:
-            SecureAggregationError: too few neighbours signed the same survivors (with peer keys), or boxes are missing,
-                altered, or of other devices.
+            SecureAggregationError: too few neighbours signed the same survivors (with peer keys), or boxes are missing
+                or of other devices.
         """
         self._begin(Phase.CONSENTED, Phase.ENDED, request.session)
         sharers = self._members(self._sharers().bitmap, "sharers")
@@ -335,14 +345,24 @@ class SecureDevice:
         if set(request.boxes) != senders:
             self._refuse(f"boxes of {len(request.boxes)} devices came, expected those of {len(senders)} neighbours")
         shares = {self.client_id: self.memory.own[1]}
-        for sender, box in request.boxes.items():
-            key = self.memory.keys[sender].box_key
-            try:
-                pair = unseal(self.memory.box_key, key, request.session, sender, self.client_id, box)
-            except SecureAggregationError as error:
-                self._refuse(str(error))
-            shares[sender] = pair[1] if sender in alive else pair[0]
+        for sender, entry in request.boxes.items():
+            pair = self._opened(sender, entry)
+            if pair is not None:
+                shares[sender] = pair[1] if sender in alive else pair[0]
         return RevealedShares(request.session, self.client_id, shares)
+
+    def _opened(self, sender: int, entry: bytes) -> tuple[bytes, bytes] | None:
+        """Return the shares of a sender's mask key and self mask; None, with a warning, if the box holds others."""
+        session, key = self.terms.session, self.memory.keys[sender].box_key
+        try:
+            pair = unseal(self.memory.box_key, key, session, sender, self.client_id, entry[:BOX_BYTES])
+            if share_hashes(session, sender, self.client_id, pair) == entry[BOX_BYTES:]:
+                return pair
+            word = f"the shares of device {sender} are not those whose hashes it sent"
+        except SecureAggregationError as error:
+            word = str(error)
+        logger.warning(f"secure sum of round {self.terms.server_round}: {word}")
+        return None
 
     def _check_consents(self, request: RevealRequest, alive: frozenset[int]) -> None:
         if self._peers is None:
@@ -352,9 +372,12 @@ class SecureDevice:
         held = 1  # its own
         for other in closed:
             if other != self.client_id and other in alive and other in request.signatures:
-                if not self._peers.holds(other, signed, request.signatures[other]):
-                    self._refuse(f"device {other} did not sign the same survivors: the server sent different lists")
-                held += 1
-        needed = max(self.terms.needed(len(closed)), self.least_survivors)
+                if self._peers.holds(other, signed, request.signatures[other]):
+                    held += 1
+                else:
+                    logger.warning(
+                        f"secure sum of round {self.terms.server_round}: device {other} did not sign the same survivors"
+                    )
+        needed = self.terms.needed(len(closed))
         if held < needed:
             self._refuse(f"{held} neighbours signed the same survivors, expected at least {needed}")

@@ -8,6 +8,7 @@ Machine Learning, CCS 2017, figure 4.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,11 +20,11 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
-from zo_common.secure_sum.boxes import BOX_BYTES
+from zo_common.secure_sum.boxes import ENTRY_BYTES, HASHES_BYTES
 from zo_common.secure_sum.masks import KEY_BYTES
 from zo_common.secure_sum.node_keys import MOST_SIGNATURE_BYTES
 from zo_common.secure_sum.shamir import SHARE_BYTES
-from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms
+from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, PERSON, SESSION_BYTES, Terms
 
 MESSAGE_VERSION = 2
 _MAGIC = b"ZA"
@@ -180,27 +181,30 @@ class KeyList:
 
 @dataclass(frozen=True)
 class SealedShares:
-    """Device → server: id u64, BLAKE2b-256 of the self mask's seed, and a box of shares for each neighbour.
+    """Device → server: id u64, BLAKE2b-256 of the self mask's seed, hashes of its own shares, boxes for its neighbours.
 
-    Boxes: u32 count, then receiver u64 and 82 bytes each, ascending.
+    Hashes are 32 bytes (`boxes.share_hashes`). Boxes: u32 count, then receiver u64, the box of 82 bytes and the hashes
+    of the shares in it, ascending.
     """
 
     KIND: ClassVar[int] = 4
     session: bytes
     client_id: int
     commitment: bytes
+    own: bytes
     boxes: dict[int, bytes]
 
     def encode(self) -> bytes:
-        """Pack to 64 bytes and 90 per neighbour."""
-        return _head(self.KIND, self.session) + struct.pack("<Q", self.client_id) + self.commitment + _boxes(self.boxes)
+        """Pack to 96 bytes and 122 per neighbour."""
+        head = _head(self.KIND, self.session) + struct.pack("<Q", self.client_id)
+        return head + self.commitment + self.own + _boxes(self.boxes)
 
     @classmethod
     def decode(cls, data: bytes) -> SealedShares:
         """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "sealed shares")
         (client_id,) = reader.take("Q")
-        found = cls(session, client_id, reader.raw(KEY_BYTES), _take_boxes(reader))
+        found = cls(session, client_id, reader.raw(KEY_BYTES), reader.raw(HASHES_BYTES), _take_boxes(reader))
         reader.finish()
         return found
 
@@ -211,8 +215,8 @@ def _boxes(boxes: dict[int, bytes]) -> bytes:
 
 
 def _take_boxes(reader: Reader) -> dict[int, bytes]:
-    count = _counted(reader, 8 + BOX_BYTES, "boxes")
-    entries = [(reader.take("Q")[0], reader.raw(BOX_BYTES)) for _ in range(count)]
+    count = _counted(reader, 8 + ENTRY_BYTES, "boxes")
+    entries = [(reader.take("Q")[0], reader.raw(ENTRY_BYTES)) for _ in range(count)]
     _ascending((client for client, _ in entries), "boxes")
     return dict(entries)
 
@@ -291,6 +295,16 @@ class Survivors:
         return found
 
 
+def mask_context(sharers: Sharers, checksum: int) -> bytes:
+    """Return 16 bytes in place of the session for the pairs' masks: all that a device was told before it masked.
+
+    Of two devices that were told different lists or weights, or have trained at different states, the masks do not
+    cancel: their vectors are in no sum that can be read, whoever consents to it.
+    """
+    data = sharers.encode() + struct.pack("<Q", checksum)
+    return hashlib.blake2b(data, digest_size=SESSION_BYTES, person=PERSON).digest()
+
+
 def agreement(sharers: Sharers, cohort: bytes, survivors: bytes, checksum: int) -> bytes:
     """Return the bytes of a device's consent: session, digest of the cohort, sharers, their weights, survivors, state.
 
@@ -336,7 +350,7 @@ class RevealRequest:
     boxes: dict[int, bytes] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """Pack to 28 bytes, 9 and the signature per consent, 90 per box."""
+        """Pack to 28 bytes, 9 and the signature per consent, 122 per box."""
         signed = b"".join(struct.pack("<Q", c) + _pack_signature(self.signatures[c]) for c in sorted(self.signatures))
         head = _head(self.KIND, self.session) + struct.pack("<I", len(self.signatures))
         return head + signed + _boxes(self.boxes)
@@ -357,7 +371,8 @@ class RevealRequest:
 class RevealedShares:
     """Device → server: id u64 and, for each sharer it holds shares of, owner u64 and one share (u32 count, ascending).
 
-    Of a survivor it is the self mask's, of a device that dropped out the mask key's; never both.
+    Of a survivor it is the self mask's, of a device that dropped out the mask key's; never both. Left out are shares
+    whose box does not hold what its owner's hashes say.
     """
 
     KIND: ClassVar[int] = 10

@@ -53,7 +53,7 @@ class TestSum:
         cohort = Cohort(terms, vectors_of(range(20), 4), drops)
         assert (cohort.run() == cohort.plain()).all()  # of 7 near each device at most 3 are gone, 4 are needed
         sent = [len(data) for data in cohort.received]
-        assert max(sent) < 64 + 6 * 90 + 1
+        assert max(sent) < 96 + 6 * 122 + 1
 
     def test_the_largest_values_do_not_overflow(self) -> None:
         most = MOST_SUM // 3
@@ -160,7 +160,7 @@ class TestAlteredOnTheWay:
     @pytest.mark.parametrize("step", ["share", "mask", "reveal"])
     def test_the_sum_is_right_or_refused_whatever_byte_changes(self, step: str) -> None:
         vectors = vectors_of(range(5), 2)
-        size = {"share": 64 + 4 * 90, "mask": 32 + 16, "reveal": 32 + 5 * 41}[step]
+        size = {"share": 96 + 4 * 122, "mask": 32 + 16, "reveal": 32 + 5 * 41}[step]
         for at in range(0, size, 7 if step == "mask" else 23):
 
             def tamper(name: str, client: int, data: bytes, at: int = at) -> bytes:
