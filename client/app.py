@@ -17,18 +17,20 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from client.error_text import DroppedOut, error_text
-from client.place import known_place, place_of
+from client.place import Place, known_place, place_of
 from zo_common.console import shown
 from zo_common.errors import Refusal, ZOError
 from zo_common.paths import home_expanded
 
 if TYPE_CHECKING:
+    from client.worker.client import WorkerClient
     from zo_common.config.run import RunConfig
 
 logger = logging.getLogger(__name__)
 CONTENT = "zo"
 SECONDS_LEFT = "seconds-left"  # of a round, when the message was sent
 _OF_THE_WORKER = ("max-epsilon", "least-privacy", "least-noise", "least-weights")
+_OF_ITS_SUMS = ("node-key", "peer-keys", "secure-cohort")
 TENSORS = "tensors"  # that a calibration chose, with every message of a run with trained-tensors=auto
 MOST_PATTERN = 2000
 WORKER_WAIT = 120.0  # seconds, unless the node config has `worker-wait`: a restarted worker loads its model first
@@ -77,10 +79,12 @@ def _secured(
     context: Context,
     ask: Callable[[], tuple[str, bytes | str]],
 ) -> tuple[str, bytes | str]:
-    """Return the answer of `ask`; with secure aggregation, masked."""
+    """Return the answer of `ask`; with secure aggregation and no worker, masked."""
     if kind == "calibrate" and context.node_config.get("secure-only"):
         return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
-    if kind != "secure" and not (settings.get("secure-aggregation") or context.node_config.get("secure-only")):
+    node = context.node_config
+    remembers = kind == "train" and "node-key" in node  # what was masked once
+    if not (kind == "secure" or settings.get("secure-aggregation") or node.get("secure-only") or remembers):
         return ask()
     from client import secure_sum as secure
 
@@ -118,11 +122,11 @@ def _ask_worker(
 ) -> tuple[str, bytes | str]:
     """Return the worker's answer, or the reason why there is none."""
     from client.worker.client import WorkerClient, make_request, read_token
-    from client.worker.worker_pb2 import Request
 
     node = context.node_config
     try:
-        if given := [key for key in _OF_THE_WORKER if key in node]:
+        sums = kind == "secure" or "secure" in record
+        if given := [key for key in _OF_THE_WORKER + _OF_ITS_SUMS * sums if key in node]:
             raise Refusal(f"{given[0]} is in the node config of a device with a worker: give it to zo-asr-worker")
         place = place_of(node, context.node_id)
         token = read_token(Path(home_expanded(str(node["worker-token-file"])))) if node.get("worker-token-file") else ""
@@ -130,20 +134,32 @@ def _ask_worker(
         with WorkerClient(home_expanded(str(node["worker-address"])), token, wait=wait, timeout=timeout) as worker:
             if kind == "hello":
                 return "hello", worker.info(make_request(b"", settings, place)).hello
-            if kind in ("train", "evaluate"):
-                return "reply", getattr(worker, kind)(make_request(record["plan"], settings, place))
-            if kind in ("look", "rebuild"):
-                work, content = (worker.evaluate, Request.LOOK) if kind == "look" else (worker.sync, Request.REBUILD)
-                return "reply", work(make_request(record["plan"], settings, place, content))
-            content = Request.PART if "part" in record else Request.PLAN
-            payload = record.get("part") or record.get("calibration") or record["plan"]
-            return "reply", worker.sync(make_request(payload, settings, place, content))
+            return "reply", _reply_of(worker, kind, record, settings, place)
     except ZOError as error:
         return "error", error_text(error)
     except (KeyError, TypeError, ValueError) as error:
         logger.warning(f"the message or the node config cannot be used ({error!r})")
         kind = type(error).__name__
         return "error", f"the message or the node config cannot be used ({kind}): update the older side"
+
+
+def _reply_of(worker: WorkerClient, kind: str, record: dict[str, Any], settings: dict[str, Any], place: Place) -> bytes:
+    """Return the worker's reply to one kind of message."""
+    from client.worker.client import make_request
+    from client.worker.worker_pb2 import Request
+
+    if kind == "secure":
+        return worker.secure(make_request(record["secure"], settings, place))
+    if kind in ("train", "evaluate"):
+        request = make_request(record["plan"], settings, place, secure=record.get("secure", b""))
+        reply: bytes = getattr(worker, kind)(request)
+        return reply
+    if kind in ("look", "rebuild"):
+        work, content = (worker.evaluate, Request.LOOK) if kind == "look" else (worker.sync, Request.REBUILD)
+        return work(make_request(record["plan"], settings, place, content))
+    content = Request.PART if "part" in record else Request.PLAN
+    payload = record.get("part") or record.get("calibration") or record["plan"]
+    return worker.sync(make_request(payload, settings, place, content))
 
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.harness.rows import amount, row, store
 from server.deploy.certificates import new_device_key
-from zo_common.secure_sum.boxes import BOX_BYTES, seal
+from zo_common.secure_sum.boxes import BOX_BYTES, seal, share_hashes
 from zo_common.secure_sum.device import SecureDevice, commitment
 from zo_common.secure_sum.graph import Graph
 from zo_common.secure_sum.messages import (
@@ -85,7 +85,8 @@ class Others:
         self.graph = Graph(terms, self.cohort)
         keys = [new_device_key() for _ in self.cohort]
         self.signers = [NodeSigner(private) for private, _ in keys]
-        self.peers = PeerKeys({client: public for client, (_, public) in enumerate(keys)})
+        peers = PeerKeys({client: public for client, (_, public) in enumerate(keys)})
+        self.peers = None if terms.neighbours else peers  # with them a device masks with all others
         self.devices = {client: SecureDevice(terms, client, self.signers[client], self.peers) for client in self.cohort}
         size = len(self.graph.closed(0))
         base = split(bytes(32), terms.needed(size), [client + 1 for client in self.cohort])
@@ -100,15 +101,22 @@ class Others:
     def sealed(self, client: int, target: Advertisement) -> SealedShares:
         """Return what a device sends: a real box for device 0, others of the same size."""
         device, near = self.devices[client], self.graph.neighbours(client)
-        boxes = dict.fromkeys(near, os.urandom(BOX_BYTES))
+        session = self.terms.session
+        boxes = {other: os.urandom(BOX_BYTES) + self._hashes(client, other) for other in near}
         if 0 in boxes:
             pair = self.share(client, 0, of_key=True), self.share(client, 0, of_key=False)
-            boxes[0] = seal(device.memory.box_key, target.box_key, self.terms.session, client, 0, pair)
-        return SealedShares(self.terms.session, client, commitment(device.memory.seed), boxes)
+            box = seal(device.memory.box_key, target.box_key, session, client, 0, pair)
+            boxes[0] = box + self._hashes(client, 0)
+        own = self._hashes(client, client)
+        return SealedShares(session, client, commitment(device.memory.seed), own, boxes)
+
+    def _hashes(self, owner: int, holder: int) -> bytes:
+        pair = self.share(owner, holder, of_key=True), self.share(owner, holder, of_key=False)
+        return share_hashes(self.terms.session, owner, holder, pair)
 
     def revealed(self, client: int, alive: frozenset[int]) -> RevealedShares:
-        """Return what a survivor reveals; of device 0's secrets it holds the real shares, which the caller puts in."""
-        shares = {o: self.share(o, client, of_key=o not in alive) for o in self.graph.closed(client)}
+        """Return what a survivor reveals, but of device 0, whose real shares it does not open here."""
+        shares = {o: self.share(o, client, of_key=o not in alive) for o in self.graph.closed(client) if o}
         return RevealedShares(self.terms.session, client, shares)
 
 
@@ -116,7 +124,8 @@ def measure(count: int, neighbours: int = 0) -> Cost:
     """Return one round of so many devices."""
     length = SCALARS + 1
     terms = Terms(os.urandom(16), 1, length, 2 / 3, neighbours)
-    cost, others, server = Cost(count, neighbours), Others(terms, count), SecureServer(terms)
+    cost, others = Cost(count, neighbours), Others(terms, count)
+    server = SecureServer(terms, others.peers)
     real = others.devices[0]
     first = cost.server(server.invitation)
     Invitation.decode(first)
@@ -132,15 +141,18 @@ def measure(count: int, neighbours: int = 0) -> Cost:
     sharers = cost.server(lambda: server.close_sharing(dict.fromkeys(others.cohort, 1)))
     reply = Reply(Status.OK, 1, 0, 0, 0, 0, 1, 1.0, np.full((1, SCALARS), 0.5, np.float32))
     vector, _ = vector_of(reply, 1, count)
-    masked = cost.device(lambda: real.mask(Sharers.decode(sharers[0]), vector)).encode()
+    listed = Sharers.decode(sharers[0])
+    masked = cost.device(lambda: real.mask(listed, vector)).encode()
     alive = frozenset(others.cohort[: count - max(1, round(DROPPED * count))])
     cost.up += len(mine.encode()) + len(sealed.encode()) + len(masked)
     cost.down += len(first) + len(lists[0]) + len(sharers[0])
-    _open(cost, server, others, alive, masked)
+    _open(cost, server, others, alive, listed, masked)
     return cost
 
 
-def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int], masked: bytes) -> None:
+def _open(
+    cost: Cost, server: SecureServer, others: Others, alive: frozenset[int], listed: Sharers, masked: bytes
+) -> None:
     """Compute the sum from the masked vectors."""
     terms, real = others.terms, others.devices[0]
     values = {}
@@ -151,7 +163,7 @@ def _open(cost: Cost, server: SecureServer, others: Others, alive: frozenset[int
     told = cost.server(lambda: server.close_masking(values))
     consent = cost.device(lambda: real.consent(Survivors.decode(told[0]))).encode()
     graph = others.graph
-    agreed = agreement(terms.session, graph.digest, graph.bitmap(graph.cohort), graph.bitmap(alive), len(graph.cohort))
+    agreed = agreement(listed, graph.digest, graph.bitmap(alive), 0)
     for client in sorted(alive):
         signed = (
             consent if client == 0 else Consent(terms.session, client, others.signers[client].sign(agreed)).encode()

@@ -9,9 +9,8 @@ from server.deploy.deployment import Deployment
 
 def node_config(deployment: Deployment, name: str, socket: str) -> str:
     """Return what a device's SuperNode tells the client app; `socket` is the worker's `unix:…` address."""
-    key = deployment.device_folder_of(name) / "node.key"
     client_id = deployment.device(name).client_id
-    return f'client-id={client_id} device-name="{name}" worker-address="{socket}" node-key="{key}"'
+    return f'client-id={client_id} device-name="{name}" worker-address="{socket}"'
 
 
 def supernode_command(deployment: Deployment, name: str, *, socket: str, superlink: str = "") -> list[str]:
@@ -25,9 +24,13 @@ def supernode_command(deployment: Deployment, name: str, *, socket: str, superli
     ]  # fmt: skip
 
 
-def worker_command(deployment: Deployment, *, socket: str, state: Path, model: Path, data: Path) -> list[str]:
+def worker_command(
+    deployment: Deployment, name: str, *, socket: str, state: Path, model: Path, data: Path
+) -> list[str]:
     """Return the device's resident worker."""
+    key = deployment.device_folder_of(name) / "node.key"
     return [
         f"{deployment.bin}/zo-asr-worker",
         "--model", str(model), "--data", str(data), "--listen", socket, "--state", str(state),
+        "--node-key", str(key),
     ]  # fmt: skip

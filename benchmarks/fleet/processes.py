@@ -299,6 +299,7 @@ class Fleet:
         """Start the worker with its recordings, or the command of a stand-in with the same arguments."""
         command = worker_command(
             self.deployment,
+            name,
             socket=self.socket_of(name),
             state=self.folder / "state" / name,
             model=model or self.model,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from client.place import Place
 from zo_common.config.run import RunConfig
-from zo_common.directions.seeds import client_seed, shared_seed
+from zo_common.directions.seeds import MOST_ATTEMPTS, client_seed, shared_seed
 from zo_common.errors import Refusal
 from zo_common.ledger.record import Contribution, Record
 from zo_common.wire.plan import Plan
@@ -31,11 +31,11 @@ def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
     """
     if plan.client_id != place.client_id:
         raise Refusal(f"the plan is for device {plan.client_id}, this is device {place.client_id}: ask that one")
-    expected = _seed(config, plan.server_round, place.client_id)
-    if plan.seed != expected:
+    expected = _seeds(config, plan.server_round, place.client_id)
+    if plan.seed not in expected:
         raise Refusal(
-            f"the plan of round {plan.server_round} has seed {plan.seed:016x}, expected {expected:016x} from run-seed "
-            f"{config.run_seed}: directions are derived, a server does not choose them"
+            f"the plan of round {plan.server_round} has seed {plan.seed:016x}, expected {expected[0]:016x} from "
+            f"run-seed {config.run_seed}: directions are derived, a server does not choose them"
         )
 
 
@@ -68,10 +68,12 @@ def follows(config: RunConfig, record: Record) -> bool:
 def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:
     """Return whether directions are those of this round, or of an earlier one that a guard's record undoes."""
     earliest = max(0, server_round - MOST_TAKEN_BACK)
-    return any(part.seed == _seed(config, n, part.client_id) for n in range(server_round, earliest, -1))
+    return any(part.seed in _seeds(config, n, part.client_id) for n in range(server_round, earliest, -1))
 
 
-def _seed(config: RunConfig, server_round: int, client_id: int) -> int:
-    if config.directions == "shared":
-        return shared_seed(config.run_seed, server_round)
-    return client_seed(config.run_seed, server_round, client_id)
+def _seeds(config: RunConfig, server_round: int, client_id: int) -> list[int]:
+    """The seeds that a round may have: one, or with secure sums one for each time that it may be begun."""
+    if config.directions != "shared":
+        return [client_seed(config.run_seed, server_round, client_id)]
+    attempts = MOST_ATTEMPTS if config.secure_aggregation else 1
+    return [shared_seed(config.run_seed, server_round, attempt) for attempt in range(attempts)]

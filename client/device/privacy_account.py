@@ -6,15 +6,12 @@ before it leaves; removing the file, as for other recordings, starts a new accou
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from zo_common.binary.locked import locked
 from zo_common.errors import BudgetSpent, CodecError, ConfigError, ProtocolMismatch, Refusal
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.charges import release_of
@@ -66,7 +63,7 @@ class PrivacyAccount:
             ConfigError: as `check`, or the account cannot be written.
         """
         try:
-            with self._locked():
+            with locked(self._path):
                 spent = self._after(plan, size)
                 rows = [[r.noise_multiplier, r.batch, r.examples, n] for r, n in sorted(spent.items())]
                 write_durably(self._path, seal(_KIND, _VERSION, json.dumps(rows).encode()), PRIVATE)
@@ -74,18 +71,6 @@ class PrivacyAccount:
             raise ConfigError(
                 f"the privacy account {self._path} cannot be written ({error.strerror}): nothing is answered"
             ) from None
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other processes from charging; the lock is a file of its own, as each charge replaces the account's."""
-        path = self._path.with_name(self._path.name + ".lock")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-        try:
-            os.fchmod(descriptor, PRIVATE)  # the umask may have taken what the next process needs
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it, however this process ends
-            yield
-        finally:
-            os.close(descriptor)
 
     def refuse_counts(self) -> None:
         """Error counts of an evaluation carry no noise.
@@ -95,13 +80,22 @@ class PrivacyAccount:
         """
         raise Refusal("this device's owner limits ε, error counts carry no noise: set evaluate-on=server")
 
-    def _after(self, plan: Plan, size: int) -> Counter[Release]:
-        asked = plan.privacy
-        if asked is None or not asked.noise_multiplier:
+    def refuse_bare(self, plan: Plan) -> None:
+        """Refuse a plan whose answer carries no noise of this device: it has no place in the account.
+
+        Raises:
+            Refusal: that.
+        """
+        if plan.privacy is None or not plan.privacy.noise_multiplier:
             raise Refusal(
                 "this device's owner limits ε, the plan asks for scalars without noise of this "
                 'device: set privacy="example", or "device" with noise-by="devices"'
             )
+
+    def _after(self, plan: Plan, size: int) -> Counter[Release]:
+        self.refuse_bare(plan)
+        asked = plan.privacy
+        assert asked is not None
         release, times = release_of(asked.level, asked.noise_multiplier, plan.local_steps, plan.batch_size, size)
         spent = self._read()
         before = epsilon_spent(spent, self.max_delta)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,6 +48,7 @@ class Options:
     max_epsilon: float = 0.0
     max_delta: float = 1e-6
     demands: dict[str, Any] = field(default_factory=dict)
+    sums: dict[str, Any] = field(default_factory=dict)
 
 
 @app.callback(invoke_without_command=True)
@@ -74,6 +76,11 @@ def run(
     least_noise: Annotated[float, typer.Option(min=0, help="Least noise multiplier of a plan.")] = 0.0,
     secure_only: Annotated[bool, typer.Option("--secure-only", help="Answer in secure sums alone.")] = False,
     least_weights: Annotated[int, typer.Option(min=0, help="Least number of trained weights.")] = 0,
+    node_key: Annotated[Path | None, typer.Option(help="Private key that signs this device's secure sums.")] = None,
+    peer_keys: Annotated[
+        Path | None, typer.Option(help="Public keys of all devices; default: peers.keys beside the node key.")
+    ] = None,
+    secure_cohort: Annotated[int, typer.Option(min=3, help="Least number of devices that a secure sum may be of.")] = 3,
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -88,8 +95,9 @@ def run(
     token = read_token(token_file) if token_file else ""
     demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
     demands["least-weights"] = least_weights
+    sums = {"node-key": node_key, "peer-keys": peer_keys, "secure-cohort": secure_cohort}
     folder = state or default_state_folder()
-    run_worker(Options(listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands))
+    run_worker(Options(listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands, sums))
 
 
 def default_state_folder() -> Path:
@@ -121,19 +129,21 @@ def _run_worker(options: Options) -> None:
     expect_local(options.listen, options.token)  # before the model is loaded
     from client.device.demands import Demands
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
+    from client.device.sum_keys import sum_keys
     from client.worker.desk import Desk
     from client.worker.host import Host
     from client.worker.journal import Journal
     from client.worker.service import start_server
 
-    demands = Demands.of(options.demands)
+    demands, keys = Demands.of(options.demands), partial(sum_keys, options.sums)
+    keys()  # a file that cannot be used ends the start
     journal = Journal(options.state)
     desk = Desk(options.orphan_seconds)
     account = None
     if options.max_epsilon:
         account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
         logger.info(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
-    host = Host(options.own, journal, desk, account, demands)
+    host = Host(options.own, journal, desk, account, demands, keys)
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

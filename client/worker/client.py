@@ -75,9 +75,17 @@ def read_token(path: Path) -> str:
 
 
 def make_request(
-    payload: bytes, settings: Mapping[str, Any], place: Place, content: Request.Content = Request.PLAN
+    payload: bytes,
+    settings: Mapping[str, Any],
+    place: Place,
+    content: Request.Content = Request.PLAN,
+    secure: bytes = b"",
 ) -> Request:
-    """Return the request of a ClientApp: the server's bytes, the run config, and the device's id and partition."""
+    """Return the request of a ClientApp: the server's bytes, the run config, and the device's id and partition.
+
+    Args:
+        secure: the list of sharers that came with a plan of a secure sum.
+    """
     return Request(
         payload=payload,
         content=content,
@@ -85,6 +93,7 @@ def make_request(
         client_id=place.client_id,
         partition_id=place.partition_id,
         num_partitions=place.num_partitions,
+        secure=secure,
     )
 
 
@@ -132,6 +141,10 @@ class WorkerClient:
     def evaluate(self, request: Request, on_progress: Callable[[Progress], None] = lambda progress: None) -> bytes:
         """As `train`, for an evaluation."""
         return self._reply(lambda **how: self._stub.Evaluate(request, **how), on_progress)
+
+    def secure(self, request: Request) -> bytes:
+        """Take a step of a secure sum that needs no training; return the packed message for the server."""
+        return self._reply(lambda **how: [self._stub.Secure(request, **how)])
 
     def cancel(self) -> str:
         """Stop the work in progress; return its name, or ""."""

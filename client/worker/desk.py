@@ -80,7 +80,7 @@ class Desk:
         with self._changed:
             if self._closed:
                 raise Closing
-            if request.digest in self._answers:
+            if request.repeats and request.digest in self._answers:
                 return Job(request, self._changed, answer=self._answers[request.digest])
             for entry in (self._running, self._next):
                 if entry and entry[0].request.digest == request.digest and entry[0].stop is None:

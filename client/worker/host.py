@@ -8,9 +8,9 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -18,25 +18,31 @@ from client.device import requests as device
 from client.device.calibration import WITH_LIMIT, calibrate
 from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Engine
+from client.device.masked_seeds import MASKED_NAME, MaskedSeeds
 from client.device.privacy_account import PrivacyAccount
 from client.device.run_seeds import SEEDS_NAME, RunSeeds
+from client.device.secure_sums import InMemory, SecureSums
+from client.device.sum_keys import SumKeys
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
+from client.error_text import error_text
 from client.place import Place
+from client.worker.at_start import look_at_recordings, settings_at_start
 from client.worker.desk import Desk, Work
 from client.worker.job import Job, Kind, Request
-from client.worker.journal import Journal, SavedState
+from client.worker.journal import Journal
+from client.worker.refusals import refusal
+from client.worker.repeats import may_repeat, terms_of
 from client.worker.worker_pb2 import Request as WorkerRequest
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError, ModelNotFound, ZOError
+from zo_common.errors import ConfigError, SecureAggregationError, ZOError
 from zo_common.ledger.snapshot import SnapshotPart, decode_part
-from zo_common.speech.manifest import read_manifest
 from zo_common.speech.stamp import stamp
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
 from zo_common.wire.evaluation import EvaluationReply, encode_evaluation
+from zo_common.wire.masked_reply import is_masked
 from zo_common.wire.plan import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
 
 logger = logging.getLogger(__name__)
-_PROBLEMS_SHOWN = 10
 _MAX_HELLOS = 8
 _EX_SOFTWARE = 70
 
@@ -48,6 +54,7 @@ class Host:
         own: settings of this device in kebab-case, which override a run's: model, data, device, precision …
         account: the privacy limit of the device's owner for all runs.
         demands: what the owner demands of each of them.
+        keys: reads those of this device's secure sums; default: neither key nor peers.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Host:
         desk: Desk,
         account: PrivacyAccount | None = None,
         demands: Demands = NO_DEMANDS,
+        keys: Callable[[], SumKeys] = SumKeys,
     ) -> None:
         # a server must not choose where a device writes
         self._own = {"feature-cache": ""} | own
@@ -64,6 +72,8 @@ class Host:
         self._desk = desk
         self._account, self._demands = account, demands
         self._seeds = RunSeeds(journal.folder / SEEDS_NAME)
+        self._masked = MaskedSeeds(journal.folder / MASKED_NAME)
+        self.sums = SecureSums(keys, self._masked, InMemory())
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
@@ -78,7 +88,7 @@ class Host:
             ZOError: the model or the recordings cannot be read.
         """
         saved = self._journal.saved()
-        config = self._settings_at_start(saved)
+        config = settings_at_start(saved, self._own)
         with self._lock:
             self._engine = engine = warm_engine(config)
             if saved is not None:
@@ -86,35 +96,12 @@ class Host:
             self._state = engine.have_round, engine.state.checksum()
         self._stamp = stamp(config.data)
         logger.info(
-            f"{config.model} on {engine.device} in {engine.precision}, {self._look_at_recordings(config)} in "
+            f"{config.model} on {engine.device} in {engine.precision}, {look_at_recordings(config)} in "
             f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
         )
         answer = self._journal.answer()
         if answer is not None:
             self._desk.remember(*answer)
-
-    def _look_at_recordings(self, config: RunConfig) -> str:
-        """Return the number of recordings in the table; log its problems."""
-        read = partial(read_manifest, config.data, split=config.train_split or None, text_column=config.text_column)
-        found, kind = read(need_text=config.needs_text), "recordings"
-        if not found.utterances and config.needs_text and (untold := read(need_text=False)).utterances:
-            found, kind = untold, "recordings without transcripts"  # which may be all that the next run needs
-        for problem in found.problems[:_PROBLEMS_SHOWN]:
-            logger.warning(f"recordings: {problem}")
-        return f"{len(found.utterances)} {kind}"
-
-    def _settings_at_start(self, saved: SavedState | None) -> RunConfig:
-        """Return the last run's settings, else the defaults; the next run's may require another engine."""
-        if saved is not None:
-            try:
-                config = RunConfig.from_mapping(saved.settings | self._own)
-                warm_engine(config)
-                return config
-            except ModelNotFound:
-                raise
-            except ZOError as error:
-                logger.warning(f"the last run's settings cannot be used ({error})")
-        return RunConfig.from_mapping(self._own)
 
     def settings(self, text: str) -> RunConfig:
         """The run's settings with this device's own.
@@ -176,18 +163,32 @@ class Host:
             chosen = (device.look_settings if looks else device.held_out_settings)(config)
         recordings = data_key(chosen, place.partition_id, place.num_partitions)
         most = config.guard_utterances if looks else 0
-        terms = self._demands, config.secure_aggregation  # what is shown under some is not to be shown under others
+        secure = self._sharers(kind, config, request.secure)
+        terms = terms_of(config, self._demands, self._account, secure)
+        masked = None if secure else self._masked
+        again = plan is None or may_repeat(kind, plan, chosen, place, self._demands, self._account, masked)
         described = repr((kind, content, engine_key(config), recordings, most, place.client_id, terms))
         asked = Request(
             kind=kind,
             digest=hashlib.sha256(described.encode() + asks).digest(),
             server_round=server_round,
             run=(base_id, config.run_seed, place.client_id),
-            refuse=lambda status, word: self._refusal(kind, plan, part, status, word),
+            refuse=lambda status, word: refusal(kind, plan, part, self.have_round, status, word),
             steps=plan.local_steps if plan and kind == "train" else 0,
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
+            repeats=again,
         )
-        return asked, lambda job: self._work(job, config, plan, part, place, content)
+        return asked, lambda job: self._work(job, config, plan, part, place, content, secure)
+
+    def _sharers(self, kind: Kind, config: RunConfig, secure: bytes) -> bytes:
+        """Return the list of sharers that came with a plan; of a run with secure sums, every plan has one."""
+        if kind == "train" and bool(secure) != config.secure_aggregation:
+            raise SecureAggregationError(
+                "a plan came without the list of sharers: its reply would be seen alone"
+                if config.secure_aggregation
+                else "a list of sharers came with a plan whose run has no secure sums: set secure-aggregation"
+            )
+        return secure if kind == "train" else b""
 
     def _calibration(
         self, config: RunConfig, ask: CalibrationAsk, place: Place, payload: bytes
@@ -216,20 +217,19 @@ class Host:
         digest = hashlib.sha256(described + payload).digest()
         return Request("sync", digest, 1, (0, config.run_seed, ask.client_id), refuse), work
 
-    def _refusal(self, kind: Kind, plan: Plan | None, part: SnapshotPart | None, status: Status, word: str) -> bytes:
-        have = self._state[0]
-        if part is not None:
-            return encode_reply(Reply(status, part.server_round, have, part.client_id, 0, 0, message=word))
-        assert plan is not None
-        rnd, client = plan.server_round, plan.client_id
-        if kind == "evaluate":
-            return encode_evaluation(EvaluationReply(status, rnd, have, client, 0, message=word))
-        return encode_reply(Reply(status, rnd, have, client, plan.seed, 0, message=word))
-
     def _work(
-        self, job: Job, config: RunConfig, plan: Plan | None, part: SnapshotPart | None, place: Place, content: int
+        self,
+        job: Job,
+        config: RunConfig,
+        plan: Plan | None,
+        part: SnapshotPart | None,
+        place: Place,
+        content: int,
+        secure: bytes,
     ) -> tuple[bytes, bool]:
         """Work on the desk's thread; return the packed reply, and whether it may be repeated."""
+        if secure and plan is not None:
+            return self._masked_work(job, config, plan, place, secure)
         started, status, settled = time.monotonic(), "stopped", False
         with self._lock:
             self._prepare(config)
@@ -240,8 +240,7 @@ class Host:
                 elif plan is not None and content == WorkerRequest.REBUILD:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
-                    kept = self._account, self._seeds_of(config), self._demands
-                    reply = device.train(config, plan, place, job.on_step, self._synced, *kept)
+                    reply = self._train(job, config, plan, place)
                 elif plan is not None and job.request.kind == "evaluate":
                     ask = device.look if content == WorkerRequest.LOOK else device.evaluate
                     reply = ask(config, plan, place, job.on_progress, self._synced, self._account, self._demands)
@@ -260,6 +259,37 @@ class Host:
             if again:
                 self._journal.save_answer(job.request.digest, answer)
             return answer, again
+
+    def _train(self, job: Job, config: RunConfig, plan: Plan, place: Place) -> Reply:
+        """Train; a seed that was masked is not answered in the clear, whatever run asks."""
+        try:
+            if not config.secure_aggregation:
+                self._masked.refuse_bare(plan.seed)
+        except ConfigError as error:
+            return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
+        kept = self._account, self._seeds_of(config), self._demands
+        return device.train(config, plan, place, job.on_step, self._synced, *kept)
+
+    def _masked_work(self, job: Job, config: RunConfig, plan: Plan, place: Place, secure: bytes) -> tuple[bytes, bool]:
+        """As `_work`, for a plan of a secure sum: what is kept for repeats is masked, and in memory, as its secrets."""
+        started, statuses = time.monotonic(), ["stopped"]
+
+        def measure() -> Reply:
+            reply = self._train(job, config, plan, place)
+            statuses.append(reply.status.name.lower() + (f": {reply.message}" if reply.message else ""))
+            return reply
+
+        with self._lock:
+            self._prepare(config)
+            try:
+                answer = self.sums.train(plan, secure, measure)
+            except ZOError as error:
+                statuses.append(f"refused: {error}")
+                answer = refusal("train", plan, None, self.have_round, Status.ERROR, error_text(error, place))
+            finally:
+                self._settle()
+                self._tell(job, statuses[-1], time.monotonic() - started)
+        return answer, is_masked(answer)
 
     def _prepare(self, config: RunConfig) -> None:
         """Prepare the engine and the recordings for these settings; a user error is reported at their use."""

@@ -23,6 +23,7 @@ class Request:
         digest: hash of all that the answer depends on.
         run: base id, run seed and client id; only a later round of the same run supersedes.
         refuse: makes the packed reply of this kind with a status other than OK and a message.
+        repeats: whether an earlier answer may be given again; not where the work is to say why it is refused.
     """
 
     kind: Kind
@@ -32,6 +33,7 @@ class Request:
     refuse: Callable[[Status, str], bytes] = field(compare=False)
     steps: int = 0
     num_queries: int = 0
+    repeats: bool = True
 
     def supersedes(self, other: Request) -> bool:
         """Return whether the sender of this request no longer waits for `other`."""

@@ -21,7 +21,15 @@ from client.device.engine import Engine
 from zo_common.binary.durable import PRIVATE, seal, sync_directory, unseal, write_durably
 from zo_common.checked import STRICT, Count, read_json
 from zo_common.config.header import header_of
-from zo_common.errors import ChecksumMismatch, CodecError, ConfigError, LedgerError, WrongBaseModel, ZOError
+from zo_common.errors import (
+    ChecksumMismatch,
+    CodecError,
+    ConfigError,
+    LedgerError,
+    ProtocolMismatch,
+    WrongBaseModel,
+    ZOError,
+)
 from zo_common.ledger.file import LedgerFile
 from zo_common.ledger.ledger import LedgerHeader, describe_tensors
 from zo_common.ledger.record import Record, all_updates
@@ -32,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _STATE, _SNAPSHOT, _ANSWER = b"ZOST", b"ZOSN", b"ZOAN"
 _VERSION = 1
+_ANSWER_VERSION = 2  # those of version 1 may hold what was to be masked
 _DIGEST_BYTES = 32
 _START = struct.Struct("<IQ")
 
@@ -217,15 +226,18 @@ class Journal:
     def save_answer(self, digest: bytes, answer: bytes) -> None:
         """Save the last answer; warn if that fails."""
         try:
-            write_durably(self.folder / "answer.bin", seal(_ANSWER, _VERSION, digest + answer), PRIVATE)
+            write_durably(self.folder / "answer.bin", seal(_ANSWER, _ANSWER_VERSION, digest + answer), PRIVATE)
         except OSError as error:
             logger.warning(f"the last answer is not saved: {error}")
 
     def answer(self) -> tuple[bytes, bytes] | None:
         """Return the last answer's request digest and its bytes; None, with a warning unless there is none."""
         try:
-            body = unseal((self.folder / "answer.bin").read_bytes(), _ANSWER, _VERSION)
+            body = unseal((self.folder / "answer.bin").read_bytes(), _ANSWER, _ANSWER_VERSION)
         except FileNotFoundError:
+            return None
+        except ProtocolMismatch:  # of an earlier release, whose answers were not yet masked
+            self._remove(self.folder / "answer.bin")
             return None
         except (OSError, ZOError) as error:
             logger.warning(f"the last answer in {self.folder} cannot be used ({error})")

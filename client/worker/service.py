@@ -60,6 +60,13 @@ class WorkerService(WorkerServicer):
         """Yield the progress and the reply of an evaluation."""
         yield from self._answer("evaluate", request, context)
 
+    def Secure(self, request: Request, context: Any) -> Event:  # noqa: N802
+        """Take a step of a secure sum beside the work in progress, which it does not touch."""
+        try:
+            return Event(reply=self._host.sums.step(request.payload, request.client_id))
+        except ZOError as error:
+            _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
+
     def Cancel(self, request: CancelRequest, context: Any) -> CancelReply:  # noqa: N802
         """Stop the work in progress after its step."""
         word = self._desk.cancel()

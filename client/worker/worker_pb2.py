@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63lient/worker/worker.proto\x12\x10zo_asr.worker.v1\"\xed\x01\n\x07Request\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x32\n\x07\x63ontent\x18\x02 \x01(\x0e\x32!.zo_asr.worker.v1.Request.Content\x12\x10\n\x08settings\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\x04\x12\x19\n\x0cpartition_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0enum_partitions\x18\x06 \x01(\r\"4\n\x07\x43ontent\x12\x08\n\x04PLAN\x10\x00\x12\x08\n\x04PART\x10\x01\x12\x0b\n\x07REBUILD\x10\x02\x12\x08\n\x04LOOK\x10\x03\x42\x0f\n\r_partition_id\"\x99\x01\n\x08Progress\x12\x14\n\x0cserver_round\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x1a\n\x12queries_per_second\x18\x05 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x06 \x01(\x01\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x0c\n\x04word\x18\x08 \x01(\t\"9\n\x04\x42usy\x12\x14\n\x0cseconds_left\x18\x01 \x01(\x01\x12\r\n\x05reply\x18\x02 \x01(\x0c\x12\x0c\n\x04word\x18\x03 \x01(\t\"x\n\x05\x45vent\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.zo_asr.worker.v1.ProgressH\x00\x12&\n\x04\x62usy\x18\x02 \x01(\x0b\x32\x16.zo_asr.worker.v1.BusyH\x00\x12\x0f\n\x05reply\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04what\"F\n\x0bInfoRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x19.zo_asr.worker.v1.RequestH\x00\x88\x01\x01\x42\x08\n\x06_hello\"*\n\tInfoReply\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\r\n\x05hello\x18\x02 \x01(\x0c\"\x0f\n\rCancelRequest\".\n\x0b\x43\x61ncelReply\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x12\x0c\n\x04word\x18\x02 \x01(\t2\xd3\x02\n\x06Worker\x12\x42\n\x04Info\x12\x1d.zo_asr.worker.v1.InfoRequest\x1a\x1b.zo_asr.worker.v1.InfoReply\x12:\n\x04Sync\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event\x12=\n\x05Train\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event0\x01\x12@\n\x08\x45valuate\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event0\x01\x12H\n\x06\x43\x61ncel\x12\x1f.zo_asr.worker.v1.CancelRequest\x1a\x1d.zo_asr.worker.v1.CancelReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x63lient/worker/worker.proto\x12\x10zo_asr.worker.v1\"\xfd\x01\n\x07Request\x12\x0f\n\x07payload\x18\x01 \x01(\x0c\x12\x32\n\x07\x63ontent\x18\x02 \x01(\x0e\x32!.zo_asr.worker.v1.Request.Content\x12\x10\n\x08settings\x18\x03 \x01(\t\x12\x11\n\tclient_id\x18\x04 \x01(\x04\x12\x19\n\x0cpartition_id\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0enum_partitions\x18\x06 \x01(\r\x12\x0e\n\x06secure\x18\x07 \x01(\x0c\"4\n\x07\x43ontent\x12\x08\n\x04PLAN\x10\x00\x12\x08\n\x04PART\x10\x01\x12\x0b\n\x07REBUILD\x10\x02\x12\x08\n\x04LOOK\x10\x03\x42\x0f\n\r_partition_id\"\x99\x01\n\x08Progress\x12\x14\n\x0cserver_round\x18\x01 \x01(\r\x12\x0c\n\x04step\x18\x02 \x01(\r\x12\r\n\x05steps\x18\x03 \x01(\r\x12\x0c\n\x04loss\x18\x04 \x01(\x01\x12\x1a\n\x12queries_per_second\x18\x05 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x06 \x01(\x01\x12\x0c\n\x04kind\x18\x07 \x01(\t\x12\x0c\n\x04word\x18\x08 \x01(\t\"9\n\x04\x42usy\x12\x14\n\x0cseconds_left\x18\x01 \x01(\x01\x12\r\n\x05reply\x18\x02 \x01(\x0c\x12\x0c\n\x04word\x18\x03 \x01(\t\"x\n\x05\x45vent\x12.\n\x08progress\x18\x01 \x01(\x0b\x32\x1a.zo_asr.worker.v1.ProgressH\x00\x12&\n\x04\x62usy\x18\x02 \x01(\x0b\x32\x16.zo_asr.worker.v1.BusyH\x00\x12\x0f\n\x05reply\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04what\"F\n\x0bInfoRequest\x12-\n\x05hello\x18\x01 \x01(\x0b\x32\x19.zo_asr.worker.v1.RequestH\x00\x88\x01\x01\x42\x08\n\x06_hello\"*\n\tInfoReply\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\r\n\x05hello\x18\x02 \x01(\x0c\"\x0f\n\rCancelRequest\".\n\x0b\x43\x61ncelReply\x12\x11\n\tcancelled\x18\x01 \x01(\x08\x12\x0c\n\x04word\x18\x02 \x01(\t2\x91\x03\n\x06Worker\x12\x42\n\x04Info\x12\x1d.zo_asr.worker.v1.InfoRequest\x1a\x1b.zo_asr.worker.v1.InfoReply\x12:\n\x04Sync\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event\x12=\n\x05Train\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event0\x01\x12@\n\x08\x45valuate\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event0\x01\x12<\n\x06Secure\x12\x19.zo_asr.worker.v1.Request\x1a\x17.zo_asr.worker.v1.Event\x12H\n\x06\x43\x61ncel\x12\x1f.zo_asr.worker.v1.CancelRequest\x1a\x1d.zo_asr.worker.v1.CancelReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,23 +32,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'client.worker.worker_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUEST']._serialized_start=49
-  _globals['_REQUEST']._serialized_end=286
-  _globals['_REQUEST_CONTENT']._serialized_start=217
-  _globals['_REQUEST_CONTENT']._serialized_end=269
-  _globals['_PROGRESS']._serialized_start=289
-  _globals['_PROGRESS']._serialized_end=442
-  _globals['_BUSY']._serialized_start=444
-  _globals['_BUSY']._serialized_end=501
-  _globals['_EVENT']._serialized_start=503
-  _globals['_EVENT']._serialized_end=623
-  _globals['_INFOREQUEST']._serialized_start=625
-  _globals['_INFOREQUEST']._serialized_end=695
-  _globals['_INFOREPLY']._serialized_start=697
-  _globals['_INFOREPLY']._serialized_end=739
-  _globals['_CANCELREQUEST']._serialized_start=741
-  _globals['_CANCELREQUEST']._serialized_end=756
-  _globals['_CANCELREPLY']._serialized_start=758
-  _globals['_CANCELREPLY']._serialized_end=804
-  _globals['_WORKER']._serialized_start=807
-  _globals['_WORKER']._serialized_end=1146
+  _globals['_REQUEST']._serialized_end=302
+  _globals['_REQUEST_CONTENT']._serialized_start=233
+  _globals['_REQUEST_CONTENT']._serialized_end=285
+  _globals['_PROGRESS']._serialized_start=305
+  _globals['_PROGRESS']._serialized_end=458
+  _globals['_BUSY']._serialized_start=460
+  _globals['_BUSY']._serialized_end=517
+  _globals['_EVENT']._serialized_start=519
+  _globals['_EVENT']._serialized_end=639
+  _globals['_INFOREQUEST']._serialized_start=641
+  _globals['_INFOREQUEST']._serialized_end=711
+  _globals['_INFOREPLY']._serialized_start=713
+  _globals['_INFOREPLY']._serialized_end=755
+  _globals['_CANCELREQUEST']._serialized_start=757
+  _globals['_CANCELREQUEST']._serialized_end=772
+  _globals['_CANCELREPLY']._serialized_start=774
+  _globals['_CANCELREPLY']._serialized_end=820
+  _globals['_WORKER']._serialized_start=823
+  _globals['_WORKER']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Request(_message.Message):
-    __slots__ = ("payload", "content", "settings", "client_id", "partition_id", "num_partitions")
+    __slots__ = ("payload", "content", "settings", "client_id", "partition_id", "num_partitions", "secure")
     class Content(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         PLAN: _ClassVar[Request.Content]
@@ -24,13 +24,15 @@ class Request(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     PARTITION_ID_FIELD_NUMBER: _ClassVar[int]
     NUM_PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
     payload: bytes
     content: Request.Content
     settings: str
     client_id: int
     partition_id: int
     num_partitions: int
-    def __init__(self, payload: _Optional[bytes] = ..., content: _Optional[_Union[Request.Content, str]] = ..., settings: _Optional[str] = ..., client_id: _Optional[int] = ..., partition_id: _Optional[int] = ..., num_partitions: _Optional[int] = ...) -> None: ...
+    secure: bytes
+    def __init__(self, payload: _Optional[bytes] = ..., content: _Optional[_Union[Request.Content, str]] = ..., settings: _Optional[str] = ..., client_id: _Optional[int] = ..., partition_id: _Optional[int] = ..., num_partitions: _Optional[int] = ..., secure: _Optional[bytes] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("server_round", "step", "steps", "loss", "queries_per_second", "seconds_left", "kind", "word")

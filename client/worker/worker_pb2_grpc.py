@@ -54,6 +54,11 @@ class WorkerStub(object):
                 request_serializer=client_dot_worker_dot_worker__pb2.Request.SerializeToString,
                 response_deserializer=client_dot_worker_dot_worker__pb2.Event.FromString,
                 _registered_method=True)
+        self.Secure = channel.unary_unary(
+                '/zo_asr.worker.v1.Worker/Secure',
+                request_serializer=client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+                response_deserializer=client_dot_worker_dot_worker__pb2.Event.FromString,
+                _registered_method=True)
         self.Cancel = channel.unary_unary(
                 '/zo_asr.worker.v1.Worker/Cancel',
                 request_serializer=client_dot_worker_dot_worker__pb2.CancelRequest.SerializeToString,
@@ -91,6 +96,13 @@ class WorkerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Secure(self, request, context):
+        """A step of a secure sum that needs no training; the worker holds the sum's secrets, and masks what it trained.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Cancel(self, request, context):
         """Stop the work in progress after its step.
         """
@@ -118,6 +130,11 @@ def add_WorkerServicer_to_server(servicer, server):
             ),
             'Evaluate': grpc.unary_stream_rpc_method_handler(
                     servicer.Evaluate,
+                    request_deserializer=client_dot_worker_dot_worker__pb2.Request.FromString,
+                    response_serializer=client_dot_worker_dot_worker__pb2.Event.SerializeToString,
+            ),
+            'Secure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Secure,
                     request_deserializer=client_dot_worker_dot_worker__pb2.Request.FromString,
                     response_serializer=client_dot_worker_dot_worker__pb2.Event.SerializeToString,
             ),
@@ -233,6 +250,33 @@ class Worker(object):
             request,
             target,
             '/zo_asr.worker.v1.Worker/Evaluate',
+            client_dot_worker_dot_worker__pb2.Request.SerializeToString,
+            client_dot_worker_dot_worker__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Secure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/zo_asr.worker.v1.Worker/Secure',
             client_dot_worker_dot_worker__pb2.Request.SerializeToString,
             client_dot_worker_dot_worker__pb2.Event.FromString,
             options,

@@ -19,6 +19,7 @@ from server.run.lock import is_locked
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, LedgerError, ProtocolMismatch
+from zo_common.secure_sum.node_keys import PEERS_NAME
 
 SETTINGS_USED = "run-config.toml"
 RUN_ID = "flower-run-id"
@@ -93,12 +94,20 @@ def begin(deployment: Deployment, run: str, changes: Sequence[str] = (), *, resu
             refuse_used_ledger(settings)
     output.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_app(deployment)
+    _link_peers(deployment, output)
     used = output / SETTINGS_USED
     write_durably(used, tomli_w.dumps(settings.to_mapping()).encode())
     answer = flwr_json(deployment, "run", str(deployment.app), CONNECTION, "--run-config", str(used))
     run_id = str(answer["run-id"])
     write_durably(output / RUN_ID, run_id.encode())
     return run_id
+
+
+def _link_peers(deployment: Deployment, output: Path) -> None:
+    """Show a run the devices' public keys, so that it names who signs a secure sum wrongly; the list may change."""
+    peers, link = deployment.root / PEERS_NAME, output / PEERS_NAME
+    if peers.exists() and not link.is_symlink():
+        link.symlink_to(peers.absolute())
 
 
 def _under_way(deployment: Deployment, path: Path) -> bool:

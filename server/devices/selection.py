@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 
 from server.devices.roster import Member, Roster
 from server.devices.standing import Standings
@@ -14,6 +15,7 @@ from zo_common.directions.seeds import fold_in
 
 logger = logging.getLogger(__name__)
 _SAMPLING_STREAM = 1 << 42
+Able = Callable[[int, list[Member]], list[Member]]
 
 
 class Selection:
@@ -45,8 +47,12 @@ class Selection:
                 told = True
             time.sleep(0.5)
 
-    def choose(self, server_round: int) -> list[Member]:
-        """Return this round's devices: those online and in good standing, or a seeded sample of them."""
+    def choose(self, server_round: int, able: Able | None = None) -> list[Member]:
+        """Return this round's devices: those online, in good standing and `able`, or a seeded sample of them.
+
+        Args:
+            able: returns those of the members that the round's number may still be asked of.
+        """
         config = self._config
         members = sorted(self._here(), key=lambda m: m.client_id)
         if server_round < config.late_round and config.late_joiners:
@@ -54,6 +60,8 @@ class Selection:
         willing = [m for m in members if self._standings.may_be_asked(m.client_id, server_round)]
         if len(willing) >= max(config.min_clients, config.min_replies):
             members = willing  # else too few devices are left to let some back off
+        if able is not None:
+            members = able(server_round, members)
         wanted = math.ceil(config.clients_per_round * (1 + config.over_selection))
         if wanted and wanted < len(members):
             draw = random.Random(fold_in(config.run_seed, _SAMPLING_STREAM, server_round))

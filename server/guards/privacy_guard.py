@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 
 from server.devices.roster import Member
 from zo_common.aggregation.mean import ClientScalars
@@ -24,13 +25,16 @@ from zo_common.privacy.mechanism import Mechanism, PrivacySettings, noised_mean,
 from zo_common.wire.plan import Plan
 
 logger = logging.getLogger(__name__)
+_MOST_MEDIANS = 4  # that one device's number of utterances may count for
+_MOST_NAMED = 8
 
 
 def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> RunConfig:
     """Return the settings with the run's noise multiplier: the given one, the ledger's, or the least for the target.
 
-    The least is computed for the device with the fewest utterances, since they are sampled most often, and for all
-    rounds.
+    The least is computed for all rounds and for the device with the fewest utterances, since they are sampled most
+    often, of those with at least half the median number: what one device claims decides over nobody else's noise. A
+    device with fewer still takes part until its own ε is spent. Of a claim, four times the median counts for δ.
 
     Raises:
         ConfigError: δ is too large for so many utterances or devices, the target cannot be reached, or a run is resumed
@@ -45,10 +49,18 @@ def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> 
             return replace(config, noise_multiplier=kept)
         return config  # `refuse_fixed_changes` reports the difference
     counts = [m.num_examples for m in members]
-    settings.check_population(sum(counts) if settings.level == "example" else len(counts))
+    median = median_low(counts)
+    believed = sum(min(count, _MOST_MEDIANS * median) for count in counts)
+    settings.check_population(believed if settings.level == "example" else len(counts))
     if settings.noise_multiplier:
         return config
-    release, times = release_of(settings.level, 1.0, config.local_steps, config.batch_size, min(counts))
+    fewest = min(count for count in counts if 2 * count >= median)
+    if settings.level == "example" and (few := [m.client_id for m in members if m.num_examples < fewest]):
+        logger.warning(
+            f"{len(few)} devices have less than half the median number of utterances ({median}) and will take part in "
+            f"fewer rounds, as their own ε is spent sooner: {', '.join(map(str, few[:_MOST_NAMED]))}"
+        )
+    release, times = release_of(settings.level, 1.0, config.local_steps, config.batch_size, fewest)
     target = settings.target_epsilon, settings.target_delta
     noise = noise_for(*target, times * config.num_server_rounds, release.batch, release.examples)
     return replace(config, noise_multiplier=noise)
@@ -64,6 +76,7 @@ class PrivacyGuard:
 
     def __init__(self, config: RunConfig, settings: PrivacySettings, ledger: LedgerFile, resumed: bool) -> None:
         self._config, self._settings, self._ledger = config, settings, ledger
+        self._spent_then: dict[int, float] = {}  # ε of each device after one more answer
         path = Path(config.output) / LOG_NAME
         # a run killed before its first line may have left only one of the two files
         self.log = PrivacyLog.open(path) if resumed and (path.exists() or ledger.ledger.records) else _new_log(path)
@@ -75,28 +88,35 @@ class PrivacyGuard:
         """The largest ε that any device has spent."""
         return most_spent(self.log.spent, self._settings.target_delta)
 
-    def charge(self, server_round: int, members: list[Member]) -> list[Member]:
-        """Charge the members that can be asked once more within the target, durably, and return them.
+    def able(self, server_round: int, members: list[Member]) -> list[Member]:
+        """Return the members that can be asked once more within the target, before some of them are drawn.
 
         Raises:
             RunStopped: there are fewer of them than a round needs.
-            LedgerError: the charge cannot be written; no device may be asked.
         """
         delta = self._settings.target_delta
         after = {m.client_id: self._after(m) for m in members}
         spent = {client: epsilon_spent(account, delta) for client, account in after.items()}
         able = [m for m in members if spent[m.client_id] <= self._settings.target_epsilon]
+        self._spent_then = spent
         if len(able) < min(len(members), max(1, self._config.min_replies)):
             raise RunStopped(
                 f"the privacy budget is spent: round {server_round} would take devices from ε {self.epsilon:.3f} to "
                 f"{max(spent.values()):.3f}, target-epsilon is {self._settings.target_epsilon:g} at "
                 f"δ {delta:g}; the ledger holds the model after round {server_round - 1}"
             )
-        if able:
-            others = most_spent(self.log.spent, delta)
-            most = max(others, *(spent[m.client_id] for m in able))
-            self.log.append(self._charge(server_round, able, most))
         return able
+
+    def charge(self, server_round: int, members: list[Member]) -> None:
+        """Charge members, of those that were `able` in this round, durably.
+
+        Raises:
+            LedgerError: the charge cannot be written; no device may be asked.
+        """
+        if members:
+            others = most_spent(self.log.spent, self._settings.target_delta)
+            most = max(others, *(self._spent_then[m.client_id] for m in members))
+            self.log.append(self._charge(server_round, members, most))
 
     def _release(self, examples: int) -> tuple[Release, int]:
         config = self._config

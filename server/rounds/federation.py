@@ -267,13 +267,14 @@ class Federation:
         self._late.forget_before(server_round - _ROUNDS_LATE)
         self._selection.wait(server_round)
         self._leave_out_mismatched(self.roster.refresh(server_round), server_round)
-        chosen = self._selection.choose(server_round)
+        chosen = self._selection.choose(server_round, self.privacy.able if self.privacy else None)
         if self.privacy is not None:
-            chosen = self.privacy.charge(server_round, chosen)
+            self.privacy.charge(server_round, chosen)
         votes = self.config.aggregation == "sign-vote"
         factor, trained = self.guard.step_factor, server_round - self.guard.closings
         own, curved = self.step_size.planned(trained) * factor, self.config.measures_curvature
-        plans = {m.node_id: replace(self._plan(server_round, m, own), curvature=curved) for m in chosen}
+        attempt = self._secure.attempts.begin(server_round) if self._secure else 0
+        plans = {m.node_id: replace(self._plan(server_round, m, own, attempt), curvature=curved) for m in chosen}
         secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
         inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar, votes=votes)
         asked = secure.plans if secure else plans
@@ -387,6 +388,6 @@ class Federation:
             if node in self.members and is_ok(answer) == 0:
                 self.standings.rebuilt(self.members[node].client_id)
 
-    def _plan(self, server_round: int, member: Member, learning_rate: float) -> Plan:
-        plan = plan_for(self.config, self.ledger.ledger, self.checksum, server_round, member, learning_rate)
+    def _plan(self, server_round: int, member: Member, learning_rate: float, attempt: int = 0) -> Plan:
+        plan = plan_for(self.config, self.ledger.ledger, self.checksum, server_round, member, learning_rate, attempt)
         return plan if self.privacy is None else self.privacy.ask(plan, member)

@@ -10,16 +10,23 @@ from zo_common.wire.plan import Plan
 
 
 def plan_for(
-    config: RunConfig, ledger: Ledger, checksum: int, server_round: int, member: Member, learning_rate: float
+    config: RunConfig,
+    ledger: Ledger,
+    checksum: int,
+    server_round: int,
+    member: Member,
+    learning_rate: float,
+    attempt: int = 0,
 ) -> Plan:
     """Return a device's plan, with the ledger's last record for devices that have all records before it.
 
     Args:
         checksum: checksum of the weights after the ledger's rounds; 0 if the server does not know it.
         learning_rate: learning rate of the device's own local steps.
+        attempt: how often the round was begun before (`server.rounds.attempts`).
     """
     if config.directions == "shared":
-        seed = shared_seed(config.run_seed, server_round)
+        seed = shared_seed(config.run_seed, server_round, attempt)
     else:
         seed = client_seed(config.run_seed, server_round, member.client_id)
     return Plan(

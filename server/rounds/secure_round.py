@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -31,16 +32,19 @@ from server.messaging.exchange import (
 )
 from server.messaging.foreign_text import plain
 from server.messaging.validation import Refused, RoundInbox, check_fields, check_reply
+from server.rounds.attempts import Attempts
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.errors import CodecError, SecureAggregationError
 from zo_common.estimator.curvature import RelativeCurvature
 from zo_common.ledger.ledger import LedgerHeader
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
+from zo_common.secure_sum.node_keys import PEERS_NAME, PeerKeys
 from zo_common.secure_sum.server import SecureServer
-from zo_common.secure_sum.terms import Terms
+from zo_common.secure_sum.terms import PLAN_BYTES, Terms
 from zo_common.wire.masked_reply import decode_masked, grid_of, is_masked, mean_curvature_of, means_of, vector_length
 from zo_common.wire.plan import Plan, Reply, Status
+from zo_common.wire.plan_digest import plan_digest
 
 logger = logging.getLogger(__name__)
 _STEP_SECONDS = 120.0  # for a step without training; a slower device counts as dropped out
@@ -104,6 +108,19 @@ class SecureAggregation:
     run_id: bytes
     told: bool = False
 
+    def __post_init__(self) -> None:
+        self.attempts = Attempts(Path(self.config.output))
+        self.faulty: dict[int, str] = {}
+
+    def _peers(self) -> PeerKeys | None:
+        """The devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        path = Path(self.config.output) / PEERS_NAME
+        return PeerKeys.parse(path.read_text(errors="replace")) if path.exists() else None
+
     def begin(self, server_round: int, plans: dict[int, Plan], weights: Mapping[int, int]) -> SecureRound:
         """Exchange keys and shares; the round's `plans` keep only the devices that completed this.
 
@@ -119,9 +136,11 @@ class SecureAggregation:
             config.secure_threshold,
             config.secure_neighbours,
             weighted,
+            plan_digest(next(iter(plans.values()))) if plans else bytes(PLAN_BYTES),
         )
+        plans = {node: plan for node, plan in plans.items() if plan.client_id not in self.faulty}
         counted = {plan.client_id: weights[plan.client_id] if weighted else 1 for plan in plans.values()}
-        secure = SecureRound(self, SecureServer(terms), plans, counted)
+        secure = SecureRound(self, SecureServer(terms, self._peers()), plans, counted)
         secure.prepare()
         return secure
 
@@ -174,15 +193,20 @@ class SecureRound:
         """Let the survivors unmask the sum; return their number, 0 if that fails. `exchange` gets the steps' bytes."""
         inbox, server = self.inbox, self._server
         masked = {self._all[node].client_id: inbox.masked[node] for node in inbox.replies}
+        checksum = next((reply.checksum for reply in inbox.replies.values()), 0)
         try:
             if self.attached:
-                self._step(server.close_masking(masked), server.add_consent)
+                self._step(server.close_masking(masked, checksum), server.add_consent)
                 self._step(server.close_consent(), server.add_revealed)
                 self._settle(server.total(), masked)
         except SecureAggregationError as error:
             inbox.refuse("too-few", f"secure sum: {error}")
         if not inbox.scalars():
             inbox.replies.clear()
+        for client, word in server.faulty.items():
+            self._run.faulty[client] = word
+            logger.warning(f"{word}: it is in no later sum of this run")
+            inbox.refuse("secure-sum", word, self._nodes[client])
         exchange.down.add(self._down.payload, self._down.serialised)
         exchange.up.add(self._up.payload, self._up.serialised)
         for node, (down, up) in self._by_node.items():
@@ -193,7 +217,7 @@ class SecureRound:
 
     def _settle(self, total: NDArray[np.int64], masked: Mapping[int, NDArray[np.uint64]]) -> None:
         config, plan = self._run.config, next(iter(self.plans.values()))
-        weight = sum(self._weights[client] for client in masked)
+        weight = sum(self._server.weights[client] for client in masked)
         shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
         mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
         curvature = mean_curvature_of(total, len(masked)) if plan.curvature else None

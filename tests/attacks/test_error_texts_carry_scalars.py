@@ -16,9 +16,9 @@ from flwr.common.serde import recorddict_to_proto
 from client.device import requests as device
 from client.device.engine import Engine
 from client.device.privacy_account import PrivacyAccount
+from client.device.secure_sums import FAILED
 from client.device.warm import warm_engine
 from client.place import Place
-from client.secure_sum import FAILED
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed

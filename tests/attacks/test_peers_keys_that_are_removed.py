@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from secure_cohort import node_key
 
-from client.secure_sum import keys_of
+from client.device.sum_keys import keys_of
 from zo_common.errors import ConfigError, Refusal
 from zo_common.secure_sum.node_keys import peer_line
 

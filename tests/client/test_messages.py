@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app, make_client_app
-from client.secure_sum import NO_PEERS
+from client.device.sum_keys import NO_PEERS
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.terms import Terms
 

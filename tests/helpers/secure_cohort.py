@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives import serialization
@@ -44,6 +45,7 @@ class Cohort:
 
     Attributes:
         drops: at which step a device is silent, and from then on.
+        checksums: of the weights at which a device has trained; 0 if not given.
         to_device, to_server: may alter bytes on the way: (step, client, bytes) → bytes.
         received: all bytes the server got.
         refused: what each device, or the server about it, refused.
@@ -55,6 +57,7 @@ class Cohort:
     signed: bool = False
     noise: Noise | None = None
     weights: Mapping[int, int] | None = None
+    checksums: Mapping[int, int] = field(default_factory=dict)
     to_device: Tamper = lambda step, client, data: data
     to_server: Tamper = lambda step, client, data: data
     received: list[bytes] = field(default_factory=list)
@@ -102,7 +105,9 @@ class Cohort:
         weights = self.weights or dict.fromkeys(self.vectors, 1)
         self._step(
             "mask",
-            lambda d, data: d.mask(Sharers.decode(data), self.vectors[d.client_id], self.noise).encode(),
+            lambda d, data: d.mask(
+                Sharers.decode(data), self.vectors[d.client_id], self.noise, self.checksums.get(d.client_id, 0)
+            ).encode(),
             server.close_sharing(weights),
         )
         alive = server.close_masking(self.masked)
@@ -126,6 +131,8 @@ def vectors_of(clients: Collection[int], length: int, seed: int = 0) -> dict[int
     }
 
 
-def terms_of(length: int = 4, server_round: int = 1, threshold: float = 2 / 3, neighbours: int = 0) -> Terms:
+def terms_of(
+    length: int = 4, server_round: int = 1, threshold: float = 2 / 3, neighbours: int = 0, **more: Any
+) -> Terms:
     """Terms of a test's sum."""
-    return Terms(b"a run of a test.", server_round, length, threshold, neighbours)
+    return Terms(b"a run of a test.", server_round, length, threshold, neighbours, **more)

@@ -8,6 +8,8 @@ from typing import Literal
 
 Directions = Literal["independent", "shared"]  # of a round's devices
 MASK64 = (1 << 64) - 1
+MOST_ATTEMPTS = 16
+"""Times that a round with secure sums may be begun: each gives a server another choice of directions."""
 _PERSON = b"zo-asr/seed/v1"
 
 
@@ -34,9 +36,14 @@ def client_seed(run_seed: int, server_round: int, client_id: int) -> int:
     return fold_in(run_seed, server_round, client_id)
 
 
-def shared_seed(run_seed: int, server_round: int) -> int:
-    """Return the seed that all clients use in a round if `directions = "shared"`."""
-    return fold_in(run_seed, server_round)
+def shared_seed(run_seed: int, server_round: int, attempt: int = 0) -> int:
+    """Return the seed that all clients use in a round if `directions = "shared"`.
+
+    Args:
+        attempt: how often the round was begun before, in a run with secure sums; less than `MOST_ATTEMPTS`.
+    """
+    seed = fold_in(run_seed, server_round)
+    return fold_in(seed, attempt) if attempt else seed
 
 
 def direction_seed(seed: int, step: int, query: int) -> int:

@@ -1,6 +1,6 @@
 """Messages of a secure sum: packed bytes of bounded size, each with its session.
 
-Every message is `"ZA"`, version u8 = 1, kind u8, 16 bytes of session, and then its class' fields. Server to device:
+Every message is `"ZA"`, version u8 = 2, kind u8, 16 bytes of session, and then its class' fields. Server to device:
 Invitation, KeyList, Sharers, Survivors, RevealRequest; device to server: Advertisement, SealedShares, MaskedInput,
 Consent, RevealedShares. The rounds are those of Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving
 Machine Learning, CCS 2017, figure 4.
@@ -8,6 +8,7 @@ Machine Learning, CCS 2017, figure 4.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
-from zo_common.secure_sum.boxes import BOX_BYTES
+from zo_common.secure_sum.boxes import ENTRY_BYTES, HASHES_BYTES
 from zo_common.secure_sum.masks import KEY_BYTES
 from zo_common.secure_sum.node_keys import MOST_SIGNATURE_BYTES
 from zo_common.secure_sum.shamir import SHARE_BYTES
-from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, SESSION_BYTES, Terms
+from zo_common.secure_sum.terms import MOST_DEVICES, MOST_LENGTH, PERSON, SESSION_BYTES, Terms
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 _MAGIC = b"ZA"
 _BITMAP_BYTES = MOST_DEVICES // 8
 
@@ -86,13 +87,13 @@ def _ascending(ids: Iterable[int], what: str) -> None:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Server → device: the terms (35 bytes); the answer is an Advertisement."""
+    """Server → device: the terms (67 bytes); the answer is an Advertisement."""
 
     KIND: ClassVar[int] = 1
     terms: Terms
 
     def encode(self) -> bytes:
-        """Pack to 55 bytes."""
+        """Pack to 87 bytes."""
         return _head(self.KIND, self.terms.session) + self.terms.encode()
 
     @classmethod
@@ -119,7 +120,7 @@ class Advertisement:
 
     def signed(self) -> bytes:
         """Return the bytes that the node key signs."""
-        return b"zo-asr/secagg/v1 advertise\0" + self.session + self._body()
+        return b"zo-asr/secagg/v2 advertise\0" + self.session + self._body()
 
     def _body(self) -> bytes:
         return struct.pack("<Q", self.client_id) + self.box_key + self.mask_key
@@ -180,27 +181,30 @@ class KeyList:
 
 @dataclass(frozen=True)
 class SealedShares:
-    """Device → server: id u64, BLAKE2b-256 of the self mask's seed, and a box of shares for each neighbour.
+    """Device → server: id u64, BLAKE2b-256 of the self mask's seed, hashes of its own shares, boxes for its neighbours.
 
-    Boxes: u32 count, then receiver u64 and 82 bytes each, ascending.
+    Hashes are 32 bytes (`boxes.share_hashes`). Boxes: u32 count, then receiver u64, the box of 82 bytes and the hashes
+    of the shares in it, ascending.
     """
 
     KIND: ClassVar[int] = 4
     session: bytes
     client_id: int
     commitment: bytes
+    own: bytes
     boxes: dict[int, bytes]
 
     def encode(self) -> bytes:
-        """Pack to 64 bytes and 90 per neighbour."""
-        return _head(self.KIND, self.session) + struct.pack("<Q", self.client_id) + self.commitment + _boxes(self.boxes)
+        """Pack to 96 bytes and 122 per neighbour."""
+        head = _head(self.KIND, self.session) + struct.pack("<Q", self.client_id)
+        return head + self.commitment + self.own + _boxes(self.boxes)
 
     @classmethod
     def decode(cls, data: bytes) -> SealedShares:
         """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "sealed shares")
         (client_id,) = reader.take("Q")
-        found = cls(session, client_id, reader.raw(KEY_BYTES), _take_boxes(reader))
+        found = cls(session, client_id, reader.raw(KEY_BYTES), reader.raw(HASHES_BYTES), _take_boxes(reader))
         reader.finish()
         return found
 
@@ -211,33 +215,37 @@ def _boxes(boxes: dict[int, bytes]) -> bytes:
 
 
 def _take_boxes(reader: Reader) -> dict[int, bytes]:
-    count = _counted(reader, 8 + BOX_BYTES, "boxes")
-    entries = [(reader.take("Q")[0], reader.raw(BOX_BYTES)) for _ in range(count)]
+    count = _counted(reader, 8 + ENTRY_BYTES, "boxes")
+    entries = [(reader.take("Q")[0], reader.raw(ENTRY_BYTES)) for _ in range(count)]
     _ascending((client for client, _ in entries), "boxes")
     return dict(entries)
 
 
 @dataclass(frozen=True)
 class Sharers:
-    """Server → device, with the plan: who sent shares (bitmap, u16 length), its weight and the cohort's, both u64."""
+    """Server → device, with the plan: who sent shares (bitmap, u16 length), and their weights.
+
+    Weights: u32 count, then u32 each in the order of the bitmap; none where every device counts once.
+    """
 
     KIND: ClassVar[int] = 5
     session: bytes
     bitmap: bytes
-    weight: int
-    total: int
+    weights: tuple[int, ...] = ()
 
     def encode(self) -> bytes:
-        """Pack to 38 bytes and a bit per device of the cohort."""
-        return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap) + struct.pack("<QQ", self.weight, self.total)
+        """Pack to 26 bytes, a bit per device of the cohort, and 4 bytes per weight."""
+        weights = struct.pack(f"<I{len(self.weights)}I", len(self.weights), *self.weights)
+        return _head(self.KIND, self.session) + _pack_bitmap(self.bitmap) + weights
 
     @classmethod
     def decode(cls, data: bytes) -> Sharers:
         """Inverse of `encode`; raises CodecError for malformed bytes."""
         reader, session = open_message(data, cls.KIND, "list of sharers")
-        found = cls(session, _take_bitmap(reader), *reader.take("QQ"))
+        bitmap = _take_bitmap(reader)
+        weights = reader.take(f"{_counted(reader, 4, 'weights')}I")
         reader.finish()
-        return found
+        return cls(session, bitmap, weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,10 +295,27 @@ class Survivors:
         return found
 
 
-def agreement(session: bytes, cohort: bytes, sharers: bytes, survivors: bytes, total: int) -> bytes:
-    """Return the bytes of a device's consent: session, digest of the cohort, bitmaps of both sets, total weight."""
-    sets = _pack_bitmap(sharers) + _pack_bitmap(survivors)
-    return b"zo-asr/secagg/v1 survivors\0" + session + cohort + sets + struct.pack("<Q", total)
+def mask_context(sharers: Sharers, checksum: int) -> bytes:
+    """Return 16 bytes in place of the session for the pairs' masks: all that a device was told before it masked.
+
+    Of two devices that were told different lists or weights, or have trained at different states, the masks do not
+    cancel: their vectors are in no sum that can be read, whoever consents to it.
+    """
+    data = sharers.encode() + struct.pack("<Q", checksum)
+    return hashlib.blake2b(data, digest_size=SESSION_BYTES, person=PERSON).digest()
+
+
+def agreement(sharers: Sharers, cohort: bytes, survivors: bytes, checksum: int) -> bytes:
+    """Return the bytes of a device's consent: session, digest of the cohort, sharers, their weights, survivors, state.
+
+    Args:
+        cohort: `Graph.digest`.
+        survivors: bitmap over the cohort.
+        checksum: of the weights that the device was trained at; the plan may leave it open.
+    """
+    weights = struct.pack(f"<I{len(sharers.weights)}I", len(sharers.weights), *sharers.weights)
+    sets = _pack_bitmap(sharers.bitmap) + _pack_bitmap(survivors) + weights
+    return b"zo-asr/secagg/v2 survivors\0" + sharers.session + cohort + sets + struct.pack("<Q", checksum)
 
 
 @dataclass(frozen=True)
@@ -325,7 +350,7 @@ class RevealRequest:
     boxes: dict[int, bytes] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """Pack to 28 bytes, 9 and the signature per consent, 90 per box."""
+        """Pack to 28 bytes, 9 and the signature per consent, 122 per box."""
         signed = b"".join(struct.pack("<Q", c) + _pack_signature(self.signatures[c]) for c in sorted(self.signatures))
         head = _head(self.KIND, self.session) + struct.pack("<I", len(self.signatures))
         return head + signed + _boxes(self.boxes)
@@ -346,7 +371,8 @@ class RevealRequest:
 class RevealedShares:
     """Device → server: id u64 and, for each sharer it holds shares of, owner u64 and one share (u32 count, ascending).
 
-    Of a survivor it is the self mask's, of a device that dropped out the mask key's; never both.
+    Of a survivor it is the self mask's, of a device that dropped out the mask key's; never both. Left out are shares
+    whose box does not hold what its owner's hashes say.
     """
 
     KIND: ClassVar[int] = 10

@@ -8,11 +8,13 @@ It learns the sum of the survivors' vectors, exactly, and of no single one (Bona
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zo_common.errors import SecureAggregationError
+from zo_common.secure_sum.boxes import BOX_BYTES, is_share
 from zo_common.secure_sum.device import LEAST_COHORT, commitment
 from zo_common.secure_sum.graph import Graph, cohort_of
 from zo_common.secure_sum.masks import agree, pair_mask, public_of, self_mask
@@ -27,24 +29,42 @@ from zo_common.secure_sum.messages import (
     SealedShares,
     Sharers,
     Survivors,
+    agreement,
+    mask_context,
 )
+from zo_common.secure_sum.node_keys import PeerKeys
+from zo_common.secure_sum.quantiser import Quantiser
 from zo_common.secure_sum.shamir import combine
 from zo_common.secure_sum.terms import MOST_DEVICES, Terms
+from zo_common.secure_sum.weights import capped
 
 
 class SecureServer:
     """One secure sum: `add_…` takes one device's bytes, `close_…` ends a step and returns the messages to the devices.
 
+    Signatures and revealed shares are verified before they count: a device that sends garbage is left out and named,
+    and no other is blamed.
+
+    Args:
+        peers: the devices' public node keys, as far as they are known here; the signatures of others are passed on.
+
+    Attributes:
+        faulty: devices that made a sum impossible, by id, with what they did; leave them out of the next ones.
+
     Every `add_…` raises CodecError or SecureAggregationError for bytes that do not fit the device's turn: leave that
     device out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
     """
 
-    def __init__(self, terms: Terms) -> None:
-        self.terms = terms
+    def __init__(self, terms: Terms, peers: PeerKeys | None = None) -> None:
+        self.terms, self._peers = terms, peers
+        self.faulty: dict[int, str] = {}
+        self._checksum = 0
+        self._unopened: dict[int, int] = {}  # devices whose boxes did not open, and how many said so
         self._keys: dict[int, Advertisement] = {}
         self._sealed: dict[int, SealedShares] = {}
         self._graph = Graph(terms, ())
-        self._sharers = b""
+        self.weights: dict[int, int] = {}  # of the sharers, once sharing is closed
+        self._sharers: Sharers | None = None
         self._survivors: frozenset[int] = frozenset()
         self._dropped: frozenset[int] = frozenset()
         self._masked: dict[int, NDArray[np.uint64]] = {}
@@ -80,10 +100,18 @@ class SecureServer:
         self._belongs(found.session, found.client_id, client_id, None)
         if client_id in self._keys:
             raise SecureAggregationError(f"device {client_id} advertised twice: the first keys stay")
+        self._check_signature(client_id, found.signed(), found.signature, "its keys")
         self._keys[client_id] = found
 
+    def _check_signature(self, client_id: int, data: bytes, signature: bytes, what: str) -> None:
+        if self._peers is not None and client_id in self._peers and not self._peers.holds(client_id, data, signature):
+            raise SecureAggregationError(
+                f"device {client_id} did not sign {what} with its node key, and others would refuse the sum: it is "
+                "left out; look at its node key"
+            )
+
     def signed(self) -> int:
-        """Return the number of advertisements with a signature; devices verify it, not the server."""
+        """Return the number of advertisements with a signature."""
         return sum(bool(key.signature) for key in self._keys.values())
 
     def close_advertising(self) -> dict[int, bytes]:
@@ -116,18 +144,21 @@ class SecureServer:
         self._sealed[client_id] = found
 
     def close_sharing(self, weights: Mapping[int, int]) -> dict[int, bytes]:
-        """Return lists of sharers by client id, with each device's weight; they go with the plans.
+        """Return the list of sharers with their weights, one for all, by client id; it goes with the plans.
 
         Args:
-            weights: positive integers for at least all sharers.
+            weights: what devices claim, from 1, for at least all sharers; ignored where the terms are not weighted.
         """
         self._enough(self._sealed, "sent shares")
-        self._sharers = self._graph.bitmap(self._sealed)
-        total = sum(weights[client] for client in self._sealed)
-        return {
-            client: Sharers(self.terms.session, self._sharers, weights[client], total).encode()
-            for client in sorted(self._sealed)
-        }
+        clients = sorted(self._sealed)
+        if self.terms.weighted:
+            least = max(LEAST_COHORT, self.terms.needed(len(self._graph.cohort)))
+            self.weights = capped({client: weights[client] for client in clients}, least, Quantiser().most_weight)
+        else:
+            self.weights = dict.fromkeys(clients, 1)
+        listed = tuple(self.weights.values()) if self.terms.weighted else ()
+        self._sharers = Sharers(self.terms.session, self._graph.bitmap(clients), listed)
+        return dict.fromkeys(clients, self._sharers.encode())
 
     def check_masked(self, client_id: int, data: bytes) -> NDArray[np.uint64]:
         """Return a device's masked vector, not counted yet: uint64, shape (terms.length,)."""
@@ -139,8 +170,13 @@ class SecureServer:
             )
         return found.values
 
-    def close_masking(self, masked: Mapping[int, NDArray[np.uint64]]) -> dict[int, bytes]:
-        """Step 3: devices whose checked vectors are given survive, all others dropped out; return messages by id."""
+    def close_masking(self, masked: Mapping[int, NDArray[np.uint64]], checksum: int = 0) -> dict[int, bytes]:
+        """Step 3: devices whose checked vectors are given survive, all others dropped out; return messages by id.
+
+        Args:
+            checksum: of the weights at which they were trained.
+        """
+        self._checksum = checksum
         self._enough(masked, "sent masked vectors")
         self._masked = dict(masked)
         self._survivors = frozenset(masked)
@@ -152,6 +188,9 @@ class SecureServer:
         """Step 4: add a device's consent."""
         found = Consent.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._survivors)
+        assert self._sharers is not None
+        signed = agreement(self._sharers, self._graph.digest, self._graph.bitmap(self._survivors), self._checksum)
+        self._check_signature(client_id, signed, found.signature, "the survivors that it was sent")
         self._consents[client_id] = found.signature
 
     def close_consent(self) -> dict[int, bytes]:
@@ -170,17 +209,32 @@ class SecureServer:
         found = RevealedShares.decode(data)
         self._belongs(found.session, found.client_id, client_id, self._consents)
         expected = {other for other in self._graph.closed(client_id) if other in self._sealed}
-        if set(found.shares) != expected or client_id in self._revealed:
+        if not {client_id} <= set(found.shares) <= expected or client_id in self._revealed:
             raise SecureAggregationError(f"device {client_id} revealed other shares than it was asked for, or twice")
+        for owner, share in found.shares.items():
+            hashes = self._hashes(owner, client_id)
+            of_key = owner not in self._survivors
+            if not is_share(self.terms.session, owner, client_id, hashes, share, of_key=of_key):
+                raise SecureAggregationError(
+                    f"device {client_id} revealed a share that device {owner} did not make for it: none of its shares "
+                    "counts"
+                )
         self._revealed.add(client_id)
+        for owner in expected - set(found.shares):
+            self._unopened[owner] = self._unopened.get(owner, 0) + 1
         for owner, share in found.shares.items():
             self._shares.setdefault(owner, {})[self._graph.point(client_id)] = share
+
+    def _hashes(self, owner: int, holder: int) -> bytes:
+        sealed = self._sealed[owner]
+        return sealed.own if owner == holder else sealed.boxes[holder][BOX_BYTES:]
 
     def total(self) -> NDArray[np.int64]:
         """Return the exact sum of the survivors' vectors, int64, shape (terms.length,).
 
         Raises:
-            SecureAggregationError: too few shares of some device, or shares that were altered; nothing is returned.
+            SecureAggregationError: too few shares of some device, or shares that make no secret of it, for which it is
+                then `faulty`; nothing is returned.
         """
         session, length = self.terms.session, self.terms.length
         total = np.zeros(length, np.uint64)
@@ -188,7 +242,7 @@ class SecureServer:
             total += values
             seed = self._secret(client)
             if commitment(seed) != self._sealed[client].commitment:
-                raise SecureAggregationError(f"the self mask of device {client} does not open: a share was altered")
+                self._blame(client, "shared another self mask than it committed to")
             total -= self_mask(seed, session, client, length)
         for client in sorted(self._dropped):
             self._remove_pairs(client, total)
@@ -201,10 +255,27 @@ class SecureServer:
             return
         private = self._secret(dropped)
         if public_of(private) != self._keys[dropped].mask_key:
-            raise SecureAggregationError(f"the mask key of device {dropped} does not open: a share was altered")
+            self._blame(dropped, "shared another mask key than it advertised")
+        assert self._sharers is not None
+        context = mask_context(self._sharers, self._checksum)
         for other in alive:
             secret = agree(private, self._keys[other].mask_key)
-            total -= pair_mask(secret, self.terms.session, other, dropped, self.terms.length)
+            total -= pair_mask(secret, context, other, dropped, self.terms.length)
 
     def _secret(self, owner: int) -> bytes:
-        return combine(self._shares.get(owner, {}), self.terms.needed(len(self._graph.closed(owner))))
+        found, needed = self._shares.get(owner, {}), self.terms.needed(len(self._graph.closed(owner)))
+        unopened = self._unopened.get(owner, 0)
+        if len(found) < needed <= len(found) + unopened:
+            self._blame(owner, f"sealed shares that {unopened} devices cannot open")
+        try:
+            return combine(found, needed)
+        except SecureAggregationError:
+            if len(found) < needed:
+                raise
+            self._blame(owner, "made shares that do not fit together")  # each is what its hash says
+
+    def _blame(self, client: int, word: str) -> NoReturn:
+        self.faulty[client] = f"device {client} {word}"
+        raise SecureAggregationError(
+            f"{self.faulty[client]}: the sum cannot be opened, and the device is in no later one"
+        )

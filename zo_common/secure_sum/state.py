@@ -10,11 +10,11 @@ import struct
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError
 from zo_common.secure_sum.device import Memory, Phase, SecureDevice
-from zo_common.secure_sum.messages import KeyList
+from zo_common.secure_sum.messages import KeyList, Sharers
 from zo_common.secure_sum.node_keys import NodeSigner, PeerKeys
 from zo_common.secure_sum.terms import Terms
 
-_MAGIC, _VERSION = b"ZV", 1
+_MAGIC, _VERSION = b"ZV", 2
 
 
 def dump_device(device: SecureDevice) -> bytes:
@@ -22,10 +22,11 @@ def dump_device(device: SecureDevice) -> bytes:
     memory = device.memory
     keys = tuple(memory.keys[client] for client in sorted(memory.keys))
     listed = KeyList(device.terms.session, memory.cohort, keys).encode()
+    sharers = memory.sharers.encode() if memory.sharers is not None else b""
     fields = (
-        memory.box_key, memory.mask_key, memory.seed, *memory.own, listed, memory.sharers, memory.survivors,
+        memory.box_key, memory.mask_key, memory.seed, *memory.own, listed, sharers, memory.survivors,
     )  # fmt: skip
-    head = struct.pack("<2sBBQIQ", _MAGIC, _VERSION, device.phase, device.client_id, device.least, memory.total)
+    head = struct.pack("<2sBBQIQ", _MAGIC, _VERSION, device.phase, device.client_id, device.least, memory.checksum)
     return head + device.terms.encode() + b"".join(struct.pack("<I", len(field)) + field for field in fields)
 
 
@@ -36,7 +37,7 @@ def load_device(data: bytes, signer: NodeSigner | None = None, peers: PeerKeys |
         CodecError: the bytes are no state, or of another version.
     """
     reader = Reader(data, "a secure sum's state")
-    magic, version, phase, client_id, least, total = reader.take("2sBBQIQ")
+    magic, version, phase, client_id, least, checksum = reader.take("2sBBQIQ")
     if (magic, version) != (_MAGIC, _VERSION) or phase not in set(Phase):
         raise CodecError("a secure sum's state is of another version: the device takes part in the next round")
     terms = Terms.take(reader)
@@ -46,7 +47,8 @@ def load_device(data: bytes, signer: NodeSigner | None = None, peers: PeerKeys |
     reader.finish()
     found = KeyList.decode(listed)
     keys = {key.client_id: key for key in found.keys}
-    memory = Memory(box, mask, seed, (of_key, of_seed), found.cohort, keys, sharers, survivors, total)
+    listed_sharers = Sharers.decode(sharers) if sharers else None
+    memory = Memory(box, mask, seed, (of_key, of_seed), found.cohort, keys, listed_sharers, survivors, checksum)
     device = SecureDevice(terms, client_id, signer, peers, least=least, memory=memory)
     device.phase = Phase(phase)
     return device

@@ -1,4 +1,4 @@
-"""Terms of a cohort's secure aggregation: run, round, length of the vectors, threshold, neighbours."""
+"""Terms of a cohort's secure aggregation: run, round, plan, length of the vectors, threshold, neighbours."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from functools import cached_property
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, ConfigError
 
-PERSON = b"zo-asr/secagg/v1"
-LAYOUT = "16sIIdH?"
+PERSON = b"zo-asr/secagg/v2"
+LAYOUT = "16sIIdH?32s"
 SESSION_BYTES = 16
+PLAN_BYTES = 32
 MOST_DEVICES = 1 << 16
 MOST_LENGTH = 1 << 22
+LEAST_THRESHOLD = 2 / 3
 
 
 def check_policy(threshold: float, neighbours: int) -> None:
@@ -50,6 +52,8 @@ class Terms:
             graph of Bell et al. 2020.
         weighted: each device's vector is weighted by its number of examples; else by 1. All of a cohort know the same
             terms, or a server could give one device so large a weight that the sum reveals its vector.
+        plan: 32 bytes, a digest of what each device is asked (`zo_common.wire.plan_digest`). Of two plans the sessions
+            differ, and with them keys, masks and signatures: a sum is of devices that were asked alike.
 
     Raises:
         ConfigError: see `check_policy`.
@@ -61,10 +65,15 @@ class Terms:
     threshold: float = 2 / 3
     neighbours: int = 0
     weighted: bool = False
+    plan: bytes = bytes(PLAN_BYTES)
 
     def __post_init__(self) -> None:
         check_policy(self.threshold, self.neighbours)
-        if len(self.run_id) != 16 or self.server_round < 1 or not 1 <= self.length <= MOST_LENGTH:
+        if (
+            (len(self.run_id), len(self.plan)) != (16, PLAN_BYTES)
+            or self.server_round < 1
+            or not 1 <= self.length <= MOST_LENGTH
+        ):
             raise ConfigError(
                 f"terms for round {self.server_round} with vectors of {self.length} numbers cannot be used: expected "
                 f"rounds from 1 and 1 … {MOST_LENGTH} numbers; lower num-queries or local-steps"
@@ -75,15 +84,26 @@ class Terms:
         """Hash of all terms, 16 bytes."""
         return hashlib.blake2b(self.encode(), digest_size=SESSION_BYTES, person=PERSON).digest()
 
+    def check_against_liars(self) -> None:
+        """Check that the threshold protects a device from a server that lies, with fewer than a third of the devices.
+
+        Raises:
+            ConfigError: it does not; below 2/3 a server with colluders could obtain both masks of one device.
+        """
+        if self.threshold < LEAST_THRESHOLD:
+            raise ConfigError(
+                f"secure-threshold is {self.threshold:.4g}, this device has peers.keys and expects at least 2/3, such "
+                "as 0.6667"
+            )
+
     def needed(self, devices: int) -> int:
         """Return how many of `devices` must stay: more than the threshold's share, but not more than there are."""
         return min(devices, math.floor(self.threshold * devices) + 1)
 
     def encode(self) -> bytes:
-        """Pack to 35 bytes."""
-        return struct.pack(
-            "<" + LAYOUT, self.run_id, self.server_round, self.length, self.threshold, self.neighbours, self.weighted
-        )
+        """Pack to 67 bytes."""
+        fields = self.run_id, self.server_round, self.length, self.threshold, self.neighbours, self.weighted, self.plan
+        return struct.pack("<" + LAYOUT, *fields)
 
     @classmethod
     def take(cls, reader: Reader) -> Terms:

@@ -66,12 +66,13 @@ end_all() {
 }
 
 trap end_all TERM INT HUP
-keep worker 2 zo-asr-worker --model "$ZO_ASR_MODEL" --data "$ZO_ASR_DATA" --listen "unix:$socket" --state "$here/state" "$@" &
+keep worker 2 zo-asr-worker --model "$ZO_ASR_MODEL" --data "$ZO_ASR_DATA" --listen "unix:$socket" --state "$here/state" \
+  --node-key "$here/node.key" "$@" &
 supervisors+=($!)
 # the server refuses a device that was cut off until it has seen it offline, up to 60 s: the pause bounds the tries
 keep supernode 10 flower-supernode --root-certificates ca.crt --superlink "$superlink" \
   --auth-supernode-private-key node.key --port {{runtime_port}} \
-  --node-config "client-id={{client_id}} device-name=\"{{name}}\" worker-address=\"unix:$socket\" node-key=\"$here/node.key\"" &
+  --node-config "client-id={{client_id}} device-name=\"{{name}}\" worker-address=\"unix:$socket\"" &
 supervisors+=($!)
 echo "started device {{name}}; stop with SIGTERM or Ctrl-C; logs are in $here/log" >&2
 for each in "${supervisors[@]}"; do

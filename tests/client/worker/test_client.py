@@ -53,6 +53,10 @@ class Scripted(WorkerServicer):
         self.asked.append(("evaluate", request))
         yield from self.events(context)
 
+    def Secure(self, request: Request, context: Any) -> Event:
+        self.asked.append(("secure", request))
+        return Event(reply=b"a step")
+
 
 @pytest.fixture
 def service() -> Scripted:

@@ -31,7 +31,9 @@ import os, pathlib, signal, sys, time
 mark = pathlib.Path({folder!r}) / f"{{pathlib.Path(sys.argv[0]).name}}.{{os.getpid()}}"
 pause = 2 if mark.stem in ("flower-superlink", "zo-asr-worker") else 0.2
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(pause), mark.unlink(), os._exit(0)))
-mark.write_text("\\n".join(sys.argv[1:]))
+whole = mark.with_name(f".{{mark.name}}")
+whole.write_text("\\n".join(sys.argv[1:]))
+whole.replace(mark)  # whoever finds it finds all of it
 time.sleep(60)
 """
 
@@ -250,6 +252,8 @@ def test_a_devices_script_gives_worker_and_supernode_one_address(
         address,
         "--state",
         f"{folder}/state",
+        "--node-key",
+        f"{folder}/node.key",
     ]
     assert supernode[-1] == node_config(deployment, "anna", address)
     assert f"zo.example.org:{deployment.port}" in supernode

@@ -16,7 +16,7 @@ from scipy import stats
 from toy_engine import toy_engine
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import secure_sum as secure
+from client.device import secure_sums as secure
 from server.guards import privacy_guard
 from server.rounds import secure_round
 from server.rounds.federation import Federation
@@ -66,14 +66,14 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found = Seen()
     mask, total, noise_of = SecureDevice.mask, SecureServer.total, secure.noise_of
 
-    def masking(self: SecureDevice, sharers: Any, values: Any, noise: Any = None) -> Any:
+    def masking(self: SecureDevice, sharers: Any, values: Any, noise: Any = None, checksum: int = 0) -> Any:
         found.vectors[self.terms.server_round][self.client_id] = values.copy()
 
         def watched(given: Any) -> Any:
             found.noised[self.terms.server_round][self.client_id] = after = given if noise is None else noise(given)
             return after
 
-        return mask(self, sharers, values, watched)
+        return mask(self, sharers, values, watched, checksum)
 
     def opened(self: SecureServer) -> Any:
         found.totals[self.terms.server_round] = total(self)

@@ -15,7 +15,7 @@ from fake_grid import Memory
 from secure_cohort import node_key
 from toy_fleet import TOY, RecordingGrid, toy_grids
 
-from client import secure_sum as secure
+from client.device import secure_sums as secure
 from server.rounds.federation import Federation
 from zo_common.aggregation.mean import ClientScalars, aggregate
 from zo_common.config.run import RunConfig
@@ -184,7 +184,7 @@ class TestRounds:
         federation = federate(config, grid_for(config))
         report = observed.reports[0]
         # advertisement, shares, masked reply, consent, revealed shares
-        a_device = (20 + 8 + 64 + 1) + (64 + 2 * 90) + (7 + 52 + 32 + 8 * 5) + 29 + (32 + 3 * 41)
+        a_device = (20 + 8 + 64 + 1) + (96 + 2 * 122) + (7 + 52 + 32 + 8 * 5) + 29 + (32 + 3 * 41)
         assert abs(report.up.payload - 3 * a_device) <= 12
         assert sum(federation.standings.of(c).payload_up for c in range(3)) == 2 * report.up.payload
 
@@ -316,14 +316,14 @@ class TestDevices:
         assert observed.reports[0].answered == 2 and "let it introduce itself again" in observed.text
 
     def test_node_keys_notice_a_server_that_swaps_keys(
-        self, settings: Settings, federate: Federate, grid_for: Any, observed: Any, tmp_path: Path,
+        self, settings: Settings, federate: Federate, monkeypatch: pytest.MonkeyPatch, observed: Any, tmp_path: Path,
         ledger_of: Ledgers,
     ) -> None:  # fmt: skip
-        config = settings(**SECURE, weighting="uniform")
-        grid = grid_for(config)
+        config = settings(**SECURE | {"secure_threshold": 0.6667}, weighting="uniform")
+        grid = toy_grids(monkeypatch, 4)(config)
         peers = tmp_path / "peers.keys"
-        peers.write_text("".join(peer_line(c, node_key(c)[1].decode()) for c in range(3)))
-        for client in range(3):
+        peers.write_text("".join(peer_line(c, node_key(c)[1].decode()) for c in range(4)))
+        for client in range(4):
             path = tmp_path / f"{client}.key"
             path.write_bytes(node_key(client)[0])
             grid[client].context.node_config.update({"node-key": str(path), "peer-keys": str(peers)})
@@ -333,14 +333,14 @@ class TestDevices:
             if data[3:4] == bytes([KeyList.KIND]) and node == 100 and grid[0].asked[-1] == 1:
                 keys = KeyList.decode(data)
                 forged = Advertisement(keys.session, 1, *(public_of(new_private()) for _ in range(2)))
-                record["secure"] = KeyList(keys.session, keys.cohort, (keys.keys[0], forged, keys.keys[2])).encode()
+                record["secure"] = KeyList(keys.session, keys.cohort, (keys.keys[0], forged, *keys.keys[2:])).encode()
 
         grid.alter = swap
         federate(config, grid)
 
         assert "keys of device 1 are not signed by its node key" in observed.text
-        assert "3 of 3 devices signed their keys" in observed.text
-        assert [r.answered for r in observed.reports] == [2, 3]
+        assert "4 of 4 devices signed their keys" in observed.text
+        assert [r.answered for r in observed.reports] == [3, 4]
         assert all(record.contributions for record in ledger_of(config).records)
 
     def test_secrets_are_forgotten_when_the_sum_is_over(

@@ -53,7 +53,7 @@ def test_keystream_against_the_cipher_written_out() -> None:
 
 def test_derived_keys_against_hkdf_written_out() -> None:
     secret = bytes(range(32))
-    info = b"zo-asr/secagg/v1" + SESSION + struct.pack("<QQ", 3, 5) + b"pair mask"
+    info = b"zo-asr/secagg/v2" + SESSION + struct.pack("<QQ", 3, 5) + b"pair mask"
     prk = hmac.new(bytes(32), secret, hashlib.sha256).digest()
     assert derive(secret, SESSION, b"pair mask", 3, 5) == hmac.new(prk, info + b"\x01", hashlib.sha256).digest()
 
@@ -66,9 +66,9 @@ def test_pinned_expansions() -> None:
     assert [f"{v:016x}" for v in self_mask(secret, SESSION, 3, 3)] == PINNED_SELF
 
 
-PINNED_KEY = "1412e2dc6f02a38235ec2747960146fe6c38e318f78e6dafac2b3ecf771ffcf8"
-PINNED_PAIR = ["110167f79bd55501", "417df9a9d7658472", "b0d3e5b95c712546"]
-PINNED_SELF = ["f80c901847154bef", "23a0315bf3820b57", "33fb2ef4e153d745"]
+PINNED_KEY = "c759a84d27510b00e5561ddc21aa81bb4902d8e353fd29337a67a9e19073b42a"
+PINNED_PAIR = ["a01238cb3c2924ee", "45d61d409e07f19c", "9d595502853c40d8"]
+PINNED_SELF = ["2de9f36c411c12a7", "a013692a27e5160c", "70cddac267f0bf69"]
 
 
 def test_agreement_of_the_published_keys() -> None:

@@ -39,6 +39,7 @@ terms = st.builds(
     threshold=st.floats(0.5, 0.99),
     neighbours=st.sampled_from([0, 4, 100, 65534]),
     weighted=st.booleans(),
+    plan=key,
 )
 
 
@@ -58,11 +59,11 @@ MESSAGES: dict[type, Any] = {
     Invitation: st.builds(Invitation, terms),
     Advertisement: st.builds(Advertisement, session, u64, key, key, signature),
     KeyList: key_lists(),
-    SealedShares: st.builds(SealedShares, session, u64, key, _map(82)),
-    Sharers: st.builds(Sharers, session, bitmap, u64, u64),
+    SealedShares: st.builds(SealedShares, session, u64, key, key, _map(114)),
+    Sharers: st.builds(Sharers, session, bitmap, st.lists(st.integers(0, 2**32 - 1), max_size=5).map(tuple)),
     Survivors: st.builds(Survivors, session, bitmap),
     Consent: st.builds(Consent, session, u64, signature),
-    RevealRequest: st.builds(RevealRequest, session, st.dictionaries(u64, signature, max_size=4), _map(82)),
+    RevealRequest: st.builds(RevealRequest, session, st.dictionaries(u64, signature, max_size=4), _map(114)),
     RevealedShares: st.builds(RevealedShares, session, u64, _map(33)),
 }
 masked = st.builds(MaskedInput, session, u64, arrays.arrays(np.uint64, st.integers(0, 9), elements=u64))
@@ -103,18 +104,18 @@ def test_damaged_bytes_give_a_codec_error_or_another_message(kind: Any, data: st
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_another_version_or_kind_is_refused(kind: Any) -> None:
-    head = struct.pack("<2sBB", b"ZA", 2, kind.KIND) + bytes(60)
+    head = struct.pack("<2sBB", b"ZA", 1, kind.KIND) + bytes(60)
     with pytest.raises(CodecError, match="update the older side"):
         kind.decode(head)
     with pytest.raises(CodecError, match="expected"):
-        kind.decode(struct.pack("<2sBB", b"ZA", 1, kind.KIND % 10 + 1) + bytes(60))
+        kind.decode(struct.pack("<2sBB", b"ZA", 2, kind.KIND % 10 + 1) + bytes(60))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_huge_counts_allocate_nothing(kind: Any) -> None:
     for fill in (b"\xff", b"\x7f"):
         with pytest.raises(CodecError):
-            kind.decode(struct.pack("<2sBB", b"ZA", 1, kind.KIND) + fill * 400)
+            kind.decode(struct.pack("<2sBB", b"ZA", 2, kind.KIND) + fill * 400)
 
 
 def test_ids_out_of_order_or_twice_are_refused() -> None:
@@ -125,13 +126,16 @@ def test_ids_out_of_order_or_twice_are_refused() -> None:
 
 
 def test_sizes_as_documented() -> None:
-    assert len(Invitation(Terms(bytes(16), 1, 1)).encode()) == 55
+    assert len(Invitation(Terms(bytes(16), 1, 1)).encode()) == 87
     assert len(Advertisement(bytes(16), 1, bytes(32), bytes(32), b"12345").encode()) == 93 + 5
-    assert len(SealedShares(bytes(16), 1, bytes(32), {1: bytes(82), 2: bytes(82)}).encode()) == 64 + 2 * 90
-    assert len(Sharers(bytes(16), bytes(3), 1, 1).encode()) == 38 + 3
+    assert (
+        len(SealedShares(bytes(16), 1, bytes(32), bytes(32), {1: bytes(114), 2: bytes(114)}).encode()) == 96 + 2 * 122
+    )
+    assert len(Sharers(bytes(16), bytes(3)).encode()) == 26 + 3
+    assert len(Sharers(bytes(16), bytes(3), (4, 5)).encode()) == 26 + 3 + 2 * 4
     assert len(Survivors(bytes(16), bytes(3)).encode()) == 22 + 3
     assert len(Consent(bytes(16), 1, b"12").encode()) == 29 + 2
-    assert len(RevealRequest(bytes(16), {1: b"1"}, {2: bytes(82)}).encode()) == 28 + 9 + 1 + 90
+    assert len(RevealRequest(bytes(16), {1: b"1"}, {2: bytes(114)}).encode()) == 28 + 9 + 1 + 122
     assert len(RevealedShares(bytes(16), 1, {1: bytes(33)}).encode()) == 32 + 41
     keys = (Advertisement(bytes(16), 5, bytes(32), bytes(32), b"1"),)
     assert len(KeyList(bytes(16), (1, 5), keys).encode()) == 28 + 2 * 8 + 73 + 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from secure_cohort import STEPS, Cohort, terms_of, vectors_of
 
 from zo_common.errors import SecureAggregationError
-from zo_common.secure_sum.messages import MaskedInput
+from zo_common.secure_sum.messages import MaskedInput, Sharers
 from zo_common.secure_sum.quantiser import MOST_SUM
 from zo_common.secure_sum.terms import Terms
 
@@ -53,7 +53,7 @@ class TestSum:
         cohort = Cohort(terms, vectors_of(range(20), 4), drops)
         assert (cohort.run() == cohort.plain()).all()  # of 7 near each device at most 3 are gone, 4 are needed
         sent = [len(data) for data in cohort.received]
-        assert max(sent) < 64 + 6 * 90 + 1
+        assert max(sent) < 96 + 6 * 122 + 1
 
     def test_the_largest_values_do_not_overflow(self) -> None:
         most = MOST_SUM // 3
@@ -69,11 +69,18 @@ class TestSum:
 
     def test_weights_share_out_the_range(self) -> None:
         vectors = vectors_of(range(4), 4)
-        cohort = Cohort(terms_of(), vectors, weights={0: 5, 1: 1, 2: 2, 3: 2})
+        cohort = Cohort(terms_of(weighted=True), vectors, weights={0: 5, 1: 1, 2: 2, 3: 2})
         assert (cohort.run() == cohort.plain()).all()
-        cohort = Cohort(terms_of(threshold=0.5), vectors, weights={0: 6, 1: 1, 2: 2, 3: 2})
-        cohort.run()
-        assert "at most half" in cohort.refused[0] and set(cohort.masked) == {1, 2, 3}
+        assert cohort.server.weights == {0: 3, 1: 1, 2: 2, 3: 2}  # of three devices that stay, no one is more than half
+
+    def test_a_device_that_would_be_most_of_the_sum_is_in_none(self) -> None:
+        def tell(step: str, client: int, data: bytes) -> bytes:
+            return replace(Sharers.decode(data), weights=(6, 1, 2, 2)).encode() if step == "mask" else data
+
+        cohort = Cohort(terms_of(weighted=True), vectors_of(range(4), 4), to_device=tell)
+        with pytest.raises(SecureAggregationError):
+            cohort.run()
+        assert len(cohort.refused) == 4 and all("expected at most half" in word for word in cohort.refused.values())
 
     def test_noise_is_summed_with_the_values(self) -> None:
         drawn: list[np.ndarray] = []
@@ -153,7 +160,7 @@ class TestAlteredOnTheWay:
     @pytest.mark.parametrize("step", ["share", "mask", "reveal"])
     def test_the_sum_is_right_or_refused_whatever_byte_changes(self, step: str) -> None:
         vectors = vectors_of(range(5), 2)
-        size = {"share": 64 + 4 * 90, "mask": 32 + 16, "reveal": 32 + 5 * 41}[step]
+        size = {"share": 96 + 4 * 122, "mask": 32 + 16, "reveal": 32 + 5 * 41}[step]
         for at in range(0, size, 7 if step == "mask" else 23):
 
             def tamper(name: str, client: int, data: bytes, at: int = at) -> bytes:
@@ -193,5 +200,6 @@ def test_terms_have_one_session_each() -> None:
     others = [
         replace(base, run_id=b"1" * 16), replace(base, server_round=2), replace(base, length=5),
         replace(base, threshold=0.5), replace(base, neighbours=4), replace(base, weighted=True),
+        replace(base, plan=b"1" * 32),
     ]  # fmt: skip
-    assert len({t.session for t in [base, *others]}) == 7
+    assert len({t.session for t in [base, *others]}) == 8

@@ -1,0 +1,77 @@
+"""Which direction seeds a device has answered under masks, and for whom, remembered for good.
+
+The scalars of a seed are the same however often they are asked for. Two sums of them over sets that differ by one
+device give that device's scalars by subtraction, so a seed is summed once: in one session, with one key of this device,
+for one list of devices. Another run id, a new Flower run or a resume makes another session, and is refused. So is a
+plan with such a seed whose answer would be seen alone.
+
+A round that is asked for again, as after a server's crash, has other directions (`zo_common.directions.seeds`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from zo_common.binary.locked import locked
+from zo_common.errors import ConfigError, Refusal, ZOError
+
+MASKED_NAME = "masked.seeds"
+_KIND, _VERSION = b"ZOMS", 1
+
+
+class MaskedSeeds:
+    """The seeds in a file, whose folder exists; one file for each device, whatever client id it is asked by."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def claim(self, seed: int, whom: bytes) -> None:
+        """Enter a seed, on disk when this returns; what is masked must not leave if this raises. Processes take turns.
+
+        Args:
+            whom: digest of the session, of this device's key in it and of the devices in the sum.
+
+        Raises:
+            Refusal: the seed was masked for others.
+            ConfigError: the file cannot be read or written.
+        """
+        try:
+            with locked(self._path):
+                known, key = self._read(), f"{seed:016x}"
+                if known.get(key, whom.hex()) != whom.hex():
+                    raise Refusal(
+                        f"directions of seed {key} were masked in another sum, and two sums would show what one device "
+                        "measured: give another run another run-seed"
+                    )
+                if key not in known:
+                    body = json.dumps(known | {key: whom.hex()}).encode()
+                    write_durably(self._path, seal(_KIND, _VERSION, body), PRIVATE)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): nothing is answered") from None
+
+    def refuse_bare(self, seed: int) -> None:
+        """Refuse to answer a masked seed once more in the clear.
+
+        Raises:
+            Refusal: it was masked.
+            ConfigError: the file cannot be read.
+        """
+        if f"{seed:016x}" in self._read():
+            raise Refusal(
+                f"directions of seed {seed:016x} were masked in a secure sum and are not answered in the clear: give "
+                "this run another run-seed"
+            )
+
+    def _read(self) -> dict[str, str]:
+        try:
+            found: dict[str, str] = json.loads(unseal(self._path.read_bytes(), _KIND, _VERSION))
+            return found
+        except FileNotFoundError:
+            return {}
+        except (OSError, ZOError, ValueError) as error:
+            raise ConfigError(
+                f"{self._path} cannot be read ({error}), so nobody knows which directions were masked: put a backup in "
+                "its place, or remove it and never use an earlier run-seed again"
+            ) from None

@@ -1,0 +1,167 @@
+"""Attack: one device sends garbage in one step of a secure sum, and the others are blamed, or the round is empty."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from secure_cohort import Cohort, keys_of, node_key, terms_of, vectors_of
+from toy_fleet import TOY, toy_grids
+
+from server.rounds.federation import Federation
+from zo_common.config.run import RunConfig
+from zo_common.errors import SecureAggregationError
+from zo_common.secure_sum.boxes import ENTRY_BYTES, seal, share_hashes
+from zo_common.secure_sum.messages import Advertisement, Consent, RevealedShares, SealedShares
+from zo_common.secure_sum.node_keys import peer_line
+from zo_common.secure_sum.server import SecureServer
+from zo_common.secure_sum.shamir import SHARE_BYTES
+
+LIAR = 3
+Alter = Callable[[bytes], bytes]
+
+
+def _advertisement(data: bytes) -> bytes:
+    return replace(Advertisement.decode(data), signature=os.urandom(70)).encode()
+
+
+def _consent(data: bytes) -> bytes:
+    return replace(Consent.decode(data), signature=os.urandom(70)).encode()
+
+
+def _share(data: bytes) -> bytes:
+    found = RevealedShares.decode(data)
+    return replace(found, shares={owner: os.urandom(SHARE_BYTES - 1) + b"\0" for owner in found.shares}).encode()
+
+
+def _others_share(data: bytes) -> bytes:
+    found = RevealedShares.decode(data)
+    return replace(found, shares=found.shares | {0: found.shares[1]}).encode()
+
+
+def _cohort(step: str, alter: Alter, **terms: Any) -> Cohort:
+    def tamper(name: str, client: int, data: bytes) -> bytes:
+        return alter(data) if (name, client) == (step, LIAR) else data
+
+    cohort = Cohort(terms_of(**terms), vectors_of(range(7), 4), signed=True, to_server=tamper)
+    cohort.server = SecureServer(cohort.terms, keys_of(range(7))[1])
+    return cohort
+
+
+@pytest.mark.parametrize(
+    ("step", "alter", "word"),
+    [
+        ("advertise", _advertisement, "did not sign its keys"),
+        ("consent", _consent, "did not sign the survivors"),
+        ("reveal", _share, "revealed a share that device 0 did not make for it"),
+        ("reveal", _others_share, "revealed a share that device 0 did not make for it"),
+    ],
+)
+def test_the_round_goes_on_without_it(step: str, alter: Alter, word: str) -> None:
+    cohort = _cohort(step, alter)
+    assert (cohort.run() == cohort.plain()).all()
+    assert list(cohort.refused) == [LIAR] and word in cohort.refused[LIAR] and f"device {LIAR}" in cohort.refused[LIAR]
+    assert (LIAR in cohort.masked) == (step != "advertise")
+
+
+def test_a_garbage_consent_that_a_server_passes_on_does_not_stop_devices() -> None:
+    """One that knows no keys cannot verify it."""
+    cohort = _cohort("consent", _consent)
+    cohort.server = SecureServer(cohort.terms)
+    assert (cohort.run() == cohort.plain()).all() and not cohort.refused
+
+
+class TestSealed:
+    """Shares that nobody can use make a sum impossible once it is masked: the device is named, and in no later one."""
+
+    def run(self, alter: Alter, word: str) -> None:
+        cohort = _cohort("share", alter)
+        with pytest.raises(SecureAggregationError, match=word):
+            cohort.run()
+        assert list(cohort.server.faulty) == [LIAR] and word in cohort.server.faulty[LIAR]
+        assert not cohort.refused  # no honest device is blamed
+
+    def test_boxes_that_do_not_open(self) -> None:
+        def alter(data: bytes) -> bytes:
+            found = SealedShares.decode(data)
+            return replace(found, boxes={c: os.urandom(ENTRY_BYTES) for c in found.boxes}).encode()
+
+        self.run(alter, "sealed shares that 6 devices cannot open")
+
+    def test_shares_of_no_secret(self) -> None:
+        cohort = _cohort("share", lambda data: data)
+
+        def alter(data: bytes) -> bytes:
+            found, device = SealedShares.decode(data), cohort.devices[LIAR]
+            boxes = {}
+            for other in found.boxes:
+                pair = (os.urandom(SHARE_BYTES - 1) + b"\0", os.urandom(SHARE_BYTES - 1) + b"\0")
+                key, session = device.memory.keys[other].box_key, found.session
+                box = seal(device.memory.box_key, key, session, LIAR, other, pair)
+                boxes[other] = box + share_hashes(session, LIAR, other, pair)
+            return replace(found, boxes=boxes).encode()
+
+        def tamper(name: str, client: int, data: bytes) -> bytes:
+            return alter(data) if (name, client) == ("share", LIAR) else data
+
+        cohort.to_server = tamper
+        with pytest.raises(SecureAggregationError, match=f"device {LIAR} "):
+            cohort.run()
+        assert list(cohort.server.faulty) == [LIAR] and not cohort.refused
+
+    def test_another_self_mask_than_committed_to(self) -> None:
+        self.run(
+            lambda data: replace(SealedShares.decode(data), commitment=bytes(32)).encode(),
+            "shared another self mask than it committed to",
+        )
+
+    def test_a_few_boxes_that_do_not_open_stop_nothing(self) -> None:
+        def alter(data: bytes) -> bytes:
+            found = SealedShares.decode(data)
+            return replace(found, boxes=found.boxes | {0: os.urandom(ENTRY_BYTES)}).encode()
+
+        cohort = _cohort("share", alter)
+        assert (cohort.run() == cohort.plain()).all() and not cohort.refused and not cohort.server.faulty
+
+
+def test_the_rounds_after_it_go_on_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
+    """A federation of real clients with node keys; the deployment's list of keys is in the run's folder."""
+    secure: dict[str, Any] = {"directions": "shared", "secure_aggregation": True, "weighting": "uniform"}
+    config = RunConfig(
+        **{**TOY, **secure, "num_server_rounds": 3, "round_timeout": 300.0, "output": str(tmp_path / "run")}
+    )
+    grid = toy_grids(monkeypatch, 5)(config)
+    lines = "".join(peer_line(c, node_key(c)[1].decode()) for c in range(5))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "peers.keys").write_text(lines)
+    for client in range(5):
+        folder = tmp_path / str(client)
+        folder.mkdir()
+        (folder / "peers.keys").write_text(lines)
+        (folder / "node.key").write_bytes(node_key(client)[0])
+        grid[client].context.node_config["node-key"] = str(folder / "node.key")
+
+    def spoil(server_round: int, data: bytes) -> bytes:
+        if data[:2] != b"ZA":
+            return data
+        if data[3] == Consent.KIND and server_round == 1:
+            return _consent(data)
+        if data[3] == SealedShares.KIND and server_round == 2:
+            return replace(SealedShares.decode(data), commitment=bytes(32)).encode()
+        return data
+
+    grid[LIAR].after = spoil
+    federation = Federation(config, grid, observed.events)
+    federation.run()
+    # the first sum is opened without its signature; the second cannot be; the third is without the device
+    assert [r.answered for r in observed.reports] == [5, 0, 4]
+    assert f"device {LIAR} did not sign the survivors" in observed.text
+    assert f"device {LIAR} shared another self mask than it committed to" in observed.text
+    assert not any(f"client {other}: " in observed.text for other in range(5) if other != LIAR)
+    assert [len(record.contributions) for record in federation.ledger.ledger.records] == [1, 0, 1]
+    assert np.isfinite(federation.ledger.ledger.records[2].contributions[0].coefficients).all()
