@@ -188,14 +188,17 @@ def proxy(folder: Folder) -> None:
     from server.deploy.proxy import make_app, serve, server_config
 
     deployment = Deployment.open(folder)
-    served = make_app(f"https://{deployment.superlink_address}", client_context(deployment.authority))
+    # the unit gives the proxy copies of the files that it needs, side by side, and no access to the others
+    keys = folder if (folder / deployment.key.name).is_file() else deployment.keys
+    trusted = client_context(keys / deployment.authority.name)
+    served = make_app(f"https://{deployment.superlink_address}", trusted)
     serve(
         server_config(
             served,
             bind=deployment.bind,
             port=deployment.port,
-            certificate=deployment.certificate,
-            key=deployment.key,
+            certificate=keys / deployment.certificate.name,
+            key=keys / deployment.key.name,
         )
     )
 
