@@ -42,7 +42,7 @@ def test_the_changelog_names_the_packages_version() -> None:
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
-@pytest.mark.parametrize("name", [*PAGES, *(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))])
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_to_files(name: str) -> None:
     page = ROOT / name
     links = re.findall(r"\]\((?!https:)([^)#]+)", page.read_text(encoding="utf-8"))
