@@ -24,7 +24,7 @@ def test_a_run_goes_on_from_the_files_that_the_page_names(
     tmp_path: Path,
 ) -> None:
     private = {"privacy": "example", "target_delta": 1e-3, "clip_norm": 5.0, "learning_rate": 1e-4}
-    config = settings(num_server_rounds=1, noise_multiplier=2.0, **private)
+    config = settings(round_timeout=600.0, num_server_rounds=1, noise_multiplier=2.0, **private)
     federate(config, grid_of(config))
     named = re.findall(r"^    runs/NAME/(\S+)", PAGE.read_text(), re.MULTILINE)
     there = tmp_path / "elsewhere" / "runs" / "one"

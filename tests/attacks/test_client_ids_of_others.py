@@ -37,7 +37,7 @@ def _clients(ledger: Ledger) -> list[list[int]]:
 def test_an_id_is_not_taken_over_while_its_owner_is_away(
     settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers, observed: Any
 ) -> None:
-    config = settings(num_server_rounds=5)
+    config = settings(num_server_rounds=5, round_timeout=600.0)
     grid = grid_of(config)
     grid[2].context.node_config["client-id"] = 1
 
@@ -55,7 +55,7 @@ def test_an_id_is_not_taken_over_while_its_owner_is_away(
 def test_an_excluded_device_does_not_come_back_under_another_id(
     settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers
 ) -> None:
-    config = settings()
+    config = settings(round_timeout=600.0)
     federate(config, grid_of(config), ENROLLED)
     path = Path(config.output) / "devices.json"
     told = json.loads(path.read_text())
@@ -70,7 +70,7 @@ def test_an_excluded_device_does_not_come_back_under_another_id(
 
 
 def test_a_device_that_was_enrolled_with_a_new_key_replaces_its_old_node(settings: Settings, grid_of: Grids) -> None:
-    config, now = settings(), {0: 100, 1: 101}
+    config, now = settings(round_timeout=600.0), {0: 100, 1: 101}
     grid = grid_of(config)
     grid[2].context.node_config["client-id"] = 1
     roster = Roster(grid, config, Enrolment(register=lambda: now))

@@ -45,7 +45,7 @@ STOP = {"client_id": 2, "error": "the data must be corrected", "stop": True}
 def test_a_device_that_asks_for_a_stop_is_left_out_and_named(
     settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers, observed: Any
 ) -> None:
-    config = settings()
+    config = settings(round_timeout=600.0)
     grid = grid_of(config)
     _says(grid, 2, STOP)
 
@@ -56,7 +56,7 @@ def test_a_device_that_asks_for_a_stop_is_left_out_and_named(
 
 
 def test_on_the_operators_own_devices_it_stops(settings: Settings, federate: Federate, grid_of: Grids) -> None:
-    config = settings()
+    config = settings(round_timeout=600.0)
     grid = grid_of(config)
     _says(grid, 2, STOP)
 
@@ -68,7 +68,7 @@ def test_on_the_operators_own_devices_it_stops(settings: Settings, federate: Fed
 def test_a_device_that_claims_a_taken_id_is_left_out_and_named(
     settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers, observed: Any, thief: int
 ) -> None:
-    config = settings()
+    config = settings(round_timeout=600.0)
     grid = grid_of(config)
     grid[thief].context.node_config["client-id"] = 1
 

@@ -26,7 +26,7 @@ def test_a_client_id_is_no_node_id() -> None:
 def test_no_node_id_is_in_a_ledger_or_in_what_devices_get(
     settings: Callable[..., RunConfig], federate: Callable[..., Federation], grid_of: Callable[..., FakeGrid]
 ) -> None:
-    config = settings()
+    config = settings(round_timeout=600.0)
     grid = grid_of(config)
     seen = bytearray()
     for old, node in zip((100, 101), NODES, strict=True):

@@ -20,7 +20,7 @@ Grids = Callable[..., FakeGrid]
 def test_a_device_that_is_always_busy_is_asked_less_and_less(
     settings: Settings, federate: Callable[..., Federation], grid_of: Grids
 ) -> None:
-    config = settings(num_server_rounds=14)
+    config = settings(num_server_rounds=14, round_timeout=600.0)
     grid = grid_of(config)
 
     def busy(server_round: int, payload: bytes) -> bytes:
