@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,12 +25,22 @@ class Place:
 
 
 def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
-    """Return the device's place; its id is the node config's `client-id`, else the partition, else Flower's node id."""
-    client_id = int(node_config.get("client-id", node_config.get("partition-id", node_id)))
+    """Return the device's place; its id is the node config's `client-id`, else the partition, else from `node_id`.
+
+    Client ids are in ledgers, in plans and in other devices' hands. Flower's node id never is: SuperLink takes messages
+    for a node from everyone who is enrolled and knows its id.
+    """
+    client_id = int(node_config.get("client-id", node_config.get("partition-id", _public_id(node_id))))
     if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
         return Place(client_id, simulated=bool(node_config.get("simulated", False)))
     simulated = "worker-address" not in node_config
     return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
+
+
+def _public_id(node_id: int) -> int:
+    """Return a u64 from which the node id cannot be had, but by trying all of them: its BLAKE2b-64."""
+    digest = hashlib.blake2b(str(node_id).encode(), digest_size=8, person=b"zo-asr/client-id")
+    return int.from_bytes(digest.digest(), "little")
 
 
 def known_place(node_config: Mapping[str, Any], node_id: int) -> Place | None:

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from server.devices.enrolment import Enrolment
 from server.guards.choice import guard_for
 from server.rounds.federation import Events, Federation, ModelOf, refuse_used_ledger
 from server.rounds.held_out import HeldOut
@@ -124,11 +125,17 @@ def log_comparison(found: dict[str, Any] | None) -> None:
             logger.info(f"  {column} {value}: {change_text(group)}, {group['utterances']} utterances")
 
 
-def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of: ModelOf = GlobalModel) -> None:
+def run_on(
+    grid: Grid,
+    config: RunConfig,
+    events: Events | None = None,
+    model_of: ModelOf = GlobalModel,
+    enrolment: Enrolment | None = None,
+) -> None:
     """Run all rounds on the devices of a grid; write `evaluation.json` and the adapted model.
 
     Args:
-        model_of: as in `Federation`.
+        model_of, enrolment: as in `Federation`.
     """
     check_output(config)
     held_out = HeldOut(config)
@@ -136,7 +143,7 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     hooks.on_evaluate = held_out
     hooks.on_model = held_out.prepare
     with Tracking(config, trackers_of(config)) as tracking:
-        federation = Federation(config, grid, tracking.watched(hooks), model_of)
+        federation = Federation(config, grid, tracking.watched(hooks), model_of, enrolment)
         tracking.start(federation, held_out.data)
         stopped = ""
         try:
@@ -149,15 +156,27 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
         log_comparison(comparison)
 
 
-def make_server_app(config: RunConfig | None = None, events: Events | None = None) -> ServerApp:
-    """Return a ServerApp; without `config` it uses `context.run_config`, as `flwr run` passes it."""
+def make_server_app(
+    config: RunConfig | None = None, events: Events | None = None, enrolment: Enrolment | None = None
+) -> ServerApp:
+    """Return a ServerApp; without `config` it uses `context.run_config`, as `flwr run` passes it.
+
+    Args:
+        enrolment: as in `Federation`; default: the devices are the operator's own where Flower simulates them.
+    """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        run_on(grid, config or RunConfig.from_mapping(context.run_config), events)
+        known = enrolment or Enrolment(own_devices=_beside_an_engine())
+        run_on(grid, config or RunConfig.from_mapping(context.run_config), events, enrolment=known)
 
     return app
+
+
+def _beside_an_engine() -> bool:
+    """Whether this is the thread in which Flower's simulation runs a ServerApp, beside its engine."""
+    return threading.current_thread() is not threading.main_thread()
 
 
 def output_of(config: RunConfig | None, context: Context) -> Path:
@@ -182,7 +201,7 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
                 raise_if_worse(output_of(app_config, context))
             except (ZOError, OSError) as error:
                 logger.error(f"error: {error}")
-                if threading.current_thread() is not threading.main_thread():
+                if _beside_an_engine():
                     raise failed(str(error).splitlines()[0]) from None
                 raise SystemExit(1) from None
 

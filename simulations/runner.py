@@ -18,6 +18,7 @@ from flwr.serverapp import ServerApp
 
 from client.app import make_client_app
 from server.app import log_round, make_server_app
+from server.devices.enrolment import Enrolment
 from server.rounds.federation import LEDGER_NAME, Events
 from simulations.environment import quiet_environment
 from simulations.stopping import GivenUp, Stop, ray_out_of_signals
@@ -128,7 +129,13 @@ def run_federation(
     hooks = stop.watched(events or Events(on_round=log_round))
     with stop, _feature_cache(config) as settings:
         on_start()
-        simulate(make_server_app(settings, hooks), make_client_app(settings), num_devices, actors, stop)
+        simulate(
+            make_server_app(settings, hooks, Enrolment(own_devices=True)),
+            make_client_app(settings),
+            num_devices,
+            actors,
+            stop,
+        )
 
 
 def how_to_resume(config: RunConfig) -> str:

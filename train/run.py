@@ -10,6 +10,7 @@ from typing import Any
 
 from client.device.warm import forget_all
 from server.app import run_on
+from server.devices.enrolment import Enrolment
 from server.rounds.events import Events
 from server.rounds.result import RunResult
 from server.run.log import RoundReport
@@ -96,6 +97,6 @@ def run_here(config: RunConfig, events: Events | None = None) -> None:
     forget_all()  # of an earlier run in this process
     place = OneProcess(config)
     try:
-        run_on(place.grid, config, events, place.model_of)
+        run_on(place.grid, config, events, place.model_of, Enrolment(own_devices=True))
     finally:
         forget_all()

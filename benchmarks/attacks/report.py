@@ -1,4 +1,4 @@
-"""Tables of the attacks for docs/privacy.md, and its figure: `python -m benchmarks.attacks.report`."""
+"""Tables of the attacks for docs/results/privacy.md, and its figure: `python -m benchmarks.attacks.report`."""
 
 from __future__ import annotations
 

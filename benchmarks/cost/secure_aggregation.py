@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from benchmarks.harness.rows import amount, row, store
-from server.deploy.certificates import new_device_key
+from zo_common.device_key import new_device_key
 from zo_common.secure_sum.boxes import BOX_BYTES, seal, share_hashes
 from zo_common.secure_sum.device import SecureDevice, commitment
 from zo_common.secure_sum.graph import Graph

@@ -221,7 +221,7 @@ class Fleet:
         devices = [("device", name) for name in self.names + self.late]
         options = [part for key, value in [*chosen.items(), *devices] for part in (f"--{key}", str(value))]
         self.short.chmod(0o755)  # as /run is: what keeps others out is the mode of the socket and of the folder
-        self._must("init", str(there.root), *options, cwd=self.short)
+        self._must("init", str(there.root), *options, "--make-keys", cwd=self.short)
 
     def _must(self, *arguments: str, cwd: Path | None = None) -> None:
         done = self.cli(*arguments, cwd=cwd)

@@ -134,7 +134,7 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
     before = before or crowd.evaluate()
     hostile = _hostile(setting, crowd.devices)
     standings, rule, change = Standings(), setting.aggregator(), attack_of(setting.attack)
-    suspicions = Suspicions(standings, shared=True)
+    suspicions = Suspicions.of(setting.config(), standings)
     config, last, outcome = setting.config(), None, Outcome(before, {}, hostile)
     for server_round in range(1, setting.rounds + 1):
         rate = float(np.float32(config.learning_rate_at(server_round)))

@@ -149,13 +149,13 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, {}),
     "docs/precision.md": ({"serving": serving.table}, {}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
-    "docs/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),
     "docs/results/cost.md": ({"cost": cost_block}, COST),
     "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),
     "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
     "docs/results/hostile.md": (privacy_report.HOSTILE, {}),
     "docs/results/learning.md": (learning.BLOCKS, {}),
+    "docs/results/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
     "docs/results/scaling.md": (scaling.BLOCKS, {}),
 }
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -203,6 +204,17 @@ def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> Non
     """Stop the work in progress after its step; the server gets an error."""
     word = _ask(listen, token_file, lambda worker: worker.cancel())
     print(f"stopping the {word}" if word else "nothing to stop")
+
+
+@app.command()
+def key(
+    folder: Annotated[Path, typer.Argument(help="The device's folder, with ca.crt and device.env.")] = Path(),
+) -> None:
+    """Make this device's private key, if it has none, and print the public line that the server enrolls."""
+    from zo_common.device_key import KEY_NAME, make_key
+
+    print(make_key(folder))
+    print(f"{folder / KEY_NAME} stays on this device; the server's operator enrolls the line above", file=sys.stderr)
 
 
 main = run_typer(app)

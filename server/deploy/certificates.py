@@ -1,4 +1,4 @@
-"""Keys and certificates of a deployment: its own authority, the server's certificate, and the devices' key pairs."""
+"""Keys and certificates of a deployment: its own authority, and the server's certificate."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ SERVER_DAYS = 365
 WARN_BELOW_DAYS = 30
 ALWAYS = ("localhost", "127.0.0.1")
 _BACKDATED = timedelta(hours=1)  # devices whose clock is a little behind accept a new certificate
-_CURVES = ("secp256r1", "secp384r1", "secp521r1")  # Flower takes no other
 
 
 @dataclass(frozen=True)
@@ -169,36 +168,6 @@ def private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-
-
-def new_device_key() -> tuple[bytes, bytes]:
-    """Return a device's new key pair (EC P-384, OpenSSH form, as SuperNode reads it): private key, public key."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return private, public
-
-
-def read_public_key(path: Path) -> bytes:
-    """Read a device's public key in OpenSSH form, without its comment.
-
-    Raises:
-        ConfigError: no such file, a private key, or not an EC key of P-256, P-384 or P-521.
-    """
-    expected = "expected the .pub file of: ssh-keygen -t ecdsa -b 384 -N '' -f node.key"
-    try:
-        data = path.read_bytes()
-    except OSError:
-        raise ConfigError(f"{path} cannot be read: {expected}") from None
-    try:
-        public = serialization.load_ssh_public_key(data)
-    except (ValueError, UnsupportedAlgorithm):
-        raise ConfigError(f"{path} is not an OpenSSH public key: {expected}") from None
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in _CURVES:
-        raise ConfigError(f"{path} holds a key of another kind: {expected}")
-    return public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
 def write_private(path: Path, data: bytes) -> None:

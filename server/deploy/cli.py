@@ -20,6 +20,9 @@ console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
 Run = Annotated[str, typer.Argument(help="A run: the NAME of runs/NAME.toml.", metavar="RUN")]
+MakeKeys = Annotated[
+    bool, typer.Option("--make-keys", help="Make the devices' private keys here, for a trial on one's own machines.")
+]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value: a setting other than the file's.")]
 
 
@@ -31,20 +34,23 @@ def init(
     superlink_port: Annotated[int, typer.Option(help="SuperLink's port on the loopback interface.")] = 9440,
     device_port: Annotated[int, typer.Option(help="Device N's SuperNode listens on this + N, on its loopback.")] = 9500,
     bind: Annotated[str, typer.Option(help="The address that the proxy listens on.")] = "0.0.0.0",
-    device: Annotated[list[str] | None, typer.Option(help="A device to make a key pair for.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="A device to write a folder for.")] = None,
     model: Annotated[str, typer.Option(help="The base model of runs, and of devices.")] = "openai/whisper-tiny.en",
     data: Annotated[str, typer.Option(help="Where devices have their recordings.")] = "data",
+    make_keys: MakeKeys = False,
 ) -> None:
-    """Write a deployment folder: keys, certificates, Flower's settings, scripts, units."""
+    """Write a deployment folder: the server's keys, certificates, Flower's settings, scripts, units."""
     from server.deploy.folder import init_folder
 
     deployment = Deployment(
         root=folder.absolute(), hosts=tuple(host), port=port, superlink_port=superlink_port,
         device_port=device_port, bind=bind, model=model, data=data,
     )  # fmt: skip
-    init_folder(deployment, device or [])
+    init_folder(deployment, device or [], make_keys=make_keys)
     console.print(f"wrote {folder}")
     console.print(f"next: {deployment.root}/start.sh, then: zo-asr-server enroll {folder}")
+    if device and not make_keys:
+        console.print(f"devices make their own keys: carry {folder}/devices/NAME/ to each, and see the README.md in it")
 
 
 @app.command()
@@ -64,19 +70,27 @@ def units(folder: Folder) -> None:
 def enroll(
     folder: Folder,
     node: Annotated[str, typer.Argument(help="The device's name; without one, all that are not registered yet.")] = "",
-    public_key: Annotated[Path | None, typer.Option(help="The device's own public key (OpenSSH, ECDSA).")] = None,
+    public_key: Annotated[str, typer.Option(help="The line that its zo-asr worker key prints, or a file.")] = "",
+    make_keys: MakeKeys = False,
 ) -> None:
     """Register devices at the running SuperLink, and write the folder to copy to each."""
     from server.deploy.devices import enroll as enroll_one
+    from server.deploy.devices import without_key
 
     deployment = Deployment.open(folder)
-    waiting = [device.name for device in deployment.devices().values() if not (device.node_id or device.revoked)]
+    unknown = [device for device in deployment.devices().values() if not (device.node_id or device.revoked)]
+    waiting = [device.name for device in unknown if device.public_key or make_keys]
     if public_key and not node:
         raise ConfigError("--public-key needs the name of the device whose key it is")
+    if not node and unknown and not waiting:
+        raise ConfigError(without_key(unknown[0].name))
     if not node and not waiting:
         raise ConfigError("no device waits for its registration: name a new one, or one to be looked up at SuperLink")
     for name in [node] if node else waiting:
-        device = enroll_one(deployment, name, public_key)
+        device = enroll_one(deployment, name, public_key, make_key=make_keys)
+        if not device.public_key:
+            console.print(without_key(name))
+            continue
         console.print(f"{name}: client {device.client_id}, node {device.node_id}; carry {folder}/devices/{name}/ to it")
 
 
@@ -174,14 +188,17 @@ def proxy(folder: Folder) -> None:
     from server.deploy.proxy import make_app, serve, server_config
 
     deployment = Deployment.open(folder)
-    served = make_app(f"https://{deployment.superlink_address}", client_context(deployment.authority))
+    # the unit gives the proxy copies of the files that it needs, side by side, and no access to the others
+    keys = folder if (folder / deployment.key.name).is_file() else deployment.keys
+    trusted = client_context(keys / deployment.authority.name)
+    served = make_app(f"https://{deployment.superlink_address}", trusted)
     serve(
         server_config(
             served,
             bind=deployment.bind,
             port=deployment.port,
-            certificate=deployment.certificate,
-            key=deployment.key,
+            certificate=keys / deployment.certificate.name,
+            key=keys / deployment.key.name,
         )
     )
 

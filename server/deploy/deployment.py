@@ -91,7 +91,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 @dataclass
 class Device:
-    """A device as the server knows it; `node_id` is Flower's, empty until it is registered."""
+    """A device as the server knows it.
+
+    Attributes:
+        public_key: empty until the device has made one and its operator has brought it.
+        node_id: Flower's, empty until it is registered.
+    """
 
     __pydantic_config__ = ConfigDict(**STRICT, alias_generator=lambda name: name.replace("_", "-"))
     name: str
@@ -320,6 +325,8 @@ class Deployment:
             tables = {"devices": {device.name: device.to_mapping() for device in devices.values()}}
             write_durably(self.root / "devices.toml", tomli_w.dumps(tables).encode())
             lines = [
-                peer_line(device.client_id, device.public_key) for device in devices.values() if not device.revoked
+                peer_line(device.client_id, device.public_key)
+                for device in devices.values()
+                if device.public_key and not device.revoked
             ]
             write_durably(self.root / PEERS_NAME, "".join(lines).encode())

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from server.deploy.deployment import CONNECTION, FLOWER_SETTINGS, Deployment, Device
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
+from zo_common.device_key import KEY_NAME
 
 _TEMPLATES = Environment(
     loader=PackageLoader("server.deploy"),
@@ -74,9 +75,8 @@ def write_device_files(deployment: Deployment, device: Device) -> None:
         "data": deployment.data,
         "exports": _exports(),
         "unit_settings": _unit_settings(),
-        "key_line": "`node.key` is this device's private key: it belongs on this device alone."
-        if (folder / "node.key").exists()
-        else "Put the private key that was made on this device beside these files, as `node.key` (mode 0600).",
+        "made_here": (folder / KEY_NAME).exists(),
+        "root": deployment.root,
     }
     write_durably(folder / "ca.crt", deployment.authority.read_bytes())
     _write(folder / "start-device.sh", render("start-device.sh", values), executable=True)

@@ -26,8 +26,12 @@ from zo_common.errors import ConfigError
 _FOLDERS = ("keys", "flwr-home", "app", "runs", "devices", "state", "log", "systemd")
 
 
-def init_folder(deployment: Deployment, devices: Sequence[str] = ()) -> None:
+def init_folder(deployment: Deployment, devices: Sequence[str] = (), *, make_keys: bool = False) -> None:
     """Write a deployment folder with its own keys; if that fails, remove what was written.
+
+    Args:
+        devices: names of devices to write folders for.
+        make_keys: as `add_device`.
 
     Raises:
         ConfigError: the folder exists and is not empty, or a device's name cannot be used.
@@ -51,7 +55,7 @@ def init_folder(deployment: Deployment, devices: Sequence[str] = ()) -> None:
         write_server_files(deployment)
         write_example_run(deployment, len(devices))
         for name in devices:
-            add_device(deployment, name)
+            add_device(deployment, name, make_key=make_keys)
         # written last: without it, the folder is not a deployment
         write_durably(root / SETTINGS, deployment.settings_text().encode())
     except BaseException:

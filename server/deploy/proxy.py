@@ -27,6 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 log = logging.getLogger("zo_asr.proxy")
 
 MEBIBYTE = 1 << 20
+_MOST_DIGITS = 20
 # as sent, before any decoding: no dots, escapes, empty segments, backslashes or absolute targets get through
 _ALLOWED = re.compile(rb"/v1/fleet(/[A-Za-z0-9_-]+)+")
 _OF_ONE_HOP = frozenset(
@@ -46,8 +47,12 @@ class Limits:
     idle_seconds: float = 60.0
 
 
-class TooLarge(Exception):
-    """A request's body is longer than the limit."""
+class Unfit(Exception):
+    """A request that is not passed on; the text says why."""
+
+    def __init__(self, status: int, why: str) -> None:
+        self.status = status
+        super().__init__(why)
 
 
 class FleetProxy:
@@ -84,15 +89,24 @@ class FleetProxy:
         if request.method != "POST":
             return PlainTextResponse("only POST\n", 405, headers={"allow": "POST"})
         try:
-            if int(request.headers.get("content-length", 0)) > self.limits.body:
-                raise TooLarge
+            self._check_length(request)
             return await self._forward(request, path.decode("ascii"))
-        except (TooLarge, ValueError):
-            return self._refusal(request, 413, f"more than {self.limits.body} bytes")
+        except Unfit as unfit:
+            return self._refusal(request, unfit.status, str(unfit))
         except (TimeoutError, httpx.TimeoutException) as error:
             return self._refusal(request, 504, f"not done in time ({type(error).__name__})")
         except (ClientDisconnect, httpx.HTTPError) as error:
             return self._refusal(request, 502, f"cut off ({type(error).__name__})")
+
+    def _check_length(self, request: Request) -> None:
+        length = request.headers.get("content-length", "0")
+        if "content-length" in request.headers and "transfer-encoding" in request.headers:
+            raise Unfit(400, "two lengths (RFC 9112, section 6.1)")  # two readers may see two requests
+        if len(length) > _MOST_DIGITS or int(length) > self.limits.body:
+            raise self._too_large()
+
+    def _too_large(self) -> Unfit:
+        return Unfit(413, f"more than {self.limits.body} bytes")
 
     def _refusal(self, request: Request, status: int, why: str) -> Response:
         log.warning("%s, %s: %s, answered %d", _caller(request), request.scope["raw_path"].decode(), why, status)
@@ -121,7 +135,7 @@ class FleetProxy:
                 return
             size += len(chunk)
             if size > self.limits.body:
-                raise TooLarge
+                raise self._too_large()
             yield chunk
 
 
@@ -159,9 +173,15 @@ def _shown(request: Request, path: bytes) -> bytes:
 
 
 class BoundedProtocol(H11Protocol):
-    """HTTP protocol that closes a connection on which no request begins for `idle_seconds` (against slow headers)."""
+    """HTTP protocol that ends connections that are held open for nothing.
+
+    It closes one on which no request begins for `idle_seconds` (slow headers), and aborts one whose answer is not read
+    for `answer_seconds`: closing would wait for the reader.
+    """
 
     idle_seconds = Limits.idle_seconds
+    answer_seconds = Limits.answer_seconds
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -170,7 +190,28 @@ class BoundedProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
+        self._forget_unread()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The buffer is full: give the reader `answer_seconds`."""
+        super().pause_writing()
+        self._forget_unread()
+        self._unread = self.loop.call_later(self.answer_seconds, self._abandon)
+
+    def resume_writing(self) -> None:
+        """The reader has read."""
+        self._forget_unread()
+        super().resume_writing()
+
+    def _abandon(self) -> None:
+        log.warning("%s does not read its answer: cut off", self.client[0] if self.client else "unknown")
+        self.transport.abort()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _look(self) -> None:
         busy = self.cycle is not None and not self.cycle.response_complete
@@ -198,7 +239,11 @@ def server_config(
         app,
         host=bind,
         port=port,
-        http=type("Protocol", (BoundedProtocol,), {"idle_seconds": limits.idle_seconds}),
+        http=type(
+            "Protocol",
+            (BoundedProtocol,),
+            {"idle_seconds": limits.idle_seconds, "answer_seconds": limits.answer_seconds},
+        ),
         ws="none",
         ssl_certfile=certificate,
         ssl_keyfile=str(key),

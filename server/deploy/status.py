@@ -18,6 +18,7 @@ from server.deploy.certificates import WARN_BELOW_DAYS, client_context, days_lef
 from server.deploy.deployment import CONNECTION, Deployment, check_name
 from server.deploy.flower import FlowerError, flwr_json
 from server.run.log import read_rows
+from zo_common.device_key import KEY_NAME
 from zo_common.errors import ConfigError
 
 _PROBE_SECONDS = 5.0
@@ -30,6 +31,7 @@ def collect(deployment: Deployment, run: str = "") -> dict[str, Any]:
         "folder": str(deployment.root),
         "processes": _processes(deployment),
         "certificates": _certificates(deployment),
+        "private_keys": sorted(path.parent.name for path in deployment.root.glob(f"devices/*/{KEY_NAME}")),
         **_devices(deployment, run),
         **(_run(deployment, run) if run else {"runs": _runs(deployment)}),
     }
@@ -144,6 +146,13 @@ def warnings(status: dict[str, Any]) -> Iterator[str]:
             remedy = "renew --ca" if name == "ca.crt" else "renew"
             state = f"expires in {days:.0f} days" if days > 0 else "has expired: devices refuse this server"
             yield f"{name} {state}: run zo-asr-server {remedy} {status['folder']}"
+    if status["private_keys"]:
+        names = ", ".join(status["private_keys"])
+        yield (
+            f"private keys of devices lie on this server ({names}): whoever reads them passes for the device, also in "
+            f"secure sums; remove {status['folder']}/devices/*/{KEY_NAME} once they are carried, and let devices make "
+            "their own"
+        )
     if status["trouble"]:
         yield status["trouble"]
 

@@ -16,6 +16,7 @@ class Evidence:
         rounds: number of rounds in which it could be compared.
         information: sum of the rounds' inverse variances.
         score: sum of the rounds' Fisher z, each times its inverse variance.
+        share: relation that its number of utterances lets one expect, as a part of the median device's.
         echoes: rounds in a row in which it sent the update of the round before.
         report: the last report to the operator; empty if there is none.
     """
@@ -24,6 +25,7 @@ class Evidence:
     rounds: int = 0
     information: float = 0.0
     score: float = 0.0
+    share: float = 1.0
     echoes: int = 0
     report: str = ""
 

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from server.devices.enrolment import Enrolment
 from server.messaging.byte_counts import ByteCounts
 from server.messaging.exchange import CONTENT, ask, serialised_size
 from server.messaging.foreign_text import plain, printable
@@ -20,11 +21,13 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+__all__ = ["Enrolment", "Introductions", "Member", "Roster", "wait_for_nodes"]
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB
 _FIRST_SECONDS = 120.0  # at least: after a server crash, nodes with pending messages stay blocked for a minute
 _MOST_ROUNDS_APART = 32
+_BUSY_PATIENCE, _MOST_BUSY_ROUNDS_APART = 3, 8  # of a device in another run
 _MOST_FAULTS, _LONGEST_FAULT = 1000, 2000  # faults that a device may list, and characters in each
 _MOST_NAMED = 8  # devices listed in one line
 
@@ -178,50 +181,49 @@ class Roster:
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 
-    def __init__(self, grid: Grid, config: RunConfig) -> None:
+    def __init__(self, grid: Grid, config: RunConfig, enrolment: Enrolment | None = None) -> None:
         self.members: dict[int, Member] = {}
         self.online: set[int] = set()
         self.told = Introductions()
         self.also: Mapping[str, str] = {}
         self._grid = grid
         self._config = config
+        self._enrolment = enrolment or Enrolment()
+        self._registered: Mapping[int, int] | None = None
         self._again: dict[int, tuple[int, int, str]] = {}  # node → (round to ask again, times asked, last message)
 
     def start(self) -> None:
         """Wait for devices and let them introduce themselves; those that cannot train are left out with a warning.
 
         Raises:
-            ConfigError: two nodes claim one client id, a simulated device has bad recordings, or fewer than
-                `min-clients` devices can train; the message says why they cannot.
+            ConfigError: one of the operator's own devices has bad recordings, or fewer than `min-clients` devices can
+                train; the message says why they cannot.
         """
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
         self.online = set(nodes)
         registrations = _register(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
         problems = registrations.problems()
-        ids = [m.client_id for m in registrations.members.values()]
-        if len(set(ids)) != len(ids):
-            twice = next(i for i in ids if ids.count(i) > 1)
-            raise ConfigError(
-                f"two devices claim client id {twice}: set distinct client-id values in their node configs"
-            )
-        if len(registrations.members) < least or registrations.stop:
-            head = f"{len(registrations.members)} of {len(nodes)} devices can train, min-clients is {least}:"
-            if registrations.stop:
+        self.members = {}
+        for node, member in sorted(registrations.members.items()):
+            if word := self._take(member):
+                registrations.words[node] = word
+                problems.append(word)
+        stop = registrations.stop and self._enrolment.own_devices
+        if len(self.members) < least or stop:
+            head = f"{len(self.members)} of {len(nodes)} devices can train, min-clients is {least}:"
+            if stop:
                 head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
             raise ConfigError(
                 "\n  ".join([head, *(problems or ["no other device answered: are the clients running?"])])
             )
-        self.members = registrations.members
-        if len(registrations.members) < len(nodes):
-            logger.warning(
-                f"{len(nodes) - len(registrations.members)} of {len(nodes)} devices are left out, for these reasons"
-            )
+        if len(self.members) < len(nodes):
+            logger.warning(f"{len(nodes) - len(self.members)} of {len(nodes)} devices are left out, for these reasons")
         for problem in problems:
             logger.warning(problem)
-        for node in set(nodes) - set(registrations.members):
+        for node in set(nodes) - set(self.members):
             self._ask_again_later(node, 0, registrations.words.get(node, ""), busy=node in registrations.busy)
-        self._tell_skipped(registrations.members.values())
+        self._tell_skipped(self.members.values())
 
     def _tell_skipped(self, members: Iterable[Member]) -> None:
         for client in (str(member.client_id) for member in members):
@@ -229,7 +231,7 @@ class Roster:
                 logger.warning(f"device {client} skipped {count} bad recording{'s' if count > 1 else ''}")
 
     def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
-        """Take a device off the roster; it may introduce itself again some rounds later, a busy one in the next."""
+        """Take a device off the roster; it may introduce itself again some rounds later, a busy one sooner."""
         self.members.pop(node, None)
         if self._ask_again_later(node, server_round, word, busy=busy):
             logger.warning(f"{word}; it is left out")
@@ -237,8 +239,10 @@ class Roster:
     def _ask_again_later(self, node: int, server_round: int, word: str, *, busy: bool) -> bool:
         """Schedule the next introduction; return whether the message is new."""
         _, times, last = self._again.get(node, (0, 0, ""))
-        times = 0 if busy else times
-        self._again[node] = server_round + min(_MOST_ROUNDS_APART, 1 << times), times + 1, word
+        pause = min(_MOST_ROUNDS_APART, 1 << min(times, _MOST_ROUNDS_APART))
+        if busy:  # each introduction may take as long as a round waits for one
+            pause = min(_MOST_BUSY_ROUNDS_APART, 1 << min(max(0, times - _BUSY_PATIENCE), _MOST_BUSY_ROUNDS_APART))
+        self._again[node] = server_round + pause, times + 1, word
         return word != last
 
     def refresh_online(self) -> None:
@@ -263,19 +267,27 @@ class Roster:
             if member is None:
                 word = registrations.words.get(node, f"node {node} did not answer")
                 self.leave_out(node, word, server_round, busy=node in registrations.busy)
-            elif self._takes_a_place(member, server_round):
-                self.members[node] = member
+            elif word := self._take(member):
+                self.leave_out(node, word, server_round)
+            else:
                 fresh.append(member)
         self._tell_skipped(fresh)
         return fresh
 
-    def _takes_a_place(self, member: Member, server_round: int) -> bool:
-        """Return whether its client id is free; an offline device with the same id is replaced."""
-        for node, other in list(self.members.items()):
-            if other.client_id == member.client_id:
-                if node in self.online:
-                    word = f"device {member.client_id} (node {member.node_id}) claims the client id of node {node}"
-                    self.leave_out(member.node_id, word, server_round)
-                    return False
-                del self.members[node]
-        return True
+    def _take(self, member: Member) -> str:
+        """Take a device on the roster, or return why it is none: its client id is another's.
+
+        A device that is offline is replaced where no register says whose its client id is.
+        """
+        node, client = member.node_id, member.client_id
+        self._registered = registered = self._enrolment.nodes(self._registered)
+        if registered is not None and registered.get(client) != node:
+            return f"node {node} claims client id {client}, which is not enrolled with its key"
+        for other in [other for other, known in self.members.items() if known.client_id == client]:
+            if registered is None and other in self.online:
+                return (
+                    f"device {client} (node {node}) claims the client id of node {other}: set distinct client-id values"
+                )
+            del self.members[other]
+        self.members[node] = member
+        return ""

@@ -19,9 +19,10 @@ from zo_common.checked import STRICT, read_values
 
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
-_NOT_ITS_FAULT = frozenset({"client-busy", "late", "duplicate", "catching-up", "no-majority"})
-_PATIENCE = 3  # failures in a row before rounds are skipped
-_MOST_SKIPPED = 32
+_WAITED_FOR = frozenset({"client-busy", "catching-up"})  # no fault, but a round may wait for it to its end
+_NOT_ITS_FAULT = frozenset({"late", "duplicate", "no-majority"})
+_PATIENCE = 3  # failures, or rounds waited, in a row before rounds are skipped
+_MOST_SKIPPED, _MOST_SKIPPED_WAITING = 32, 8
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Standing:
     Attributes:
         have_round: the last ledger round that the device reported as applied.
         last_seen_round: the last round it answered in, validly or not.
+        failures, waits: rounds in a row that failed by its fault, and in which it was busy or catching up.
         until_round: it is not asked before this round.
         scalars: statistics of its scalars compared with the other devices'.
     """
@@ -45,6 +47,7 @@ class Standing:
     payload_down: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     failures: int = 0
+    waits: int = 0
     drifts: int = 0
     until_round: int = 0
     excluded: bool = False
@@ -81,13 +84,13 @@ class Standings:
     def answered(self, client_id: int, server_round: int) -> None:
         """Record a valid answer: resets the counts of failures and drift."""
         standing = self.of(client_id)
-        standing.failures = standing.drifts = standing.until_round = 0
+        standing.failures = standing.waits = standing.drifts = standing.until_round = 0
         standing.have_round = max(server_round - 1, 0)
         standing.last_seen_round = server_round
         standing.word = ""
 
     def failed(self, client_id: int, server_round: int, reason: str, detail: str) -> None:
-        """Record a failure. From the third in a row on, the client skips 1, 2, 4 … 32 rounds."""
+        """Record a failure. From the third in a row on, the client skips 1, 2, 4 … 32 rounds, or 8 if it was busy."""
         standing = self.of(client_id)
         standing.refused[reason] += 1
         standing.word = detail
@@ -95,11 +98,15 @@ class Standings:
             standing.last_seen_round = server_round
         if reason in _NOT_ITS_FAULT:
             return
-        standing.failures += 1
-        if standing.failures >= _PATIENCE:
+        if reason in _WAITED_FOR:
+            standing.waits += 1
+            times, most = standing.waits, _MOST_SKIPPED_WAITING
+        else:
+            standing.failures += 1
+            times, most = standing.failures, _MOST_SKIPPED
+        if times >= _PATIENCE:
             # the file may hold any number of failures: bound the shift
-            skipped = 1 << min(standing.failures - _PATIENCE, _MOST_SKIPPED.bit_length() - 1)
-            standing.until_round = server_round + 1 + skipped
+            standing.until_round = server_round + 1 + (1 << min(times - _PATIENCE, most.bit_length() - 1))
 
     def drifted(self, client_id: int) -> bool:
         """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""

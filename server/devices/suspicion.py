@@ -8,14 +8,17 @@ length, so that no device dominates. Nothing is centred: an offset on all scalar
 2. Fisher's z = atanh(r) of a round has variance 1 / (K·(q − 1) − 2) for unrelated scalars (a leave-one-out step has
 q − 1 degrees of freedom). The sum over rounds, weighted by the inverse variance, is a test whose power grows with
 the rounds.
-3. A device is unrelated if this sum is below `UNRELATED` standard deviations although the median device would have
-`EXPECTED`; it is opposed below −`OPPOSED`. An honest device that correlates like the median one is reported as
-unrelated with probability 3e-5. One whose speech differs from all others may be reported correctly.
+3. A device is unrelated if this sum is below `UNRELATED` standard deviations although one like the median device would
+have `EXPECTED`; it is opposed below −`OPPOSED`. What is expected of a device is the median device's relation times
+√(b / median b) with b utterances in a step, at most 1: where noise is large, a mean of b utterances correlates so. The
+test is made every round, and only the rounds around the first in which `EXPECTED` is reached can go wrong: an honest
+device is then below with probability 3e-5. One whose speech differs from all others may be reported correctly.
 4. Scalars proportional to another device's for `COPIES` rounds in a row are copied, since batches differ. The same
 holds for scalars proportional to the previous round's update.
 
 A report informs the operator: it excludes no device, and is withdrawn when the evidence is gone. It assumes an honest
-majority.
+majority. Replies are compared as they came, so never where it is the server that adds the noise of a guarantee: a
+report would tell what the noise hides.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from numpy.typing import NDArray
 from server.devices.evidence import Evidence
 from server.devices.standing import Standings
 from zo_common.aggregation.mean import ClientScalars
+from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Record
 
 UNRELATED = 2.0
@@ -46,12 +50,23 @@ Vectors = NDArray[np.float64]
 
 
 class Suspicions:
-    """Tests every round's valid scalars; the statistics are kept in `Standings`."""
+    """Tests every round's valid scalars; the statistics are kept in `Standings`.
 
-    def __init__(self, standings: Standings, shared: bool) -> None:
+    Args:
+        comparable: whether replies may be compared at all.
+        batch: utterances of a local step, of devices that have so many.
+    """
+
+    def __init__(self, standings: Standings, comparable: bool, batch: int) -> None:
         self._standings = standings
-        self._shared = shared
+        self._comparable, self._batch = comparable, batch
         self._pairs: dict[tuple[int, int], int] = {}  # how many rounds in a row two devices sent the same
+
+    @classmethod
+    def of(cls, config: RunConfig, standings: Standings) -> Suspicions:
+        """Return the tests of a run: of shared directions, and of replies that need no more noise."""
+        bare = config.privacy == "device" and config.noise_by == "server"
+        return cls(standings, config.directions == "shared" and not bare, config.batch_size)
 
     def look(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
         """Add a round to the statistics; return messages on devices whose report has changed.
@@ -60,7 +75,7 @@ class Suspicions:
             clients: the round's valid replies.
             last: the round before, as the ledger has it.
         """
-        if not self._shared or len(clients) < 3:
+        if not self._comparable or len(clients) < 3:
             return []
         steps, queries = clients[0].projected_grads.shape
         freedom = steps * (queries - 1)
@@ -70,6 +85,9 @@ class Suspicions:
         ids = [c.client_id for c in ordered]
         unit = _unit(np.stack([c.projected_grads.astype(np.float64).reshape(-1) for c in ordered]))
         self._weigh(ids, unit, freedom - 2)
+        sizes = np.minimum([c.num_examples for c in ordered], self._batch)
+        for client, share in zip(ids, np.minimum(np.sqrt(sizes / np.median(sizes)), 1.0).tolist(), strict=True):
+            self._standings.of(client).scalars.share = share
         if freedom >= LEAST_TO_COPY:
             self._count_copies(ids, unit)
             self._count_echoes(ids, unit, last)
@@ -142,7 +160,7 @@ def _report(evidence: Evidence, typical: float, twin: int | None) -> str:
         return f"copies: its scalars are the update of the round before, {evidence.echoes} rounds in a row"
     if evidence.deviations < -OPPOSED:
         return f"opposed: its scalars run against the others', {found}"
-    expected = typical * math.sqrt(evidence.information)
+    expected = typical * evidence.share * math.sqrt(evidence.information)
     if expected >= EXPECTED and evidence.deviations < UNRELATED:
         return f"unrelated: its scalars have nothing to do with the others', {found}, {expected:.1f} expected"
     return ""

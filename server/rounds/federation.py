@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.devices.base_models import mismatched_devices, reference_view
-from server.devices.roster import Member, Roster
+from server.devices.roster import Enrolment, Member, Roster
 from server.devices.selection import Selection
 from server.devices.standing import DRIFT, Standings
 from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
@@ -58,6 +58,7 @@ class Federation:
 
     Args:
         model_of: returns the server's model for a run's settings; in one process, it may be shared with the devices.
+        enrolment: what the operator knows of the devices; default: nothing, and they are other people's.
 
     Raises:
         OperatorError: before the first round; the message says what to correct.
@@ -65,9 +66,14 @@ class Federation:
     """
 
     def __init__(
-        self, config: RunConfig, grid: Grid, events: Events | None = None, model_of: ModelOf = GlobalModel
+        self,
+        config: RunConfig,
+        grid: Grid,
+        events: Events | None = None,
+        model_of: ModelOf = GlobalModel,
+        enrolment: Enrolment | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._enrolment = config, enrolment
         self.grid = grid
         self._model_of = model_of
         self.events = events or Events()
@@ -82,7 +88,7 @@ class Federation:
         refuse_used_ledger(self.config)
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
         held = self._model_of(config) if config.server_model else None
-        self.roster = Roster(self.grid, config)
+        self.roster = Roster(self.grid, config, self._enrolment)
         self.roster.also = self._also = told(asked, config)
         self.roster.start()
         if config.trained_tensors == AUTO:
@@ -107,7 +113,7 @@ class Federation:
         if self.resumed:
             self.standings.load(Path(config.output), self.ledger.ledger.last_round)
         self._selection = Selection(config, self.roster, self.standings)
-        self.suspicions = Suspicions(self.standings, config.directions == "shared")
+        self.suspicions = Suspicions.of(config, self.standings)
         if config.aggregation != "mean" and config.directions != "shared":
             logger.warning(NOTHING_TO_COMPARE)
         self._catch_up = self.state.catch_up()

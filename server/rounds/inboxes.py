@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from dataclasses import astuple, replace
+from statistics import median
 from typing import Any
 
 from server.guards.device_losses import DeviceLosses
 from server.messaging.byte_counts import ByteCounts
 from server.messaging.foreign_text import plain
 from zo_common.errors import CodecError
-from zo_common.speech.metrics import Scores, headline_metric
+from zo_common.speech.metrics import ErrorCounts, Scores, headline_metric
 from zo_common.wire.evaluation import EvaluationReply, decode_evaluation
 from zo_common.wire.plan import Plan, Status
 
 logger = logging.getLogger(__name__)
+_MOST = 2  # a device counts as at most this many median ones: it reports its own number of utterances
 
 
 class EvaluationInbox:
@@ -91,7 +94,7 @@ class EvaluationInbox:
     def counts(self, language: str) -> list[dict[str, Any]]:
         """Errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
         rows = []
-        for reply in sorted(self.replies.values(), key=lambda reply: reply.client_id):
+        for reply in self._bounded():
             scores = reply.scores
             found = scores.characters if headline_metric(language) == "cer" else scores.words
             row = {"device": reply.client_id, "utterances": scores.utterances}
@@ -100,6 +103,23 @@ class EvaluationInbox:
 
     def summary(self, language: str) -> dict[str, Any]:
         """Return the rates of the summed counts, as `zo_common.speech.evaluation` does, and the number of replies."""
-        scores = sum((reply.scores for reply in self.replies.values()), Scores())
-        loss = sum(reply.loss_sum for reply in self.replies.values()) / max(scores.utterances, 1)
+        replies = self._bounded()
+        scores = sum((reply.scores for reply in replies), Scores())
+        loss = sum(reply.loss_sum for reply in replies) / max(scores.utterances, 1)
         return {"loss": loss, **scores.summary(language), "devices": len(self.replies)}
+
+    def _bounded(self) -> list[EvaluationReply]:
+        """Return the replies by client id, with counts scaled down where they are of more than two median devices."""
+        replies = sorted(self.replies.values(), key=lambda reply: reply.client_id)
+        sizes = [size for reply in replies if (size := reply.scores.utterances)]
+        most = _MOST * median(sizes) if sizes else 0
+        return [reply if reply.scores.utterances <= most else _scaled(reply, most) for reply in replies]
+
+
+def _scaled(reply: EvaluationReply, most: float) -> EvaluationReply:
+    scores, share = reply.scores, most / reply.scores.utterances
+    words, characters, raw = (
+        ErrorCounts(*(round(share * count) for count in astuple(kind)))
+        for kind in (scores.words, scores.characters, scores.raw_words)
+    )
+    return replace(reply, loss_sum=share * reply.loss_sum, scores=Scores(words, characters, raw, round(most)))

@@ -12,7 +12,7 @@ from client.place import Place, place_of
 @pytest.mark.parametrize(
     ("node", "place"),
     [
-        ({}, Place(99)),
+        ({}, Place(13773073425553841337)),
         ({"client-id": 4}, Place(4)),
         ({"partition-id": 2, "num-partitions": 5}, Place(2, 2, 5)),
         ({"partition-id": 2, "num-partitions": 5, "client-id": 4}, Place(4, 2, 5)),

@@ -15,6 +15,7 @@ from tiny_ctc import write_tiny_ctc
 
 from client.device.engine import Engine
 from client.device.warm import warm_dataset
+from server.devices.enrolment import Enrolment
 from server.rounds.federation import LEDGER_NAME, Events, Federation
 from server.run.log import RoundReport
 from simulations.models.tiny import write_mini_corpus, write_tiny_whisper
@@ -24,6 +25,7 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.speech.recordings import Recordings
 
 Settings = Callable[..., RunConfig]
+OWN = Enrolment(own_devices=True)
 
 
 @pytest.fixture(scope="session")
@@ -140,8 +142,8 @@ def observed() -> Observed:
 def federate(grid_of: Callable[..., FakeGrid], observed: Observed) -> Callable[..., Federation]:
     """Runs a federation on the fake grid to its end."""
 
-    def run(config: RunConfig, grid: FakeGrid | None = None) -> Federation:
-        federation = Federation(config, grid or grid_of(config), observed.events)
+    def run(config: RunConfig, grid: FakeGrid | None = None, enrolment: Enrolment | None = OWN) -> Federation:
+        federation = Federation(config, grid or grid_of(config), observed.events, enrolment=enrolment)
         federation.run()
         return federation
 

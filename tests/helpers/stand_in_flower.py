@@ -69,7 +69,7 @@ def deployment(tmp_path: Path, flower: Flower, monkeypatch: pytest.MonkeyPatch) 
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         ports = {"port": one.getsockname()[1], "superlink_port": two.getsockname()[1]}
     made = Deployment(root=tmp_path / "deployment", hosts=("localhost",), **ports)
-    init_folder(made, ["anna"])
+    init_folder(made, ["anna"], make_keys=True)
     monkeypatch.setattr(deploy_runs, "_PAUSE_SECONDS", 0.01)
     return made
 

@@ -21,11 +21,11 @@ from benchmarks.fleet.processes import Fleet, free_ports
 from server.deploy.certificates import (
     load_authority,
     new_authority,
-    new_device_key,
     private_pem,
     server_certificate,
     write_private,
 )
+from zo_common.device_key import new_device_key
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(180)]
 

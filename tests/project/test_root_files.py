@@ -14,6 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
+PRIVACY = ROOT / "docs" / "privacy.md"
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
@@ -66,3 +67,15 @@ def test_every_result_says_how_it_was_made() -> None:
     rows = {path.name: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
 
     assert rows and [name for name, row in rows.items() if "command" not in row] == []
+
+
+def test_every_promise_of_privacy_links_to_its_test() -> None:
+    text = PRIVACY.read_text(encoding="utf-8")
+    tables = text.split("## Who is kept from what")[1].split("## The guarantees")[0]
+    rows = [line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| kept from")]
+    links = re.findall(r"\]\(\.\./(tests/[^)]+\.py)\)", text)
+
+    assert len(rows) > 15
+    assert [row for row in rows if not re.search(r"\]\(\.\./tests/[^)]+\.py\)", row)] == []
+    assert all(re.search(r"^\s*def test_", (ROOT / link).read_text(), re.MULTILINE) for link in links)
+    assert "word on" not in text

@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from server.deploy.certificates import (
@@ -23,10 +21,8 @@ from server.deploy.certificates import (
     issued_by,
     load_authority,
     new_authority,
-    new_device_key,
     private_pem,
     read_certificate,
-    read_public_key,
     server_certificate,
     write_private,
 )
@@ -174,37 +170,6 @@ def test_a_missing_or_damaged_certificate_is_told(tmp_path: Path, content: bytes
 
     with pytest.raises(ConfigError, match=r"server\.crt"):
         read_certificate(tmp_path / "server.crt")
-
-
-def test_a_device_key_is_an_openssh_pair_on_p384(tmp_path: Path) -> None:
-    private, public = new_device_key()
-    (tmp_path / "node.pub").write_bytes(public)
-
-    loaded = load_ssh_private_key(private, None)
-
-    assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-    assert loaded.curve.name == "secp384r1"
-    assert loaded.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH) == public
-    assert read_public_key(tmp_path / "node.pub") == public
-
-
-def test_a_public_key_loses_its_comment(tmp_path: Path) -> None:
-    _, public = new_device_key()
-    (tmp_path / "node.pub").write_bytes(public + b" somebody@somewhere\n")
-
-    assert read_public_key(tmp_path / "node.pub") == public
-
-
-def test_other_keys_than_ecdsa_public_ones_are_refused(tmp_path: Path) -> None:
-    other = ed25519.Ed25519PrivateKey.generate().public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    secret, _ = new_device_key()
-    pem = ec.generate_private_key(ec.SECP384R1()).public_key()
-    spki = pem.public_bytes(Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-    for content in (other, secret, spki, b""):
-        (tmp_path / "key").write_bytes(content)
-        with pytest.raises(ConfigError, match="ssh-keygen"):
-            read_public_key(tmp_path / "key")
 
 
 def test_a_private_file_is_its_owners_alone_from_the_start(tmp_path: Path) -> None:

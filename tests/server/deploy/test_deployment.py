@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.deploy import folder as deploy_folder
-from server.deploy.certificates import days_left, issued_by, new_device_key, read_certificate
+from server.deploy.certificates import days_left, issued_by, read_certificate
 from server.deploy.deployment import Deployment, Device, check_host, check_name
 from server.deploy.devices import add_device
 from server.deploy.folder import init_folder, renew
+from zo_common.device_key import new_device_key
 from zo_common.errors import ConfigError
 from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 
@@ -26,7 +27,7 @@ from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 def deployment(tmp_path: Path) -> Deployment:
     """A folder with two devices."""
     made = Deployment(root=tmp_path / "deployment", hosts=("localhost", "192.0.2.7"))
-    init_folder(made, ["anna", "ben"])
+    init_folder(made, ["anna", "ben"], make_keys=True)
     return made
 
 
@@ -223,19 +224,19 @@ def test_a_device_may_bring_its_own_key(deployment: Deployment, tmp_path: Path) 
     _, public = new_device_key()
     (tmp_path / "its.pub").write_bytes(public + b" it@there\n")
 
-    device = add_device(deployment, "cleo", tmp_path / "its.pub")
+    device = add_device(deployment, "cleo", str(tmp_path / "its.pub"))
 
     folder = deployment.device_folder_of("cleo")
     assert (device.client_id, device.public_key) == (2, public.decode())
     assert not (folder / "node.key").exists()
-    assert "made on this device" in (folder / "README.md").read_text()
+    assert "worker key" in (folder / "README.md").read_text()
 
 
 def test_one_key_is_one_device(deployment: Deployment, tmp_path: Path) -> None:
     key = deployment.device_folder_of("anna") / "node.key.pub"
 
     with pytest.raises(ConfigError, match="key of device 'anna'"):
-        add_device(deployment, "cleo", key)
+        add_device(deployment, "cleo", str(key))
 
     assert "cleo" not in deployment.devices()
 
@@ -247,7 +248,7 @@ def test_a_name_is_taken_until_it_is_revoked(deployment: Deployment) -> None:
     with deployment.change_devices() as devices:
         devices["anna"].revoked = True
 
-    again = add_device(deployment, "anna")
+    again = add_device(deployment, "anna", make_key=True)
 
     assert (again.client_id, again.revoked) == (0, False)
     assert again.public_key != before.public_key

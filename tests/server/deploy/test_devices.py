@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from stand_in_flower import Call, Flower, call, deployment, flower
 
-from server.deploy.certificates import new_device_key
 from server.deploy.deployment import Deployment
 from server.deploy.flower import FlowerError
+from zo_common.device_key import new_device_key
 from zo_common.errors import ConfigError
 
 __all__ = ["call", "deployment", "flower"]  # fixtures
@@ -36,11 +36,11 @@ def test_a_device_that_could_not_be_registered_still_waits(deployment: Deploymen
     flower.answer({"supernode register": {"success": False, "error-message": "Error: Connection to SuperLink failed"}})
 
     with pytest.raises(FlowerError, match=r"start it with start\.sh"):
-        call("enroll", "ben")
+        call("enroll", "ben", "--make-keys")
 
     assert deployment.device("ben").node_id == ""
     flower.answer({"supernode register": {"success": True, "node-id": 7}})
-    call("enroll", "ben")
+    call("enroll", "ben", "--make-keys")
     assert deployment.device("ben").node_id == "7"
 
 

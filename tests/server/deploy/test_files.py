@@ -62,7 +62,7 @@ def deployment(tmp_path: Path, programs: Path) -> Deployment:
         root=tmp_path / "deployment", hosts=("zo.example.org", "192.0.2.7"), port=_free_port(), bin=programs,
         device_bin=str(programs), model="/models/a model", data="/data",
     )  # fmt: skip
-    init_folder(made, ["anna"])
+    init_folder(made, ["anna"], make_keys=True)
     return made
 
 

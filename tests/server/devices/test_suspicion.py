@@ -29,7 +29,7 @@ def _same(server_round: int, grads: NDArray[np.float32]) -> NDArray[np.float32]:
 def _rounds(count: int, change: Change = _same, devices: int = 10, noise: float = 1.0, seed: int = 0) -> Any:
     """Rounds of devices that measure one signal with noise of their own; `change` is made to all of them, (n, q)."""
     standings = Standings()
-    suspicions = Suspicions(standings, shared=True)
+    suspicions = Suspicions(standings, comparable=True, batch=16)
     rng = np.random.default_rng(seed)
     words: list[str] = []
     last = None
@@ -127,7 +127,7 @@ def test_votes_that_agree_are_not_copies() -> None:
 @pytest.mark.parametrize(("shape", "devices", "shared"), [((1, 2), 5, True), ((1, 16), 2, True), ((1, 16), 5, False)])
 def test_where_nothing_can_be_compared_nothing_is_said(shape: tuple[int, int], devices: int, shared: bool) -> None:
     standings = Standings()
-    suspicions = Suspicions(standings, shared)
+    suspicions = Suspicions(standings, shared, batch=16)
     for server_round in range(1, 20):
         clients = [ClientScalars(device, 1, 5, np.full(shape, device, np.float32)) for device in range(devices)]
         assert suspicions.look(server_round, clients, None) == []
@@ -144,7 +144,7 @@ def test_evidence_outlives_the_server(tmp_path: Path) -> None:
     again = Standings()
     again.load(tmp_path, 20)
     assert again.of(4).scalars == standings.of(4).scalars
-    assert Suspicions(again, shared=True).reported["4"].startswith("opposed")
+    assert Suspicions(again, comparable=True, batch=16).reported["4"].startswith("opposed")
 
 
 def test_a_federation_reports_in_its_files(
