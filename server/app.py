@@ -16,9 +16,9 @@ from server.guards.choice import guard_for
 from server.rounds.federation import Events, Federation, ModelOf, refuse_used_ledger
 from server.rounds.held_out import HeldOut
 from server.rounds.private_step import step_size
-from server.rounds.verdict import EVALUATION, answered, raise_if_worse, verdict_on
+from server.rounds.verdict import answered, raise_if_worse, verdict_on
 from server.run.farewell import failed
-from server.run.log import RoundReport, write_json
+from server.run.log import EVALUATION, RoundReport, write_json
 from server.run.model import GlobalModel
 from server.run.output import check_output
 from server.tracking.choice import trackers_of

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from server.rounds.federation import LEDGER_NAME
-from server.rounds.verdict import EVALUATION
+from server.run.log import EVALUATION
 from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress

@@ -47,6 +47,7 @@ class Options:
     max_epsilon: float = 0.0
     max_delta: float = 1e-6
     demands: dict[str, Any] = field(default_factory=dict)
+    metrics: str = ""
 
 
 @app.callback(invoke_without_command=True)
@@ -74,6 +75,7 @@ def run(
     least_noise: Annotated[float, typer.Option(min=0, help="Least noise multiplier of a plan.")] = 0.0,
     secure_only: Annotated[bool, typer.Option("--secure-only", help="Answer in secure sums alone.")] = False,
     least_weights: Annotated[int, typer.Option(min=0, help="Least number of trained weights.")] = 0,
+    metrics: Annotated[str, typer.Option(help="Serve Prometheus metrics there, such as 127.0.0.1:9465.")] = "",
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -89,7 +91,8 @@ def run(
     demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
     demands["least-weights"] = least_weights
     folder = state or default_state_folder()
-    run_worker(Options(listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands))
+    given = listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands, metrics
+    run_worker(Options(*given))
 
 
 def default_state_folder() -> Path:
@@ -119,6 +122,7 @@ def run_worker(options: Options) -> None:
 def _run_worker(options: Options) -> None:
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
+    serve = _metrics_server() if options.metrics else None
     from client.device.demands import Demands
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.worker.desk import Desk
@@ -137,8 +141,12 @@ def _run_worker(options: Options) -> None:
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, _, address = start_server(host, desk, options.listen, options.token)
+    server, service, address = start_server(host, desk, options.listen, options.token)
     logger.info(f"listening on {address}, state in {options.state}")
+    if serve is not None:
+        kept = (account, options.state / ACCOUNT_NAME) if account is not None else None
+        serve(options.metrics, lambda: service.status(look=False), kept)
+        logger.info(f"metrics on http://{options.metrics}/metrics")
     notify("READY=1")
     stop.wait()
     notify("STOPPING=1")
@@ -156,6 +164,14 @@ def _run_worker(options: Options) -> None:
     host.save()
     journal.close()
     logger.info(f"stopped at round {host.have_round}")
+
+
+def _metrics_server() -> Callable[..., Any]:
+    try:
+        from client.worker.metrics import serve_metrics
+    except ImportError:
+        raise ConfigError("--metrics needs prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
+    return serve_metrics
 
 
 def _ask(listen: str, token_file: Path | None, question: Callable[[WorkerClient], Any]) -> Any:

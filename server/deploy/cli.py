@@ -186,6 +186,35 @@ def proxy(folder: Folder) -> None:
     )
 
 
+Place = Annotated[Path, typer.Argument(help="The deployment folder, or the folder of one run.", metavar="DIR")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with the token that callers must send.")]
+Certificate = Annotated[Path | None, typer.Option(help="A certificate for TLS.")]
+Key = Annotated[Path | None, typer.Option(help="Its private key.")]
+
+
+@app.command()
+def metrics(
+    folder: Place,
+    listen: Annotated[str, typer.Option(help="HOST:PORT; other hosts than loopback need a token.")] = "127.0.0.1:9464",
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+) -> None:
+    """Serve Prometheus metrics of all runs at /metrics, until SIGTERM."""
+    from server.deploy.watching import folders_of
+    from server.watch.serve import Listening, server_of
+
+    try:
+        from server.watch.exporter import exporter
+        from server.watch.metrics import registry_of
+    except ImportError:
+        raise ConfigError("metrics need prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
+    listening = Listening.of(listen, token_file, certificate, key)
+    served = exporter(registry_of(folders_of(folder), folder))
+    console.print(f"metrics of {folder} on {listening.url}metrics")
+    server_of(served, listening).run()
+
+
 main = run_typer(app)
 
 if __name__ == "__main__":

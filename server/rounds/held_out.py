@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.rounds.events import EvaluatedRun, Events
-from server.run.log import read_rows, write_rows
+from server.run.log import CURVE, read_rows, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.speech.comparison import compare, compare_devices, error_counts
@@ -33,7 +33,7 @@ class HeldOut:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.path = Path(config.output) / "curve.jsonl"
+        self.path = Path(config.output) / CURVE
         self.data: Recordings | None = None
         self.curve: list[dict[str, Any]] = []
         self._columns: dict[str, Mapping[str, str]] = {}
