@@ -19,6 +19,7 @@ from server.rounds.private_step import step_size
 from server.rounds.verdict import answered, raise_if_worse, verdict_on
 from server.run.farewell import failed
 from server.run.log import EVALUATION, RoundReport, write_json
+from server.run.log_file import log_file
 from server.run.model import GlobalModel
 from server.run.output import check_output
 from server.tracking.choice import trackers_of
@@ -135,7 +136,7 @@ def run_on(grid: Grid, config: RunConfig, events: Events | None = None, model_of
     hooks = events or Events(on_round=log_round)
     hooks.on_evaluate = held_out
     hooks.on_model = held_out.prepare
-    with Tracking(config, trackers_of(config)) as tracking:
+    with log_file(Path(config.output)), Tracking(config, trackers_of(config)) as tracking:
         federation = Federation(config, grid, tracking.watched(hooks), model_of)
         tracking.start(federation, held_out.data)
         stopped = ""

@@ -1,4 +1,7 @@
-"""Files of a run without the run: made by the classes that a server writes them with."""
+"""Files of a run that never was, made up round by round with the classes that a server writes its files with.
+
+For tests and pictures of what reads such files; the numbers mean nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from typing import Any
 
 from server.devices.standing import Standing, Standings
 from server.messaging.byte_counts import ByteCounts
-from server.run.log import RoundReport, RunLog, write_json, write_rows
+from server.run.log import AFTER, BEFORE, RoundReport, RunLog, read_rows, write_json, write_rows
+from server.run.log_file import RUN_LOG
+from zo_common.speech.comparison import compare, error_counts
 
 
 class RunFiles:
@@ -74,9 +79,36 @@ class RunFiles:
         self.curve.append(row)
         write_rows(self.folder / "curve.jsonl", self.curve)
 
+    def say(self, line: str) -> None:
+        """Add a line to the run's log."""
+        with (self.folder / RUN_LOG).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def transcripts(self, heard: Sequence[tuple[str, str, str, str]]) -> None:
+        """Write transcripts of the held-out split: speaker, reference, heard before, heard after."""
+        for name, place in ((BEFORE, 2), (AFTER, 3)):
+            rows = []
+            for number, each in enumerate(heard):
+                errors, units = error_counts(each[1], each[place], "en")
+                row = {"where": f"{number}.wav", "reference": each[1], "hypothesis": each[place]}
+                rows.append({**row, "errors": errors, "units": units, "columns": {"speaker": each[0]}})
+            write_rows(self.folder / name, rows)
+
     def end(self, verdict: str = "") -> None:
         """Write the result of a run that has ended."""
         before, after = (self.curve[0], self.curve[-1]) if self.curve else (None, None)
-        result = {"before": before, "after": after, "comparison": None, "curve": self.curve, "guard": None}
+        result = {
+            "before": before,
+            "after": after,
+            "comparison": self._comparison(),
+            "curve": self.curve,
+            "guard": None,
+        }
         checksum = self.log.rows[-1]["checksum"] if self.log.rows else ""
         write_json(self.folder / "evaluation.json", {**result, "verdict": verdict, "checksum": checksum})
+
+    def _comparison(self) -> dict[str, Any] | None:
+        paths = [self.folder / name for name in (BEFORE, AFTER)]
+        if not all(path.exists() for path in paths):
+            return None
+        return compare(*(read_rows(path) for path in paths), "en", "speaker")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -52,6 +53,13 @@ def run_folder(place: Path, run: str = "") -> RunFolder:
     if not started:
         raise ConfigError(f"no run has been started in {place}: use zo-asr server start")
     return RunFolder(max(started, key=lambda path: (path / SETTINGS_LOG).stat().st_mtime))
+
+
+def resume_command(place: Path, found: RunFolder) -> str:
+    """Return the command that continues a deployment's run; empty for a run elsewhere, whose command is not known."""
+    if not (place / SETTINGS).is_file():
+        return ""
+    return shlex.join(["zo-asr", "server", "resume", str(place.absolute()), found.name])
 
 
 def _started(runs: Path) -> list[Path]:

@@ -17,6 +17,8 @@ SETTINGS_LOG = "settings.jsonl"
 GUARD_LOG = "guard.jsonl"
 CURVE = "curve.jsonl"
 EVALUATION = "evaluation.json"
+BEFORE, AFTER = "transcripts-before.jsonl", "transcripts-after.jsonl"
+ON_DEVICES = {BEFORE: "devices-before.jsonl", AFTER: "devices-after.jsonl"}
 _ELSEWHERE = "evaluation", "scalars"  # fields of a report that are in other files
 
 

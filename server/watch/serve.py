@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import hmac
 import html
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -34,7 +34,6 @@ HEADERS: Mapping[str, str] = {
 }
 """Of every answer: nothing is loaded from elsewhere, and no inline script or style is obeyed."""
 
-_LOOPBACK_NAMES = ["localhost", "127.0.0.1", "[::1]"]
 _COOKIE = "zo-asr-token"
 _MOST_FORM_BYTES = 4096
 _SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in</title>
@@ -98,13 +97,28 @@ def guarded(app: Starlette, listening: Listening) -> ASGIApp:
     """
     inner: ASGIApp = TokenGate(app, listening.token) if listening.token else ReadOnly(app)
     if not listening.token:
-        inner = TrustedHostMiddleware(inner, allowed_hosts=_LOOPBACK_NAMES, www_redirect=False)
+        inner = LoopbackName(inner)
     return _WithHeaders(inner)
 
 
-def server_of(app: Starlette, listening: Listening) -> uvicorn.Server:
-    """Return a server that is not running yet."""
-    return uvicorn.Server(
+class _Server(uvicorn.Server):
+    """A server that ends endless answers before it waits for them."""
+
+    end: Callable[[], Awaitable[None]] | None = None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.end is not None:
+            await self.end()
+        await super().shutdown(sockets)
+
+
+def server_of(app: Starlette, listening: Listening, end: Callable[[], Awaitable[None]] | None = None) -> uvicorn.Server:
+    """Return a server that is not running yet.
+
+    Args:
+        end: ends answers without end, such as streams of events, when the server is asked to stop.
+    """
+    server = _Server(
         uvicorn.Config(
             guarded(app, listening),
             host=listening.host,
@@ -120,6 +134,27 @@ def server_of(app: Starlette, listening: Listening) -> uvicorn.Server:
             timeout_graceful_shutdown=2,
         )
     )
+    server.end = end
+    return server
+
+
+class LoopbackName:
+    """ASGI application that answers only requests whose `Host` names the loopback interface."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._is_ours(Request(scope).headers.get("host", "")):
+            await PlainTextResponse("this page is for this machine alone\n", 400)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            return is_loopback(urlsplit(f"//{host}").hostname or "")
+        except ValueError:
+            return False
 
 
 class ReadOnly:

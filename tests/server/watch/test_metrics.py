@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from run_files import RunFiles
 
+from benchmarks.harness.run_files import RunFiles
 from server.watch.run_folder import RunFolder
 from server.watch.serve import HEADERS, Listening, guarded
 from zo_common.errors import ConfigError

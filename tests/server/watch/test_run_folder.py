@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from run_files import RunFiles
-
+from benchmarks.harness.run_files import RunFiles
 from server.run.lock import RunLock, is_locked
 from server.run.log import RunLog
 from server.watch.run_folder import RunFolder
