@@ -1,6 +1,7 @@
-"""Take the pictures of the live page in `docs/`: `python -m benchmarks.pages.screenshots`, with a Chromium installed.
+"""Take the pictures of the live page in `docs/pictures`, with the Chromium of the system.
 
-The runs are made up (`benchmarks.harness.run_files`): the pictures show the page, not results.
+Run as `python -m benchmarks.pages.screenshots`. The runs are made up (`benchmarks.harness.run_files`): the pictures
+show the page, not results.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from server.watch.live import LiveRun
 from server.watch.run_folder import RunFolder
 from server.watch.serve import Listening, server_of
 
-DOCS = Path(__file__).parent.parent.parent / "docs"
+PICTURES = Path(__file__).parent.parent.parent / "docs" / "pictures"
 NAMES = ("anna", "ben", "cleo", "dora", "emil", "fay", "gus", "hana")
 _LARGEST = 150_000  # bytes of a picture
 
@@ -68,12 +69,12 @@ def in_progress(folder: Path, rounds: int = 64) -> RunFiles:
 
 
 def take(page: Any, name: str, width: int, height: int, *, whole: bool = False) -> None:
-    """Write a picture to `docs/`, in few colours; `whole`: of all the page, not of what fits."""
+    """Write a picture to `docs/pictures`, in few colours; `whole`: of all the page, not of what fits."""
     from PIL import Image
 
     page.set_viewport_size({"width": width, "height": height})
     page.wait_for_timeout(500)
-    path = DOCS / f"{name}.png"
+    path = PICTURES / f"{name}.png"
     page.screenshot(path=path, full_page=whole)
     Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
     if path.stat().st_size > _LARGEST:
