@@ -17,9 +17,10 @@ from server.guards.choice import guard_for
 from server.rounds.federation import Events, Federation, ModelOf, refuse_used_ledger
 from server.rounds.held_out import HeldOut
 from server.rounds.private_step import step_size
-from server.rounds.verdict import EVALUATION, answered, raise_if_worse, verdict_on
+from server.rounds.verdict import answered, raise_if_worse, verdict_on
 from server.run.farewell import failed
-from server.run.log import RoundReport, write_json
+from server.run.log import EVALUATION, RoundReport, write_json
+from server.run.log_file import log_file
 from server.run.model import GlobalModel
 from server.run.output import check_output
 from server.tracking.choice import trackers_of
@@ -142,7 +143,7 @@ def run_on(
     hooks = events or Events(on_round=log_round)
     hooks.on_evaluate = held_out
     hooks.on_model = held_out.prepare
-    with Tracking(config, trackers_of(config)) as tracking:
+    with log_file(Path(config.output)), Tracking(config, trackers_of(config)) as tracking:
         federation = Federation(config, grid, tracking.watched(hooks), model_of, enrolment)
         tracking.start(federation, held_out.data)
         stopped = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from dataclasses import replace
@@ -14,7 +15,7 @@ from rich.console import Console
 from simulations.environment import quiet_environment
 from simulations.scenario import Scenario, read_scenario
 from simulations.speech.corpus import CorpusConfig, write_corpus
-from zo_common.cli import command_group, run_typer
+from zo_common.cli import AsJson, Quiet, command_group, progress_console, run_typer
 from zo_common.errors import ConfigError, RunStopped
 
 quiet_environment()
@@ -53,12 +54,14 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of sentences, voices, directions and batches.")] = 0,
     output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-demo.")] = None,
     setting: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Eight speakers of one dialect adapt real Whisper-tiny.en; WER before and after on unseen speakers."""
     scenario = read_scenario(SCENARIOS / "demo.toml")
     if scenario.corpus is not None:
         scenario = replace(scenario, corpus=replace(scenario.corpus, seed=seed))
-    _run(scenario, output, {"run-seed": seed} | parse_settings(setting))
+    _run(scenario, output, {"run-seed": seed} | parse_settings(setting), quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -67,14 +70,17 @@ def run(
     output: Annotated[Path | None, typer.Option(help="Result directory; default results/<time>-<name>.")] = None,
     skip_bad: SkipBad = False,
     setting: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a scenario file."""
     bundled = SCENARIOS / f"{scenario}.toml"
     path = bundled if not scenario.exists() and bundled.exists() else scenario
-    _run(read_scenario(path), output, parse_settings(setting) | ({"skip-bad": True} if skip_bad else {}))
+    settings = parse_settings(setting) | ({"skip-bad": True} if skip_bad else {})
+    _run(read_scenario(path), output, settings, quiet=quiet, as_json=as_json)
 
 
-def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> None:
+def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any], *, quiet: bool, as_json: bool) -> None:
     from simulations.demo import run_scenario
     from simulations.simulation import Places
     from simulations.stopping import Interrupted
@@ -83,10 +89,13 @@ def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any]) -> N
     if output is not None or "output" not in scenario.run:
         settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
     try:
-        numbers = run_scenario(scenario, Places(), console, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+        shown = progress_console(quiet=quiet, as_json=as_json)
+        numbers = run_scenario(scenario, Places(), shown, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise typer.Exit(128 + stop.number) from None
+    if as_json:
+        print(json.dumps(numbers))
     if numbers["verdict"]:
         raise RunStopped(numbers["verdict"])
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from server.report.data import intervals
 from server.rounds.federation import LEDGER_NAME
-from server.rounds.verdict import EVALUATION
+from server.run.log import EVALUATION
 from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.progress import RunProgress
@@ -40,7 +41,7 @@ def run_scenario(
     4. Replay of the ledger in another process; table, `result.json`, `curve.png`.
 
     Returns:
-        The numbers of `result.json`.
+        The numbers of `result.json`, and `output`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM came while devices trained.
@@ -76,19 +77,19 @@ def leave_results(
         start: start of the run, from `time.monotonic`.
 
     Returns:
-        The numbers of `result.json`.
+        The numbers of `result.json`, and `output`.
     """
     output = Path(config.output)
     numbers = _numbers(config, output, devices, start)
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / EVALUATION).read_text())["curve"]
     if curve:
-        plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"])
+        plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"], intervals(output))
     console.print(summary_table(numbers, title))
     for table in group_tables(numbers["comparison"]):
         console.print(table)
     console.print(f"results in {output}", highlight=False)
-    return numbers
+    return {"output": str(output), **numbers}
 
 
 def _say_speech(console: Console, corpus: Corpus) -> None:

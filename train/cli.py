@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
@@ -12,12 +13,11 @@ import typer
 from rich.console import Console
 
 from simulations.cli import Settings, SkipBad, parse_settings
-from zo_common.cli import run_typer
+from zo_common.cli import AsJson, Quiet, progress_console, run_typer
 from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False)
 
 
 @app.command()
@@ -35,6 +35,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output.")] = False,
     skip_bad: SkipBad = False,
     setting: Settings = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fine-tune a recogniser on recordings and their transcripts, in one process, with forward passes alone."""
     given = {"model": model, "eval-split": eval_split, "output": output and str(output), "num-server-rounds": rounds}
@@ -44,12 +46,14 @@ def train(
     from train.run import config_for
 
     config = config_for(recordings, chosen)
-    numbers = _run(config, start)
+    numbers = _run(config, start, progress_console(quiet=quiet, as_json=as_json))
+    if as_json:
+        print(json.dumps(numbers))
     if numbers["verdict"]:
         raise RunStopped(numbers["verdict"])
 
 
-def _run(config: RunConfig, start: float) -> dict[str, Any]:
+def _run(config: RunConfig, start: float, console: Console) -> dict[str, Any]:
     from simulations.demo import leave_results
     from train.progress import TrainProgress
     from train.run import run_here

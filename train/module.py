@@ -20,8 +20,8 @@ from server.guards.round_guard import RoundGuard
 from server.rounds.events import EvaluatedRun, Events
 from server.rounds.federation import Federation
 from server.rounds.result import RunResult
-from server.rounds.verdict import EVALUATION, verdict_on
-from server.run.log import RoundReport, write_whole
+from server.rounds.verdict import verdict_on
+from server.run.log import EVALUATION, RoundReport, write_whole
 from server.tracking.choice import trackers_of
 from server.tracking.tracking import Tracking
 from train.one_process import OneProcess

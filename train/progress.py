@@ -6,8 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from server.guards.logged_guard import LOG_NAME
-from server.run.log import RoundReport, read_rows
+from server.run.log import GUARD_LOG, RoundReport, read_rows
 from simulations.reports.progress import RunProgress
 from zo_common.config.run import RunConfig
 
@@ -23,7 +22,7 @@ class TrainProgress(RunProgress):
         super().__init__(console, config.num_server_rounds)
         self.last_round = 0
         self._forwards = config.estimator_config.forwards * config.local_steps
-        self._looks = Path(config.output) / LOG_NAME
+        self._looks = Path(config.output) / GUARD_LOG
 
     def _word(self, report: RoundReport) -> str:
         self.last_round = report.server_round

@@ -13,12 +13,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zo_common.errors import ZOError
 from zo_common.paths import home_expanded
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _OPTION = re.compile(r"((?:--)?[\w-]+=)((?:unix:)?~.*)", re.DOTALL)
 
@@ -31,6 +34,16 @@ def _in_home(argument: str) -> str:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 """The option of every command whose result another program may read."""
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")]
+"""The option of every command that shows progress."""
+
+
+def progress_console(*, quiet: bool, as_json: bool) -> Console:
+    """Return where a long command shows its progress: nowhere if quiet, on stderr if a JSON object goes to stdout."""
+    from rich.console import Console
+
+    return Console(highlight=False, quiet=quiet, stderr=as_json)
 
 
 def command_group(help: str) -> typer.Typer:

@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "data": ("zo_common.speech.cli", "Look at recordings before training, convert and cut them."),
     "hub": ("zo_common.adapters.hub_cli", "Publish adapters on the Hugging Face hub, and fetch them."),
     "ledger": ("server.commands.ledger", "Look at, check, replay and combine ledgers."),
+    "report": ("server.report.cli", "Write a page about a run that has ended: curve, speakers, words, transcripts."),
     "server": ("server.deploy.cli", "Run a federation on many machines."),
     "worker": ("client.worker.cli", "Keep a device's model and recordings ready between messages."),
     "privacy": ("server.commands.privacy", "Plan and check differential privacy."),

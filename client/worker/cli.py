@@ -50,6 +50,7 @@ class Options:
     max_delta: float = 1e-6
     demands: dict[str, Any] = field(default_factory=dict)
     sums: dict[str, Any] = field(default_factory=dict)
+    metrics: str = ""
 
 
 @app.callback(invoke_without_command=True)
@@ -82,6 +83,7 @@ def run(
         Path | None, typer.Option(help="Public keys of all devices; default: peers.keys beside the node key.")
     ] = None,
     secure_cohort: Annotated[int, typer.Option(min=3, help="Least number of devices that a secure sum may be of.")] = 3,
+    metrics: Annotated[str, typer.Option(help="Serve Prometheus metrics there, such as 127.0.0.1:9465.")] = "",
 ) -> None:
     """Run the worker until SIGTERM or Ctrl-C; both save the state and exit with status 0."""
     if ctx.invoked_subcommand is not None:
@@ -98,7 +100,8 @@ def run(
     demands["least-weights"] = least_weights
     sums = {"node-key": node_key, "peer-keys": peer_keys, "secure-cohort": secure_cohort}
     folder = state or default_state_folder()
-    run_worker(Options(listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands, sums))
+    given = listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands, sums, metrics
+    run_worker(Options(*given))
 
 
 def default_state_folder() -> Path:
@@ -128,6 +131,7 @@ def run_worker(options: Options) -> None:
 def _run_worker(options: Options) -> None:
     stop = threading.Event()
     expect_local(options.listen, options.token)  # before the model is loaded
+    serve = _metrics_server() if options.metrics else None
     from client.device.demands import Demands
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.device.sum_keys import sum_keys
@@ -148,8 +152,12 @@ def _run_worker(options: Options) -> None:
     host.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, _, address = start_server(host, desk, options.listen, options.token)
+    server, service, address = start_server(host, desk, options.listen, options.token)
     logger.info(f"listening on {address}, state in {options.state}")
+    if serve is not None:
+        kept = (account, options.state / ACCOUNT_NAME) if account is not None else None
+        serve(options.metrics, lambda: service.status(look=False), kept)
+        logger.info(f"metrics on http://{options.metrics}/metrics")
     notify("READY=1")
     stop.wait()
     notify("STOPPING=1")
@@ -167,6 +175,14 @@ def _run_worker(options: Options) -> None:
     host.save()
     journal.close()
     logger.info(f"stopped at round {host.have_round}")
+
+
+def _metrics_server() -> Callable[..., Any]:
+    try:
+        from client.worker.metrics import serve_metrics
+    except ImportError:
+        raise ConfigError("--metrics needs prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
+    return serve_metrics
 
 
 def _ask(listen: str, token_file: Path | None, question: Callable[[WorkerClient], Any]) -> Any:

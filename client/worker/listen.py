@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import socket
 import stat
@@ -14,6 +13,7 @@ from typing import Any
 import grpc
 
 from client.worker.client import MESSAGE_BYTES
+from zo_common.address import is_loopback
 from zo_common.errors import ConfigError
 
 SERVER_OPTIONS = [
@@ -46,7 +46,7 @@ def expect_local(address: str, token: str) -> None:
     if socket_path(address) is not None:
         return
     host, _, port = address.rpartition(":")
-    if not (host and port.isdecimal() and _is_loopback(host.strip("[]"))):
+    if not (host and port.isdecimal() and is_loopback(host.strip("[]"))):
         raise ConfigError(
             f"listen is {address!r}, expected unix:/path, or a loopback address and port such as 127.0.0.1:7777: the "
             "worker serves this machine alone"
@@ -70,15 +70,6 @@ def bind(server: grpc.Server, address: str, token: str) -> str:
         return f"{address.rpartition(':')[0]}:{server.add_insecure_port(address)}"
     except RuntimeError:
         raise ConfigError(f"{address} cannot be listened on: is another worker running there?") from None
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _bind_socket(server: grpc.Server, path: Path) -> None:

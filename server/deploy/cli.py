@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
-from zo_common.cli import AsJson, command_group, run_typer
+from zo_common.cli import AsJson, Quiet, command_group, run_typer
 from zo_common.errors import ConfigError
 
 app = command_group("Run a federation on many machines.")
@@ -116,24 +117,24 @@ def renew(
 
 
 @app.command()
-def start(folder: Folder, run: Run, change: Changes = None) -> None:
+def start(folder: Folder, run: Run, change: Changes = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Start a run and show its log until it has finished."""
-    _begin(folder, run, change or [], resume=False)
+    _begin(folder, run, change or [], resume=False, quiet=quiet, as_json=as_json)
 
 
 @app.command()
-def resume(folder: Folder, run: Run, change: Changes = None) -> None:
+def resume(folder: Folder, run: Run, change: Changes = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Resume a run from its ledger, and show its log until it has finished."""
-    _begin(folder, run, change or [], resume=True)
+    _begin(folder, run, change or [], resume=True, quiet=quiet, as_json=as_json)
 
 
 @app.command()
-def follow(folder: Folder, run: Run) -> None:
+def follow(folder: Folder, run: Run, quiet: Quiet = False, as_json: AsJson = False) -> None:
     """Show the log of a run that was started earlier."""
     from server.deploy.runs import run_id_of
 
     deployment = Deployment.open(folder)
-    _follow(deployment, folder, run, run_id_of(deployment, run))
+    _follow(deployment, folder, run, run_id_of(deployment, run), quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -145,25 +146,35 @@ def stop(folder: Folder, run: Run) -> None:
     console.print(f"{run}: stopped; continue with: zo-asr-server resume {folder} {run}")
 
 
-def _begin(folder: Path, run: str, changes: list[str], *, resume: bool) -> None:
+def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: bool, as_json: bool) -> None:
     from server.deploy.runs import begin
 
     deployment = Deployment.open(folder)
-    _follow(deployment, folder, run, begin(deployment, run, changes, resume=resume))
+    run_id = begin(deployment, run, changes, resume=resume)
+    _follow(deployment, folder, run, run_id, quiet=quiet, as_json=as_json)
 
 
-def _follow(deployment: Deployment, folder: Path, run: str, run_id: str) -> None:
+def _follow(deployment: Deployment, folder: Path, run: str, run_id: str, *, quiet: bool, as_json: bool) -> None:
+    """Show a run's log unless quiet, on stderr if a JSON object goes to stdout; then how the run has ended."""
     from server.deploy.runs import follow as follow_log
 
+    def show(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
     try:
-        status, details = follow_log(deployment, run_id, lambda line: print(line, flush=True))
+        status, details = follow_log(deployment, run_id, show)
     except KeyboardInterrupt:
         console.print(f"{run} goes on; see it with follow {folder} {run}, end it with stop {folder} {run}")
         raise typer.Exit(130) from None
+    if as_json:
+        print(json.dumps({"run": run, "status": status, "details": details, "output": str(deployment.runs / run)}))
+        raise typer.Exit(status != "finished:completed")
     if status != "finished:completed":
         console.print(f"{run}: {status}{f' ({details})' if details else ''}: resume goes on from the ledger")
         raise typer.Exit(1)
-    console.print(f"{run}: finished; ledger and model are in {deployment.runs / run}")
+    if not quiet:
+        console.print(f"{run}: finished; ledger and model are in {deployment.runs / run}")
 
 
 @app.command()
@@ -201,6 +212,57 @@ def proxy(folder: Folder) -> None:
             key=keys / deployment.key.name,
         )
     )
+
+
+Place = Annotated[Path, typer.Argument(help="The deployment folder, or the folder of one run.", metavar="DIR")]
+TokenFile = Annotated[Path | None, typer.Option(help="A file with the token that callers must send.")]
+Certificate = Annotated[Path | None, typer.Option(help="A certificate for TLS.")]
+Key = Annotated[Path | None, typer.Option(help="Its private key.")]
+
+
+@app.command()
+def dashboard(
+    folder: Place,
+    run: Annotated[str, typer.Argument(help="A run of a deployment; default: the last one.", metavar="[RUN]")] = "",
+    listen: Annotated[str, typer.Option(help="HOST:PORT; other hosts than loopback need a token.")] = "127.0.0.1:8645",
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+) -> None:
+    """Serve a live page of a run, in progress or finished, until SIGTERM; nothing can be changed there."""
+    from server.deploy.watching import resume_command, run_folder
+    from server.watch.dashboard import dashboard as page
+    from server.watch.live import LiveRun
+    from server.watch.serve import Listening, server_of
+
+    listening = Listening.of(listen, token_file, certificate, key)
+    found = run_folder(folder, run)
+    live = LiveRun(found, resume_command(folder, found))
+    console.print(f"{found.name} on {listening.url}")
+    server_of(page(live), listening, live.close).run()
+
+
+@app.command()
+def metrics(
+    folder: Place,
+    listen: Annotated[str, typer.Option(help="HOST:PORT; other hosts than loopback need a token.")] = "127.0.0.1:9464",
+    token_file: TokenFile = None,
+    certificate: Certificate = None,
+    key: Key = None,
+) -> None:
+    """Serve Prometheus metrics of all runs at /metrics, until SIGTERM."""
+    from server.deploy.watching import folders_of
+    from server.watch.serve import Listening, server_of
+
+    try:
+        from server.watch.exporter import exporter
+        from server.watch.metrics import registry_of
+    except ImportError:
+        raise ConfigError("metrics need prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
+    listening = Listening.of(listen, token_file, certificate, key)
+    served = exporter(registry_of(folders_of(folder), folder))
+    console.print(f"metrics of {folder} on {listening.url}metrics")
+    server_of(served, listening).run()
 
 
 main = run_typer(app)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from server.guards.guard import Contributions, Guard
-from server.run.log import read_rows
+from server.run.log import GUARD_LOG, read_rows
 from server.run.state import RunState
 from zo_common.binary.durable import write_durably
 from zo_common.config.run import RunConfig
@@ -19,7 +19,6 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 
 logger = logging.getLogger(__name__)
-LOG_NAME = "guard.jsonl"
 Look = TypeVar("Look")
 
 
@@ -50,7 +49,7 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
     def __init__(self, config: RunConfig, of: str) -> None:
         super().__init__(config)
         self._of = of
-        self._path = Path(config.output) / LOG_NAME
+        self._path = Path(config.output) / GUARD_LOG
         self._rows: list[dict[str, Any]] = []
         self._best: Look | None = None
         self._good_round = 0  # after which the weights were last those of a good check

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from server.rounds.events import EvaluatedRun, Events
-from server.run.log import read_rows, write_rows
+from server.run.log import AFTER, BEFORE, CURVE, ON_DEVICES, read_rows, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.speech.comparison import compare, compare_devices, error_counts
@@ -17,8 +17,6 @@ from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech, spread
 
 logger = logging.getLogger(__name__)
-BEFORE, AFTER = "transcripts-before.jsonl", "transcripts-after.jsonl"
-ON_DEVICES = {BEFORE: "devices-before.jsonl", AFTER: "devices-after.jsonl"}
 
 
 class HeldOut:
@@ -33,7 +31,7 @@ class HeldOut:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config
-        self.path = Path(config.output) / "curve.jsonl"
+        self.path = Path(config.output) / CURVE
         self.data: Recordings | None = None
         self.curve: list[dict[str, Any]] = []
         self._columns: dict[str, Mapping[str, str]] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from server.rounds.verdict import EVALUATION
+from server.run.log import EVALUATION
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import LEDGER_NAME, read_ledger
 from zo_common.ledger.ledger import Ledger

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from server.rounds.federation import Federation
+from server.run.log import EVALUATION
 from zo_common.errors import RunStopped
 from zo_common.ledger.record import Record
-
-EVALUATION = "evaluation.json"
 
 
 def verdict_on(

@@ -12,6 +12,13 @@ from typing import Any
 from server.messaging.byte_counts import ByteCounts
 
 INTRODUCTIONS = "introductions.jsonl"
+ROUNDS = "rounds.jsonl"
+SETTINGS_LOG = "settings.jsonl"
+GUARD_LOG = "guard.jsonl"
+CURVE = "curve.jsonl"
+EVALUATION = "evaluation.json"
+BEFORE, AFTER = "transcripts-before.jsonl", "transcripts-after.jsonl"
+ON_DEVICES = {BEFORE: "devices-before.jsonl", AFTER: "devices-after.jsonl"}
 _ELSEWHERE = "evaluation", "scalars"  # fields of a report that are in other files
 
 
@@ -53,7 +60,7 @@ class RunLog:
 
     def __init__(self, directory: Path, resume_after: int = 0) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.path = directory / "rounds.jsonl"
+        self.path = directory / ROUNDS
         self.rows: list[dict[str, Any]] = []
         self._torn = False
         if self.path.exists():

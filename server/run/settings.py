@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from server.run.log import read_rows, write_rows
+from server.run.log import SETTINGS_LOG, read_rows, write_rows
 from zo_common.config.run import SETTINGS, RunConfig
 from zo_common.config.setting import Setting
 from zo_common.errors import ConfigError
@@ -14,7 +14,6 @@ from zo_common.lattice.trained import AUTO
 from zo_common.ledger.ledger import LedgerHeader
 
 logger = logging.getLogger(__name__)
-LOG_NAME = "settings.jsonl"
 _HEADER_FIELDS = {
     "run-seed": "run_seed",
     "trained-tensors": "pattern",
@@ -90,7 +89,7 @@ def log_settings(config: RunConfig, header: LedgerHeader, last_round: int, *, re
 
     The old values are those of the previous start or, if its line is missing, those of the ledger.
     """
-    path = Path(config.output) / LOG_NAME
+    path = Path(config.output) / SETTINGS_LOG
     rows = read_rows(path) if resumed and path.exists() else []
     before = rows[-1].get("settings") if rows else None
     then = before if isinstance(before, dict) else recorded_settings(header)

@@ -8,7 +8,11 @@ from server.tracking.tracker import Tracker
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
-_BUILT_IN = {"tensorboard": "server.tracking.tensorboard:TensorBoardTracker"}
+_BUILT_IN = {
+    "tensorboard": "server.tracking.tensorboard:TensorBoardTracker",
+    "wandb": "server.tracking.wandb:WandbTracker",
+    "mlflow": "server.tracking.mlflow:MlflowTracker",
+}
 
 
 def trackers_of(config: RunConfig) -> list[Tracker]:

@@ -6,13 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+Interval = tuple[float, float]
 
-def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devices: int, unit: str = "token") -> Path:
+
+def plot_curve(
+    curve: Sequence[Mapping[str, Any]],
+    path: Path,
+    title: str,
+    devices: int,
+    unit: str = "token",
+    intervals: tuple[Interval, Interval] | None = None,
+) -> Path:
     """Two panels over the payload a device has sent up: held-out loss, and the error rate where it was decoded.
 
     Args:
         curve: rows of `evaluation.json`.
         unit: unit of the loss, e.g. "token"; "character" for CTC models.
+        intervals: of the error rate at the first and the last evaluation of the whole split, drawn as a band.
     """
     import matplotlib as mpl
 
@@ -34,6 +44,10 @@ def plot_curve(curve: Sequence[Mapping[str, Any]], path: Path, title: str, devic
     ):
         if points:
             right.plot([s for s, _ in points], [100 * r[rate] for _, r in points], label=label, **style)
+    if intervals is not None and len(decoded) > 1:
+        ends = [decoded[0][0], decoded[-1][0]]
+        low, high = ([100 * interval[end] for interval in intervals] for end in (0, 1))
+        right.fill_between(ends, low, high, color="tab:red", alpha=0.15, linewidth=0, label="95 % interval of the ends")
     heard = f"held-out {rate.upper()}{', 30 s window' if unit == 'token' else ''} (%)"
     right.set(xlabel="payload sent up by a device (bytes)", ylabel=heard, ylim=(0, None))
     if decoded or partial:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -13,8 +15,15 @@ from server.run.log import RoundReport
 from zo_common.console import LineHandler, shown
 
 
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
 class RunProgress:
-    """A rich progress display driven by a federation's events, with messages above it; use it as a context manager."""
+    """A rich progress display driven by a federation's events, with messages above it; use it as a context manager.
+
+    On a quiet console only warnings are shown, on stderr.
+    """
 
     def __init__(self, console: Console, num_rounds: int) -> None:
         self._console = console
@@ -37,7 +46,10 @@ class RunProgress:
 
     def __enter__(self) -> RunProgress:
         self._shown.enter_context(self._progress)
-        self._shown.enter_context(shown(LineHandler(self.say)))
+        handler = LineHandler(self.say if not self._console.quiet else _warn)
+        if self._console.quiet:
+            handler.setLevel(logging.WARNING)
+        self._shown.enter_context(shown(handler))
         return self
 
     def __exit__(

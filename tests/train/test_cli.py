@@ -78,3 +78,18 @@ def test_an_output_that_is_taken_and_a_setting_that_is_mistyped(
     assert "did you mean 'learning-rate'" in mistyped.stderr
     for done in (taken, mistyped):
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_program_gets_one_object_on_stdout_and_people_the_progress(
+    tiny_whisper: Path, mini_corpus: Path, tmp_path: Path
+) -> None:
+    words = [str(mini_corpus), "--model", str(tiny_whisper), "--eval-split", "", "--rounds", "1", "--output"]
+    told = _run(*words, str(tmp_path / "told"), "--json")
+    quiet = _run(*words, str(tmp_path / "quiet"), "--quiet")
+
+    found = json.loads(told.stdout)
+    result = json.loads((tmp_path / "told" / "result.json").read_text())
+    assert found["output"] == str(tmp_path / "told") and found["checksum"] == result["checksum"]
+    assert "round 1/1" in told.stderr
+    assert quiet.stdout == "" and "round 1/1" not in quiet.stderr

@@ -31,7 +31,7 @@ from zo_common.secure_sum.terms import check_policy
 
 __all__ = ["CHOICES", "ENGINE_SETTINGS", "SETTINGS", "RunConfig", "kebab"]
 MOST_MESSAGE_BYTES = 60 << 20
-TRACKERS = ("tensorboard",)
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 """Built-in values of `report-to`."""
 RENAMED = {"noise-check": "loss-check"}
 """Settings of earlier releases → what they are called now."""

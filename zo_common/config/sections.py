@@ -252,8 +252,8 @@ class EvaluationSection:
     )
     report_to: str = setting(
         "none",
-        "Experiment trackers that the server reports to: `none`, or `tensorboard` and `module:Class` of your own, with "
-        "commas between several.",
+        "Experiment trackers that the server reports to: `none`, or `tensorboard`, `wandb`, `mlflow` and "
+        "`module:Class` of your own, with commas between several.",
         "free",
     )
 

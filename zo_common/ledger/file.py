@@ -10,6 +10,7 @@ from pathlib import Path
 from zo_common.binary.durable import write_durably
 from zo_common.binary.packing import Reader
 from zo_common.errors import LedgerError, LedgerTruncated
+from zo_common.ledger.layout import LEDGER_NAME
 from zo_common.ledger.ledger import (
     MAX_HEADER,
     Ledger,
@@ -22,7 +23,7 @@ from zo_common.ledger.ledger import (
 )
 from zo_common.ledger.record import Record
 
-LEDGER_NAME = "ledger.zo"  # in the folder of a run
+__all__ = ["LEDGER_NAME", "LedgerFile", "Mark", "ledger_chains", "read_ledger", "read_ledger_header", "write_ledger"]
 _FRAME = 1024  # more than the bytes around the header
 Mark = tuple[bytes, int]  # the chain value and the size of the file where the header or a round ends
 

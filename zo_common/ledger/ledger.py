@@ -23,12 +23,12 @@ from zo_common.errors import CodecError, LedgerAltered, LedgerError, LedgerTrunc
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
+from zo_common.ledger.layout import CHAIN_BYTES
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.record_codec import decode_record, described_size, encode_record
 
 PROTOCOL = 1
 MAGIC = b"ZOLEDGER"
-CHAIN_BYTES = 16
 _FINGERPRINT_BYTES = 32
 _PERSON = b"zo-asr/ledger/v1"
 MAX_HEADER = 4 << 20  # about forty thousand tensors; parsed, it takes some twenty times as much memory

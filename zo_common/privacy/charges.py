@@ -19,7 +19,7 @@ from typing import Any
 
 from zo_common.binary.durable import sync_directory
 from zo_common.errors import LedgerAltered, LedgerError
-from zo_common.ledger.ledger import CHAIN_BYTES
+from zo_common.ledger.layout import CHAIN_BYTES
 from zo_common.privacy.accountant import Release, epsilon_spent
 from zo_common.privacy.mechanism import LEAST_NOISE, LEVELS, MOST_NOISE, Privacy
 

@@ -73,6 +73,30 @@ def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0, *, ut
     )
 
 
+def rate_interval(rows: Rows, seed: int = 0) -> tuple[float, float] | None:
+    """Return the interval of one evaluation's error rate at `CONFIDENCE`; None for fewer than two resampled units.
+
+    Args:
+        rows: with `errors` and `units`, one for each resampled unit: an utterance or a device.
+    """
+    from scipy.stats import bootstrap
+
+    if len(rows) < _LEAST:
+        return None
+    found = bootstrap(
+        tuple(np.array([row[name] for row in rows]) for name in ("errors", "units")),
+        _rate,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=_BATCH,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def _rate(errors: Counts, units: Counts, axis: int = -1) -> Any:
     return errors.sum(axis=axis) / np.maximum(units.sum(axis=axis), 1)
 

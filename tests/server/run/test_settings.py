@@ -13,8 +13,9 @@ from fake_grid import FakeGrid
 
 from server.app import check_before_start
 from server.rounds.federation import LEDGER_NAME, Federation
+from server.run.log import SETTINGS_LOG
 from server.run.model import open_header
-from server.run.settings import LOG_NAME, fixed_changes, ledger_settings, recorded_settings
+from server.run.settings import fixed_changes, ledger_settings, recorded_settings
 from zo_common.config.run import SETTINGS, RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LedgerFile
@@ -138,7 +139,7 @@ def test_free_settings_are_told_in_one_line_and_logged(
 
     word = "resumed with other settings: learning-rate 0.05 → 0.01, num-server-rounds 1 → 2"
     assert observed.words.count(word) == 1
-    rows = [json.loads(line) for line in (Path(config.output) / LOG_NAME).read_text().splitlines()]
+    rows = [json.loads(line) for line in (Path(config.output) / SETTINGS_LOG).read_text().splitlines()]
     assert [row["after_round"] for row in rows] == [0, 1]
     assert [row["changed"] for row in rows] == [{}, {"learning-rate": [0.05, 0.01], "num-server-rounds": [1, 2]}]
     assert rows[1]["settings"]["learning-rate"] == 0.01
@@ -150,7 +151,7 @@ def test_without_the_log_the_ledger_tells_what_was_changed(
     config = settings(num_server_rounds=1, partition_by="iid")
     grid = grid_of(config, devices=1)
     federate(config, grid)
-    (Path(config.output) / LOG_NAME).unlink()
+    (Path(config.output) / SETTINGS_LOG).unlink()
 
     federate(replace(config, resume=True, learning_rate=0.01), grid)
 

@@ -1,0 +1,122 @@
+"""Everything that a report shows, read from a run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from server.report.chart import Chart, Line, SlopeChart, line_chart, slope_chart
+from server.report.transcripts import Example, examples
+from server.report.words import WordChange, changed_words
+from server.run.log import AFTER, BEFORE, EVALUATION, ON_DEVICES, read_rows
+from server.watch.json_files import JsonTable
+from server.watch.run_folder import RunFolder, RunNow
+from zo_common.errors import ConfigError
+from zo_common.speech.comparison import rate_interval
+
+Rows = list[dict[str, Any]]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A run's report.
+
+    Attributes:
+        evaluation: the run's evaluation.json.
+        intervals: of the main error rate at the first and the last evaluation; None without them.
+        curves: loss and error rate over rounds, where they were measured.
+        slopes: a chart for each column that groups the held-out split, that of the speakers first.
+        mended, broken: words; empty where transcripts are the devices' own.
+        transcripts: chosen ones, before and after.
+    """
+
+    run: RunNow
+    evaluation: Mapping[str, Any]
+    intervals: tuple[Interval, Interval] | None
+    curves: Sequence[Chart]
+    slopes: Sequence[SlopeChart]
+    mended: Sequence[WordChange] = field(default_factory=list)
+    broken: Sequence[WordChange] = field(default_factory=list)
+    transcripts: Sequence[Example] = field(default_factory=list)
+
+
+def read_report(folder: Path, most_transcripts: int = 12) -> Report:
+    """Read a run's folder.
+
+    Raises:
+        ConfigError: no run has ended there.
+    """
+    run = RunFolder(folder).look()
+    evaluation = JsonTable(folder / EVALUATION).read()
+    if not evaluation:
+        raise ConfigError(f"{folder} has no {EVALUATION}, which a run writes at its end: name the output of such a run")
+    language = str(run.settings.get("language", "en"))
+    ends = intervals(folder)
+    before, after = _transcripts(folder) if most_transcripts else ([], [])
+    mended, broken = changed_words(before, after, language)
+    return Report(
+        run,
+        evaluation,
+        ends,
+        [chart for chart in (_loss(run), _rate(run, ends)) if chart is not None],
+        _slopes(evaluation, str(run.settings.get("partition-by", "speaker"))),
+        mended,
+        broken,
+        examples(before, after, language, most_transcripts),
+    )
+
+
+def _transcripts(folder: Path) -> tuple[Rows, Rows]:
+    """Return the server's transcripts before and after; none where they are not of the same utterances."""
+    before, after = (_rows(folder / name) for name in (BEFORE, AFTER))
+    same = [row.get("where") for row in before] == [row.get("where") for row in after]
+    return (before, after) if same else ([], [])
+
+
+def _rows(path: Path) -> Rows:
+    return read_rows(path) if path.exists() else []
+
+
+def intervals(folder: Path) -> tuple[Interval, Interval] | None:
+    """Return the intervals of the error rate at the first and the last evaluation of the whole split, or None.
+
+    Utterances are resampled, or the devices that evaluate on their own speech.
+    """
+    ends = [rate_interval(_rows(folder / name) or _rows(folder / ON_DEVICES[name])) for name in (BEFORE, AFTER)]
+    return (ends[0], ends[1]) if ends[0] and ends[1] else None
+
+
+def _loss(run: RunNow) -> Chart | None:
+    train = [(row["server_round"], row["loss"]) for row in run.rounds if row.get("loss") is not None]
+    held = [(row["server_round"], row["loss"]) for row in run.curve if row.get("loss") is not None]
+    checks = [(row["server_round"], row["loss"]) for row in run.checks if row.get("loss") is not None]
+    lines = [Line("train", train), Line("guard", checks, dots=True), Line("held", held, dots=True)]
+    return line_chart("Loss, nats a token or character", "round", lines, lambda loss: f"{loss:.2f}")
+
+
+def _rate(run: RunNow, ends: tuple[Interval, Interval] | None) -> Chart | None:
+    """Only evaluations of the whole split compare."""
+    name = next((row["headline"] for row in run.curve if "headline" in row), "wer")
+    rows = [row for row in run.curve if name in row]
+    most = max((row.get("utterances", 0) for row in rows), default=0)
+    whole = [row for row in rows if row.get("utterances", 0) == most]
+    points = [(row["server_round"], row[name]) for row in whole]
+    band = [(whole[place]["server_round"], *ends[place]) for place in (0, -1)] if ends and len(whole) > 1 else []
+    title = f"{name.upper()} on {most} held-out utterances"
+    line = Line("held", points, dots=True, band=band)
+    return line_chart(title, "round", [line], lambda rate: f"{100 * rate:.0f} %", from_zero=True)
+
+
+def _slopes(evaluation: Mapping[str, Any], speaker: str) -> list[SlopeChart]:
+    comparison = evaluation.get("comparison") or {"groups": {}}
+    columns = sorted(comparison["groups"], key=lambda name: (name != speaker, name))
+    return [
+        slope_chart(
+            f"{comparison['metric'].upper()} by {column}",
+            [(each["value"] or "not given", each["before"], each["after"]) for each in comparison["groups"][column]],
+        )
+        for column in columns
+    ]

@@ -1,0 +1,139 @@
+"""The state of a run, read from its folder while its server writes there, or after the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from server.devices.standing import DEVICES_NAME
+from server.run.lock import is_locked
+from server.run.log import CURVE, EVALUATION, GUARD_LOG, ROUNDS, SETTINGS_LOG
+from server.watch.json_files import JsonLines, JsonTable
+from zo_common.ledger.layout import CHAIN_BYTES, LEDGER_NAME
+
+Status = Literal["running", "finished", "stopped", "new"]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunNow:
+    """A run at one time; rows are as their files hold them.
+
+    Attributes:
+        status: "stopped" if there are rounds, no server and no end: killed, or stopped by a user.
+        rounds: of rounds.jsonl.
+        curve: evaluations of the held-out split, of curve.jsonl.
+        checks: of guard.jsonl.
+        devices: of devices.json.
+        settings: of the last start, by kebab-case keys.
+        verdict: what is wrong with the result of a finished run; empty if nothing is.
+        head: the ledger's chain value after the last round, 32 hexadecimal digits; empty if unknown.
+        changed: seconds since the epoch of the last change of the ledger; 0 without one.
+    """
+
+    name: str
+    status: Status = "new"
+    rounds: Rows = field(default_factory=list)
+    curve: Rows = field(default_factory=list)
+    checks: Rows = field(default_factory=list)
+    devices: Rows = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+    ledger_bytes: int = 0
+    head: str = ""
+    changed: float = 0.0
+
+    @property
+    def last_round(self) -> int:
+        """The last round in the log; 0 before the first."""
+        return int(self.rounds[-1]["server_round"]) if self.rounds else 0
+
+    @property
+    def target_rounds(self) -> int:
+        """The rounds that the settings ask for; 0 if unknown."""
+        return int(self.settings.get("num-server-rounds", 0))
+
+    @property
+    def epsilon_spent(self) -> float | None:
+        """The largest ε of any device; None without privacy."""
+        found = [row["epsilon_spent"] for row in self.rounds if row.get("epsilon_spent") is not None]
+        return float(found[-1]) if found else None
+
+    @property
+    def epsilon_limit(self) -> float | None:
+        """`target-epsilon`; None without privacy."""
+        if self.settings.get("privacy", "none") == "none":
+            return None
+        return float(self.settings.get("target-epsilon", 0.0))
+
+
+class RunFolder:
+    """Reads a run's folder, each time only what is new in its logs; it writes nothing.
+
+    Args:
+        name: what the run is called; by default the folder's name.
+    """
+
+    def __init__(self, path: Path, name: str = "") -> None:
+        self.path = path
+        self.name = name or path.absolute().name
+        self._rounds, self._curve = JsonLines(path / ROUNDS), JsonLines(path / CURVE)
+        self._checks, self._settings = JsonLines(path / GUARD_LOG), JsonLines(path / SETTINGS_LOG)
+        self._end, self._devices = JsonTable(path / EVALUATION), JsonTable(path / DEVICES_NAME)
+
+    def look(self) -> RunNow:
+        """Return the run as it is now."""
+        rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int]
+        end = self._end.read()
+        starts = self._settings.read()
+        size, changed, head = self._ledger(rounds)
+        return RunNow(
+            name=self.name,
+            status=self._status(rounds, end, changed),
+            rounds=rounds,
+            curve=[row for row in self._curve.read() if type(row.get("server_round")) is int],
+            checks=[row for row in self._checks.read() if type(row.get("server_round")) is int],
+            devices=_devices(self._devices.read()),
+            settings=_inner(starts[-1], "settings") if starts else {},
+            verdict=str(end.get("verdict", "")),
+            ledger_bytes=size,
+            head=head,
+            changed=changed,
+        )
+
+    def _status(self, rounds: Rows, end: dict[str, Any], changed: float) -> Status:
+        if is_locked(self.path):
+            return "running"
+        if not end:
+            return "stopped" if rounds else "new"
+        last = rounds[-1].get("checksum") if rounds else ""
+        if last and end.get("checksum"):  # of an earlier end, if the run went on
+            return "finished" if end["checksum"] == last else "stopped"
+        try:
+            return "finished" if (self.path / EVALUATION).stat().st_mtime >= changed else "stopped"
+        except OSError:
+            return "stopped"
+
+    def _ledger(self, rounds: Rows) -> tuple[int, float, str]:
+        """Return the ledger's bytes, its last change and its chain value after the last round of the log."""
+        try:
+            with (self.path / LEDGER_NAME).open("rb") as file:
+                found = (self.path / LEDGER_NAME).stat()
+                end = rounds[-1].get("ledger_bytes") if rounds else 0
+                if not (type(end) is int and CHAIN_BYTES <= end <= found.st_size):
+                    end = found.st_size
+                file.seek(max(0, end - CHAIN_BYTES))
+                return found.st_size, found.st_mtime, file.read(CHAIN_BYTES).hex()
+        except OSError:
+            return 0, 0.0, ""
+
+
+def _inner(row: dict[str, Any], key: str) -> dict[str, Any]:
+    found = row.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _devices(table: dict[str, Any]) -> Rows:
+    found = table.get("devices")
+    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []

@@ -1,0 +1,35 @@
+"""What a run shows: rounds and messages, or warnings alone on a quiet console."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from server.run.log import RoundReport
+from simulations.reports.progress import RunProgress
+
+
+def _shown(console: Console) -> None:
+    with RunProgress(console, 2) as progress:
+        logging.getLogger("server.rounds").info("a device says something")
+        logging.getLogger("server.rounds").warning("an answer is [refused]")
+        progress.events().on_round(RoundReport(1, 0.1, 3, 3, loss=2.5))
+
+
+def test_rounds_and_messages_are_lines_where_there_is_no_terminal() -> None:
+    console = Console(file=(said := io.StringIO()), width=120)
+    _shown(console)
+
+    lines = said.getvalue().splitlines()
+    assert lines[:2] == ["a device says something", "an answer is [refused]"]
+    assert lines[2].startswith("round 1/2: loss 2.500")
+
+
+def test_a_quiet_console_has_warnings_alone_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    _shown(Console(quiet=True))
+
+    found = capsys.readouterr()
+    assert found.out == "" and found.err == "an answer is [refused]\n"
