@@ -83,7 +83,10 @@ def _round(
 ) -> Record:
     """Charge, ask, add noise and aggregate, in the order of `server.rounds.federation`."""
     rate = float(np.float32(config.learning_rate_at(server_round)))
-    chosen = guard.charge(server_round, members) if guard is not None else members
+    chosen = members
+    if guard is not None:
+        chosen = guard.able(server_round, members)
+        guard.charge(server_round, chosen)
     plan = round_plan(config, server_round, rate if config.local_steps > 1 else 0.0, base_id)
     replies = [(member, crowd.measure(_asked(plan, member, guard), False)) for member in chosen]
     scalars = [

@@ -44,7 +44,7 @@ def _answers(config: RunConfig, node: dict[str, Any]) -> list[bytes]:
     found = []
     for kind, key in KINDS.items():
         content = RecordDict({"zo": ConfigRecord({key: encode_plan(plan) if key == "plan" else b""})})
-        context = Context(1, 5, node, RecordDict(), config.to_mapping())
+        context = Context(1, 5, {"client-id": 5} | node, RecordDict(), config.to_mapping())
         answer = make_client_app()(Message(content, dst_node_id=5, message_type=kind), context)
         found.append(recorddict_to_proto(answer.content).SerializeToString())
     return found

@@ -56,7 +56,7 @@ def ask(config: RunConfig) -> Ask:
 
     def ask(kind: str, key: str = "reply", changes: dict[str, Any] | None = None, **record: bytes) -> bytes:
         message = Message(RecordDict({"zo": ConfigRecord(record)}), dst_node_id=5, message_type=kind)
-        context = Context(1, 5, {}, RecordDict(), replace(config, **changes or {}).to_mapping())
+        context = Context(1, 5, {"client-id": 5}, RecordDict(), replace(config, **changes or {}).to_mapping())
         found = make_client_app()(message, context).content.config_records["zo"][key]
         assert isinstance(found, bytes)
         return found

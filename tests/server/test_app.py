@@ -58,6 +58,7 @@ def test_ledger_rounds_and_a_model_that_loads(settings: Settings, grid_of: Grids
         ".lock",
         "ledger.zo",
         "rounds.jsonl",
+        "run.log",
         "introductions.jsonl",
         "settings.jsonl",
         "devices.json",

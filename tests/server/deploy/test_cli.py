@@ -334,9 +334,8 @@ def test_status_warns_of_a_certificate_that_ends(deployment: Deployment, flower:
     certificate, _ = server_certificate(authority, deployment.hosts, past)
     deployment.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
 
-    [told] = warnings(collect(deployment))
+    [told] = [each for each in warnings(collect(deployment)) if word in each]
 
-    assert word in told
     assert f"zo-asr-server renew {deployment.root}" in told
 
 

@@ -6,10 +6,16 @@ import logging
 import re
 from pathlib import Path
 
+import pytest
+
 from server.run.log_file import RUN_LOG, log_file
 
 
-def test_messages_of_all_our_packages_are_lines_with_time_and_level(tmp_path: Path) -> None:
+def test_messages_of_all_our_packages_are_lines_with_time_and_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # test runs in several processes send captured messages as UTF-8, which has no lone surrogates
+    monkeypatch.setattr(logging.getLogger("server"), "propagate", False)
     for message in ("first", "two\nlines", "a \x1b[31mred\x1b[0m name\udcff"):
         with log_file(tmp_path):
             logging.getLogger("server.rounds.federation").warning(message)

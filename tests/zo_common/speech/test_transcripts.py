@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny_ctc import RATE, noise_waves
 
+from simulations.models.tiny import write_tiny_whisper
 from zo_common.models.load import load_model
 from zo_common.speech.audio import AudioProblem
 from zo_common.speech.long_audio import split
@@ -22,8 +23,9 @@ def ctc(tiny_wav2vec2: Path) -> SpeechModel:
 
 
 @pytest.fixture(scope="module")
-def whisper(tiny_whisper: Path) -> SpeechModel:
-    loaded = load_model(str(tiny_whisper))
+def whisper(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> SpeechModel:
+    target = tmp_path_factory.mktemp("whisper")  # whole, as long forms need timestamps
+    loaded = load_model(str(write_tiny_whisper(whisper_dir, target, whole_vocabulary=True)))
     loaded.model.generation_config.max_length = 24  # random weights never come to an end
     return speech_model(loaded)
 
