@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zo_common.models.quiet import quiet_transformers
+
 RATE = 16000
 BLANK = 0
 CHARACTERS = ["<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIKLMNOPRSTUW"]
@@ -66,6 +68,7 @@ def write_tiny_ctc(target: Path, kind: str = "wav2vec2", norm: str = "group", se
     vocabulary.write_text(json.dumps({c: i for i, c in enumerate(CHARACTERS)}))
     tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary))
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
+    quiet_transformers(warnings=False)
     tiny_ctc(kind, norm, seed).save_pretrained(target)
     Wav2Vec2Processor(extractor, tokenizer).save_pretrained(target)
     return target

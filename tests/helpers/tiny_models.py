@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from zo_common.models.quiet import quiet_transformers
+
 LETTERS = "abcdefghiklmnoprstuw'"
 WAVE_CTC = (
     "wav2vec2",
@@ -22,6 +24,7 @@ WAVE_CTC = (
 )
 MEL_CTC = ("wav2vec2-bert", "parakeet_ctc", "lasr_ctc")
 CTC = (*WAVE_CTC, *MEL_CTC, "omniasr_ctc")
+TORCHAUDIO_CTC = "granite_speech5_ctc"  # whose features need that package
 _BLANK = 0
 
 
@@ -33,6 +36,7 @@ def write_ctc(kind: str, target: Path, seed: int = 0) -> Path:
     target.mkdir(parents=True, exist_ok=True)
     processor = ctc_processor(kind, target)
     model = tiny_model(kind, len(processor.tokenizer), processor.tokenizer.pad_token_id, seed)
+    quiet_transformers(warnings=False)
     model.save_pretrained(target)
     processor.save_pretrained(target)
     return target
@@ -58,14 +62,14 @@ def _settings(kind: str, classes: int, blank: int) -> dict[str, Any]:
     if kind == "omniasr_ctc":
         audio = {**small, "conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
         return {"vocab_size": classes, "blank_token_id": blank, "pad_token_id": blank, "audio_config": audio}
-    if kind in ("parakeet_ctc", "lasr_ctc", "granite_speech5_ctc"):
+    if kind in ("parakeet_ctc", "lasr_ctc", TORCHAUDIO_CTC):
         encoder = {
             **small,
             "num_mel_bins": 128 if kind == "lasr_ctc" else 80,
             "num_key_value_heads": 2,
             "subsampling_conv_channels": 8,
         }
-        if kind == "granite_speech5_ctc":
+        if kind == TORCHAUDIO_CTC:
             encoder |= {"output_dim": classes, "vocab_size": classes, "context_size": 20, "num_hidden_layers": 4}
             encoder |= {"subsample_layers": [1]}
         return {"vocab_size": classes, "pad_token_id": blank, "encoder_config": encoder}
@@ -99,6 +103,8 @@ def ctc_processor(kind: str, folder: Path) -> Any:
         return hf.LasrProcessor(hf.LasrFeatureExtractor(), tokenizer)
     if kind == "omniasr_ctc":
         return hf.OmniASRCTCProcessor(hf.OmniASRFeatureExtractor(), piece_tokenizer(hf.ParakeetTokenizer))
+    if kind == TORCHAUDIO_CTC:
+        return hf.GraniteSpeech5Processor(hf.GraniteSpeech5FeatureExtractor(), piece_tokenizer(hf.ParakeetTokenizer))
     return hf.ParakeetProcessor(hf.ParakeetFeatureExtractor(), piece_tokenizer(hf.ParakeetTokenizer))
 
 
@@ -152,6 +158,7 @@ def write_mms(target: Path) -> Path:
             model = Wav2Vec2ForCTC(Wav2Vec2Config(**_settings("wav2vec2", len(tokens[code]), 0), **own))
             adapter = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
             save_file(adapter, target / f"adapter.{code}.safetensors")
+    quiet_transformers(warnings=False)
     model.save_pretrained(target)
     return target
 
@@ -198,6 +205,7 @@ def write_tokens(kind: str, target: Path, seed: int = 0) -> Path:
         ends["decoder_start_token_id"] = _START
     for name, token in ends.items():
         setattr(model.generation_config, name, token)
+    quiet_transformers(warnings=False)
     model.save_pretrained(target)
     processor.save_pretrained(target)
     return target

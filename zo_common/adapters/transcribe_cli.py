@@ -54,6 +54,8 @@ def transcribe(
     from zo_common.speech.model_kinds import speech_model
 
     paths, problems = find_recordings(audio)
+    if not any(path.exists() for path in paths):  # told before a model is loaded
+        raise ConfigError(" ".join(problems) or f"there is no recording '{paths[0]}', expected an audio file: name one")
     adapted, spoken = _load(model, ledger, language, device, torch_threads)
     work = _Work(speech_model(adapted.loaded), spoken, batch_size, max_seconds, as_json)
     with Bar("transcribing", len(paths)) as bar, counted() as changes:

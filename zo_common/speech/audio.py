@@ -61,7 +61,7 @@ def decode(
     name = name_of(audio)
     samples, rate, seconds = _read(audio, name, max_seconds)
     if len(samples) == 0:
-        raise AudioProblem(f"{name} has no samples, expected speech: record it again or delete the row.")
+        raise AudioProblem(f"{name} has no samples, expected speech: record it again or leave it out.")
     if len(samples) > max_seconds * rate:
         raise AudioProblem(f"{name} lasts {seconds:.2f} s, expected at most {max_seconds:g} s: {shorten}.")
     if not np.isfinite(samples).all():
@@ -69,7 +69,7 @@ def decode(
     if len(samples) < MIN_SECONDS * rate:
         raise AudioProblem(
             f"{name} lasts {1000 * seconds:.2g} ms, expected at least {1000 * MIN_SECONDS:g}: record it again or "
-            "delete the row."
+            "leave it out."
         )
     if (peak := float(np.abs(samples).max())) > LOUDEST:
         raise AudioProblem(
@@ -78,7 +78,7 @@ def decode(
         )
     mono = samples.mean(axis=1)
     if is_silent(samples.reshape(-1)):
-        raise AudioProblem(f"{name} holds only silence, expected speech: record it again or delete the row.")
+        raise AudioProblem(f"{name} holds only silence, expected speech: record it again or leave it out.")
     if samples.shape[1] > 1 and float(np.abs(mono).max()) < _CANCELLED * peak:
         raise AudioProblem(
             f"{name} has {samples.shape[1]} channels that cancel each other, expected one, or several that agree: keep "
@@ -110,7 +110,7 @@ def opened(audio: Path | bytes, name: str) -> Iterator[soundfile.SoundFile]:
     """
     head = audio[:_HEAD] if isinstance(audio, bytes) else _head(audio)
     if not head:
-        raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or delete the row.")
+        raise AudioProblem(f"{name} has no bytes, expected a recording: copy it again or leave it out.")
     _refuse_cut_short(head, len(audio) if isinstance(audio, bytes) else audio.stat().st_size, name)
     # opened as a stream: from a name soundfile would derive a format, instead of from the content
     stream = io.BytesIO(audio) if isinstance(audio, bytes) else os.fdopen(os.open(audio, os.O_RDONLY), "rb")

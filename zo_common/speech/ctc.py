@@ -75,7 +75,7 @@ class CTCReader:
         if len(wave) < self._least:
             faults.append(
                 f"the recording has {len(wave)} samples, expected at least {self._least} at {rate} Hz, what one frame "
-                "of the model sees: delete the row."
+                "of the model sees: leave it out."
             )
         elif fault := self._unaligned(wave, labels):
             faults.append(fault)

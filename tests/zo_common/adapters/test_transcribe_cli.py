@@ -131,6 +131,14 @@ def test_what_is_refused_is_one_sentence(call: Call, talks: Path, words: list[st
     assert said in err and len(err.splitlines()) == 1
 
 
+def test_recordings_that_are_not_there_are_told_before_a_model_is_loaded(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    status, _, err = call("--model", "/none", "/nowhere.wav")
+    assert (status, err) == (1, "error: there is no recording '/nowhere.wav', expected an audio file: name one\n")
+    status, _, err = call("--model", "/none", tmp_path / "empty")
+    assert status == 1 and "holds no recording" in err and len(err.splitlines()) == 1
+
+
 def test_a_ledger_of_another_base_is_refused(call: Call, talks: Path, run: Path, tiny_whisper: Path) -> None:
     status, out, err = call(talks, "--model", tiny_whisper, "--ledger", run)
 

@@ -56,7 +56,7 @@ def test_what_would_be_trained_on(call: Call, speech: Path) -> None:
         "  2 cannot be used:",
         "    train/metadata.csv:5: got file_name 'gone.wav', expected a file that exists: correct the name or delete "
         "the row.",
-        "    train/metadata.csv:4: 'c.wav' holds only silence, expected speech: record it again or delete the row.",
+        "    train/metadata.csv:4: 'c.wav' holds only silence, expected speech: record it again or leave it out.",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_ctc import noise_waves
-from tiny_models import CTC, tiny_model, write_ctc
+from tiny_models import CTC, TORCHAUDIO_CTC, tiny_model, write_ctc
 
 from zo_common.errors import UnsupportedModel
 from zo_common.lattice.groups import shapes_of, tensor_groups
@@ -19,11 +19,9 @@ from zo_common.models.ctc.text import CTCVocabulary
 from zo_common.models.load import ctc_classes, load_model
 from zo_common.speech.model_kinds import speech_model
 
-TORCHAUDIO = "granite_speech5_ctc"  # whose features need it
-
 
 def test_all_registered_classes_are_here() -> None:
-    assert set(ctc_classes()) == {*CTC, TORCHAUDIO}
+    assert set(ctc_classes()) == {*CTC, TORCHAUDIO_CTC}
 
 
 def own_loss(model: Any, batch: CTCBatch, name: str = "attention_mask") -> float:
@@ -55,7 +53,7 @@ def test_the_loss_is_the_classs_own(kind: str, tmp_path: Path) -> None:
 
 @torch.inference_mode()
 def test_granites_loss_of_features(tmp_path: Path) -> None:
-    model = tiny_model(TORCHAUDIO, classes=12, blank=0)
+    model = tiny_model(TORCHAUDIO_CTC, classes=12, blank=0)
     values = torch.randn(2, 60, 4 * model.config.encoder_config.num_mel_bins)
     batch = CTCBatch(values, torch.tensor([60, 44]), torch.tensor([[3, 4, 4, 5], [6, 7, -100, -100]]))
 
@@ -75,7 +73,7 @@ def test_a_processor_that_needs_a_package_names_it(tmp_path: Path, monkeypatch: 
         load_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("kind", [*CTC, TORCHAUDIO])
+@pytest.mark.parametrize("kind", [*CTC, TORCHAUDIO_CTC])
 def test_the_default_preset_is_the_gains_of_all_norms(kind: str) -> None:
     model = tiny_model(kind, classes=30, blank=0)
     groups = tensor_groups(shapes_of(unique_parameters(model)))
