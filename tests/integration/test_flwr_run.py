@@ -105,7 +105,7 @@ def test_flwr_run_local(environment: dict[str, str], tiny_whisper: Path, mini_co
     model = load_model(str(tiny_whisper)).model
     assert replay(restore_state(model, ledger.header), ledger) == checksum
     left = {p.name for p in output.iterdir()} - {".lock"}
-    lines = {"rounds.jsonl", "steps.jsonl", "introductions.jsonl", "settings.jsonl"}
+    lines = {"run.log", "rounds.jsonl", "steps.jsonl", "introductions.jsonl", "settings.jsonl"}
     assert left == lines | {"ledger.zo", "devices.json", "evaluation.json", "model"}
 
 
