@@ -18,6 +18,7 @@ from tiny_ctc import RATE, noise_waves
 
 from client.adapt import cli as adapt_cli
 from simulations import cli
+from simulations.models.tiny import write_tiny_whisper
 from zo_common.models.export import export_model
 from zo_common.models.load import load_model
 from zo_common.speech import cli as data_cli
@@ -257,14 +258,13 @@ def test_a_whisper_without_a_whole_generation_config(
     call: Call,
     scenario: Callable[..., Path],
     tmp_path: Path,
-    tiny_whisper: Path,
+    whisper_dir: Path,
     kept: dict[str, int] | None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     _plain(tmp_path / "data")
-    model = tmp_path / "w-nogen"
-    shutil.copytree(tiny_whisper, model)
+    model = write_tiny_whisper(whisper_dir, tmp_path / "w-nogen", whole_vocabulary=True)
     (model / "generation_config.json").unlink()
     if kept is not None:
         (model / "generation_config.json").write_text(json.dumps(kept))
