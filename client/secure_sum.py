@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Context
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 KEY = "secure"
 _STATE = "zo-secure"
 Ask = Callable[[], tuple[str, bytes | str]]
+_Value = TypeVar("_Value")
 
 
 def answer(
@@ -116,18 +117,20 @@ class _InContext:
 
     def find(self, session: bytes) -> SecureDevice | None:
         """Return the device in the present sum, of whichever session: it refuses messages of another."""
-        found = self._records.get(_STATE)
-        if not found or not found["device"]:
-            return None
-        return load_device(bytes(found["device"]), self._keys.signer, self._keys.peers)  # type: ignore[arg-type]
+        data = self._value("device", bytes)
+        return load_device(data, self._keys.signer, self._keys.peers) if data else None
 
     def last_round(self, run_id: bytes) -> int:
         """Return the last round of this run whose sum the device joined."""
-        found = self._records.get(_STATE)
-        return int(found["round"]) if found and bytes(found["run"]) == run_id else 0  # type: ignore[arg-type]
+        return (self._value("round", int) or 0) if self._value("run", bytes) == run_id else 0
 
     def save(self, device: SecureDevice) -> None:
         """Save what the next message needs; the secrets of a finished sum are dropped."""
         data = dump_device(device) if device.phase is not Phase.ENDED else b""
         terms = device.terms
         self._records[_STATE] = ConfigRecord({"run": terms.run_id, "round": terms.server_round, "device": data})
+
+    def _value(self, name: str, kind: type[_Value]) -> _Value | None:
+        record = self._records.get(_STATE)
+        found = record[name] if record else None
+        return found if isinstance(found, kind) else None

@@ -10,22 +10,24 @@ A round that is asked for again, as after a server's crash, has other directions
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from client.device.sealed_json import SealedJson
 from zo_common.binary.locked import locked
-from zo_common.errors import ConfigError, Refusal, ZOError
+from zo_common.errors import ConfigError, Refusal
 
 MASKED_NAME = "masked.seeds"
-_KIND, _VERSION = b"ZOMS", 1
+_LOST = (
+    "nobody knows which directions were masked: put a backup in its place, or remove it and never use an earlier "
+    "run-seed again"
+)
 
 
 class MaskedSeeds:
     """The seeds in a file, whose folder exists; one file for each device, whatever client id it is asked by."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = SealedJson(path, b"ZOMS", 1, _LOST)
 
     def claim(self, seed: int, whom: bytes) -> None:
         """Enter a seed, on disk when this returns; what is masked must not leave if this raises. Processes take turns.
@@ -38,18 +40,17 @@ class MaskedSeeds:
             ConfigError: the file cannot be read or written.
         """
         try:
-            with locked(self._path):
-                known, key = self._read(), f"{seed:016x}"
+            with locked(self._file.path):
+                known, key = self._file.read(), f"{seed:016x}"
                 if known.get(key, whom.hex()) != whom.hex():
                     raise Refusal(
                         f"directions of seed {key} were masked in another sum, and two sums would show what one device "
                         "measured: give another run another run-seed"
                     )
                 if key not in known:
-                    body = json.dumps(known | {key: whom.hex()}).encode()
-                    write_durably(self._path, seal(_KIND, _VERSION, body), PRIVATE)
-        except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): nothing is answered") from None
+                    self._file.write(known | {key: whom.hex()})
+        except OSError as error:  # of the lock
+            raise ConfigError(f"{self._file.path} cannot be written ({error.strerror}): nothing is answered") from None
 
     def refuse_bare(self, seed: int) -> None:
         """Refuse to answer a masked seed once more in the clear.
@@ -58,20 +59,8 @@ class MaskedSeeds:
             Refusal: it was masked.
             ConfigError: the file cannot be read.
         """
-        if f"{seed:016x}" in self._read():
+        if f"{seed:016x}" in self._file.read():
             raise Refusal(
                 f"directions of seed {seed:016x} were masked in a secure sum and are not answered in the clear: give "
                 "this run another run-seed"
             )
-
-    def _read(self) -> dict[str, str]:
-        try:
-            found: dict[str, str] = json.loads(unseal(self._path.read_bytes(), _KIND, _VERSION))
-            return found
-        except FileNotFoundError:
-            return {}
-        except (OSError, ZOError, ValueError) as error:
-            raise ConfigError(
-                f"{self._path} cannot be read ({error}), so nobody knows which directions were masked: put a backup in "
-                "its place, or remove it and never use an earlier run-seed again"
-            ) from None

@@ -7,18 +7,17 @@ knows of no run from this base model yet. Whoever changes the seed in the middle
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from client.device.checks import follows
 from client.device.follower import Follower
-from zo_common.binary.durable import PRIVATE, seal, unseal, write_durably
+from client.device.sealed_json import SealedJson
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError, Refusal, ZOError
+from zo_common.errors import Refusal
 from zo_common.wire.plan import Plan
 
 SEEDS_NAME = "run.seeds"
-_KIND, _VERSION = b"ZORS", 1
+_LOST = "nobody knows which run-seeds were answered: put a backup in its place, or remove it if no run is under way"
 _MOST = 8  # runs from one base model at a time, the last ones
 
 
@@ -26,7 +25,7 @@ class RunSeeds:
     """The run-seeds by base model and client id, in a file; its folder exists."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = SealedJson(path, b"ZORS", 1, _LOST)
 
     def check(self, config: RunConfig, plan: Plan, engine: Follower) -> None:
         """Refuse a seed that appears in the middle of a run; remember one that may be taken up.
@@ -38,7 +37,7 @@ class RunSeeds:
             Refusal: that.
             ConfigError: the file cannot be read or written.
         """
-        known, key = self._read(), f"{plan.base_id:016x}/{plan.client_id}"
+        known, key = self._file.read(), f"{plan.base_id:016x}/{plan.client_id}"
         seeds = known.get(key, [])
         if config.run_seed in seeds:
             return
@@ -50,19 +49,4 @@ class RunSeeds:
                 f"rounds, or let its owner remove {SEEDS_NAME} from the worker's state folder, if this is another run"
             )
         known[key] = [*seeds, config.run_seed][-_MOST:]
-        try:
-            write_durably(self._path, seal(_KIND, _VERSION, json.dumps(known).encode()), PRIVATE)
-        except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): nothing is answered") from None
-
-    def _read(self) -> dict[str, list[int]]:
-        try:
-            found: dict[str, list[int]] = json.loads(unseal(self._path.read_bytes(), _KIND, _VERSION))
-            return found
-        except FileNotFoundError:
-            return {}
-        except (OSError, ZOError, ValueError) as error:
-            raise ConfigError(
-                f"{self._path} cannot be read ({error}), so nobody knows which run-seeds were answered: put a backup "
-                "in its place, or remove it if no run is under way"
-            ) from None
+        self._file.write(known)

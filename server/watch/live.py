@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from server.run.log_file import RUN_LOG
 from server.watch.log_tail import LogTail
@@ -75,12 +75,12 @@ class LiveRun:
             else:  # the first one, or the connection was too slow for each change
                 yield _event("whole", encoded(change(None, self._state or {})))
             seen = version
-            await self._wait(lambda: self._closed or self._version != seen)  # noqa: B023 (called before the next turn)
+            await self._wait(seen)
 
-    async def _wait(self, is_news: Callable[[], bool]) -> None:
+    async def _wait(self, seen: int) -> None:
         try:
             async with asyncio.timeout(_ALIVE_SECONDS), self._news:
-                await self._news.wait_for(is_news)
+                await self._news.wait_for(lambda: self._closed or self._version != seen)
         except TimeoutError:
             pass
 

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -35,18 +36,17 @@ class RunCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics of all runs as they are now."""
         runs = [folder.look() for folder in self._folders()]
-        for name, (says, label, of) in GAUGES.items():
-            gauge = GaugeMetricFamily(f"zo_asr_{name}", says, labels=("run", *label))
-            for run in runs:
-                for values, number in of(run):
-                    gauge.add_metric((run.name, *values), number)
-            yield gauge
-        for name, (says, label, of) in COUNTERS.items():
-            counter = CounterMetricFamily(f"zo_asr_{name}", says, labels=("run", *label))
-            for run in runs:
-                for values, number in of(run):
-                    counter.add_metric((run.name, *values), number)
-            yield counter
+        kinds: tuple[tuple[Callable[..., Any], Table], ...] = (
+            (GaugeMetricFamily, GAUGES),
+            (CounterMetricFamily, COUNTERS),
+        )
+        for kind, table in kinds:
+            for name, (says, label, of) in table.items():
+                family = kind(f"zo_asr_{name}", says, labels=("run", *label))
+                for run in runs:
+                    for values, number in of(run):
+                        family.add_metric((run.name, *values), number)
+                yield family
         free = shutil.disk_usage(self._disk).free
         yield GaugeMetricFamily("zo_asr_disk_free_bytes", "Free space on the disk that runs are written to.", free)
 

@@ -20,7 +20,13 @@ from zo_common.secure_sum.quantiser import Quantiser
 from zo_common.secure_sum.weights import capped
 
 CLAIM = 100_000_000
-PRIVATE = {"privacy": "example", "target_epsilon": 8.0, "target_delta": 1e-5, "batch_size": 8, "num_server_rounds": 20}
+PRIVATE: dict[str, Any] = {
+    "privacy": "example",
+    "target_epsilon": 8.0,
+    "target_delta": 1e-5,
+    "batch_size": 8,
+    "num_server_rounds": 20,
+}
 
 
 def _members(*counts: int) -> list[Member]:
@@ -28,7 +34,7 @@ def _members(*counts: int) -> list[Member]:
 
 
 def _noise(tmp_path: Path, *counts: int) -> float:
-    config = RunConfig(model="toy", data="none", output=str(tmp_path), **PRIVATE)  # type: ignore[arg-type]
+    config = RunConfig(model="toy", data="none", output=str(tmp_path), **PRIVATE)
     return settle_noise(config, _members(*counts), tmp_path / "none").noise_multiplier
 
 

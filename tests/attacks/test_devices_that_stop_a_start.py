@@ -22,7 +22,7 @@ Federate = Callable[..., Federation]
 Ledgers = Callable[[RunConfig], Ledger]
 
 
-def _says(grid: FakeGrid, partition: int, hello: dict[str, Any]) -> None:
+def _says(patch: pytest.MonkeyPatch, grid: FakeGrid, partition: int, hello: dict[str, Any]) -> None:
     """Let a device introduce itself in these words."""
     honest = grid._ask
 
@@ -32,7 +32,7 @@ def _says(grid: FakeGrid, partition: int, hello: dict[str, Any]) -> None:
             answer.content = RecordDict({"zo": ConfigRecord({"hello": json.dumps(hello).encode()})})
         return answer
 
-    grid._ask = lie  # type: ignore[method-assign]
+    patch.setattr(grid, "_ask", lie)
 
 
 def _clients(ledger: Ledger) -> list[list[int]]:
@@ -43,11 +43,16 @@ STOP = {"client_id": 2, "error": "the data must be corrected", "stop": True}
 
 
 def test_a_device_that_asks_for_a_stop_is_left_out_and_named(
-    settings: Settings, federate: Federate, grid_of: Grids, ledger_of: Ledgers, observed: Any
+    settings: Settings,
+    federate: Federate,
+    grid_of: Grids,
+    ledger_of: Ledgers,
+    observed: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = settings(round_timeout=600.0)
     grid = grid_of(config)
-    _says(grid, 2, STOP)
+    _says(monkeypatch, grid, 2, STOP)
 
     federate(config, grid, Enrolment())
 
@@ -55,10 +60,12 @@ def test_a_device_that_asks_for_a_stop_is_left_out_and_named(
     assert "device 2: the data must be corrected" in observed.text
 
 
-def test_on_the_operators_own_devices_it_stops(settings: Settings, federate: Federate, grid_of: Grids) -> None:
+def test_on_the_operators_own_devices_it_stops(
+    settings: Settings, federate: Federate, grid_of: Grids, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = settings(round_timeout=600.0)
     grid = grid_of(config)
-    _says(grid, 2, STOP)
+    _says(monkeypatch, grid, 2, STOP)
 
     with pytest.raises(ConfigError, match="the data must be corrected before training starts"):
         federate(config, grid)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fake_grid import FakeGrid
 
 from client.place import place_of
@@ -24,7 +26,10 @@ def test_a_client_id_is_no_node_id() -> None:
 
 
 def test_no_node_id_is_in_a_ledger_or_in_what_devices_get(
-    settings: Callable[..., RunConfig], federate: Callable[..., Federation], grid_of: Callable[..., FakeGrid]
+    settings: Callable[..., RunConfig],
+    federate: Callable[..., Federation],
+    grid_of: Callable[..., FakeGrid],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = settings(round_timeout=600.0)
     grid = grid_of(config)
@@ -37,12 +42,12 @@ def test_no_node_id_is_in_a_ledger_or_in_what_devices_get(
         grid.devices[node] = device
     honest = grid._ask
 
-    def watch(device: object, message: object, server_round: int) -> object:
-        for values in message.content.config_records["zo"].values():  # type: ignore[attr-defined]
+    def watch(device: Any, message: Any, server_round: int) -> Any:
+        for values in message.content.config_records["zo"].values():
             seen.extend(values if isinstance(values, bytes) else str(values).encode())
-        return honest(device, message, server_round)  # type: ignore[arg-type]
+        return honest(device, message, server_round)
 
-    grid._ask = watch  # type: ignore[method-assign]
+    monkeypatch.setattr(grid, "_ask", watch)
 
     federate(config, grid)
 

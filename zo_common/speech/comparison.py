@@ -7,7 +7,7 @@ sums, whole devices are resampled, as clusters are (Davison & Hinkley 1997, sect
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any, Literal
@@ -67,7 +67,7 @@ def change_of(before: Counts, after: Counts, units: Counts, seed: int = 0, *, ut
         utterances: their number, if the counts are sums over several.
     """
     rates = [_rate(errors, units) for errors in (before, after)]
-    interval = _interval(before, after, units, seed) if len(units) >= _LEAST else None
+    interval = _interval(_change, (before, after, units), seed) if len(units) >= _LEAST else None
     return Change(
         len(units) if utterances is None else utterances, int(units.sum()), float(rates[0]), float(rates[1]), interval
     )
@@ -79,34 +79,25 @@ def rate_interval(rows: Rows, seed: int = 0) -> tuple[float, float] | None:
     Args:
         rows: with `errors` and `units`, one for each resampled unit: an utterance or a device.
     """
-    from scipy.stats import bootstrap
-
     if len(rows) < _LEAST:
         return None
-    found = bootstrap(
-        tuple(np.array([row[name] for row in rows]) for name in ("errors", "units")),
-        _rate,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=_BATCH,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    return _interval(_rate, [np.array([row[name] for row in rows]) for name in ("errors", "units")], seed)
 
 
 def _rate(errors: Counts, units: Counts, axis: int = -1) -> Any:
     return errors.sum(axis=axis) / np.maximum(units.sum(axis=axis), 1)
 
 
-def _interval(before: Counts, after: Counts, units: Counts, seed: int) -> tuple[float, float]:
+def _change(before: Counts, after: Counts, units: Counts, axis: int = -1) -> Any:
+    return _rate(after, units, axis) - _rate(before, units, axis)
+
+
+def _interval(statistic: Callable[..., Any], columns: Sequence[Counts], seed: int) -> tuple[float, float]:
     from scipy.stats import bootstrap
 
     found = bootstrap(
-        (before, after, units),
-        lambda b, a, u, axis: _rate(a, u, axis) - _rate(b, u, axis),
+        tuple(columns),
+        statistic,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
