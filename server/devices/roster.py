@@ -21,7 +21,6 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
-__all__ = ["Enrolment", "Introductions", "Member", "Roster", "wait_for_nodes"]
 DESCRIPTION = ("fingerprint", "base_checksum", "tensors")
 _NEWCOMER_SECONDS = 60.0  # a round waits at most this long for devices that introduce themselves
 _MOST_HELLO_BYTES = 4 << 20  # the list of a large model's tensors is about 100 kB

@@ -14,7 +14,8 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.devices.base_models import mismatched_devices, reference_view
-from server.devices.roster import Enrolment, Member, Roster
+from server.devices.enrolment import Enrolment
+from server.devices.roster import Member, Roster
 from server.devices.selection import Selection
 from server.devices.standing import DRIFT, Standings
 from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
