@@ -42,11 +42,12 @@ def demo_block() -> str:
 
 
 def demo_excerpt() -> str:
-    """Return the same without messages and the rounds between the first and the last; `…` stands for them."""
+    """Return the same up to the first table, without messages and all rounds but two; `…` stands for them."""
     lines = _demo_lines()
+    end = next(n for n, line in enumerate(lines) if line.startswith("└")) + 1
     rounds = [n for n, line in enumerate(lines) if re.match(r"round \d+/\d+: ", line)]
     head = next(n for n, line in enumerate(lines) if line.startswith("round "))
-    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] :]])
+    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] : end], "…"])
 
 
 def _demo_lines() -> list[str]:
