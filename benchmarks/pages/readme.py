@@ -47,7 +47,7 @@ def demo_excerpt() -> str:
     end = next(n for n, line in enumerate(lines) if line.startswith("└")) + 1
     rounds = [n for n, line in enumerate(lines) if re.match(r"round \d+/\d+: ", line)]
     head = next(n for n, line in enumerate(lines) if line.startswith("round "))
-    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] : end], "…"])
+    return _indented([*lines[:head], "…", lines[rounds[0]], "…", *lines[rounds[-1] : end]])
 
 
 def _demo_lines() -> list[str]:
