@@ -36,7 +36,7 @@ class LatticeRounds:
     def round(self, number: int) -> Cost:
         """As `Method.round`."""
         clients, results, forwards = [], [], 0
-        local_rate = float(np.float32(self.rate.rate_of_round(number, ())))
+        local_rate = float(np.float32(self.step_of(number, ())))
         for device in range(self.crowd.devices):
             seed = client_seed(self.settings.seed, number, device)
             result = self.measure(device, seed, local_rate if self.settings.local_steps > 1 else 0.0)
@@ -44,10 +44,14 @@ class LatticeRounds:
             clients.append(ClientScalars(device, seed, self.crowd.examples(device), result.projected_grads))
             size = min(self.settings.batch_size, self.crowd.examples(device))
             forwards += self.config.forwards * self.settings.local_steps * size
-        rate = float(np.float32(self.rate.rate_of_round(number, results)))
+        rate = float(np.float32(self.step_of(number, results)))
         up, down = self.payload(number, results[:1], rate)
         self.apply(aggregate(clients, rate))
         return Cost(forwards, 0, up, down)
+
+    def step_of(self, number: int, results: Sequence[LocalResult]) -> float:
+        """As `Rate.rate_of_round`."""
+        return self.rate.rate_of_round(number, results)
 
     def measure(self, device: int, seed: int, learning_rate: float) -> LocalResult:
         """Make a device's local steps; the weights are as before."""
@@ -92,8 +96,13 @@ class LatticeRounds:
     def restore(self, state: dict[str, Any]) -> None:
         """As `Method.restore`, by exact replay."""
         self.rate.restore(state["rate"])
-        for one in state["rounds"]:
-            self.apply([Contribution(seed, client, _float32(rows)) for seed, client, rows in one])
+        for one in restored(state["rounds"]):
+            self.apply(one)
+
+
+def restored(rounds: list[Any]) -> list[tuple[Contribution, ...]]:
+    """Return the rounds of a state."""
+    return [tuple(Contribution(seed, client, _float32(rows)) for seed, client, rows in one) for one in rounds]
 
 
 def _float32(rows: list[list[float]]) -> NDArray[np.float32]:

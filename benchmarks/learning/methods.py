@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.learning.auto_tensors import AutoTensors
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.first_order import LORA, FirstOrder
+from benchmarks.learning.guarded import GuardedRounds
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.learn import Budget
 from benchmarks.learning.method import Method, Settings
@@ -112,7 +113,7 @@ METHODS: dict[str, Entry] = {
     "bias-swept": Entry(
         "ours, default tensors, learning rate swept", _rounds(), replace(_OURS, method="bias-swept"), _BIAS_RATES
     ),
-    "auto": Entry("ours, auto", _rounds(), _OURS),
+    "auto": Entry("ours, auto", _rounds(GuardedRounds), _OURS),
     "auto-tensors": Entry(
         "ours, auto, calibrated tensors", _rounds(AutoTensors), replace(_OURS, method="auto-tensors", tensors="auto")
     ),
@@ -131,6 +132,7 @@ METHODS: dict[str, Entry] = {
 # at equal passes, against "auto" (or "bias-swept" where the step is not measured)
 _HALF = _OURS.queries // 2
 VARIANTS: dict[str, Entry] = {
+    "unguarded": Entry("without the guard, as those below", _rounds(), replace(_OURS, method="unguarded")),
     "per-utterance": Entry(
         "directions of each utterance's own", _rounds(UtteranceDirections), replace(_OURS, method="per-utterance")
     ),

@@ -23,7 +23,7 @@ from zo_common.speech.evaluation import utterance_losses
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech
 
-_NOISE = 2.0  # standard errors above which a rise is significant
+NOISE = 2.0  # standard errors above which a rise is significant
 
 
 def rise(found: Losses, best: Losses) -> tuple[float, float]:
@@ -92,7 +92,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         if not np.isfinite(found).all():
             return "guard: the held-out loss is not finite"
         higher, error = rise(found, self._best)
-        if higher <= max(0.0, _NOISE * error):
+        if higher <= max(0.0, NOISE * error):
             return ""
         best = f"{self._best.mean():.4f} after round {self._best_round}"
         return f"guard: the held-out loss is {found.mean():.4f} (best {best}), higher by {higher:.4f} ± {error:.4f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median
 from typing import Annotated
@@ -23,12 +23,13 @@ FEWEST_ROUNDS, MOST_ROUNDS = 5, 20
 DIRECTIONS = 320
 """Directions of all devices over which averages are taken: five rounds of eight devices along eight each."""
 _LONG = 4  # times as many rounds for numbers that change slowly
-FEWEST_TRUSTED = 2
-MOST_INFLUENCE = 2.0
-_SHARES = ("along_signal", "along_noise", "noise_share")
-_MOST_WEIGHT = 10.0  # of a device's mean square, over the median's
-_MOST_APART = 100.0  # ratio of devices' curvatures of one direction to the median
-_LEAST_POWER, _HALVINGS = -512.0, 24  # of two: the minimum share of a device's own numbers
+LEAST_SIGNAL = 0.002
+"""Share of the signal below which no step is longer: with none at all, weights hardly move."""
+ERRORS_OF_CAUTION = 2.0
+"""Standard errors by which the signal counts as smaller than it was measured. A step that is c times the best one gains
+c (2 − c) of what the best one gains: half of it is three quarters of the gain, and four times of it loses eight."""
+_FIRST_SIGNAL = 0.1  # at most, while one device's rounds are too few to show the error
+_OF_MEDIAN_DEVIATION = 1.4826  # standard deviation over median deviation, of a normal distribution
 _MOST = 1e200  # of a number, far beyond the result of float32 scalars
 _Real = Annotated[float, Field(gt=-_MOST, lt=_MOST)]
 _Above0 = Annotated[float, Field(gt=0, lt=_MOST)]
@@ -42,6 +43,8 @@ class Pooled:
         per_direction, along_signal, along_noise, noise_share: as in `RelativeCurvature`.
         along_error: standard error of `along_signal`; unknown for one device in one round, where it is set to the
             number itself.
+        share_error: standard error of `noise_share`, by the median deviation of devices, so that no device can raise
+            it much; 0 for one device in one round, where it is unknown.
         square: m of a single device, by which its rounds are weighted; 0 for several, whose rounds have equal weights.
     """
 
@@ -50,13 +53,17 @@ class Pooled:
     along_noise: float
     noise_share: float
     along_error: float
+    share_error: float = 0.0
     square: float = 0.0
 
     @property
     def cautious(self) -> RelativeCurvature:
-        """The same with one standard error more curvature along the gradient: short steps cost less than long ones."""
-        along = self.along_signal + self.along_error
-        return RelativeCurvature(self.per_direction, along, self.along_noise, self.noise_share)
+        """The same with one standard error more curvature along the gradient: short steps cost less than long ones.
+
+        The share of noise is at most `MOST_NOISE_SHARE`: a round alone cannot tell less signal from none.
+        """
+        along, share = self.along_signal + self.along_error, min(self.noise_share, MOST_NOISE_SHARE)
+        return RelativeCurvature(self.per_direction, along, self.along_noise, share)
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class StepRow:
 
     Attributes:
         learning_rate: the one used, float32.
-        per_direction, along_signal, along_noise, noise_share, along_error, square: the round's `Pooled`.
+        per_direction, along_signal, along_noise, noise_share, along_error, share_error, square: the round's `Pooled`.
         devices: valid replies.
         room: the rate at which the round's mean update would be as large as the lattice allows.
     """
@@ -80,6 +87,7 @@ class StepRow:
     along_error: Annotated[float, Field(ge=0, lt=_MOST)]
     devices: Annotated[int, Field(gt=0, le=MOST_DEVICES)]
     room: _Above0
+    share_error: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
     square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
 
     @property
@@ -92,23 +100,25 @@ def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
     """Return means over at least one device; numbers relative to m are weighted by it.
 
     The mean of quotients would be biased: m of a device's few scalars is half or twice its expectation. For a single
-    device its rounds are weighted instead (`averaged`), with their shares of noise unchanged. With several devices,
-    shares are limited to `MOST_NOISE_SHARE` each and rounds have equal weights, which was measured to be as good or
-    better with 64 directions a round; with eight of one device, the mean of limited shares would be far too small, and
-    training stalls.
+    device its rounds are weighted instead (`averaged`). Shares of noise above 1 are kept: where there is little signal,
+    half of all devices measure one, and a mean without them would see signal in pure noise.
     """
     total = math.fsum(each.square for each in found)
     weights = [each.square / total * len(found) if total else 1.0 for each in found]
     signal = [w * each.along_signal for w, each in zip(weights, found, strict=True)]
     alone = len(found) == 1
     error = abs(signal[0]) if alone else float(np.std(signal, ddof=1)) / math.sqrt(len(found))
-    shares = (each.noise_share if alone else min(each.noise_share, MOST_NOISE_SHARE) for each in found)
+    share = fmean(w * each.noise_share for w, each in zip(weights, found, strict=True))
+    apart = [w * (each.noise_share - share) for w, each in zip(weights, found, strict=True)]
+    middle = median(apart)
+    spread = _OF_MEDIAN_DEVIATION * median(abs(each - middle) for each in apart)
     return Pooled(
         fmean(each.per_direction for each in found),
         fmean(signal),
         fmean(w * each.along_noise for w, each in zip(weights, found, strict=True)),
-        fmean(w * share for w, share in zip(weights, shares, strict=True)),
+        share,
         error,
+        0.0 if alone else spread / math.sqrt(len(found)),
         total if alone else 0.0,
     )
 
@@ -122,118 +132,66 @@ def history(directions: int) -> int:
     return min(max(-(-DIRECTIONS // directions), FEWEST_ROUNDS), MOST_ROUNDS)
 
 
-def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> Pooled:
-    """Return the numbers of a round from those of all rounds so far, of which it is the last.
+def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> RelativeCurvature:
+    """Return the numbers that a round's step follows from, of all rounds so far, of which it is the last.
 
     Args:
         most: number of rounds to average over, from `history`.
 
     If all rounds are of one device, numbers relative to m are weighted by it, as devices are in `pooled`.
 
-    Curvature along the gradient is the least certain number of a round, and only noise where the gradient is small; but
-    its ratio to the curvature of one direction times the signal changes slowly. That ratio is computed from the last
-    4 × `most` rounds, as a quotient of sums, to which rounds of strong gradients contribute most. The rest are means
-    over the last `most` rounds. The error is that of the rounds' own errors, or their spread around the quotient if
-    that is less: with one device, only the spread of its rounds shows the error.
+    - The share of noise is a mean over the last 4 × `most` rounds, and `ERRORS_OF_CAUTION` standard errors more: as a
+      model comes to know the speech, the signal vanishes in the noise of utterances, and what is left of it must not be
+      overestimated.
+    - Curvature along the gradient is the least certain number of a round, and only noise where the gradient is small;
+      but its ratio to the curvature of one direction times the signal changes slowly. That ratio is a quotient of sums
+      over the same rounds, to which rounds of strong gradients contribute most, and one standard error more.
+    - The rest are means over the last `most` rounds.
+
+    Standard errors are those of the rounds' own errors, or their spread if that is less. With one device, only the
+    spread of its rounds shows the error, and the signal counts as a tenth at most before the fifth.
     """
     long = rounds[-_LONG * most :]
     alone = all(each.square for each in long)
     weights = [each.square if alone else 1.0 for each in long]
     recent = list(zip(weights, long, strict=True))[-most:]
-    weight = math.fsum(w for w, _ in recent)
-    noise = math.fsum(w * each.along_noise for w, each in recent) / weight
-    share = math.fsum(w * each.noise_share for w, each in recent) / weight
-    share = min(share, MOST_NOISE_SHARE) if alone else share
-    expected = [w * (1 - each.noise_share) * each.per_direction for w, each in zip(weights, long, strict=True)]
-    along = [w * each.along_signal for w, each in zip(weights, long, strict=True)]
-    least = math.fsum(w * each.per_direction for w, each in zip(weights, long, strict=True)) * (1 - MOST_NOISE_SHARE)
-    total = max(math.fsum(expected), least) if alone else math.fsum(expected)
-    quotient = math.fsum(along) / total
-    error = math.sqrt(math.fsum((w * each.along_error) ** 2 for w, each in zip(weights, long, strict=True))) / total
-    if len(long) > 2:
-        apart = [found - quotient * scale for found, scale in zip(along, expected, strict=True)]
-        error = min(error, math.sqrt(math.fsum(e**2 for e in apart) * len(long) / (len(long) - 1)) / total)
+    noise = math.fsum(w * each.along_noise for w, each in recent) / math.fsum(w for w, _ in recent)
     t = fmean(each.per_direction for _, each in recent)
-    scale = (1 - share) * t
-    return Pooled(t, quotient * scale, noise, share, error * scale)
+    signal = _signal(weights, long, alone=alone)
+    quotient, error = _quotient(weights, long)
+    return RelativeCurvature(t, (quotient + error) * signal * t, noise, 1 - signal)
 
 
-def trusted(
-    found: Sequence[RelativeCurvature], rate_of: Callable[[Sequence[RelativeCurvature]], float]
-) -> tuple[list[RelativeCurvature], int]:
-    """Limit each device's influence on the step to a factor of two; return the numbers, and how many were changed.
-
-    The numbers of a device with more influence are moved towards the mean of the others' until it changes the step by
-    that factor, beginning with the most influential. Of two devices it is unknown which one lies.
-    """
-    kept, changed = list(found), set[int]()
-    if len(kept) > FEWEST_TRUSTED:
-        usual, square = median(each.per_direction for each in found), median(each.square for each in found)
-        kept = [_possible(each, usual, square) for each in found]
-    while len(kept) > FEWEST_TRUSTED:
-        others = {i: rate_of([*kept[:i], *kept[i + 1 :]]) for i in _outermost(kept) - changed}
-        rate = rate_of(kept)
-        influence = {i: abs(math.log(rate / other)) for i, other in others.items()}
-        worst = max(influence, key=lambda i: influence[i], default=0)
-        if not influence or influence[worst] <= math.log(MOST_INFLUENCE):
-            break
-        kept[worst] = _brought_near(kept, worst, rate_of, others[worst])
-        changed.add(worst)
-    return kept, len(changed)
+def _signal(weights: Sequence[float], rounds: Sequence[Pooled], *, alone: bool) -> float:
+    """Return the share of signal that rounds have beyond doubt; of the first few, what they measured."""
+    total, early = math.fsum(weights), len(rounds) < (FEWEST_ROUNDS if alone else 3)
+    share = math.fsum(w * each.noise_share for w, each in zip(weights, rounds, strict=True)) / total
+    error = _spread([w * (each.noise_share - share) for w, each in zip(weights, rounds, strict=True)])
+    if not alone:
+        of_rounds = math.sqrt(math.fsum((w * each.share_error) ** 2 for w, each in zip(weights, rounds, strict=True)))
+        error = min(error, of_rounds)
+    least = 1 - share - ERRORS_OF_CAUTION * error / total
+    if early:
+        least = min(1 - share, _FIRST_SIGNAL) if alone else 1 - share
+    return max(least, min(LEAST_SIGNAL, 1 - share) if share < 1 else LEAST_SIGNAL)
 
 
-def _outermost(found: Sequence[RelativeCurvature]) -> set[int]:
-    """Return the devices with extreme values in any number: only these can have the most influence on means."""
-    columns = [
-        [each.per_direction for each in found],
-        [each.square for each in found],
-        *([each.square * getattr(each, name) for each in found] for name in _SHARES),
-    ]
-    orders = (np.argsort(np.array(column), kind="stable") for column in columns)
-    return {int(i) for order in orders for i in (*order[:2], *order[-2:])}
+def _quotient(weights: Sequence[float], rounds: Sequence[Pooled]) -> tuple[float, float]:
+    """Return curvature along the gradient over that of one direction times the signal, and its standard error."""
+    expected = [w * (1 - each.noise_share) * each.per_direction for w, each in zip(weights, rounds, strict=True)]
+    along = [w * each.along_signal for w, each in zip(weights, rounds, strict=True)]
+    least = math.fsum(w * each.per_direction for w, each in zip(weights, rounds, strict=True)) * (1 - MOST_NOISE_SHARE)
+    total = max(math.fsum(expected), least)
+    quotient = math.fsum(along) / total
+    error = math.sqrt(math.fsum((w * each.along_error) ** 2 for w, each in zip(weights, rounds, strict=True)))
+    if len(rounds) > 2:
+        error = min(error, _spread([found - quotient * scale for found, scale in zip(along, expected, strict=True)]))
+    return quotient, error / total
 
 
-def _possible(found: RelativeCurvature, usual: float, square: float) -> RelativeCurvature:
-    """Limit numbers to those of a matrix of about that trace, whose curvature along any direction is at most it."""
-    t = min(max(found.per_direction, usual / _MOST_APART), usual * _MOST_APART)
-    signal, noise = (min(max(number, -t), t) for number in (found.along_signal, found.along_noise))
-    return RelativeCurvature(t, signal, noise, found.noise_share, min(found.square, _MOST_WEIGHT * square))
-
-
-def _brought_near(
-    found: Sequence[RelativeCurvature],
-    at: int,
-    rate_of: Callable[[Sequence[RelativeCurvature]], float],
-    without: float,
-) -> RelativeCurvature:
-    """Return numbers nearest to a device's own with which the rate is within `MOST_INFLUENCE` of that without it."""
-    rest = [*found[:at], *found[at + 1 :]]
-    mean, own = pooled(rest), found[at]
-    square = fmean(each.square for each in rest)
-    centre = RelativeCurvature(mean.per_direction, mean.along_signal, mean.along_noise, mean.noise_share, square)
-
-    def blend(share: float) -> RelativeCurvature:
-        pairs = zip(astuple(centre), astuple(own), strict=True)
-        return RelativeCurvature(*(a + share * (b - a) for a, b in pairs))
-
-    low, high = _LEAST_POWER, 0.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        inside = abs(math.log(rate_of([*rest, blend(2.0**middle)]) / without)) <= math.log(MOST_INFLUENCE)
-        low, high = (middle, high) if inside else (low, middle)
-    return blend(2.0**low)
-
-
-def without_extremes(
-    found: Sequence[RelativeCurvature], count: int, rate_of: Callable[[Sequence[RelativeCurvature]], float]
-) -> list[RelativeCurvature]:
-    """Return all devices but the `count` whose own numbers give the shortest and the longest steps, equally weighted.
-
-    For robust rules, which assume `count` devices that may collude.
-    """
-    ordered = sorted(found, key=lambda each: rate_of([each]))
-    middle = ordered[count : len(ordered) - count] or ordered[len(ordered) // 2 :][:1]
-    return [replace(each, square=1.0) for each in middle]
+def _spread(apart: Sequence[float]) -> float:
+    """Return the standard error of a sum of at least two numbers from their differences to what is expected of each."""
+    return math.sqrt(math.fsum(each**2 for each in apart) * len(apart) / max(1, len(apart) - 1))
 
 
 def encode_rows(rows: Sequence[StepRow]) -> bytes:

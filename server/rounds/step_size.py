@@ -32,9 +32,8 @@ from server.rounds.pooled_curvature import (
     history,
     pooled,
     rows_of,
-    trusted,
-    without_extremes,
 )
+from server.rounds.trusted_curvature import trusted, without_extremes
 from server.run.range_guard import MAX_STEP_UNITS, finest_units
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.aggregation.robust import faults
@@ -189,7 +188,7 @@ class MeasuredStep:
         return replies.curvatures()
 
     def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
-        return averaged([*(row.pooled for row in self._rows), *now], self._history(devices)).cautious
+        return averaged([*(row.pooled for row in self._rows), *now], self._history(devices))
 
     def _history(self, devices: int) -> int:
         return history(devices * self._config.num_queries * self._config.local_steps)

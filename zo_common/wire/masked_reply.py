@@ -2,11 +2,12 @@
 
 The vector holds K·q projected gradients in grid units times the device's weight, steps first, and then the loss in grid
 units, once. Where the plan asks for the curvature, four numbers without a dimension follow, once each: log₂ t cut off
-at ±60, gᵀFg over m·t of the signal and of the noise at ±1, and v/m at 0.95 (`estimator.curvature`; m is the mean square
-of the scalars). Of a sum no median can be taken, and no device's numbers can be checked: their means are cut off at the
-same limits, and what a liar does to a step is bounded by the rounds before (`server.rounds.step_size`). With
-device-level privacy the grid is that of the clip norm, every device counts once, and the loss is 0:
-it carries no noise. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
+at ±60, gᵀFg over m·t of the signal and of the noise at ±1, and v/m less its bias at 3 (`estimator.curvature`; m is the
+mean square of the n = K·q scalars, and quotients by it are n/(n − 2) times too large on average). Of a sum no median
+can be taken, and no device's numbers can be checked: their means are cut off at the same limits, and what a liar does
+to a step is bounded by the rounds before (`server.rounds.step_size`). With device-level privacy the grid is that of the
+clip norm, every device counts once, and the loss is 0: it carries no noise. `"ZX"`, version u8 = 1, length u32 and the
+reply, and the masked input.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from zo_common.binary.packing import Reader
 from zo_common.errors import CodecError, SecureAggregationError
-from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeCurvature
+from zo_common.estimator.curvature import MOST_OF_ONE, Curvature, RelativeCurvature
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.quantiser import Quantiser
 from zo_common.wire.plan import Reply, decode_reply, encode_reply
@@ -77,10 +78,11 @@ def _curvature_numbers(found: Curvature | None, grads: NDArray[np.float32]) -> N
         return np.zeros(0)
     relative = found.relative(float(np.square(grads.astype(np.float64)).mean()))
     if relative is None:
-        return np.array([-_MOST_LOG, 0.0, 0.0, MOST_NOISE_SHARE])
+        return np.array([-_MOST_LOG, 0.0, 0.0, 1.0])
     t = relative.per_direction
     along = np.clip([relative.along_signal / t, relative.along_noise / t], -1, 1)
-    return np.array([np.clip(np.log2(t), -_MOST_LOG, _MOST_LOG), *along, min(relative.noise_share, MOST_NOISE_SHARE)])
+    share = relative.noise_share * max(1, grads.size - 2) / grads.size
+    return np.array([np.clip(np.log2(t), -_MOST_LOG, _MOST_LOG), *along, share])
 
 
 def means_of(
@@ -95,7 +97,7 @@ def means_of(
 def mean_curvature_of(total: NDArray[np.int64], devices: int) -> RelativeCurvature:
     """The cohort's curvature from the last numbers of its sum: the geometric mean of t, the mean of each other one."""
     means = GRID.mean(total[-CURVATURE_NUMBERS:], devices)
-    log_t, signal, noise, share = np.clip(means, [-_MOST_LOG, -1, -1, 0], [_MOST_LOG, 1, 1, MOST_NOISE_SHARE]).tolist()
+    log_t, signal, noise, share = np.clip(means, [-_MOST_LOG, -1, -1, 0], [_MOST_LOG, 1, 1, MOST_OF_ONE]).tolist()
     t = 2.0**log_t
     return RelativeCurvature(t, signal * t, noise * t, share)
 

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.first_order import FirstOrder, add_lora, merge_lora
+from benchmarks.learning.guarded import GuardedRounds
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.learn import Budget, learn, passes_to
 from benchmarks.learning.method import Cost, Method, Settings
@@ -78,6 +79,41 @@ class TestLatticeRounds:
             second.round(number)
 
         assert second.state_of_weights.checksum() == whole.state_of_weights.checksum()
+
+
+class TestGuardedRounds:
+    def _guarded(self, task: Task, rate: float) -> GuardedRounds:
+        class Rate(FixedRate):
+            def rate_of_round(self, number: int, results: Any) -> float:
+                return rate
+
+        return GuardedRounds(Crowd(task, 3), BASE, Rate(1.0, "constant", 16))
+
+    def test_bad_rounds_are_undone_and_the_step_is_halved_until_the_run_ends(self, task: Task) -> None:
+        method = self._guarded(task, -2.0)  # up the gradient
+        start = method.state_of_weights.checksum()
+        costs = [method.round(number) for number in range(1, 17)]
+        method.finish()
+
+        assert method.state_of_weights.checksum() == start
+        assert method.step_of(1, ()) == -2.0 / 8  # three checks, then no more rounds
+        assert len({cost.passes for cost in costs}) == 1
+        assert len(method.rounds) == 12 + 3
+
+    def test_good_rounds_stay_and_a_run_goes_on_from_its_state(self, task: Task) -> None:
+        whole, first, second = (self._guarded(task, 0.01) for _ in range(3))
+        for number in range(1, 9):
+            whole.round(number)
+        for number in range(1, 6):
+            first.round(number)
+        second.restore(first.state())
+        for number in range(6, 9):
+            second.round(number)
+        whole.finish()
+        second.finish()
+
+        assert second.state_of_weights.checksum() == whole.state_of_weights.checksum()
+        assert whole._look().mean() <= whole._best.mean()
 
 
 class TestVariants:

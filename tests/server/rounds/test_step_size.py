@@ -17,7 +17,7 @@ from listening import listen
 from step_replies import Replies, numbers_of
 
 from server.rounds.federation import Federation
-from server.rounds.pooled_curvature import history, pooled
+from server.rounds.pooled_curvature import averaged, history, pooled
 from server.rounds.private_step import step_size
 from server.rounds.step_size import LOG_NAME, FixedStep, MeasuredStep, best_coefficient
 from zo_common.config.run import RunConfig
@@ -138,8 +138,8 @@ def test_no_device_moves_the_step_by_more_than_a_factor_of_two(
     used = step.used(1, replies, 1)
 
     among = [_rate(each, config, replies.accepted) for each in true]
-    # where devices agree, their standard error makes the honest step a little smaller than any of theirs
-    honest_step = step._rate(pooled(true).cautious, replies.accepted, 1)
+    # the standard errors of several devices make the honest step smaller than any of theirs
+    honest_step = step._rate(averaged([pooled(true)]), replies.accepted, 1)
     assert min(*among, honest_step) / 2 * (1 - 1e-6) <= used <= max(among) * 2 * (1 + 1e-6)
 
 
@@ -279,7 +279,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices", "room", "square",
+            "devices", "room", "share_error", "square",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])

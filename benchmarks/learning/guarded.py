@@ -1,0 +1,118 @@
+"""Rounds with the guard that a run has by default: bad rounds are undone, and the run ends at its best state."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.learning.crowd import Crowd
+from benchmarks.learning.lattice_rounds import LatticeRounds, restored
+from benchmarks.learning.method import Cost, Settings
+from benchmarks.learning.rates import Rate
+from server.guards.closing import Losses, averaged_rounds, to_average
+from server.guards.held_out_guard import NOISE, rise
+from train.run import ALONE
+from zo_common.config.run import RunConfig
+from zo_common.ledger.record import Contribution, Record
+from zo_common.ledger.replay import apply_all
+from zo_common.speech.evaluation import utterance_losses
+from zo_common.speech.recordings import spread
+
+logger = logging.getLogger(__name__)
+_SMALLER = 0.5  # factor on the step after a bad check
+Round = tuple[Contribution, ...]
+
+
+class GuardedRounds(LatticeRounds):
+    """As `LatticeRounds`, with the checks of `server.guards.held_out_guard` on the development split.
+
+    After every fourth round (every 32nd of one device) the losses of 32 utterances are compared with those of the best
+    state. If they rose beyond their noise, the rounds since the last check are undone and the step is halved; after
+    three such checks in a row the run would end, and the rest of its budget counts as spent. `finish` takes the last
+    state, the best one, or the average of the last third of the rounds. As in a run, checks are not counted as passes.
+    """
+
+    def __init__(self, crowd: Crowd, settings: Settings, rate: Rate) -> None:
+        super().__init__(crowd, settings, rate)
+        defaults = RunConfig()
+        self._every = ALONE["guard_every"] if crowd.devices == 1 else defaults.guard_every
+        self._most_bad = defaults.max_bad_rounds
+        self._data = spread(crowd.dev, min(defaults.guard_utterances, len(crowd.dev)))
+        self._kept: list[Round] = []
+        self._checked, self._best_at, self._bad, self._factor = 0, 0, 0, 1.0
+        self._best, self._cost = self._look(), Cost()
+
+    def round(self, number: int) -> Cost:
+        """As `Method.round`."""
+        if self._bad >= self._most_bad:
+            return self._cost
+        cost = self._cost = super().round(number)
+        self._kept.append(self.rounds[-1])
+        if number % self._every == 0:
+            self._check(number)
+        return cost
+
+    def step_of(self, number: int, results: Any) -> float:
+        """As `LatticeRounds.step_of`, halved for every bad check."""
+        return self._factor * super().step_of(number, results)
+
+    def _check(self, number: int) -> None:
+        found = self._look()
+        higher, error = rise(found, self._best)
+        if np.isfinite(found).all() and higher <= max(0.0, NOISE * error):
+            self._checked, self._bad = len(self._kept), 0
+            if found.mean() <= self._best.mean():
+                self._best, self._best_at = found, len(self._kept)
+            return
+        logger.info(f"guard: after round {number} the loss is higher by {higher:.4f} ± {error:.4f}: undone")
+        self._move(_undoing(self._kept[self._checked :]))
+        self._kept = self._kept[: self._checked]
+        self._bad, self._factor = self._bad + 1, self._factor * _SMALLER
+
+    def finish(self) -> None:
+        """Choose the state that the run ends with."""
+        last, losses = self._kept[len(self._kept) - averaged_rounds(len(self._kept)) :], self._look()
+        average = to_average([Record(n + 1, 0, one) for n, one in enumerate(last)])
+        candidates: list[tuple[float, str, Sequence[Contribution]]] = [(_mean(losses), "the last state", ())]
+        candidates.append((_mean(self._best), "the best state", _undoing(self._kept[self._best_at :])))
+        if average:
+            updates = [u for c in average for u in c.updates()]
+            apply_all(self.state_of_weights, updates)
+            candidates.append((_mean(self._look()), "an average", average))
+            apply_all(self.state_of_weights, updates, sign=-1)
+        _, name, contributions = min(candidates, key=lambda each: each[0])
+        logger.info(f"guard: the run ends with {name}")
+        self._move(contributions)
+
+    def _look(self) -> Losses:
+        return utterance_losses(self.crowd.speech, self._data)
+
+    def _move(self, contributions: Sequence[Contribution]) -> None:
+        if contributions:
+            self.apply(contributions)
+
+    def state(self) -> dict[str, Any]:
+        """As `Method.state`, with what was checked."""
+        kept = [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self._kept]
+        checks = [self._checked, self._best_at, self._bad, self._factor, asdict(self._cost)]
+        return super().state() | {"kept": kept, "best": self._best.tolist(), "checks": checks}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As `Method.restore`."""
+        super().restore(state)
+        self._kept = restored(state["kept"])
+        self._best = np.asarray(state["best"], np.float64)
+        self._checked, self._best_at, self._bad, self._factor, cost = state["checks"]
+        self._cost = Cost(**cost)
+
+
+def _undoing(rounds: Sequence[Round]) -> list[Contribution]:
+    return [replace(c, coefficients=-c.coefficients) for one in reversed(rounds) for c in one]
+
+
+def _mean(losses: Losses) -> float:
+    return float(losses.mean()) if np.isfinite(losses).all() else float("inf")
