@@ -1,7 +1,7 @@
 """The measured step on a quadratic loss: it learns where there is a signal, and does no harm where there is none.
 
-Devices measure a loss ½ xᵀHx along directions of signs; each utterance's gradient has noise of covariance c·H, as that of
-a likelihood has, with heavy tails. The noise decides how much of the scalars is signal.
+Devices measure a loss ½ xᵀHx along directions of signs; each utterance's gradient has noise of covariance c·H, as that
+of a likelihood has, with heavy tails. The noise decides how much of the scalars is signal.
 """
 
 from __future__ import annotations
