@@ -25,7 +25,7 @@ DIRECTIONS = 320
 _LONG = 4  # times as many rounds for numbers that change slowly
 LEAST_SIGNAL = 0.002
 """Share of the signal below which no step is longer: with none at all, weights hardly move."""
-ERRORS_OF_CAUTION = 2.0
+ERRORS_OF_CAUTION = 1.0
 """Standard errors by which the signal counts as smaller than it was measured. A step that is c times the best one gains
 c (2 − c) of what the best one gains: half of it is three quarters of the gain, and four times of it loses eight."""
 _FIRST_SIGNAL = 0.1  # at most, while one device's rounds are too few to show the error

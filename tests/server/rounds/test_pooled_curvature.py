@@ -7,6 +7,7 @@ import math
 import pytest
 
 from server.rounds.pooled_curvature import (
+    ERRORS_OF_CAUTION,
     FEWEST_ROUNDS,
     LEAST_SIGNAL,
     MOST_ROUNDS,
@@ -65,9 +66,9 @@ def test_rounds_of_one_device_count_as_their_scalars_squares() -> None:
     share, quotient = (9 * 0.2 + 1 * 1.5) / 10, (9 * 8 - 80) / (9 * 80 - 50)
     apart = math.sqrt(40 * ((9 * (0.2 - share)) ** 2 + (1.5 - share) ** 2) * 80 / 79) / 400
     along = math.sqrt(40 * (72**2 + 80**2)) / (40 * 670)  # what each round's own error is at most
-    assert found.noise_share == pytest.approx(share + 2 * apart)
+    assert found.noise_share == pytest.approx(share + ERRORS_OF_CAUTION * apart)
     assert found.along_noise == pytest.approx((9 * 1.0 + 1 * 10.0) / 10)
-    assert found.along_signal == pytest.approx((quotient + along) * (1 - share - 2 * apart) * 100)
+    assert found.along_signal == pytest.approx((quotient + along) * (1 - share - ERRORS_OF_CAUTION * apart) * 100)
 
 
 def test_noise_alone_leaves_hardly_any_signal() -> None:
@@ -95,10 +96,9 @@ def test_signal_counts_as_what_is_beyond_doubt() -> None:
     ]
 
     assert averaged(rounds[:2]).noise_share == pytest.approx(0.7)  # too few to doubt
-    assert averaged(apart * 2).noise_share == pytest.approx(
-        0.7 + 2 * math.sqrt(0.04 * 4 / 3) / 4
-    )  # less than of devices
-    assert averaged([*apart, rounds[0]] * 9).noise_share < 0.7 + 2 * error / math.sqrt(20)
+    spread = math.sqrt(0.04 * 4 / 3) / 4  # less than the error of devices
+    assert averaged(apart * 2).noise_share == pytest.approx(0.7 + ERRORS_OF_CAUTION * spread)
+    assert averaged([*apart, rounds[0]] * 9).noise_share < 0.7 + ERRORS_OF_CAUTION * error / math.sqrt(20)
     assert averaged([*rounds, *rounds]).noise_share == pytest.approx(0.7)  # as one round after another says the same
 
 
