@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.device_identity import DeviceIdentity, identity_of, known_identity
 from client.error_text import DroppedOut, error_text
-from client.place import Place, known_place, place_of
 from zo_common.console import shown
 from zo_common.errors import Refusal, ZOError
 from zo_common.paths import home_expanded
@@ -54,7 +54,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
             except DroppedOut:
                 raise
             except Exception as error:  # Flower would send its text
-                key, payload = "error", error_text(error, known_place(context.node_config, context.node_id))
+                key, payload = "error", error_text(error, known_identity(context.node_config, context.node_id))
             if key == "hello" and "device-name" in context.node_config:
                 payload = json.dumps(json.loads(payload) | {"name": str(context.node_config["device-name"])}).encode()
             return Message(RecordDict({CONTENT: ConfigRecord({key: payload})}), reply_to=message)
@@ -128,13 +128,13 @@ def _ask_worker(
         sums = kind == "secure" or "secure" in record
         if given := [key for key in _OF_THE_WORKER + _OF_ITS_SUMS * sums if key in node]:
             raise Refusal(f"{given[0]} is in the node config of a device with a worker: give it to zo-asr-worker")
-        place = place_of(node, context.node_id)
+        identity = identity_of(node, context.node_id)
         token = read_token(Path(home_expanded(str(node["worker-token-file"])))) if node.get("worker-token-file") else ""
         wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))
         with WorkerClient(home_expanded(str(node["worker-address"])), token, wait=wait, timeout=timeout) as worker:
             if kind == "hello":
-                return "hello", worker.info(make_request(b"", settings, place)).hello
-            return "reply", _reply_of(worker, kind, record, settings, place)
+                return "hello", worker.info(make_request(b"", settings, identity)).hello
+            return "reply", _reply_of(worker, kind, record, settings, identity)
     except ZOError as error:
         return "error", error_text(error)
     except (KeyError, TypeError, ValueError) as error:
@@ -143,23 +143,25 @@ def _ask_worker(
         return "error", f"the message or the node config cannot be used ({kind}): update the older side"
 
 
-def _reply_of(worker: WorkerClient, kind: str, record: dict[str, Any], settings: dict[str, Any], place: Place) -> bytes:
+def _reply_of(
+    worker: WorkerClient, kind: str, record: dict[str, Any], settings: dict[str, Any], identity: DeviceIdentity
+) -> bytes:
     """Return the worker's reply to one kind of message."""
     from client.worker.client import make_request
     from client.worker.worker_pb2 import Request
 
     if kind == "secure":
-        return worker.secure(make_request(record["secure"], settings, place))
+        return worker.secure(make_request(record["secure"], settings, identity))
     if kind in ("train", "evaluate"):
-        request = make_request(record["plan"], settings, place, secure=record.get("secure", b""))
+        request = make_request(record["plan"], settings, identity, secure=record.get("secure", b""))
         reply: bytes = getattr(worker, kind)(request)
         return reply
     if kind in ("look", "rebuild"):
         work, content = (worker.evaluate, Request.LOOK) if kind == "look" else (worker.sync, Request.REBUILD)
-        return work(make_request(record["plan"], settings, place, content))
+        return work(make_request(record["plan"], settings, identity, content))
     content = Request.PART if "part" in record else Request.PLAN
     payload = record.get("part") or record.get("calibration") or record["plan"]
-    return worker.sync(make_request(payload, settings, place, content))
+    return worker.sync(make_request(payload, settings, identity, content))
 
 
 def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], context: Context) -> tuple[str, bytes]:
@@ -178,18 +180,18 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
     own = {k: v for k, v in context.node_config.items() if k in ("model", "data", "feature-cache")}
     if "partition-id" not in context.node_config:
         own.setdefault("feature-cache", "")
-    place = place_of(context.node_config, context.node_id)
+    identity = identity_of(context.node_config, context.node_id)
     demands = Demands.of(context.node_config)
     config = RunConfig.from_mapping(settings | own)
     if kind == "hello":
-        return "hello", json.dumps(device.hello(config, place)).encode()
+        return "hello", json.dumps(device.hello(config, identity)).encode()
     if kind == "sync" and "part" in record:
-        return "reply", encode_reply(device.take_part(config, decode_part(record["part"]), place=place))
+        return "reply", encode_reply(device.take_part(config, decode_part(record["part"]), identity=identity))
     if kind == "calibrate":
         ask = decode_ask(record["calibration"])
         limited = "max-epsilon" in context.node_config
         refused = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
-        return "reply", encode_answer(refused if limited else calibrate(config, ask, place, demands=demands))
+        return "reply", encode_answer(refused if limited else calibrate(config, ask, identity, demands=demands))
     plan, node, account = decode_plan(record["plan"]), context.node_config, None
     if "max-epsilon" in node:
         if "privacy-account" not in node:
@@ -198,11 +200,11 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
     if kind in ("evaluate", "look"):
         answer = device.look if kind == "look" else device.evaluate
-        return "reply", encode_evaluation(answer(config, plan, place, account=account, demands=demands))
+        return "reply", encode_evaluation(answer(config, plan, identity, account=account, demands=demands))
     if kind == "train":
-        return "reply", encode_reply(device.train(config, plan, place, account=account, demands=demands))
+        return "reply", encode_reply(device.train(config, plan, identity, account=account, demands=demands))
     follow = device.sync if kind == "sync" else device.rebuild
-    return "reply", encode_reply(follow(config, plan, place=place))
+    return "reply", encode_reply(follow(config, plan, identity=identity))
 
 
 app = make_client_app()

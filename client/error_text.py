@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.errors import ZOError, kind_of_error
 
 logger = logging.getLogger(__name__)
@@ -14,12 +14,12 @@ class DroppedOut(ConnectionError):
     """A device is silent, as the scenario asks."""
 
 
-def error_text(error: Exception, place: Place | None = None) -> str:
+def error_text(error: Exception, identity: DeviceIdentity | None = None) -> str:
     """The text that goes on the wire; the device's own, where it says more, is logged.
 
     Names of files, transcripts and settings of a device are its owner's. In a simulation they are the operator's.
     """
-    ours = place is not None and place.simulated
+    ours = identity is not None and identity.simulated
     if not isinstance(error, ZOError):
         logger.error("an error that nobody foresaw", exc_info=error)
         return f"{type(error).__name__}: {error}" if ours else kind_of_error(error)

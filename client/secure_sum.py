@@ -1,7 +1,7 @@
 """Secure sums of a device without a worker: the app trains, masks, and keeps the sum in Flower's memory of the run.
 
 Its state is in `context.state`, which Flower keeps on the device from message to message of a run. A device with a
-worker has none of this here: the worker masks (`client.worker.host`).
+worker has none of this here: the worker masks (`client.worker.runtime`).
 
 Node config, all optional; with a worker, its options:
     node-key: the file of the node's private key; keys are then signed with it, and what was masked is remembered in
@@ -22,8 +22,8 @@ from flwr.app import ConfigRecord, Context
 
 from client.device.secure_sums import SecureSums
 from client.device.sum_keys import SumKeys, seeds_beside, sum_keys
+from client.device_identity import identity_of, known_identity
 from client.error_text import error_text
-from client.place import known_place, place_of
 from zo_common.errors import Refusal, SecureAggregationError, ZOError
 from zo_common.secure_sum.device import Phase, SecureDevice
 from zo_common.secure_sum.state import dump_device, load_device
@@ -60,7 +60,7 @@ def answer(
             _refuse_masked(decode_plan(record["plan"]), context)
         return ask()
     except ZOError as error:
-        return "error", error_text(error, known_place(context.node_config, context.node_id))
+        return "error", error_text(error, known_identity(context.node_config, context.node_id))
     except (KeyError, TypeError, ValueError) as error:
         if kind != "secure":  # of the model or the recordings, as likely
             raise
@@ -76,7 +76,7 @@ def refuses(kind: str, settings: Mapping[str, Any], context: Context) -> bool:
 
 
 def _client_id(context: Context) -> int:
-    return place_of(context.node_config, context.node_id).client_id
+    return identity_of(context.node_config, context.node_id).client_id
 
 
 def _message(record: Mapping[str, Any]) -> bytes:

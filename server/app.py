@@ -66,21 +66,28 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict
     }
     try:
         write_json(output / EVALUATION, summary)
-        if federation.held is not None and answered(federation):
-            _export(federation, federation.held, before, after)
+        if federation.global_model is not None and answered(federation):
+            _export(federation, federation.global_model, before, after)
     except (OSError, ExportFailed) as error:
         what = f"{EVALUATION} cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise ExportFailed(f"{what}: free some space, then resume the run, all of which is in {LEDGER_NAME}") from None
     return comparison
 
 
-def _export(federation: Federation, held: GlobalModel, before: dict[str, Any] | None, after: Any) -> None:
+def _export(federation: Federation, global_model: GlobalModel, before: dict[str, Any] | None, after: Any) -> None:
     config = federation.config
     header, rounds = federation.ledger.ledger.header, federation.last_round
     card = model_card(config.model, config.language, rounds=rounds, trained=header.pattern, before=before, after=after)
     folder = Path(config.output) / "model"
-    held.hold_in("float32")
-    export_model(held.model, held.processor, folder, replace=federation.resumed, language=config.language, card=card)
+    global_model.hold_in("float32")
+    export_model(
+        global_model.model,
+        global_model.processor,
+        folder,
+        replace=federation.resumed,
+        language=config.language,
+        card=card,
+    )
 
 
 def check_before_start(config: RunConfig) -> None:
@@ -93,11 +100,11 @@ def check_before_start(config: RunConfig) -> None:
     refuse_used_ledger(config)
     trackers_of(config)
     choose_device(config.device)  # simulated devices run on this machine
-    held = GlobalModel(config)
-    HeldOut(config).prepare(held)
+    global_model = GlobalModel(config)
+    HeldOut(config).prepare(global_model)
     with hushed("server"):
-        guard_for(config, held)
-        step_size(config, held)
+        guard_for(config, global_model)
+        step_size(config, global_model)
 
 
 def log_round(report: RoundReport) -> None:

@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.app import CONTENT, make_client_app
-from client.place import place_of
+from client.device_identity import identity_of
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import CodecError, ConfigError
@@ -124,8 +124,8 @@ def flipped(texts: Sequence[str]) -> list[str]:
     if len(set(texts)) < 2:
         return [" ".join(reversed(text.split())) for text in texts]
     found = []
-    for place, text in enumerate(texts):
-        later = (texts[(place + step) % len(texts)] for step in range(1, len(texts)))
+    for identity, text in enumerate(texts):
+        later = (texts[(identity + step) % len(texts)] for step in range(1, len(texts)))
         found.append(next(other for other in later if other != text))
     return found
 
@@ -172,7 +172,7 @@ def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> 
         plan = decode_plan(message.content.config_records[CONTENT]["plan"])  # type: ignore[arg-type]
         answer = inner(message, context)
         payload = answer.content.config_records[CONTENT].get("reply")
-        if place_of(context.node_config, context.node_id).client_id in hostile and isinstance(payload, bytes):
+        if identity_of(context.node_config, context.node_id).client_id in hostile and isinstance(payload, bytes):
             answer.content = RecordDict({CONTENT: ConfigRecord({"reply": _changed(payload, plan, change)})})
         return answer
 

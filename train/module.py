@@ -166,10 +166,10 @@ class _ExamplesGuard(HeldOutGuard):
     """As `HeldOutGuard`, for all held-out examples of a module."""
 
     def __init__(self, config: RunConfig, run: Federation, losses: LossesOf, held_out: _Examples) -> None:
-        assert run.held is not None
+        assert run.global_model is not None
         self._data, self._best_round, self._last = held_out, 0, None
         self._losses = losses
-        RoundGuard.__init__(self, config, run.held, f"loss of {len(held_out)} examples", run.events.on_stage)
+        RoundGuard.__init__(self, config, run.global_model, f"loss of {len(held_out)} examples", run.events.on_stage)
 
     def _look(self) -> Losses:
         found = _losses_of(self._losses, self._data)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.fleet.processes import Fleet, Run
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.client import make_request
 from client.worker.worker_pb2 import Request
 from zo_common.config.run import RunConfig
@@ -67,7 +67,7 @@ def sync_to_end(fleet: Fleet, run: Run, name: str, have_round: int) -> int:
         estimator=config.estimator_config,
         records=tuple(ledger.records[have_round:]),
     )
-    request = make_request(encode_plan(plan), config.to_mapping(), Place(plan.client_id), Request.PLAN)
+    request = make_request(encode_plan(plan), config.to_mapping(), DeviceIdentity(plan.client_id), Request.PLAN)
     with fleet.worker(name) as worker:
         reply = decode_reply(worker.sync(request))
     assert reply.status is Status.OK, f"{name}: {reply.status.name} at round {reply.have_round}: {reply.message}"

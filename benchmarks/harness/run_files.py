@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from server.devices.standing import Standing, Standings
+from server.devices.device_status import DeviceStatus, DeviceStatuses
 from server.messaging.byte_counts import ByteCounts
 from server.run.log import AFTER, BEFORE, RoundReport, RunLog, read_rows, write_json, write_rows
 from server.run.log_file import RUN_LOG
@@ -33,28 +33,28 @@ class RunFiles:
         self.settings = known | {key.replace("_", "-"): value for key, value in settings.items()}
         write_rows(folder / "settings.jsonl", [{"after_round": 0, "changed": {}, "settings": self.settings}])
         self.log = RunLog(folder)
-        self.standings = Standings()
+        self.statuses = DeviceStatuses()
         for client, name in enumerate(devices):
-            self.standings.of(client).name = name
+            self.statuses.of(client).name = name
         self.curve: list[dict[str, Any]] = []
         self.ledger = folder / "ledger.zo"
         self.ledger.write_bytes(b"\1" * 64)
 
-    def device(self, client: int) -> Standing:
-        """The standing of a device, to be changed."""
-        return self.standings.of(client)
+    def device(self, client: int) -> DeviceStatus:
+        """The status of a device, to be changed."""
+        return self.statuses.of(client)
 
     def round(self, refused: dict[str, int] | None = None, **fields: Any) -> int:
         """Write the next round, in which all devices but the refused ones answered; return its number."""
         number = len(self.log.rows) + 1
         with self.ledger.open("ab") as file:
             file.write(number.to_bytes(4, "little") * 20)
-        everyone = list(self.standings)
+        everyone = list(self.statuses)
         missing = Counter(refused or {})
-        for standing in everyone[missing.total() :]:
-            self.standings.answered(standing.client_id, number)
-            standing.payload_up += 82
-            standing.payload_down += 234
+        for status in everyone[missing.total() :]:
+            self.statuses.answered(status.client_id, number)
+            status.payload_up += 82
+            status.payload_down += 234
         count = len(everyone) - missing.total()
         values: dict[str, Any] = {
             "learning_rate": 1e-3,
@@ -68,7 +68,7 @@ class RunFiles:
             **fields,
         }
         self.log.append(RoundReport(number, asked=len(everyone), answered=count, **values))
-        self.standings.save(self.folder, number)
+        self.statuses.save(self.folder, number)
         return number
 
     def evaluation(self, number: int, wer: float, loss: float) -> None:

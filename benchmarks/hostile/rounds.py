@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from client.device.engine import Engine
 from client.device.requests import held_out_settings
 from client.device.warm import warm_dataset, warm_engine
-from server.devices.standing import Standings
+from server.devices.device_status import DeviceStatuses
 from server.devices.suspicion import Suspicions
 from simulations.attacks import Attack, Seen, attack_of, chance, flip_labels
 from zo_common.aggregation.mean import ClientScalars
@@ -133,8 +133,8 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
     base_id = crowd.restart()
     before = before or crowd.evaluate()
     hostile = _hostile(setting, crowd.devices)
-    standings, rule, change = Standings(), setting.aggregator(), attack_of(setting.attack)
-    suspicions = Suspicions.of(setting.config(), standings)
+    statuses, rule, change = DeviceStatuses(), setting.aggregator(), attack_of(setting.attack)
+    suspicions = Suspicions.of(setting.config(), statuses)
     config, last, outcome = setting.config(), None, Outcome(before, {}, hostile)
     for server_round in range(1, setting.rounds + 1):
         rate = float(np.float32(config.learning_rate_at(server_round)))

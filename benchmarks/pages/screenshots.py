@@ -64,7 +64,7 @@ def in_progress(folder: Path, rounds: int = 64) -> RunFiles:
     hana.excluded, hana.last_seen_round = True, rounds - 20
     hana.refused.update({"wrong-checksum": 2})
     hana.word = "its weights were off again after a rebuild: check its base model, memory and release"
-    run.standings.save(folder, rounds)
+    run.statuses.save(folder, rounds)
     return run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from client.device.demands import NO_DEMANDS, Demands
 from client.device.engine import Engine
 from client.device.warm import warm_dataset, warm_engine
+from client.device_identity import DeviceIdentity
 from client.error_text import error_text
-from client.place import Place
 from zo_common.calibration import measure_share
 from zo_common.config.run import RunConfig
 from zo_common.errors import Refusal, ZOError
@@ -24,7 +24,7 @@ WITH_LIMIT = (
 def calibrate(
     config: RunConfig,
     ask: CalibrationAsk,
-    place: Place,
+    identity: DeviceIdentity,
     on_synced: Callable[[Engine], None] = lambda engine: None,
     demands: Demands = NO_DEMANDS,
 ) -> CalibrationAnswer:
@@ -40,10 +40,10 @@ def calibrate(
                 "measures carries no noise and no mask, name the trained-tensors"
             )
         engine = warm_engine(config)
-        data = warm_dataset(config, engine, place.partition_id, place.num_partitions)
+        data = warm_dataset(config, engine, identity.partition_id, identity.num_partitions)
         engine.rewind(0)
         on_synced(engine)
         measures = measure_share(engine.speech, config, data, ask)
         return CalibrationAnswer(Status.OK, ask.seed, ask.client_id, measures)
     except ZOError as error:
-        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=error_text(error, place))
+        return CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=error_text(error, identity))

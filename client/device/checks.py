@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import MOST_ATTEMPTS, client_seed, shared_seed
 from zo_common.errors import Refusal
@@ -23,15 +23,15 @@ MOST_TAKEN_BACK = 4096
 """Rounds; a search through all rounds of a run would let a server keep a device busy."""
 
 
-def check_seed(config: RunConfig, plan: Plan, place: Place) -> None:
+def check_seed(config: RunConfig, plan: Plan, identity: DeviceIdentity) -> None:
     """Refuse a plan for another device, or with directions that do not follow from `run-seed`.
 
     Raises:
         Refusal: says which.
     """
-    if plan.client_id != place.client_id:
-        raise Refusal(f"the plan is for device {plan.client_id}, this is device {place.client_id}: ask that one")
-    expected = _seeds(config, plan.server_round, place.client_id)
+    if plan.client_id != identity.client_id:
+        raise Refusal(f"the plan is for device {plan.client_id}, this is device {identity.client_id}: ask that one")
+    expected = _seeds(config, plan.server_round, identity.client_id)
     if plan.seed not in expected:
         raise Refusal(
             f"the plan of round {plan.server_round} has seed {plan.seed:016x}, expected {expected[0]:016x} from "

@@ -14,8 +14,8 @@ from client.device.privacy_account import PrivacyAccount
 from client.device.private_steps import check_demand
 from client.device.run_seeds import RunSeeds
 from client.device.warm import warm_dataset, warm_engine
+from client.device_identity import DeviceIdentity
 from client.error_text import DroppedOut, error_text
-from client.place import Place
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 from zo_common.errors import DataError, Refusal, ZOError
@@ -34,16 +34,16 @@ def _ignore(engine: Engine) -> None:
     pass
 
 
-def hello(config: RunConfig, place: Place) -> dict[str, object]:
+def hello(config: RunConfig, identity: DeviceIdentity) -> dict[str, object]:
     """Return the device's introduction: its id, data and model; for a user error, the message for the operator."""
     try:
         engine = warm_engine(config)
-        data = _train_data(config, engine, place)
-        word = {"client_id": place.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
+        data = _train_data(config, engine, identity)
+        word = {"client_id": identity.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
         return word | engine.describe()
     except ZOError as error:
-        refusal: dict[str, object] = {"client_id": place.client_id, "error": error_text(error, place)}
-        if not (isinstance(error, DataError) and place.simulated):
+        refusal: dict[str, object] = {"client_id": identity.client_id, "error": error_text(error, identity)}
+        if not (isinstance(error, DataError) and identity.simulated):
             return refusal
         # in a simulation all devices' speech is the user's own: bad recordings stop the run before it starts
         return refusal | {"problems": list(error.problems[:_MOST_PROBLEMS]), "stop": not config.skip_bad}
@@ -52,7 +52,7 @@ def hello(config: RunConfig, place: Place) -> dict[str, object]:
 def train(
     config: RunConfig,
     plan: Plan,
-    place: Place,
+    identity: DeviceIdentity,
     on_step: Callable[[int, float], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
@@ -75,10 +75,10 @@ def train(
     try:
         demands.check_plan(config, plan)
         check_demand(config, plan)
-        check_seed(config, plan, place)
+        check_seed(config, plan, identity)
         engine = warm_engine(config)
         demands.check_weights(engine.state.num_elements)
-        data = _train_data(config, engine, place)
+        data = _train_data(config, engine, identity)
         if account is not None:
             account.check(plan, len(data))
 
@@ -89,19 +89,19 @@ def train(
             if account is not None:  # whatever becomes of the answer
                 account.charge(plan, len(data))
 
-        describe = partial(error_text, place=place)
+        describe = partial(error_text, identity=identity)
         reply = engine.train(plan, data, on_step, lambda: on_synced(engine), before, describe)
         return replace(reply, one_bit=config.aggregation == "sign-vote")
     except Cancelled:
         raise
     except ZOError as error:
-        return _error(plan, error, place)
+        return _error(plan, error, identity)
 
 
 def evaluate(
     config: RunConfig,
     plan: Plan,
-    place: Place,
+    identity: DeviceIdentity,
     on_progress: Callable[[int, int], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
@@ -113,16 +113,16 @@ def evaluate(
         demands.check_counts(held_out_settings(config).train_split)
         engine = warm_engine(config)
         demands.check_weights(engine.state.num_elements)
-        data = warm_dataset(held_out_settings(config), engine, place.partition_id, place.num_partitions)
+        data = warm_dataset(held_out_settings(config), engine, identity.partition_id, identity.num_partitions)
         return engine.evaluate(plan, data, on_progress, lambda: on_synced(engine))
 
-    return _counted(plan, place, account, ask)
+    return _counted(plan, identity, account, ask)
 
 
 def look(
     config: RunConfig,
     plan: Plan,
-    place: Place,
+    identity: DeviceIdentity,
     on_progress: Callable[[int, int], None] | None = None,
     on_synced: OnSynced = _ignore,
     account: PrivacyAccount | None = None,
@@ -142,15 +142,15 @@ def look(
         demands.check_counts(look_settings(config).train_split)
         engine = warm_engine(config)
         demands.check_weights(engine.state.num_elements)
-        data = warm_dataset(look_settings(config), engine, place.partition_id, place.num_partitions)
+        data = warm_dataset(look_settings(config), engine, identity.partition_id, identity.num_partitions)
         some = evenly(data, config.guard_utterances)
         return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
 
-    return _counted(plan, place, account, ask)
+    return _counted(plan, identity, account, ask)
 
 
 def _counted(
-    plan: Plan, place: Place, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]
+    plan: Plan, identity: DeviceIdentity, account: PrivacyAccount | None, ask: Callable[[], EvaluationReply]
 ) -> EvaluationReply:
     """Return the answer of `ask` on held-out recordings if the device's owner allows it; a user error as a reply."""
     try:
@@ -160,10 +160,10 @@ def _counted(
     except Cancelled:
         raise
     except ZOError as error:
-        return _no_evaluation(plan, error, place)
+        return _no_evaluation(plan, error, identity)
 
 
-def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
+def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, identity: DeviceIdentity | None = None) -> Reply:
     """Apply a plan's records without training."""
     try:
         engine = warm_engine(config)
@@ -171,11 +171,11 @@ def sync(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Pl
         on_synced(engine)
         return reply
     except ZOError as error:
-        return _error(plan, error, place)
+        return _error(plan, error, identity)
 
 
 def take_part(
-    config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore, place: Place | None = None
+    config: RunConfig, part: SnapshotPart, on_synced: OnSynced = _ignore, identity: DeviceIdentity | None = None
 ) -> Reply:
     """Take one part of a snapshot; after the last one the device is at its round."""
     base = Reply(Status.OK, part.server_round, 0, part.client_id, 0, 0)
@@ -185,10 +185,12 @@ def take_part(
         on_synced(engine)
         return replace(base, status=status, have_round=engine.have_round, checksum=engine.state.checksum())
     except ZOError as error:
-        return replace(base, status=Status.ERROR, message=error_text(error, place))
+        return replace(base, status=Status.ERROR, message=error_text(error, identity))
 
 
-def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place: Place | None = None) -> Reply:
+def rebuild(
+    config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, identity: DeviceIdentity | None = None
+) -> Reply:
     """Read the base model from disk again and forget all rounds."""
     try:
         engine = warm_engine(config)
@@ -196,7 +198,7 @@ def rebuild(config: RunConfig, plan: Plan, on_synced: OnSynced = _ignore, place:
         on_synced(engine)
         return Reply(Status.OK, plan.server_round, 0, plan.client_id, plan.seed, engine.base_checksum)
     except ZOError as error:
-        return _error(plan, error, place)
+        return _error(plan, error, identity)
 
 
 def held_out_settings(config: RunConfig) -> RunConfig:
@@ -218,16 +220,16 @@ def look_settings(config: RunConfig) -> RunConfig:
     return held_out_settings(replace(config, eval_split=split))
 
 
-def _train_data(config: RunConfig, engine: Engine, place: Place) -> Recordings:
-    return warm_dataset(config, engine, place.partition_id, place.num_partitions)
+def _train_data(config: RunConfig, engine: Engine, identity: DeviceIdentity) -> Recordings:
+    return warm_dataset(config, engine, identity.partition_id, identity.num_partitions)
 
 
-def _error(plan: Plan, error: ZOError, place: Place | None) -> Reply:
-    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error_text(error, place))
+def _error(plan: Plan, error: ZOError, identity: DeviceIdentity | None) -> Reply:
+    return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error_text(error, identity))
 
 
-def _no_evaluation(plan: Plan, error: ZOError, place: Place) -> EvaluationReply:
-    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=error_text(error, place))
+def _no_evaluation(plan: Plan, error: ZOError, identity: DeviceIdentity) -> EvaluationReply:
+    return EvaluationReply(Status.ERROR, plan.server_round, 0, plan.client_id, 0, message=error_text(error, identity))
 
 
 def _drops_out(config: RunConfig, plan: Plan) -> bool:

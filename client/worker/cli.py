@@ -135,24 +135,24 @@ def _run_worker(options: Options) -> None:
     from client.device.demands import Demands
     from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
     from client.device.sum_keys import sum_keys
-    from client.worker.desk import Desk
-    from client.worker.host import Host
+    from client.worker.job_queue import JobQueue
     from client.worker.journal import Journal
+    from client.worker.runtime import WorkerRuntime
     from client.worker.service import start_server
 
     demands, keys = Demands.of(options.demands), partial(sum_keys, options.sums)
     keys()  # a file that cannot be used ends the start
     journal = Journal(options.state)
-    desk = Desk(options.orphan_seconds)
+    queue = JobQueue(options.orphan_seconds)
     account = None
     if options.max_epsilon:
         account = PrivacyAccount(options.state / ACCOUNT_NAME, options.max_epsilon, options.max_delta)
         logger.info(f"privacy: ε {account.epsilon:.3f} of {options.max_epsilon:g} spent at δ {options.max_delta:g}")
-    host = Host(options.own, journal, desk, account, demands, keys)
-    host.start()
+    runtime = WorkerRuntime(options.own, journal, queue, account, demands, keys)
+    runtime.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    server, service, address = start_server(host, desk, options.listen, options.token)
+    server, service, address = start_server(runtime, queue, options.listen, options.token)
     logger.info(f"listening on {address}, state in {options.state}")
     if serve is not None:
         kept = (account, options.state / ACCOUNT_NAME) if account is not None else None
@@ -162,19 +162,19 @@ def _run_worker(options: Options) -> None:
     stop.wait()
     notify("STOPPING=1")
     logger.info("stopping")
-    ended = desk.close(options.stop_seconds)
+    ended = queue.close(options.stop_seconds)
     server.stop(grace=1.0).wait(3.0)
     path = socket_path(options.listen)
     if path is not None:
         path.unlink(missing_ok=True)
     if not ended:
         logger.warning(
-            f"the step in progress takes longer than {options.stop_seconds:g} s: round {host.have_round} is saved"
+            f"the step in progress takes longer than {options.stop_seconds:g} s: round {runtime.have_round} is saved"
         )
         os._exit(0)  # its thread cannot be ended otherwise
-    host.save()
+    runtime.save()
     journal.close()
-    logger.info(f"stopped at round {host.have_round}")
+    logger.info(f"stopped at round {runtime.have_round}")
 
 
 def _metrics_server() -> Callable[..., Any]:

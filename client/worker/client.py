@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.worker_pb2 import (
     CancelRequest,
     Event,
@@ -77,7 +77,7 @@ def read_token(path: Path) -> str:
 def make_request(
     payload: bytes,
     settings: Mapping[str, Any],
-    place: Place,
+    identity: DeviceIdentity,
     content: Request.Content = Request.PLAN,
     secure: bytes = b"",
 ) -> Request:
@@ -90,9 +90,9 @@ def make_request(
         payload=payload,
         content=content,
         settings=json.dumps(dict(settings)),
-        client_id=place.client_id,
-        partition_id=place.partition_id,
-        num_partitions=place.num_partitions,
+        client_id=identity.client_id,
+        partition_id=identity.partition_id,
+        num_partitions=identity.num_partitions,
         secure=secure,
     )
 

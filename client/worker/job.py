@@ -63,7 +63,7 @@ class Failure:
 
 
 class Job:
-    """Work in progress; `condition` is its desk's and guards all attributes.
+    """Work in progress; `condition` is its queue's and guards all attributes.
 
     Attributes:
         callers: number of callers that wait for the answer.

@@ -11,7 +11,7 @@ from client.device.demands import Demands
 from client.device.masked_seeds import MaskedSeeds
 from client.device.privacy_account import PrivacyAccount
 from client.device.private_steps import check_demand
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.job import Kind
 from zo_common.config.run import RunConfig
 from zo_common.errors import ZOError
@@ -30,7 +30,7 @@ def may_repeat(
     kind: Kind,
     plan: Plan,
     config: RunConfig,
-    place: Place,
+    identity: DeviceIdentity,
     demands: Demands,
     account: PrivacyAccount | None,
     masked: MaskedSeeds | None,
@@ -49,7 +49,7 @@ def may_repeat(
         elif kind == "train":
             demands.check_plan(config, plan)
             check_demand(config, plan)
-            check_seed(config, plan, place)
+            check_seed(config, plan, identity)
             if masked is not None:
                 masked.refuse_bare(plan.seed)
             if account is not None:

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 import grpc
 
+from client.device_identity import DeviceIdentity
 from client.error_text import error_text
-from client.place import Place
-from client.worker.desk import Busy, Closing, Desk
-from client.worker.host import Host
 from client.worker.job import Job, Kind
+from client.worker.job_queue import Busy, Closing, JobQueue
 from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
+from client.worker.runtime import WorkerRuntime
 from client.worker.worker_pb2 import Busy as BusyEvent
 from client.worker.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, InfoRequest, Request
 from client.worker.worker_pb2 import Progress as ProgressEvent
@@ -31,10 +31,10 @@ _LOOK_SECONDS = 0.5
 
 
 class WorkerService(WorkerServicer):
-    """The service: it turns requests into work on the desk, and returns progress and answers to the callers."""
+    """The service: it turns requests into work on the queue, and returns progress and answers to the callers."""
 
-    def __init__(self, host: Host, desk: Desk) -> None:
-        self._host, self._desk = host, desk
+    def __init__(self, runtime: WorkerRuntime, queue: JobQueue) -> None:
+        self._runtime, self._queue = runtime, queue
         self._counts: Counter[str] = Counter()
 
     def Info(self, request: InfoRequest, context: Any) -> InfoReply:  # noqa: N802
@@ -42,7 +42,7 @@ class WorkerService(WorkerServicer):
         hello = b""
         if request.HasField("hello"):
             try:
-                hello = self._host.hello(self._host.settings(request.hello.settings), _place(request.hello))
+                hello = self._runtime.hello(self._runtime.settings(request.hello.settings), _identity(request.hello))
             except ZOError as error:
                 _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
         return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
@@ -63,19 +63,19 @@ class WorkerService(WorkerServicer):
     def Secure(self, request: Request, context: Any) -> Event:  # noqa: N802
         """Take a step of a secure sum beside the work in progress, which it does not touch."""
         try:
-            return Event(reply=self._host.sums.step(request.payload, request.client_id))
+            return Event(reply=self._runtime.sums.step(request.payload, request.client_id))
         except ZOError as error:
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
 
     def Cancel(self, request: CancelRequest, context: Any) -> CancelReply:  # noqa: N802
         """Stop the work in progress after its step."""
-        word = self._desk.cancel()
+        word = self._queue.cancel()
         return CancelReply(cancelled=bool(word), word=word)
 
     def status(self, *, look: bool = True) -> dict[str, Any]:
-        """Return the host's status (`look`: see there), the work in progress, and counts of past answers."""
-        job = self._desk.job
-        return self._host.status(look=look) | {
+        """Return the runtime's status (`look`: see there), the work in progress, and counts of past answers."""
+        job = self._queue.job
+        return self._runtime.status(look=look) | {
             "job": asdict(job.progress()) | {"callers": job.callers} if job else None,
             "counts": dict(self._counts),
             "memory_bytes": _resident_bytes(),
@@ -84,12 +84,12 @@ class WorkerService(WorkerServicer):
 
     def _answer(self, kind: Kind, request: Request, context: Any) -> Iterator[Event]:
         try:
-            asked, work = self._host.prepare(kind, request, _place(request))
+            asked, work = self._runtime.prepare(kind, request, _identity(request))
         except ZOError as error:
             self._counts["malformed"] += 1
             _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
         try:
-            job = self._desk.submit(asked, work)
+            job = self._queue.submit(asked, work)
         except Closing:
             _abort(context, grpc.StatusCode.UNAVAILABLE, "the worker is stopping")
         if isinstance(job, Busy):
@@ -97,8 +97,8 @@ class WorkerService(WorkerServicer):
             reply = asked.refuse(Status.BUSY, job.word)
             yield Event(busy=BusyEvent(seconds_left=job.seconds_left, reply=reply, word=job.word))
             return
-        if not context.add_callback(lambda: self._desk.leave(job)):
-            self._desk.leave(job)
+        if not context.add_callback(lambda: self._queue.leave(job)):
+            self._queue.leave(job)
             return
         yield from self._follow(job, context)
 
@@ -123,13 +123,15 @@ class WorkerService(WorkerServicer):
                 _abort(context, codes[job.failure.kind], job.failure.word)
 
 
-def start_server(host: Host, desk: Desk, address: str, token: str) -> tuple[grpc.Server, WorkerService, str]:
+def start_server(
+    runtime: WorkerRuntime, queue: JobQueue, address: str, token: str
+) -> tuple[grpc.Server, WorkerService, str]:
     """Start a server on a Unix socket or a loopback port; return it with its service and address.
 
     Raises:
         ConfigError: see `client.worker.listen.bind`.
     """
-    service = WorkerService(host, desk)
+    service = WorkerService(runtime, queue)
     server = grpc.server(
         ThreadPoolExecutor(MAX_CALLS, thread_name_prefix="call"),
         interceptors=[TokenCheck(token)] if token else [],
@@ -142,9 +144,9 @@ def start_server(host: Host, desk: Desk, address: str, token: str) -> tuple[grpc
     return server, service, address
 
 
-def _place(request: Request) -> Place:
+def _identity(request: Request) -> DeviceIdentity:
     partition = request.partition_id if request.HasField("partition_id") else None
-    return Place(request.client_id, partition, max(1, request.num_partitions))
+    return DeviceIdentity(request.client_id, partition, max(1, request.num_partitions))
 
 
 def _abort(context: Any, code: grpc.StatusCode, word: str) -> NoReturn:

@@ -12,10 +12,10 @@ from zo_common.errors import ConfigError
 from zo_common.ledger.ledger import check_base, tensor_entry
 
 
-def reference_view(held: GlobalModel | None, members: Iterable[Member]) -> View:
+def reference_view(global_model: GlobalModel | None, members: Iterable[Member]) -> View:
     """Return the expected base model: the server's or, without one, the one that most devices describe."""
-    if held is not None:
-        return held.fingerprint, held.base_checksum, held.tensors
+    if global_model is not None:
+        return global_model.fingerprint, global_model.base_checksum, global_model.tensors
     views = [view for view in _views(members).values() if view is not None]
     if not views:
         raise ConfigError("no device described its base model: update the older side")

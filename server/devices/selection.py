@@ -8,8 +8,8 @@ import random
 import time
 from collections.abc import Callable
 
+from server.devices.device_status import DeviceStatuses
 from server.devices.roster import Member, Roster
-from server.devices.standing import Standings
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in
 
@@ -21,13 +21,13 @@ Able = Callable[[int, list[Member]], list[Member]]
 class Selection:
     """Chooses among a run's devices."""
 
-    def __init__(self, config: RunConfig, roster: Roster, standings: Standings) -> None:
-        self._config, self._roster, self._standings = config, roster, standings
+    def __init__(self, config: RunConfig, roster: Roster, statuses: DeviceStatuses) -> None:
+        self._config, self._roster, self._statuses = config, roster, statuses
 
     def _here(self) -> list[Member]:
         roster = self._roster
         online = [m for m in roster.members.values() if m.node_id in roster.online]
-        return [m for m in online if not self._standings.of(m.client_id).excluded]
+        return [m for m in online if not self._statuses.of(m.client_id).excluded]
 
     def wait(self, server_round: int) -> None:
         """Wait until `min-clients` devices are online, e.g. after a network failure, for at most `round-timeout`."""
@@ -57,7 +57,7 @@ class Selection:
         members = sorted(self._here(), key=lambda m: m.client_id)
         if server_round < config.late_round and config.late_joiners:
             members = members[: max(1, len(members) - config.late_joiners)]
-        willing = [m for m in members if self._standings.may_be_asked(m.client_id, server_round)]
+        willing = [m for m in members if self._statuses.may_be_asked(m.client_id, server_round)]
         if len(willing) >= max(config.min_clients, config.min_replies):
             members = willing  # else too few devices are left to let some back off
         if able is not None:

@@ -29,8 +29,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from server.devices.device_status import DeviceStatuses
 from server.devices.evidence import Evidence
-from server.devices.standing import Standings
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Record
@@ -50,23 +50,23 @@ Vectors = NDArray[np.float64]
 
 
 class Suspicions:
-    """Tests every round's valid scalars; the statistics are kept in `Standings`.
+    """Tests every round's valid scalars; the statistics are kept in `DeviceStatuses`.
 
     Args:
         comparable: whether replies may be compared at all.
         batch: utterances of a local step, of devices that have so many.
     """
 
-    def __init__(self, standings: Standings, comparable: bool, batch: int) -> None:
-        self._standings = standings
+    def __init__(self, statuses: DeviceStatuses, comparable: bool, batch: int) -> None:
+        self._statuses = statuses
         self._comparable, self._batch = comparable, batch
         self._pairs: dict[tuple[int, int], int] = {}  # how many rounds in a row two devices sent the same
 
     @classmethod
-    def of(cls, config: RunConfig, standings: Standings) -> Suspicions:
+    def of(cls, config: RunConfig, statuses: DeviceStatuses) -> Suspicions:
         """Return the tests of a run: of shared directions, and of replies that need no more noise."""
         bare = config.privacy == "device" and config.noise_by == "server"
-        return cls(standings, config.directions == "shared" and not bare, config.batch_size)
+        return cls(statuses, config.directions == "shared" and not bare, config.batch_size)
 
     def look(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
         """Add a round to the statistics; return messages on devices whose report has changed.
@@ -87,7 +87,7 @@ class Suspicions:
         self._weigh(ids, unit, freedom - 2)
         sizes = np.minimum([c.num_examples for c in ordered], self._batch)
         for client, share in zip(ids, np.minimum(np.sqrt(sizes / np.median(sizes)), 1.0).tolist(), strict=True):
-            self._standings.of(client).scalars.share = share
+            self._statuses.of(client).scalars.share = share
         if freedom >= LEAST_TO_COPY:
             self._count_copies(ids, unit)
             self._count_echoes(ids, unit, last)
@@ -96,13 +96,13 @@ class Suspicions:
     @property
     def reported(self) -> dict[str, str]:
         """Client id → report, of all reported devices of the run."""
-        return {str(s.client_id): s.scalars.report for s in self._standings if s.scalars.report}
+        return {str(s.client_id): s.scalars.report for s in self._statuses if s.scalars.report}
 
     def _weigh(self, ids: list[int], unit: Vectors, information: float) -> None:
         others = unit.sum(axis=0) - unit
         related = np.clip((unit * _unit(others)).sum(axis=1), -0.999999, 0.999999)
         for client, r in zip(ids, related.tolist(), strict=True):
-            evidence = self._standings.of(client).scalars
+            evidence = self._statuses.of(client).scalars
             evidence.rounds += 1
             evidence.information += information
             evidence.score += information * math.atanh(r)
@@ -125,15 +125,15 @@ class Suspicions:
             return
         same = np.abs(unit @ _unit(update)[0]) > SAME
         for client, echo in zip(ids, same.tolist(), strict=True):
-            evidence = self._standings.of(client).scalars
+            evidence = self._statuses.of(client).scalars
             evidence.echoes = evidence.echoes + 1 if echo else 0
 
     def _words(self, ids: list[int]) -> Iterator[str]:
-        known = [s.scalars.relation for s in self._standings if s.scalars.rounds]
+        known = [s.scalars.relation for s in self._statuses if s.scalars.rounds]
         typical = float(np.median(known)) if known else 0.0
         twins = self._twins()
         for client in ids:
-            evidence = self._standings.of(client).scalars
+            evidence = self._statuses.of(client).scalars
             report = _report(evidence, typical, twins.get(client))
             if report and _kind(report) != _kind(evidence.report):
                 yield f"device {client} is suspect: {report}"

@@ -22,7 +22,7 @@ NO_GUARD = "none"
 
 def guard_for(
     config: RunConfig,
-    held: GlobalModel | None,
+    global_model: GlobalModel | None,
     on_stage: OnStage = lambda label, done, total: None,
     ask: Ask = lambda: DeviceLosses({}),
 ) -> Guard:
@@ -43,16 +43,16 @@ def guard_for(
     if split == NO_GUARD:
         return Guard(config)
     if not config.needs_text:
-        return _against_collapse(config, held, on_stage)
-    if held is None or (split and not config.data):
-        return _on_devices(config, held, ask)
+        return _against_collapse(config, global_model, on_stage)
+    if global_model is None or (split and not config.data):
+        return _on_devices(config, global_model, ask)
     if not split:
-        return _default_guard(config, held, on_stage, ask)
+        return _default_guard(config, global_model, on_stage, ask)
     _tell_what_is_reported(config)
-    return HeldOutGuard(config, held, split, on_stage, skip_bad=config.skip_bad)
+    return HeldOutGuard(config, global_model, split, on_stage, skip_bad=config.skip_bad)
 
 
-def _against_collapse(config: RunConfig, held: GlobalModel | None, on_stage: OnStage) -> Guard:
+def _against_collapse(config: RunConfig, global_model: GlobalModel | None, on_stage: OnStage) -> Guard:
     split = config.guard_split
     if not split:
         logger.warning(
@@ -60,13 +60,13 @@ def _against_collapse(config: RunConfig, held: GlobalModel | None, on_stage: OnS
             "set guard-split to a labelled split on the server"
         )
         return Guard(config)
-    if held is None:
+    if global_model is None:
         raise ConfigError(
             f"guard-split is {split!r} and server-model is off, but the guard checks the server's model: leave one "
             "of the two out"
         )
     _tell_what_is_reported(config)
-    return CollapseGuard(config, held, on_stage)
+    return CollapseGuard(config, global_model, on_stage)
 
 
 def _tell_what_is_reported(config: RunConfig) -> None:
@@ -76,19 +76,19 @@ def _tell_what_is_reported(config: RunConfig) -> None:
         )
 
 
-def _default_guard(config: RunConfig, held: GlobalModel, on_stage: OnStage, ask: Ask) -> Guard:
+def _default_guard(config: RunConfig, global_model: GlobalModel, on_stage: OnStage, ask: Ask) -> Guard:
     """Return a guard on the available speech; errors in that speech do not stop a run that did not ask for a guard."""
     evaluated = config.eval_split if config.evaluate_on == "server" else ""
     there = splits_of(config.data, ask_hub=bool(evaluated))
     used = (config.train_split, config.eval_split)
     split = next((name for name in DEVELOPMENT if name in there and name not in used), evaluated)
     if not split and (config.evaluate_on == "clients" or not config.data):
-        return _on_devices(config, held, ask)
+        return _on_devices(config, global_model, ask)
     if not split:
         logger.warning(f"no guard: {_why_none(config)}; name a split as guard-split")
         return Guard(config)
     try:
-        guard = HeldOutGuard(config, held, split, on_stage, skip_bad=True)
+        guard = HeldOutGuard(config, global_model, split, on_stage, skip_bad=True)
     except DataError as error:
         logger.warning(f"no guard: split {split!r} cannot be used: {error.problems[0]}")
         return Guard(config)
@@ -100,7 +100,7 @@ def _default_guard(config: RunConfig, held: GlobalModel, on_stage: OnStage, ask:
     return guard
 
 
-def _on_devices(config: RunConfig, held: GlobalModel | None, ask: Ask) -> Guard:
+def _on_devices(config: RunConfig, global_model: GlobalModel | None, ask: Ask) -> Guard:
     """Return a guard on the devices' held-out speech, unless the server must not see single devices' losses."""
     if config.privacy != "none" or config.secure_aggregation:
         promise = f"privacy is {config.privacy!r}" if config.privacy != "none" else "secure-aggregation is on"
@@ -109,7 +109,7 @@ def _on_devices(config: RunConfig, held: GlobalModel | None, ask: Ask) -> Guard:
             "give the server's data a split dev, and its model"
         )
         return Guard(config)
-    return DeviceGuard(config, held, ask)
+    return DeviceGuard(config, global_model, ask)
 
 
 def _why_none(config: RunConfig) -> str:

@@ -31,17 +31,17 @@ class CollapseGuard(RoundGuard[Health]):
 
     refusal = "collapse"
 
-    def __init__(self, config: RunConfig, held: GlobalModel, on_stage: OnStage) -> None:
+    def __init__(self, config: RunConfig, global_model: GlobalModel, on_stage: OnStage) -> None:
         data = read_speech(
             config.data,
-            held.speech.reader(**config.reading),
+            global_model.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,
         )
         self._data = spread(data, config.guard_utterances) if config.guard_utterances else data
         self._uncertainty = 0.0  # at the last good check
-        super().__init__(config, held, f"{len(self._data)} of {config.guard_split}", on_stage)
+        super().__init__(config, global_model, f"{len(self._data)} of {config.guard_split}", on_stage)
 
     def begin(self, state: RunState) -> None:
         """As `RoundGuard.begin`; refusals are counted from zero, since a resumed run has usually changed settings."""
@@ -59,7 +59,7 @@ class CollapseGuard(RoundGuard[Health]):
     def _look(self) -> Health:
         label = f"guard: decoding {self._config.guard_split}"
         return health(
-            self._held.speech,
+            self._global_model.speech,
             self._data,
             language=self._config.language,
             on_progress=lambda done, total: self._on_stage(label, done, total),

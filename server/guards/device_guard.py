@@ -56,14 +56,14 @@ class DeviceGuard(BestStateGuard[Seen]):
     If fewer than two devices answer the first check, there is no guard.
 
     Args:
-        held: the server's model, if it has one; used to verify the weights after an undo.
+        global_model: the server's model, if it has one; used to verify the weights after an undo.
         ask: function that returns the devices' losses at the ledger's last state.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel | None, ask: Ask) -> None:
+    def __init__(self, config: RunConfig, global_model: GlobalModel | None, ask: Ask) -> None:
         most = f" of {config.guard_utterances} utterances" if config.guard_utterances else ""
         super().__init__(config, f"devices' loss{most} of {config.guard_split or 'held-out speech'}")
-        self._held, self._ask_devices = held, ask
+        self._global_model, self._ask_devices = global_model, ask
         self._off = False
         self._best_round = 0
         self._last: Seen | None = None  # of the weights after the last good check
@@ -196,10 +196,10 @@ class DeviceGuard(BestStateGuard[Seen]):
     def _commit(self, contributions: Contributions, closing: str, back_to: int | None = None) -> RoundReport:
         """Record contributions that lead to another state. Raises LatticeOverflow if the weights would overflow."""
         number = self._last_round + 1
-        if self._held is not None:
-            apply_all(self._held.state, [u for c in contributions for u in c.updates()])
+        if self._global_model is not None:
+            apply_all(self._global_model.state, [u for c in contributions for u in c.updates()])
             if back_to is not None:
-                check_state(self._held.state.checksum(), self._state.ledger.ledger, back_to)
+                check_state(self._global_model.state.checksum(), self._state.ledger.ledger, back_to)
         self._state.commit(number, contributions)
         return self._report(number, closing)
 

@@ -58,16 +58,16 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
     def __init__(
         self,
         config: RunConfig,
-        held: GlobalModel,
+        global_model: GlobalModel,
         split: str,
         on_stage: OnStage,
         *,
         skip_bad: bool,
     ) -> None:
-        self._data = _sample(config, held, split, skip_bad)
+        self._data = _sample(config, global_model, split, skip_bad)
         self._best_round = 0
         self._last: Losses | None = None  # of the weights after the last check's record
-        super().__init__(config, held, f"loss of {len(self._data)} of {split}", on_stage)
+        super().__init__(config, global_model, f"loss of {len(self._data)} of {split}", on_stage)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""
@@ -78,7 +78,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
     def _look(self) -> Losses:
         """Losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""
-        found = utterance_losses(self._held.speech, self._data)
+        found = utterance_losses(self._global_model.speech, self._data)
         if self._best is None and not np.isfinite(found).all():
             bad = [e.where for e, loss in zip(self._data.examples, found, strict=True) if not np.isfinite(loss)]
             raise ConfigError(
@@ -134,9 +134,9 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         found = self._candidates()
         chosen = min(found, key=lambda candidate: candidate.loss)  # of equal ones the first: the last state
         if chosen.contributions:
-            apply_all(self._held.state, [u for c in chosen.contributions for u in c.updates()])
+            apply_all(self._global_model.state, [u for c in chosen.contributions for u in c.updates()])
         if chosen.name == "best":
-            check_state(self._held.state.checksum(), self._state.ledger.ledger, self._best_round)
+            check_state(self._global_model.state.checksum(), self._state.ledger.ledger, self._best_round)
         number = self._last_round + bool(chosen.contributions)
         losses = {c.name: c.loss if math.isfinite(c.loss) else None for c in found}
         closing = self._ending(chosen.name, _why(found, chosen), losses, record=bool(chosen.contributions))
@@ -164,21 +164,21 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         if not updates:
             return None
         try:
-            apply_all(self._held.state, updates)
+            apply_all(self._global_model.state, updates)
         except LatticeOverflow:  # states at the edge of the lattice's range, plus rounding
             return None
         losses = self._look()
-        apply_all(self._held.state, updates, sign=-1)
+        apply_all(self._global_model.state, updates, sign=-1)
         return Candidate("average", f"the average of the last {len(records)} rounds", contributions, losses)
 
 
-def _sample(config: RunConfig, held: GlobalModel, split: str, skip_bad: bool) -> Recordings:
+def _sample(config: RunConfig, global_model: GlobalModel, split: str, skip_bad: bool) -> Recordings:
     """Read `guard-utterances` of a split, evenly spaced, since tables are often sorted by speaker."""
     manifest = read_manifest(config.data, split=split, text_column=config.text_column)
     rows, most = manifest.utterances, config.guard_utterances
     if most and len(rows) > most:
         rows = tuple(rows[index * len(rows) // most] for index in range(most))
-    reader = held.speech.reader(**config.reading)
+    reader = global_model.speech.reader(**config.reading)
     return read_speech(replace(manifest, utterances=rows), reader, skip_bad=skip_bad)
 
 

@@ -33,9 +33,9 @@ class RoundGuard(LoggedGuard[Look]):
         of: as in `LoggedGuard`.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel, of: str, on_stage: OnStage) -> None:
+    def __init__(self, config: RunConfig, global_model: GlobalModel, of: str, on_stage: OnStage) -> None:
         super().__init__(config, of)
-        self._held, self._on_stage = held, on_stage
+        self._global_model, self._on_stage = global_model, on_stage
 
     @abstractmethod
     def _look(self) -> Look:
@@ -74,7 +74,7 @@ class RoundGuard(LoggedGuard[Look]):
     def _undo(self, contributions: Contributions, since: tuple[Record, ...]) -> Contributions:
         """Undo this round's contributions, and those since the last good check; return what the record then holds."""
         back = negated(since)
-        apply_all(self._held.state, [u for c in contributions for u in c.updates()], sign=-1)
-        apply_all(self._held.state, [u for c in back for u in c.updates()])
-        check_state(self._held.state.checksum(), self._state.ledger.ledger, self._good_round)
+        apply_all(self._global_model.state, [u for c in contributions for u in c.updates()], sign=-1)
+        apply_all(self._global_model.state, [u for c in back for u in c.updates()])
+        check_state(self._global_model.state.checksum(), self._state.ledger.ledger, self._good_round)
         return back

@@ -79,7 +79,7 @@ def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
     return config
 
 
-def calibrate(config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member]) -> RunConfig:
+def calibrate(config: RunConfig, grid: Grid, global_model: GlobalModel | None, members: Sequence[Member]) -> RunConfig:
     """Return the settings with the tensors that a calibration chooses.
 
     With privacy or secure aggregation devices are not asked: the server measures on its own speech, that of
@@ -96,9 +96,9 @@ def calibrate(config: RunConfig, grid: Grid, held: GlobalModel | None, members: 
         )
     private = config.privacy != "none" or config.secure_aggregation
     if not private:
-        measures = _asked_of_devices(config, grid, held, members)
-    elif held is not None and config.guard_split not in ("", NO_GUARD):
-        measures = _measured_here(config, held)
+        measures = _asked_of_devices(config, grid, global_model, members)
+    elif global_model is not None and config.guard_split not in ("", NO_GUARD):
+        measures = _measured_here(config, global_model)
     else:
         logger.warning(
             f"calibration: devices are not asked in a run with privacy or secure aggregation, and the server has no "
@@ -119,7 +119,7 @@ def _passes(config: RunConfig) -> int:
 
 
 def _asked_of_devices(
-    config: RunConfig, grid: Grid, held: GlobalModel | None, members: Sequence[Member]
+    config: RunConfig, grid: Grid, global_model: GlobalModel | None, members: Sequence[Member]
 ) -> dict[str, GroupMeasure]:
     chosen = sorted(members, key=lambda m: fold_in(config.run_seed, _STREAM, m.client_id))[:_MOST_DEVICES]
     asks = {
@@ -142,7 +142,7 @@ def _asked_of_devices(
         )
         for node, question in asks.items()
     ]
-    answers = _Answers(asks, held)
+    answers = _Answers(asks, global_model)
     for message in ask(grid, messages, config.round_timeout):
         answers.take(message)
     return answers.agreed()
@@ -151,10 +151,10 @@ def _asked_of_devices(
 class _Answers:
     """Collects and checks devices' answers, and combines the numbers of each group."""
 
-    def __init__(self, asks: Mapping[int, CalibrationAsk], held: GlobalModel | None) -> None:
+    def __init__(self, asks: Mapping[int, CalibrationAsk], global_model: GlobalModel | None) -> None:
         self._asks = asks
-        self._groups = measured_groups(held.model) if held is not None else None
-        self._parameters = unique_parameters(held.model) if held is not None else {}
+        self._groups = measured_groups(global_model.model) if global_model is not None else None
+        self._parameters = unique_parameters(global_model.model) if global_model is not None else {}
         self._found: dict[str, list[GroupMeasure]] = {}
         self._answered = 0
 
@@ -195,16 +195,16 @@ class _Answers:
         return {group: agreed_measure(found) for group, found in self._found.items() if len(found) >= least}
 
 
-def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasure]:
+def _measured_here(config: RunConfig, global_model: GlobalModel) -> dict[str, GroupMeasure]:
     """Measure on the server's own speech, simulating `LEAST_DEVICES` devices for each group."""
     data = read_speech(
         config.data,
-        held.speech.reader(**config.reading),
+        global_model.speech.reader(**config.reading),
         split=config.guard_split,
         text_column=config.text_column,
         skip_bad=config.skip_bad,
     )
-    groups = len(measured_groups(held.model))
+    groups = len(measured_groups(global_model.model))
     _, each = passes_of_groups(_passes(config))
     devices = -(-groups // each) * LEAST_DEVICES
     found: dict[str, list[GroupMeasure]] = {}
@@ -212,7 +212,7 @@ def _measured_here(config: RunConfig, held: GlobalModel) -> dict[str, GroupMeasu
         question = CalibrationAsk(
             fold_in(config.run_seed, _STREAM), place, place, devices, _passes(config), config.batch_size
         )
-        for group, measure in measure_share(held.speech, config, data, question).items():
+        for group, measure in measure_share(global_model.speech, config, data, question).items():
             found.setdefault(group, []).append(measure)
     return {group: pooled_measures(measures) for group, measures in found.items()}
 

@@ -15,7 +15,7 @@ class EvaluatedRun(Protocol):
     """Interface of a run for an evaluation; implemented by `server.rounds.federation.Federation`."""
 
     @property
-    def held(self) -> GlobalModel | None: ...
+    def global_model(self) -> GlobalModel | None: ...
 
     @property
     def resumed(self) -> bool: ...
@@ -45,5 +45,5 @@ class Events:
 
     on_round: Callable[[RoundReport], None] = lambda report: None
     on_evaluate: Callable[[int, EvaluatedRun], dict[str, Any] | None] = lambda server_round, run: None
-    on_model: Callable[[GlobalModel | None], None] = lambda held: None
+    on_model: Callable[[GlobalModel | None], None] = lambda global_model: None
     on_stage: Callable[[str, int, int], None] = lambda label, done, total: None

@@ -14,10 +14,10 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from server.devices.base_models import mismatched_devices, reference_view
+from server.devices.device_status import DRIFT, DeviceStatuses
 from server.devices.enrolment import Enrolment
 from server.devices.roster import Member, Roster
 from server.devices.selection import Selection
-from server.devices.standing import DRIFT, Standings
 from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.guards.choice import guard_for
 from server.guards.device_losses import DeviceLosses
@@ -88,33 +88,33 @@ class Federation:
     def _start(self) -> None:
         refuse_used_ledger(self.config)
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
-        held = self._model_of(config) if config.server_model else None
+        global_model = self._model_of(config) if config.server_model else None
         self.roster = Roster(self.grid, config, self._enrolment)
         self.roster.also = self._also = told(asked, config)
         self.roster.start()
         if config.trained_tensors == AUTO:
-            config = calibrate(config, self.grid, held, list(self.roster.members.values()))
-            held = self._model_of(config) if config.server_model else None
+            config = calibrate(config, self.grid, global_model, list(self.roster.members.values()))
+            global_model = self._model_of(config) if config.server_model else None
             self.roster.also = self._also = told(asked, config)
             self.roster.start()  # devices introduce themselves again, with the chosen tensors
-        self._reference = reference_view(held, self.roster.members.values())
+        self._reference = reference_view(global_model, self.roster.members.values())
         self._leave_out_mismatched(list(self.roster.members.values()), 0)
-        self.events.on_model(held)
+        self.events.on_model(global_model)
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
-        self.guard = guard_for(config, held, self.events.on_stage, self.losses_on_clients)
-        self.step_size = step_size(config, held)
-        self.state = RunState(config, held, self._reference)
+        self.guard = guard_for(config, global_model, self.events.on_stage, self.losses_on_clients)
+        self.step_size = step_size(config, global_model)
+        self.state = RunState(config, global_model, self._reference)
         self.step_size.take_up(self.ledger.ledger)
         self.privacy = privacy_guard(config, self.ledger, self.resumed)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
         self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header)
-        self.standings = Standings()
+        self.statuses = DeviceStatuses()
         if self.resumed:
-            self.standings.load(Path(config.output), self.ledger.ledger.last_round)
-        self._selection = Selection(config, self.roster, self.standings)
-        self.suspicions = Suspicions.of(config, self.standings)
+            self.statuses.load(Path(config.output), self.ledger.ledger.last_round)
+        self._selection = Selection(config, self.roster, self.statuses)
+        self.suspicions = Suspicions.of(config, self.statuses)
         if config.aggregation != "mean" and config.directions != "shared":
             logger.warning(NOTHING_TO_COMPARE)
         self._catch_up = self.state.catch_up()
@@ -122,9 +122,9 @@ class Federation:
         self._bad_rounds = 0
 
     @property
-    def held(self) -> GlobalModel | None:
+    def global_model(self) -> GlobalModel | None:
         """The server's model."""
-        return self.state.held
+        return self.state.global_model
 
     @property
     def members(self) -> dict[int, Member]:
@@ -216,7 +216,7 @@ class Federation:
         last = self.ledger.ledger.last_round
         self.roster.refresh(last)
         here = [m for m in self.members.values() if m.node_id in self.roster.online]
-        plans = {m.node_id: self._plan(last + 1, m, 0.0) for m in here if not self.standings.of(m.client_id).excluded}
+        plans = {m.node_id: self._plan(last + 1, m, 0.0) for m in here if not self.statuses.of(m.client_id).excluded}
         inbox = SyncInbox(plans)
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, SYNC, self._late, also=self._also)
@@ -224,8 +224,8 @@ class Federation:
         for detail in inbox.details:
             logger.warning(f"after round {last}: {detail}")
         for client in inbox.reached:
-            self.standings.of(client).have_round = last
-        self._write_down(last, lambda: self.standings.save(Path(self.config.output), last))
+            self.statuses.of(client).have_round = last
+        self._write_down(last, lambda: self.statuses.save(Path(self.config.output), last))
         logger.info(f"{len(inbox.reached)} of {len(plans)} devices hold the state after round {last}")
 
     def _write_down(self, server_round: int, write: Callable[[], None]) -> None:
@@ -260,7 +260,7 @@ class Federation:
         return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
 
     def _ask_held_out(self, server_round: int, kind: str, nodes: Container[int]) -> EvaluationInbox:
-        asked = [m for n, m in self.members.items() if n in nodes and not self.standings.of(m.client_id).excluded]
+        asked = [m for n, m in self.members.items() if n in nodes and not self.statuses.of(m.client_id).excluded]
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late, also=self._also)
@@ -291,14 +291,14 @@ class Federation:
         exchange = Exchange(self.grid, timeout, self._catch_up, late=self._late, attached=attached, also=also)
         over = self.config.clients_per_round if self.config.over_selection else 0
         exchange.run(asked, inbox, first_plans(asked), enough=over)
-        if self.held is None:
+        if self.global_model is None:
             inbox.agree_on_checksum()
         summed = secure.finish(exchange) if secure else 0
         drifted = self._take_note(server_round, plans, inbox, exchange)
         report = self._close_round(server_round, inbox)
         report.answered = summed if secure and report.answered else report.answered
         self._rebuild(server_round, drifted)
-        self._write_down(server_round, lambda: self.standings.save(Path(self.config.output), server_round))
+        self._write_down(server_round, lambda: self.statuses.save(Path(self.config.output), server_round))
         report.asked = len(plans)
         report.down, report.up = exchange.down, exchange.up
         report.seconds = time.monotonic() - start
@@ -363,16 +363,16 @@ class Federation:
         drifted = []
         for node, plan in plans.items():
             self._catch_up.begin_again(plan.client_id)
-            standing = self.standings.of(plan.client_id)
-            standing.node_id, standing.name = node, self.members[node].name
+            status = self.statuses.of(plan.client_id)
+            status.node_id, status.name = node, self.members[node].name
             down, up = exchange.by_node.get(node, [0, 0])
-            standing.payload_down += down
-            standing.payload_up += up
+            status.payload_down += down
+            status.payload_up += up
             if node in inbox.replies:
-                self.standings.answered(plan.client_id, server_round)
+                self.statuses.answered(plan.client_id, server_round)
             elif node in inbox.failed:
                 reason, detail = inbox.failed[node]
-                self.standings.failed(plan.client_id, server_round, reason, detail)
+                self.statuses.failed(plan.client_id, server_round, reason, detail)
                 if reason in DRIFT:
                     drifted.append(node)
         return drifted
@@ -382,8 +382,8 @@ class Federation:
         messages = []
         for node in nodes:
             member = self.members[node]
-            if not self.standings.drifted(member.client_id):
-                word = self.standings.of(member.client_id).word
+            if not self.statuses.drifted(member.client_id):
+                word = self.statuses.of(member.client_id).word
                 logger.warning(f"round {server_round}: device {member.client_id} is excluded: {word}")
                 continue
             logger.warning(f"round {server_round}: device {member.client_id} must rebuild from its base model")
@@ -393,7 +393,7 @@ class Federation:
         for answer in ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout)):
             node = answer.metadata.src_node_id
             if node in self.members and is_ok(answer) == 0:
-                self.standings.rebuilt(self.members[node].client_id)
+                self.statuses.rebuilt(self.members[node].client_id)
 
     def _plan(self, server_round: int, member: Member, learning_rate: float, attempt: int = 0) -> Plan:
         plan = plan_for(self.config, self.ledger.ledger, self.checksum, server_round, member, learning_rate, attempt)

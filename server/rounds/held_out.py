@@ -43,7 +43,7 @@ class HeldOut:
 
     def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
         """Evaluate at a round, unless a resumed run has this result already."""
-        held = federation.held
+        held = federation.global_model
         on_clients = self.config.evaluate_on == "clients"
         if not self.config.eval_split or (held is None and not on_clients):
             return None

@@ -42,24 +42,24 @@ class ServerMeasuredStep(MeasuredStep):
         DataError: the split cannot be read.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel | None) -> None:
-        if held is None or config.guard_split in ("", NO_GUARD):
+    def __init__(self, config: RunConfig, global_model: GlobalModel | None) -> None:
+        if global_model is None or config.guard_split in ("", NO_GUARD):
             raise ConfigError(
                 "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
                 "its model: set guard-split and leave server-model on, or set learning-rate to a number"
             )
         super().__init__(config)
-        self._held_model = held
+        self._global_model = global_model
         self._data = read_speech(
             config.data,
-            held.speech.reader(**config.reading),
+            global_model.speech.reader(**config.reading),
             split=config.guard_split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,
         )
         choice = unchecked(config)  # as devices do under privacy
         settings = LossSettings.of(config, choice.tail_tokens)
-        self._losses = held.speech.losses(held.state.exponents, settings, choice.precision)
+        self._losses = global_model.speech.losses(global_model.state.exponents, settings, choice.precision)
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
@@ -81,7 +81,7 @@ class ServerMeasuredStep(MeasuredStep):
     def _measured_step(
         self, loss: LossFn, seed: int, weigh: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     ) -> StepResult:
-        state, estimator = self._held_model.state, self._estimator
+        state, estimator = self._global_model.state, self._estimator
         return zo_step(state, loss, seed, 0, estimator, 0.0, weigh=weigh, curvature=True)
 
     def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
@@ -125,7 +125,7 @@ class ServerMeasuredStep(MeasuredStep):
         return clip_factors(per_example, self._config.clip_utterances)
 
 
-def step_size(config: RunConfig, held: GlobalModel | None) -> StepSize:
+def step_size(config: RunConfig, global_model: GlobalModel | None) -> StepSize:
     """Return the step size that `learning-rate` sets.
 
     Raises:
@@ -135,4 +135,4 @@ def step_size(config: RunConfig, held: GlobalModel | None) -> StepSize:
         return FixedStep(config)
     if config.privacy == "none":
         return MeasuredStep(config)
-    return ServerMeasuredStep(config, held)
+    return ServerMeasuredStep(config, global_model)

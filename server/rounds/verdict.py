@@ -29,11 +29,11 @@ def verdict_on(
     ledger = federation.ledger.ledger
     if stopped:
         return stopped
-    held = federation.held is not None
-    left = "the base model is exported unchanged" if held else "the ledger leads to the base model"
+    global_model = federation.global_model is not None
+    left = "the base model is exported unchanged" if global_model else "the ledger leads to the base model"
     if not answered(federation):
         return "no round had a valid reply, no model is exported: the log says why replies were refused"
-    same = federation.checksum == ledger.header.base_checksum if held else not moved(ledger.records)
+    same = federation.checksum == ledger.header.base_checksum if global_model else not moved(ledger.records)
     if ledger.records and same:
         guard = federation.guard.summary()
         if guard is not None and (guard["taken_back"] or guard["closing"]["chosen"] == "best"):

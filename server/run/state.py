@@ -41,15 +41,15 @@ class RunState:
     """State of a new or resumed run; for a resumed run, all rounds of its ledger are replayed and checked.
 
     Attributes:
-        held: the server's model; None for a server without one.
+        global_model: the server's model; None for a server without one.
         checksum: checksum of the weights after the last round; 0 if the server cannot know it.
 
     Raises:
         ConfigError, LedgerError, WrongBaseModel: a ledger that cannot be continued with these settings.
     """
 
-    def __init__(self, config: RunConfig, held: GlobalModel | None, reference: View) -> None:
-        self.held = held
+    def __init__(self, config: RunConfig, global_model: GlobalModel | None, reference: View) -> None:
+        self.global_model = global_model
         self.resumed = False
         self._config = config
         self.ledger = self._open_ledger(Path(config.output) / LEDGER_NAME, reference)
@@ -71,21 +71,21 @@ class RunState:
             opened = LedgerFile.open(path)
         for warning in caught:
             logger.warning(f"warning: {warning.message}")
-        if self.held is not None:
-            replay(self.held.state, opened.ledger)
-            self.held.recorded(opened.ledger.records)
+        if self.global_model is not None:
+            replay(self.global_model.state, opened.ledger)
+            self.global_model.recorded(opened.ledger.records)
         logger.info(f"resumed {path} after round {opened.ledger.last_round}")
         return opened
 
     def _state_checksum(self) -> int:
-        if self.held is not None:
-            return self.held.state.checksum()
+        if self.global_model is not None:
+            return self.global_model.state.checksum()
         return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
 
     def catch_up(self) -> CatchUp:
         """The run's history for devices that are behind; one object for the whole run."""
         weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
-        make = self.held.snapshot if self.held is not None else None
+        make = self.global_model.snapshot if self.global_model is not None else None
         return CatchUp(self._config.message_bytes, weights, make)
 
     def aggregate_in_range(
@@ -107,8 +107,8 @@ class RunState:
                     contributions = aggregator.aggregate(scalars, rate)
                     if aggregator.bounds_size and out_of_range(contributions, header):
                         raise LatticeOverflow("the round's update would leave the lattice")
-                    if self.held is not None:
-                        apply_all(self.held.state, [u for c in contributions for u in c.updates()])
+                    if self.global_model is not None:
+                        apply_all(self.global_model.state, [u for c in contributions for u in c.updates()])
                     return contributions
                 except TooFewReplies as error:
                     inbox.refuse("too-few", str(error))
@@ -122,13 +122,17 @@ class RunState:
 
     def quanta(self) -> tuple[int, int]:
         """Return the quanta applied so far, and how many of them were zero."""
-        return (self.held.state.quanta, self.held.state.zero_quanta) if self.held is not None else (0, 0)
+        return (
+            (self.global_model.state.quanta, self.global_model.state.zero_quanta)
+            if self.global_model is not None
+            else (0, 0)
+        )
 
     def zero_share(self, server_round: int, before: tuple[int, int]) -> float:
         """Return the share of this round's quanta that were zero; logs a warning above 1 %."""
-        if self.held is None:
+        if self.global_model is None:
             return 0.0
-        state = self.held.state
+        state = self.global_model.state
         moved = state.quanta - before[0]
         share = (state.zero_quanta - before[1]) / moved if moved else 0.0
         if share > 0.01:
@@ -140,14 +144,17 @@ class RunState:
 
     def commit(self, server_round: int, contributions: tuple[Contribution, ...]) -> None:
         """Record the round and the checksum of its weights; if that fails, restore the weights."""
-        before_commit, self.checksum = self.checksum, self.held.state.checksum() if self.held is not None else 0
+        before_commit, self.checksum = (
+            self.checksum,
+            self.global_model.state.checksum() if self.global_model is not None else 0,
+        )
         record = Record(server_round, self.checksum, contributions)
         try:
             self.ledger.append(record)
         except LedgerError:
-            if self.held is not None:  # a round that is not on disk did not happen
-                apply_all(self.held.state, [u for c in contributions for u in c.updates()], sign=-1)
+            if self.global_model is not None:  # a round that is not on disk did not happen
+                apply_all(self.global_model.state, [u for c in contributions for u in c.updates()], sign=-1)
             self.checksum = before_commit
             raise
-        if self.held is not None:
-            self.held.recorded([record])
+        if self.global_model is not None:
+            self.global_model.recorded([record])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from server.devices.standing import DEVICES_NAME
+from server.devices.device_status import DEVICES_NAME
 from server.run.lock import is_locked
 from server.run.log import CURVE, EVALUATION, GUARD_LOG, ROUNDS, SETTINGS_LOG
 from server.watch.json_files import JsonLines, JsonTable

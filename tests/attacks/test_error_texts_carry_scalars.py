@@ -18,7 +18,7 @@ from client.device.engine import Engine
 from client.device.privacy_account import PrivacyAccount
 from client.device.secure_sums import FAILED
 from client.device.warm import warm_engine
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
@@ -39,7 +39,7 @@ def _ask(config: RunConfig, mechanism: Mechanism, account: PrivacyAccount | None
         1, client_seed(0, 1, 3), 3, engine.base_id, engine.base_checksum, changes.get("local_steps", 2), 2,
         changes.get("learning_rate", RATE), config.estimator_config, (), mechanism,
     )  # fmt: skip
-    reply = device.train(config, plan, Place(3), account=account)
+    reply = device.train(config, plan, DeviceIdentity(3), account=account)
     assert engine.state.checksum() == engine.base_checksum
     return reply
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_grid import FakeGrid
 
-from client.place import place_of
+from client.device_identity import identity_of
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import LEDGER_NAME, read_ledger
@@ -18,10 +18,10 @@ NODES = (0x1D0C0FFEE0DDF00D, 0x2BADCAFE5EED1234)
 
 
 def test_a_client_id_is_no_node_id() -> None:
-    found = [place_of({}, node).client_id for node in NODES]
+    found = [identity_of({}, node).client_id for node in NODES]
 
     assert not set(found) & set(NODES) and len(set(found)) == 2
-    assert [place_of({}, node).client_id for node in NODES] == found  # the same after a restart
+    assert [identity_of({}, node).client_id for node in NODES] == found  # the same after a restart
     assert all(0 <= client < 1 << 64 for client in found)
 
 
@@ -53,6 +53,6 @@ def test_no_node_id_is_in_a_ledger_or_in_what_devices_get(
 
     ledger = read_ledger(Path(config.output) / LEDGER_NAME)
     clients = {c.client_id for record in ledger.records for c in record.contributions}
-    assert clients == {2, *(place_of({}, node).client_id for node in NODES)}
+    assert clients == {2, *(identity_of({}, node).client_id for node in NODES)}
     for written in (bytes(seen), (Path(config.output) / LEDGER_NAME).read_bytes()):
         assert not any(form in written for node in NODES for form in (node.to_bytes(8, "little"), str(node).encode()))

@@ -13,7 +13,7 @@ from client.device.calibration import calibrate
 from client.device.demands import Demands
 from client.device.engine import Engine
 from client.device.warm import warm_engine
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
@@ -23,7 +23,7 @@ from zo_common.wire.plan import Plan, Status
 
 Settings = Callable[..., RunConfig]
 EXAMPLE, DEVICE = Mechanism("example", 1.0, 2.0, 9), Mechanism("device", 1.0, 2.0, 1)
-PLACE = Place(3)
+IDENTITY = DeviceIdentity(3)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ REFUSED = [
 def test_a_plan_that_asks_for_less(
     config: RunConfig, engine: Engine, demands: Demands, mechanism: Mechanism | None, word: str
 ) -> None:
-    reply = device.train(config, _plan(engine, mechanism), PLACE, demands=demands)
+    reply = device.train(config, _plan(engine, mechanism), IDENTITY, demands=demands)
     assert (reply.status, reply.projected_grads.size) == (Status.ERROR, 0)
     assert word in reply.message
 
@@ -68,13 +68,13 @@ def test_a_plan_that_asks_for_less(
 @pytest.mark.parametrize("mechanism", [EXAMPLE, DEVICE], ids=lambda m: m.level)
 def test_a_plan_that_asks_for_as_much_is_answered(config: RunConfig, engine: Engine, mechanism: Mechanism) -> None:
     demands = Demands("example", 2.0, least_weights=engine.state.num_elements)
-    assert device.train(config, _plan(engine, mechanism), PLACE, demands=demands).status is Status.OK
+    assert device.train(config, _plan(engine, mechanism), IDENTITY, demands=demands).status is Status.OK
 
 
 @pytest.mark.parametrize("ask", [device.evaluate, device.look], ids=lambda ask: ask.__name__)
 @pytest.mark.parametrize("demands", [Demands("example"), Demands(secure_only=True)])
 def test_counts_without_noise_or_mask(config: RunConfig, engine: Engine, ask: Any, demands: Demands) -> None:
-    reply = ask(replace(config, guard_split="test"), _plan(engine), PLACE, demands=demands)
+    reply = ask(replace(config, guard_split="test"), _plan(engine), IDENTITY, demands=demands)
     assert reply.status is Status.ERROR and "counts have neither" in reply.message
 
 
@@ -82,14 +82,14 @@ def test_counts_without_noise_or_mask(config: RunConfig, engine: Engine, ask: An
 def test_training_losses_under_the_name_of_an_evaluation(config: RunConfig, engine: Engine, split: str) -> None:
     changed = replace(config, eval_split=split, guard_split=split)
     for ask in (device.evaluate, device.look):
-        reply = ask(changed, _plan(engine), PLACE, demands=Demands(least_weights=1))
+        reply = ask(changed, _plan(engine), IDENTITY, demands=Demands(least_weights=1))
         assert reply.status is Status.ERROR and "not named as held out" in reply.message
-    held_out = device.evaluate(config, _plan(engine), PLACE, demands=Demands(least_weights=1))
+    held_out = device.evaluate(config, _plan(engine), IDENTITY, demands=Demands(least_weights=1))
     assert held_out.status is Status.OK, held_out.message
 
 
 def test_a_calibration(config: RunConfig) -> None:
-    found = calibrate(config, CalibrationAsk(1, 3, 0, 1, 4, 2), PLACE, demands=Demands(least_weights=1))
+    found = calibrate(config, CalibrationAsk(1, 3, 0, 1, 4, 2), IDENTITY, demands=Demands(least_weights=1))
     assert found.status is Status.ERROR and "sets terms" in found.message
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from server.devices.standing import Standings
+from server.devices.device_status import DeviceStatuses
 from server.devices.suspicion import Suspicions
 from zo_common.aggregation.mean import ClientScalars
 from zo_common.config.run import RunConfig
@@ -18,7 +18,7 @@ BATCH, QUERIES, ROUNDS = 16, 16, 60
 def _reported_once(utterances: int, seed: int, noise_alone: bool = False) -> bool:
     """Whether device 0 is ever reported among nine with many utterances; noise falls with √b."""
     rng = np.random.default_rng(seed)
-    suspicions = Suspicions(Standings(), comparable=True, batch=BATCH)
+    suspicions = Suspicions(DeviceStatuses(), comparable=True, batch=BATCH)
     sizes = np.array([utterances] + 9 * [100])
     noise = np.sqrt(BATCH / np.minimum(sizes, BATCH))[:, None]
     for server_round in range(1, ROUNDS + 1):
@@ -49,8 +49,8 @@ def test_nothing_is_told_of_replies_before_the_servers_noise(
     settings: Callable[..., RunConfig], noise_by: str, reported: bool
 ) -> None:
     private = {"privacy": "device", "noise_by": noise_by, "directions": "shared", "weighting": "uniform"}
-    standings = Standings()
-    suspicions = Suspicions.of(settings(**private), standings)
+    statuses = DeviceStatuses()
+    suspicions = Suspicions.of(settings(**private), statuses)
     rng = np.random.default_rng(0)
     words = []
     for server_round in range(1, 21):
@@ -59,4 +59,4 @@ def test_nothing_is_told_of_replies_before_the_servers_noise(
         words += suspicions.look(server_round, clients, None)
 
     assert ("2" in suspicions.reported, bool(words)) == (reported, reported)
-    assert (standings.of(2).scalars.rounds > 0) == reported
+    assert (statuses.of(2).scalars.rounds > 0) == reported

@@ -15,7 +15,7 @@ from toy_fleet import CrowdEngine, Utterances
 
 from client.device import requests as device
 from client.device.run_seeds import RunSeeds
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.ledger.record import Record
@@ -23,7 +23,7 @@ from zo_common.ledger.snapshot import SnapshotPart, decode_part, encode_part, en
 from zo_common.wire.plan import Plan, Reply, Status
 
 CONFIG = RunConfig(model="toy", data="none", trained_tensors="all", num_queries=2)
-PLACE = Place(3)
+IDENTITY = DeviceIdentity(3)
 Train = Callable[..., Reply]
 
 
@@ -45,7 +45,7 @@ def train(engine: CrowdEngine, tmp_path: Path) -> Train:
             server_round, client_seed(run_seed, server_round, 3), 3, engine.base_id, checksum, 1, 1, 1e-3,
             CONFIG.estimator_config, tuple(records or ()),
         )  # fmt: skip
-        return device.train(config, plan, PLACE, seeds=RunSeeds(tmp_path / "run.seeds"))
+        return device.train(config, plan, IDENTITY, seeds=RunSeeds(tmp_path / "run.seeds"))
 
     return ask
 

@@ -14,8 +14,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from listening import listen
 
 from client.app import make_client_app
-from client.worker.desk import Desk
 from client.worker.job import Job, Request
+from client.worker.job_queue import JobQueue
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import LedgerError
@@ -82,11 +82,11 @@ def test_a_worker_tells_an_unforeseen_error_by_its_kind() -> None:
         raise RuntimeError(SECRET)
 
     logged = listen("client")
-    desk = Desk()
-    job = desk.submit(Request("train", b"d", 1, (0, 0, 0), lambda status, word: b""), fail)
+    queue = JobQueue()
+    job = queue.submit(Request("train", b"d", 1, (0, 0, 0), lambda status, word: b""), fail)
     assert isinstance(job, Job)
     job.wait(0, 60.0)
-    desk.close(60.0)
+    queue.close(60.0)
     assert "runtime-error" in repr(job.failure) and SECRET not in repr(job.failure)
     assert any(SECRET in line for line in logged)
 

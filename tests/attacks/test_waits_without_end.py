@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from fake_grid import FakeGrid
 
-from server.devices.standing import Standings
+from server.devices.device_status import DeviceStatuses
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.wire.plan import Status, decode_reply, encode_reply
@@ -36,14 +36,14 @@ def test_a_device_that_is_always_busy_is_asked_less_and_less(
 
 @pytest.mark.parametrize("reason", ["client-busy", "catching-up"])
 def test_at_most_eight_rounds_pass_without_it_and_an_answer_forgives(reason: str) -> None:
-    standings, asked = Standings(), []
+    statuses, asked = DeviceStatuses(), []
     for server_round in range(1, 60):
-        if standings.may_be_asked(1, server_round):
+        if statuses.may_be_asked(1, server_round):
             asked.append(server_round)
-            standings.failed(1, server_round, reason, "a word")
+            statuses.failed(1, server_round, reason, "a word")
     assert asked == [1, 2, 3, 5, 8, 13, 22, 31, 40, 49, 58]
 
-    standings.answered(1, 60)
+    statuses.answered(1, 60)
 
-    standings.failed(1, 61, reason, "a word")
-    assert standings.may_be_asked(1, 62)
+    statuses.failed(1, 61, reason, "a word")
+    assert statuses.may_be_asked(1, 62)

@@ -31,7 +31,7 @@ def run(settings: Path) -> None:
         plan = federation._plan(config.num_server_rounds + 1, member, config.learning_rate)
         assert engine.sync(plan) is Status.OK
         reached.append(engine.state.checksum())
-    held = federation.held
+    held = federation.global_model
     assert held is not None
     summary = {"server": held.state.checksum(), "devices": reached}
     (Path(config.output) / "reached.json").write_text(json.dumps(summary))

@@ -32,14 +32,14 @@ from toy_engine import history, toy_engine
 from client.adapt import record as adaptation_record
 from client.adapt.file import AdaptationFile, decode_file, encode_file
 from client.adapt.record import AdaptationRecord, decode_adaptation, encode_adaptation, quantise
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.client import make_request
-from client.worker.host import Host
 from client.worker.journal import Journal, SavedState
+from client.worker.runtime import WorkerRuntime
 from client.worker.worker_pb2 import Event, InfoRequest, Request
 from server.devices.base_models import mismatched_devices, reference_view
+from server.devices.device_status import DEVICES_NAME, DeviceStatuses
 from server.devices.roster import CONTENT, Introductions, _Registrations
-from server.devices.standing import DEVICES_NAME, Standings
 from server.guards.device_guard import DeviceGuard
 from server.guards.device_losses import DeviceLosses
 from server.guards.held_out_guard import HeldOutGuard
@@ -214,10 +214,10 @@ def _adaptations() -> dict[str, Target]:
 
 def _server() -> dict[str, Target]:
     folder = new_folder()
-    standings = Standings()
-    standings.of(1).scalars.rounds = 3
-    standings.failed(2, 3, "client-error", "no disk")
-    standings.save(folder, 3)
+    statuses = DeviceStatuses()
+    statuses.of(1).scalars.rounds = 3
+    statuses.failed(2, 3, "client-error", "no disk")
+    statuses.save(folder, 3)
     devices = (folder / DEVICES_NAME).read_bytes()
     log = RunLog(new_folder())
     for number in (1, 2):
@@ -228,7 +228,7 @@ def _server() -> dict[str, Target]:
 
     def load(data: bytes) -> None:
         (folder / DEVICES_NAME).write_bytes(data)
-        again = Standings()
+        again = DeviceStatuses()
         again.load(folder, 3)
         for client in (1, 2):
             again.may_be_asked(client, 4)
@@ -310,17 +310,17 @@ def _worker() -> dict[str, Target]:
 
     folder = new_folder()
     journal = Journal(folder)
-    host = Host({"model": "toy", "data": "none"}, journal, None)  # type: ignore[arg-type]
+    runtime = WorkerRuntime({"model": "toy", "data": "none"}, journal, None)  # type: ignore[arg-type]
     settings = RunConfig(model="m", data="d").to_mapping()
-    place = Place(4, 1, 3)
-    requests = [make_request(encode_plan(some_plan(some_records())), settings, place).SerializeToString()]
-    requests.append(make_request(b"ZS", {}, place, Request.PART).SerializeToString())
+    identity = DeviceIdentity(4, 1, 3)
+    requests = [make_request(encode_plan(some_plan(some_records())), settings, identity).SerializeToString()]
+    requests.append(make_request(b"ZS", {}, identity, Request.PART).SerializeToString())
 
     def ask(data: bytes) -> None:
         request = Request.FromString(data)
         for kind in ("train", "evaluate", "sync"):
             with suppress(CodecError, ConfigError):
-                asked, _ = host.prepare(kind, request, place)  # type: ignore[arg-type]
+                asked, _ = runtime.prepare(kind, request, identity)  # type: ignore[arg-type]
                 asked.refuse(Status.BUSY, "busy")
         for other in (InfoRequest, Event):
             with suppress(DecodeError):
@@ -352,7 +352,7 @@ def _worker() -> dict[str, Target]:
     return {
         "worker-request": Target(ask, tuple(requests), (DecodeError,)),
         "worker-settings": Target(
-            lambda data: host.settings(data.decode(errors="surrogateescape")),
+            lambda data: runtime.settings(data.decode(errors="surrogateescape")),
             (json.dumps(settings).encode(),),
             (ZOError,),
             is_json=True,

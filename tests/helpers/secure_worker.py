@@ -19,12 +19,12 @@ from client.device import requests as device
 from client.device.demands import NO_DEMANDS, Demands
 from client.device.privacy_account import ACCOUNT_NAME, PrivacyAccount
 from client.device.sum_keys import sum_keys
-from client.place import Place
-from client.worker import host as host_module
+from client.device_identity import DeviceIdentity
+from client.worker import runtime as runtime_module
 from client.worker.client import WorkerClient, make_request
-from client.worker.desk import Desk
-from client.worker.host import Host
+from client.worker.job_queue import JobQueue
 from client.worker.journal import Journal
+from client.worker.runtime import WorkerRuntime
 from client.worker.service import start_server
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import shared_seed
@@ -49,7 +49,7 @@ class Victim:
         self.folder, self.signed = folder, signed
         self.config = RunConfig(**SECURE)
         self.engine = CrowdEngine(self.config)
-        for module in (device, host_module):
+        for module in (device, runtime_module):
             monkeypatch.setattr(module, "warm_engine", lambda config: self.engine)
         self.examples = 4
         monkeypatch.setattr(device, "_train_data", lambda *_: Utterances(self.examples))
@@ -63,16 +63,16 @@ class Victim:
         socket = Path(tempfile.mkdtemp(prefix="zo")) / "w.sock"
         key = self.folder / "node.key" if self.signed else ""
         account = PrivacyAccount(self.folder / ACCOUNT_NAME, max_epsilon) if max_epsilon else None
-        self.journal, self.desk = Journal(self.folder / "state"), Desk(5.0)
+        self.journal, self.queue = Journal(self.folder / "state"), JobQueue(5.0)
         keys = partial(sum_keys, {"node-key": key, "secure-cohort": cohort})
-        self.host = Host({}, self.journal, self.desk, account, demands, keys)
+        self.runtime = WorkerRuntime({}, self.journal, self.queue, account, demands, keys)
         if (answer := self.journal.answer()) is not None:
-            self.desk.remember(*answer)
-        self._server, _, address = start_server(self.host, self.desk, f"unix:{socket}", "")
+            self.queue.remember(*answer)
+        self._server, _, address = start_server(self.runtime, self.queue, f"unix:{socket}", "")
         self.client = WorkerClient(address, wait=5.0, timeout=60.0)
 
     def close(self) -> None:
-        self.desk.close(5.0)
+        self.queue.close(5.0)
         self._server.stop(0).wait(5.0)
         self.journal.close()
 
@@ -90,14 +90,16 @@ class Victim:
 
     def train(self, plan: Plan, secure: bytes = b"", **settings: Any) -> bytes:
         config = replace(self.config, **settings)
-        return self.client.train(make_request(encode_plan(plan), config.to_mapping(), Place(VICTIM), secure=secure))
+        return self.client.train(
+            make_request(encode_plan(plan), config.to_mapping(), DeviceIdentity(VICTIM), secure=secure)
+        )
 
     def in_clear(self, plan: Plan, **settings: Any) -> Reply:
         """What a run without secure sums is answered."""
         return decode_reply(self.train(plan, secure_aggregation=False, **settings))
 
     def step(self, data: bytes) -> bytes:
-        return self.client.secure(make_request(data, self.config.to_mapping(), Place(VICTIM)))
+        return self.client.secure(make_request(data, self.config.to_mapping(), DeviceIdentity(VICTIM)))
 
     def measured(self, plan: Plan) -> NDArray[np.float32]:
         """What the worker measures for a plan, and nobody is to see."""

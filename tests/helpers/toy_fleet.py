@@ -16,7 +16,7 @@ from toy_engine import ToyEngine
 
 from client.device import requests as device
 from client.device import warm
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.speech.metrics import Scores
 from zo_common.wire.evaluation import EvaluationReply
@@ -74,7 +74,7 @@ def toy_grids(monkeypatch: pytest.MonkeyPatch, count: int = 3) -> Callable[[RunC
         return found
 
     monkeypatch.setattr(device, "warm_engine", engine)
-    monkeypatch.setattr(device, "_train_data", lambda config, engine, place: Utterances(3 + place.client_id))
+    monkeypatch.setattr(device, "_train_data", lambda config, engine, identity: Utterances(3 + identity.client_id))
     return lambda config: RecordingGrid(config, [Memory() for _ in range(count)])
 
 
@@ -85,13 +85,15 @@ def held_out_losses(monkeypatch: pytest.MonkeyPatch, loss_of: LossOf) -> list[tu
     """Gives devices their mean losses, of ten utterances; what was asked, as clients, rounds and checksums."""
     asked: list[tuple[int, int, int]] = []
 
-    def look(config: RunConfig, plan: Plan, place: Place, **_: Any) -> EvaluationReply:
+    def look(config: RunConfig, plan: Plan, identity: DeviceIdentity, **_: Any) -> EvaluationReply:
         engine = device.warm_engine(config)
         status = engine.sync(plan)
-        reply = EvaluationReply(status, plan.server_round, engine.have_round, place.client_id, engine.state.checksum())
+        reply = EvaluationReply(
+            status, plan.server_round, engine.have_round, identity.client_id, engine.state.checksum()
+        )
         if status is not Status.OK:
             return reply
-        asked.append((place.client_id, plan.server_round - 1, reply.checksum))
+        asked.append((identity.client_id, plan.server_round - 1, reply.checksum))
         loss = loss_of(*asked[-1])
         if loss is None:
             return replace(reply, status=Status.ERROR, message="no held-out speech")

@@ -15,7 +15,7 @@ from importlib import import_module
 
 from client.worker.cli import main as run_worker
 
-for _module in ("desk", "host", "journal", "service"):  # imported once, for all workers
+for _module in ("job_queue", "runtime", "journal", "service"):  # imported once, for all workers
     import_module(f"client.worker.{_module}")
 
 

@@ -19,7 +19,7 @@ import worker_fork
 from references import split_snapshot
 
 from client.device.engine import Engine
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.client import WorkerClient, make_request
 from client.worker.worker_pb2 import Progress
 from zo_common.config.run import RunConfig
@@ -31,7 +31,7 @@ from zo_common.ledger.snapshot import encode_part, encode_snapshot
 from zo_common.models.load import load_model
 from zo_common.wire.plan import Plan, Reply, decode_plan, decode_reply, encode_plan
 
-PLACE = Place(7)
+IDENTITY = DeviceIdentity(7)
 
 
 class Forks:
@@ -113,7 +113,7 @@ class Worker:
         wait: float = 0.0,
         **changes: Any,
     ) -> bytes:
-        request = make_request(encode_plan(plan), replace(self.config, **changes).to_mapping(), PLACE)
+        request = make_request(encode_plan(plan), replace(self.config, **changes).to_mapping(), IDENTITY)
         with self.client(wait) as client:
             return client.sync(request) if kind == "sync" else getattr(client, kind)(request, on_progress)
 
@@ -152,8 +152,8 @@ class Truth:
         records = tuple(self.records[have : server_round - 1])
         checksum = self.records[server_round - 2].checksum if server_round > 1 else self.base_checksum
         estimator = EstimatorConfig("two-sided", 2, 1e-3)
-        seed = client_seed(0, server_round, PLACE.client_id)
-        plan = Plan(server_round, seed, PLACE.client_id, self.base_id, checksum, 2, 2, 1e-6, estimator, records)
+        seed = client_seed(0, server_round, IDENTITY.client_id)
+        plan = Plan(server_round, seed, IDENTITY.client_id, self.base_id, checksum, 2, 2, 1e-6, estimator, records)
         return decode_plan(encode_plan(replace(plan, **changes)))  # epsilon in float32, as it travels
 
     def snapshot(self, server_round: int) -> list[bytes]:

@@ -89,7 +89,7 @@ def test_answers_that_come_again_count_once(
     assert [(r.asked, r.answered) for r in reports] == [(3, 3)] * ROUNDS
     refused = sum((r.refused for r in reports), Counter())
     assert refused["duplicate"] >= 3 * (copies - 1) * ROUNDS
-    assert all(federation.standings.of(client).failures == 0 for client in range(3))  # it is not the devices' fault
+    assert all(federation.statuses.of(client).failures == 0 for client in range(3))  # it is not the devices' fault
 
 
 def test_an_answer_of_an_earlier_round_is_refused(

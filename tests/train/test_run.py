@@ -119,7 +119,7 @@ def test_a_ledger_goes_on_in_a_federation_and_back(
     two = replace(config, num_server_rounds=2, resume=True)
     federation = Federation(two, grid_of(two, 3))
     federation.run()
-    assert federation.held is not None and federation.resumed
+    assert federation.global_model is not None and federation.resumed
     three = replace(config, num_server_rounds=3, resume=True)
     run_here(three)
 

@@ -12,7 +12,7 @@ import pytest
 
 from client.device import requests as device
 from client.device.checks import check_history, check_seed
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.errors import ConfigError
@@ -21,7 +21,7 @@ from zo_common.wire.plan import Plan, Reply, Status
 
 CONFIG = RunConfig(run_seed=7)
 SHARED = replace(CONFIG, directions="shared")
-PLACE = Place(3)
+IDENTITY = DeviceIdentity(3)
 PLAN = Plan(2, client_seed(7, 2, 3), 3, 0, 0, 1, 1, 1e-3, CONFIG.estimator_config)
 ONE = np.ones((1, 8), np.float32)
 
@@ -32,8 +32,8 @@ def _record(server_round: int, *seeds: tuple[int, int]) -> Record:
 
 class TestPlans:
     def test_the_derived_seed_passes(self) -> None:
-        check_seed(CONFIG, PLAN, PLACE)
-        check_seed(SHARED, replace(PLAN, seed=shared_seed(7, 2)), PLACE)
+        check_seed(CONFIG, PLAN, IDENTITY)
+        check_seed(SHARED, replace(PLAN, seed=shared_seed(7, 2)), IDENTITY)
 
     @pytest.mark.parametrize(
         ("config", "changes", "word"),
@@ -48,7 +48,7 @@ class TestPlans:
     )
     def test_any_other_is_refused(self, config: RunConfig, changes: dict[str, Any], word: str) -> None:
         with pytest.raises(ConfigError, match=word) as error:
-            check_seed(config, replace(PLAN, **changes), PLACE)
+            check_seed(config, replace(PLAN, **changes), IDENTITY)
         assert "\n" not in str(error.value)
 
 
@@ -99,10 +99,10 @@ def test_a_device_measures_along_no_other_direction(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(device, "warm_engine", lambda config: engine)
     monkeypatch.setattr(device, "_train_data", lambda *_: None)
 
-    assert device.train(CONFIG, PLAN, PLACE).status is Status.OK
-    chosen = device.train(CONFIG, replace(PLAN, seed=1), PLACE)
+    assert device.train(CONFIG, PLAN, IDENTITY).status is Status.OK
+    chosen = device.train(CONFIG, replace(PLAN, seed=1), IDENTITY)
     other = replace(CONFIG, run_seed=8)
-    ground = device.train(other, replace(PLAN, seed=client_seed(8, 2, 3)), PLACE)
+    ground = device.train(other, replace(PLAN, seed=client_seed(8, 2, 3)), IDENTITY)
 
     assert engine.asked == 2  # a chosen seed is not even tried
     assert (chosen.status, chosen.projected_grads.size) == (Status.ERROR, 0)

@@ -13,7 +13,7 @@ import pytest
 
 from client.device import requests as device
 from client.device.privacy_account import PrivacyAccount
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
@@ -97,11 +97,11 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     monkeypatch.setattr(device, "_train_data", lambda *_: range(10))
 
     def train(plan: Plan = PLAN) -> Reply:
-        return device.train(CONFIG, plan, Place(3), account=account())
+        return device.train(CONFIG, plan, DeviceIdentity(3), account=account())
 
     assert train().status is Status.BEHIND and account().epsilon == 0  # nothing was measured
     engine.status = Status.OK
     assert [train().status for _ in range(3)] == [Status.OK, Status.OK, Status.ERROR]
     assert engine.trained == 3 and account().epsilon == AFTER[2]
-    assert "owner limits" in device.evaluate(CONFIG, PLAN, Place(3), account=account()).message
-    assert "owner limits" in device.look(CONFIG, PLAN, Place(3), account=account()).message
+    assert "owner limits" in device.evaluate(CONFIG, PLAN, DeviceIdentity(3), account=account()).message
+    assert "owner limits" in device.look(CONFIG, PLAN, DeviceIdentity(3), account=account()).message

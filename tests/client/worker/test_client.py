@@ -21,7 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from listening import listen
 
 from client.app import make_client_app
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.client import MESSAGE_BYTES, WorkerClient, WorkerError, make_request
 from client.worker.listen import SERVER_OPTIONS, TokenCheck, bind
 from client.worker.worker_pb2 import Busy, Event, InfoReply, InfoRequest, Progress, Request
@@ -89,13 +89,13 @@ def serve(service: Scripted) -> Iterator[Callable[..., grpc.Server]]:
         server.stop(0).wait(5)
 
 
-REQUEST = make_request(b"plan", {"run-seed": 3}, Place(7, 1, 4))
+REQUEST = make_request(b"plan", {"run-seed": 3}, DeviceIdentity(7, 1, 4))
 
 
 def test_a_request_carries_bytes_settings_and_place() -> None:
     assert (REQUEST.payload, json.loads(REQUEST.settings)) == (b"plan", {"run-seed": 3})
     assert (REQUEST.client_id, REQUEST.partition_id, REQUEST.num_partitions) == (7, 1, 4)
-    assert not make_request(b"", {}, Place(2**64 - 1)).HasField("partition_id")
+    assert not make_request(b"", {}, DeviceIdentity(2**64 - 1)).HasField("partition_id")
 
 
 def test_progress_is_handed_on_and_the_reply_returned(
@@ -128,9 +128,9 @@ def test_a_large_message_passes_and_a_larger_is_refused(
 ) -> None:
     serve(address)
     with WorkerClient(address, timeout=30) as client:
-        assert client.sync(make_request(bytes(20 << 20), {}, Place(1))) == b"synced"
+        assert client.sync(make_request(bytes(20 << 20), {}, DeviceIdentity(1))) == b"synced"
         with pytest.raises(WorkerError, match="lower message-bytes"):
-            client.sync(make_request(bytes(MESSAGE_BYTES), {}, Place(1)))
+            client.sync(make_request(bytes(MESSAGE_BYTES), {}, DeviceIdentity(1)))
 
 
 def test_nobody_there_is_said_after_the_wait(address: str) -> None:

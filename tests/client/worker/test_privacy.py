@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
-from worker_process import PLACE, Truth, Worker
+from worker_process import IDENTITY, Truth, Worker
 
 from zo_common.directions.seeds import client_seed
 from zo_common.privacy.accountant import epsilon_spent
@@ -30,7 +30,7 @@ def test_an_owners_limit_outlives_the_worker_and_the_run(worker: Worker, truth: 
     worker.start(**limit)
     worker.ready()
     assert worker.ask(plan) == first  # from its journal: nothing new is told
-    slower, other = replace(plan, learning_rate=0.5e-6), replace(plan, seed=client_seed(9, 1, PLACE.client_id))
+    slower, other = replace(plan, learning_rate=0.5e-6), replace(plan, seed=client_seed(9, 1, IDENTITY.client_id))
     for answer in (worker.train(slower), worker.train(other, run_seed=9)):
         assert answer.status is Status.ERROR
         assert not answer.projected_grads.size

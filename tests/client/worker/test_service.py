@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
-from worker_process import PLACE, Truth, Worker
+from worker_process import IDENTITY, Truth, Worker
 
 from client.device.warm import warm_dataset
 from client.worker.cli import app
@@ -41,7 +41,7 @@ def test_a_worker_answers_as_an_engine_in_this_process_does(worker: Worker, trut
     found = worker.ready()
     assert (found["round"], found["job"], found["model"]) == (0, None, worker.config.model)
     with worker.client() as client:
-        hello = json.loads(client.info(make_request(b"", worker.config.to_mapping(), PLACE)).hello)
+        hello = json.loads(client.info(make_request(b"", worker.config.to_mapping(), IDENTITY)).hello)
     assert hello == {"client_id": 7, "num_examples": 9, "skipped": 0} | truth.engine.describe()
 
     plan = truth.plan(3)
@@ -56,7 +56,7 @@ def test_a_worker_answers_as_an_engine_in_this_process_does(worker: Worker, trut
     evaluation = decode_evaluation(worker.ask(truth.plan(4, 2), "evaluate"))
     assert (evaluation.status, evaluation.scores.utterances) == (Status.OK, 3)
     with worker.client() as client:
-        look = make_request(encode_plan(truth.plan(4, 2)), worker.config.to_mapping(), PLACE, Request.LOOK)
+        look = make_request(encode_plan(truth.plan(4, 2)), worker.config.to_mapping(), IDENTITY, Request.LOOK)
         looked = decode_evaluation(client.evaluate(look))
     assert (looked.status, looked.scores) == (Status.OK, Scores(utterances=3))
     assert looked.loss_sum == pytest.approx(evaluation.loss_sum)
@@ -78,11 +78,13 @@ def test_rebuild_snapshot_and_other_settings(worker: Worker, truth: Truth) -> No
     worker.ready()
     settings = worker.config.to_mapping()
     with worker.client() as client:
-        assert decode_reply(client.sync(make_request(encode_plan(truth.plan(3)), settings, PLACE))).have_round == 2
-        rebuild = make_request(encode_plan(truth.plan(3, records=())), settings, PLACE, Request.REBUILD)
+        assert decode_reply(client.sync(make_request(encode_plan(truth.plan(3)), settings, IDENTITY))).have_round == 2
+        rebuild = make_request(encode_plan(truth.plan(3, records=())), settings, IDENTITY, Request.REBUILD)
         rebuilt = decode_reply(client.sync(rebuild))
         assert (rebuilt.status, rebuilt.have_round, rebuilt.checksum) == (Status.OK, 0, truth.base_checksum)
-        parts = [decode_reply(client.sync(make_request(p, settings, PLACE, Request.PART))) for p in truth.snapshot(3)]
+        parts = [
+            decode_reply(client.sync(make_request(p, settings, IDENTITY, Request.PART))) for p in truth.snapshot(3)
+        ]
     assert [(part.status, part.have_round) for part in parts] == [(Status.OK, 0), (Status.OK, 3)]
     assert parts[-1].checksum == truth.records[2].checksum
 
@@ -114,7 +116,7 @@ def test_busy_attach_supersede_and_cancel(worker: Worker, truth: Truth) -> None:
     assert busy.message.startswith("busy with training of round 3 for ") and busy.message.endswith(" s more")
     assert decode_evaluation(worker.ask(truth.plan(3), "evaluate")).status is Status.BUSY
     with worker.client() as client:  # who asks who it is gets an answer meanwhile, for other settings a word
-        request = make_request(b"", replace(worker.config, trained_tensors="encoder-conv").to_mapping(), PLACE)
+        request = make_request(b"", replace(worker.config, trained_tensors="encoder-conv").to_mapping(), IDENTITY)
         assert "busy with round 3" in json.loads(client.info(request).hello)["error"]
     attached = worker.begin(endless)
     assert worker.status()["job"]["callers"] == 2
@@ -132,7 +134,7 @@ def test_busy_attach_supersede_and_cancel(worker: Worker, truth: Truth) -> None:
     assert (status["job"], status["counts"]["busy"], status["counts"]["cancelled"]) == (None, 2, 3)
 
     plan = truth.plan(5, 4, local_steps=ENDLESS, batch_size=1)
-    request = make_request(encode_plan(plan), worker.config.to_mapping(), PLACE)
+    request = make_request(encode_plan(plan), worker.config.to_mapping(), IDENTITY)
     with WorkerClient(worker.address, timeout=1.5) as client, pytest.raises(WorkerError, match=r"within 1\.5 s"):
         client.train(request)
     deadline = time.monotonic() + 10
@@ -197,9 +199,9 @@ def test_new_recordings_are_read_and_mistakes_are_told_at_start(worker: Worker, 
     assert worker.train(truth.plan(1, batch_size=1)).num_examples == 7
     assert "the table of recordings has changed" in worker.log.read_text()
     with worker.client() as client, pytest.raises(WorkerError, match="unknown setting 'nonsense'"):
-        client.train(make_request(encode_plan(truth.plan()), {"nonsense": 1}, PLACE))
+        client.train(make_request(encode_plan(truth.plan()), {"nonsense": 1}, IDENTITY))
     with worker.client() as client, pytest.raises(WorkerError, match="plan starts with"):
-        client.train(make_request(b"junk", {}, PLACE))
+        client.train(make_request(b"junk", {}, IDENTITY))
 
     second = Worker(worker.forks, worker.folder, worker.config)
     for changes, word in (

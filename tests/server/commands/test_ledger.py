@@ -138,8 +138,8 @@ class TestGood:
         assert status == 0
         assert f"checksum {live.checksum:016x}" in said
         saved = WhisperForConditionalGeneration.from_pretrained(tmp_path / "model").state_dict()
-        assert live.held is not None
-        for name, value in live.held.model.state_dict().items():
+        assert live.global_model is not None
+        for name, value in live.global_model.model.state_dict().items():
             assert torch.equal(saved[name], value), name
         processor = WhisperProcessor.from_pretrained(tmp_path / "model")
         assert processor.tokenizer.decode(processor.tokenizer(" hello there").input_ids, skip_special_tokens=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from server.devices.standing import Standings
+from server.devices.device_status import DeviceStatuses
 from server.devices.suspicion import COPIES, Suspicions
 from server.run.log import read_rows
 from zo_common.aggregation.mean import ClientScalars
@@ -28,8 +28,8 @@ def _same(server_round: int, grads: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _rounds(count: int, change: Change = _same, devices: int = 10, noise: float = 1.0, seed: int = 0) -> Any:
     """Rounds of devices that measure one signal with noise of their own; `change` is made to all of them, (n, q)."""
-    standings = Standings()
-    suspicions = Suspicions(standings, comparable=True, batch=16)
+    statuses = DeviceStatuses()
+    suspicions = Suspicions(statuses, comparable=True, batch=16)
     rng = np.random.default_rng(seed)
     words: list[str] = []
     last = None
@@ -41,7 +41,7 @@ def _rounds(count: int, change: Change = _same, devices: int = 10, noise: float 
         words += suspicions.look(server_round, clients, last)
         mean = grads.mean(axis=0, dtype=np.float64)[None]
         last = Record(server_round, 0, (Contribution(1, 0, (-0.01 * mean).astype(np.float32)),))
-    return suspicions, standings, words, last
+    return suspicions, statuses, words, last
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -126,8 +126,8 @@ def test_votes_that_agree_are_not_copies() -> None:
 
 @pytest.mark.parametrize(("shape", "devices", "shared"), [((1, 2), 5, True), ((1, 16), 2, True), ((1, 16), 5, False)])
 def test_where_nothing_can_be_compared_nothing_is_said(shape: tuple[int, int], devices: int, shared: bool) -> None:
-    standings = Standings()
-    suspicions = Suspicions(standings, shared, batch=16)
+    statuses = DeviceStatuses()
+    suspicions = Suspicions(statuses, shared, batch=16)
     for server_round in range(1, 20):
         clients = [ClientScalars(device, 1, 5, np.full(shape, device, np.float32)) for device in range(devices)]
         assert suspicions.look(server_round, clients, None) == []
@@ -139,11 +139,11 @@ def test_evidence_outlives_the_server(tmp_path: Path) -> None:
         grads[4] = -grads[4]
         return grads
 
-    _, standings, _, _ = _rounds(20, flip)
-    standings.save(tmp_path, 20)
-    again = Standings()
+    _, statuses, _, _ = _rounds(20, flip)
+    statuses.save(tmp_path, 20)
+    again = DeviceStatuses()
     again.load(tmp_path, 20)
-    assert again.of(4).scalars == standings.of(4).scalars
+    assert again.of(4).scalars == statuses.of(4).scalars
     assert Suspicions(again, comparable=True, batch=16).reported["4"].startswith("opposed")
 
 

@@ -94,7 +94,7 @@ def test_a_round_that_collapses_is_recorded_as_empty(
     ledger = ledger_of(config)
     assert [len(r.contributions) for r in ledger.records] == [3, 0, 3]
     assert ledger.records[1].checksum == ledger.records[0].checksum != ledger.records[2].checksum
-    assert _replayed(config, ledger) == federation.checksum == federation.held.state.checksum()
+    assert _replayed(config, ledger) == federation.checksum == federation.global_model.state.checksum()
     assert [dict(r.refused) for r in observed.reports] == [{}, {"collapse": 3}, {}]
     assert "round 2: guard: collapse, loss 2.000 (best 1.000), WER 100.0% (best 30.0%)" in observed.text
     assert "entropy fell from 0.500 to 0.100: this round is undone" in observed.text
@@ -192,7 +192,7 @@ def test_a_look_whose_round_did_not_reach_the_ledger_is_not_remembered(
     good = second_look is WELL
     assert list(_looks(config)) == [(0, True), (2, True), (4, good)]
     assert (ledger.records[3].checksum == ledger.records[1].checksum) is not good
-    assert _replayed(config, ledger) == federation.checksum == federation.held.state.checksum()
+    assert _replayed(config, ledger) == federation.checksum == federation.global_model.state.checksum()
     _check_devices(federation, grid)
 
 

@@ -71,8 +71,8 @@ def _replayed(config: RunConfig, ledger: Ledger) -> int:
 
 def _check(federation: Federation, grid: FakeGrid, ledger: Ledger) -> None:
     """Server, replay and devices hold the same weights."""
-    assert federation.held is not None
-    assert federation.checksum == federation.held.state.checksum() == _replayed(federation.config, ledger)
+    assert federation.global_model is not None
+    assert federation.checksum == federation.global_model.state.checksum() == _replayed(federation.config, ledger)
     for node, member in federation.members.items():
         engine = grid.devices[node].engine
         federation._catch_up.begin_round(ledger.records)
@@ -288,7 +288,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
     """Losses are drawn by the weights' checksum, so that all that can happen happens for some salt."""
 
     def look(guard: HeldOutGuard) -> Any:
-        return np.random.default_rng(fold_in(salt, guard._held.state.checksum())).normal(1.0, 0.2, 3) ** 2
+        return np.random.default_rng(fold_in(salt, guard._global_model.state.checksum())).normal(1.0, 0.2, 3) ** 2
 
     monkeypatch.setattr(HeldOutGuard, "_look", look)
     config = guarded(num_server_rounds=6, guard_every=every, lr_schedule="constant")

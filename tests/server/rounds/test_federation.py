@@ -59,7 +59,7 @@ class TestRounds:
         assert [(r.asked, r.answered) for r in observed.reports] == [(3, 3)] * 3
         assert [c.seed for c in ledger.records[1].contributions] == [client_seed(0, 2, c) for c in range(3)]
         assert len({r.checksum for r in ledger.records} | {ledger.header.base_checksum}) == 4
-        assert ledger.records[-1].checksum == federation.checksum == federation.held.state.checksum()  # type: ignore[union-attr]
+        assert ledger.records[-1].checksum == federation.checksum == federation.global_model.state.checksum()  # type: ignore[union-attr]
         assert _replayed(ledger, config.model) == federation.checksum
         # a device applies a round when it hears of it: it is one behind, exactly
         for partition in range(3):
@@ -122,7 +122,7 @@ class TestRounds:
         federation = federate(with_model)
         blind = federate(without)
 
-        assert blind.held is None
+        assert blind.global_model is None
         assert blind.checksum == 0
         seen, unseen = ledger_of(with_model), ledger_of(without)
         assert [r.contributions for r in unseen.records] == [r.contributions for r in seen.records]

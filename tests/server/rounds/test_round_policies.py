@@ -113,7 +113,7 @@ def test_a_drifted_device_rebuilds_and_goes_on(
 
     clients = _clients(ledger_of(config))
     assert clients[-1] == [0, 1, 2]
-    assert not federation.standings.of(2).excluded
+    assert not federation.statuses.of(2).excluded
     checksums = set()
     for member in federation.members.values():
         engine = grid.devices[member.node_id].engine

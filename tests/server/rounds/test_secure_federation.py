@@ -186,7 +186,7 @@ class TestRounds:
         # advertisement, shares, masked reply, consent, revealed shares
         a_device = (20 + 8 + 64 + 1) + (96 + 2 * 122) + (7 + 52 + 32 + 8 * 5) + 29 + (32 + 3 * 41)
         assert abs(report.up.payload - 3 * a_device) <= 12
-        assert sum(federation.standings.of(c).payload_up for c in range(3)) == 2 * report.up.payload
+        assert sum(federation.statuses.of(c).payload_up for c in range(3)) == 2 * report.up.payload
 
 
 @pytest.mark.slow
@@ -262,7 +262,9 @@ def test_with_a_model_that_trains(
         replies = [r for r in measured if r.server_round == record.server_round]
         assert len(replies) == 3
         assert record.contributions[0].coefficients.tobytes() == _expected(replies, config, record.server_round)
-    assert federation.held is not None and ledger.records[-1].checksum == federation.held.state.checksum()
+    assert (
+        federation.global_model is not None and ledger.records[-1].checksum == federation.global_model.state.checksum()
+    )
     assert {r.checksum for r in measured if r.server_round == 2} == {ledger.records[0].checksum}
 
 

@@ -188,8 +188,8 @@ class TestPrivacy:
         assert [row["server_round"] for row in rows] == [1, 2]
         # noise of this size leaves little signal, which no floor may hide
         assert all(0.95 < row["noise_share"] < 1 for row in rows)
-        assert federation.held is not None
-        assert federation.checksum == federation.held.state.checksum()
+        assert federation.global_model is not None
+        assert federation.checksum == federation.global_model.state.checksum()
 
     @pytest.mark.parametrize("changes", [{}, {"guard_split": "test", "server_model": False}])
     def test_without_speech_or_model_the_run_does_not_begin(
@@ -206,7 +206,7 @@ class TestPrivacy:
         device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
         common = self.PRIVATE | device | {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15}
         config = settings(**common | {"clip_norm": 1e6, "noise_multiplier": 1e-6})
-        held = federate(config).held
+        held = federate(config).global_model
 
         def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
             changed = replace(config, **changes)

@@ -91,7 +91,7 @@ def test_a_hostile_devices_name_stays_text(page: Any, tmp_path: Path) -> None:
     run = RunFiles(tmp_path / "run", HOSTILE)
     run.device(0).word = "<b onmouseover=alert(1)>word</b>"
     run.device(0).refused["<i>reason</i>"] += 1
-    run.standings.save(run.folder, 1)
+    run.statuses.save(run.folder, 1)
     run.round(refused={"<u>late</u>": 1})
     run.say("<svg onload=\"document.title='owned'\">")
     with served(run.folder) as address:
@@ -140,10 +140,10 @@ def test_a_thousand_devices_and_two_thousand_rounds_are_drawn_at_once(
 ) -> None:
     run = RunFiles(tmp_path / "run", [f"device-{number}" for number in range(1000)], num_server_rounds=2001)
     with monkeypatch.context() as patch:  # once is enough
-        patch.setattr(run.standings, "save", lambda folder, number: None)
+        patch.setattr(run.statuses, "save", lambda folder, number: None)
         for _ in range(2000):
             run.round()
-    run.standings.save(run.folder, 2000)
+    run.statuses.save(run.folder, 2000)
     with served(run.folder) as address:
         page.goto(address)
         page.wait_for_selector("html[data-round='2000']")

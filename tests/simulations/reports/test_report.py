@@ -146,9 +146,9 @@ def test_result_json_is_read_from_the_ledger(
     write_result(output, config, 3, {"minutes": 2}, "zo-asr-sim run x")
 
     result = json.loads((output / "result.json").read_text())
-    assert federation.held is not None
-    assert result["fingerprint"] == federation.held.fingerprint
-    assert result["trained_weights"] == federation.held.state.num_elements
+    assert federation.global_model is not None
+    assert result["fingerprint"] == federation.global_model.fingerprint
+    assert result["trained_weights"] == federation.global_model.state.num_elements
     assert (result["command"], result["devices"], result["minutes"]) == ("zo-asr-sim run x", 3, 2)
     assert RunConfig.from_mapping(result["config"]) == config
     assert result["chosen"] == {"learning_rates": [pytest.approx(config.learning_rate)], "devices": {}}

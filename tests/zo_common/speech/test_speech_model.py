@@ -15,12 +15,12 @@ from listening import listen
 from client.device.engine import Engine
 from client.device.requests import held_out_settings
 from client.device.warm import warm_dataset
-from client.place import Place
+from client.device_identity import DeviceIdentity
 from client.worker.client import make_request
-from client.worker.desk import Desk
-from client.worker.host import Host
 from client.worker.job import Job
+from client.worker.job_queue import JobQueue
 from client.worker.journal import Journal
+from client.worker.runtime import WorkerRuntime
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import ConfigError
@@ -34,7 +34,7 @@ from zo_common.wire.evaluation import decode_evaluation
 from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 Settings = Callable[..., RunConfig]
-PLACE = Place(7)
+IDENTITY = DeviceIdentity(7)
 
 
 def _moved(engine: Engine, loss: Any) -> torch.Tensor:
@@ -132,22 +132,22 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     config = ctc_settings(objective="suta", data=str(untold_corpus))
     settings = config.to_mapping()
     words = listen("client")
-    desk = Desk()
+    queue = JobQueue()
     journal = Journal(tmp_path / "state")
-    host = Host(settings, journal, desk)
-    host.start()
-    engine = host._engine
+    runtime = WorkerRuntime(settings, journal, queue)
+    runtime.start()
+    engine = runtime._engine
     assert engine is not None
     record = Record(1, 0, (Contribution(client_seed(0, 1, 3), 3, np.full((1, 2), 1e-3, np.float32)),))
     plan = Plan(2, client_seed(0, 2, 7), 7, engine.base_id, 0, 2, 2, 1e-4, config.estimator_config, (record,))
 
     def answer(kind: Any) -> bytes:
-        asked, work = host.prepare(kind, make_request(encode_plan(plan), settings, PLACE), PLACE)
+        asked, work = runtime.prepare(kind, make_request(encode_plan(plan), settings, IDENTITY), IDENTITY)
         return work(Job(asked, Condition()))[0]
 
     reply = decode_reply(answer("train"))
     evaluation = decode_evaluation(answer("evaluate"))
-    desk.close(1.0)
+    queue.close(1.0)
     journal.close()
 
     assert (reply.status, reply.num_examples, reply.have_round) == (Status.OK, 9, 1)
@@ -157,9 +157,9 @@ def test_a_resident_worker_serves_a_ctc_model(ctc_settings: Settings, tmp_path: 
     assert any("9 recordings" in word for word in words)
     with Memory().in_use():
         fresh = {"model": config.model, "data": config.data}  # it does not know yet what the run will ask
-        Host(fresh, Journal(tmp_path / "fresh"), Desk()).start()
+        WorkerRuntime(fresh, Journal(tmp_path / "fresh"), JobQueue()).start()
     assert "9 recordings without transcripts in" in words[-1] and not any("not found" in word for word in words)
-    again = Host(settings, Journal(tmp_path / "state"), Desk())
+    again = WorkerRuntime(settings, Journal(tmp_path / "state"), JobQueue())
     with Memory().in_use():  # a process that has just started
         again.start()
     assert (again.have_round, again._state[1]) == (1, reply.checksum), words

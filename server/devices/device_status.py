@@ -26,7 +26,7 @@ _MOST_SKIPPED, _MOST_SKIPPED_WAITING = 32, 8
 
 
 @dataclass
-class Standing:
+class DeviceStatus:
     """One device as the server has seen it; bytes are sums of payloads since the server started.
 
     Attributes:
@@ -63,58 +63,58 @@ class Standing:
         return entry
 
 
-class Standings:
+class DeviceStatuses:
     """Status of every client that was ever a member, by client id."""
 
     def __init__(self) -> None:
-        self._of: dict[int, Standing] = {}
+        self._of: dict[int, DeviceStatus] = {}
 
-    def of(self, client_id: int) -> Standing:
+    def of(self, client_id: int) -> DeviceStatus:
         """Return the client's status; a clean one if the client is new."""
-        return self._of.setdefault(client_id, Standing(client_id))
+        return self._of.setdefault(client_id, DeviceStatus(client_id))
 
-    def __iter__(self) -> Iterator[Standing]:
+    def __iter__(self) -> Iterator[DeviceStatus]:
         return iter(self._of.values())
 
     def may_be_asked(self, client_id: int, server_round: int) -> bool:
         """Return whether the client is neither excluded nor backing off."""
-        standing = self.of(client_id)
-        return not standing.excluded and standing.until_round <= server_round
+        status = self.of(client_id)
+        return not status.excluded and status.until_round <= server_round
 
     def answered(self, client_id: int, server_round: int) -> None:
         """Record a valid answer: resets the counts of failures and drift."""
-        standing = self.of(client_id)
-        standing.failures = standing.waits = standing.drifts = standing.until_round = 0
-        standing.have_round = max(server_round - 1, 0)
-        standing.last_seen_round = server_round
-        standing.word = ""
+        status = self.of(client_id)
+        status.failures = status.waits = status.drifts = status.until_round = 0
+        status.have_round = max(server_round - 1, 0)
+        status.last_seen_round = server_round
+        status.word = ""
 
     def failed(self, client_id: int, server_round: int, reason: str, detail: str) -> None:
         """Record a failure. From the third in a row on, the client skips 1, 2, 4 … 32 rounds, or 8 if it was busy."""
-        standing = self.of(client_id)
-        standing.refused[reason] += 1
-        standing.word = detail
+        status = self.of(client_id)
+        status.refused[reason] += 1
+        status.word = detail
         if reason != "no-answer":
-            standing.last_seen_round = server_round
+            status.last_seen_round = server_round
         if reason in _NOT_ITS_FAULT:
             return
         if reason in _WAITED_FOR:
-            standing.waits += 1
-            times, most = standing.waits, _MOST_SKIPPED_WAITING
+            status.waits += 1
+            times, most = status.waits, _MOST_SKIPPED_WAITING
         else:
-            standing.failures += 1
-            times, most = standing.failures, _MOST_SKIPPED
+            status.failures += 1
+            times, most = status.failures, _MOST_SKIPPED
         if times >= _PATIENCE:
             # the file may hold any number of failures: bound the shift
-            standing.until_round = server_round + 1 + (1 << min(times - _PATIENCE, most.bit_length() - 1))
+            status.until_round = server_round + 1 + (1 << min(times - _PATIENCE, most.bit_length() - 1))
 
     def drifted(self, client_id: int) -> bool:
         """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""
-        standing = self.of(client_id)
-        if standing.drifts:
-            standing.excluded = True
-            standing.word = "its weights were off again after a rebuild: check its base model, memory and release"
-        return not standing.excluded
+        status = self.of(client_id)
+        if status.drifts:
+            status.excluded = True
+            status.word = "its weights were off again after a rebuild: check its base model, memory and release"
+        return not status.excluded
 
     def rebuilt(self, client_id: int) -> None:
         """Record that the client reported a rebuild of its weights."""
@@ -132,21 +132,21 @@ class Standings:
             found = json.loads((directory / DEVICES_NAME).read_text())
             if int(found["server_round"]) > last_round:
                 return
-            known = [_standing(entry) for entry in found["devices"]]
+            known = [_status(entry) for entry in found["devices"]]
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return
-        self._of = {standing.client_id: standing for standing in known}
+        self._of = {status.client_id: status for status in known}
 
     def excluded(self, client_ids: Iterable[int]) -> list[int]:
         """Return those of the given clients that are excluded."""
         return [client for client in client_ids if self.of(client).excluded]
 
 
-def _standing(entry: dict[str, Any]) -> Standing:
+def _status(entry: dict[str, Any]) -> DeviceStatus:
     """Parse an entry of devices.json.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError: the entry is malformed.
     """
     excluded = entry.pop("standing") == "excluded"
-    return read_values(Standing, entry | {"excluded": excluded})
+    return read_values(DeviceStatus, entry | {"excluded": excluded})

@@ -1,4 +1,4 @@
-"""What a worker's host does around each request: weights that work left wrong are not kept, repeats are recognised."""
+"""What a worker's runtime does around each request: weights left wrong are not kept, repeats are recognised."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from toy_engine import ToyEngine, history, toy_engine
 from client.device import follower as follower_module
 from client.device import requests as device
 from client.device.privacy_account import PrivacyAccount
-from client.place import Place
-from client.worker import host as host_module
+from client.device_identity import DeviceIdentity
+from client.worker import runtime as runtime_module
 from client.worker.client import make_request
-from client.worker.desk import Desk
-from client.worker.host import Host
 from client.worker.job import Job
+from client.worker.job_queue import JobQueue
 from client.worker.journal import Journal
+from client.worker.runtime import WorkerRuntime
 from zo_common.directions.seeds import client_seed
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
@@ -36,7 +36,7 @@ from zo_common.wire.calibration import (
 )
 from zo_common.wire.plan import Plan, Reply, Status, decode_reply, encode_plan
 
-PLACE = Place(3)
+IDENTITY = DeviceIdentity(3)
 
 
 class Ended(BaseException):
@@ -44,15 +44,15 @@ class Ended(BaseException):
 
 
 class Toy:
-    """A host with a toy engine on rounds of its own."""
+    """A runtime with a toy engine on rounds of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.engine = toy_engine()
         self.config = self.engine.config
         self.words = listen("client.worker")
         self.journal = Journal(folder)
-        self.desk = Desk(1.0)
-        self.host = Host({}, self.journal, self.desk)
+        self.queue = JobQueue(1.0)
+        self.runtime = WorkerRuntime({}, self.journal, self.queue)
 
     def plan(self, server_round: int, records: list[Record], checksum: int | None = None) -> Plan:
         checksum = records[-1].checksum if checksum is None else checksum
@@ -71,8 +71,8 @@ class Toy:
         )
 
     def prepare(self, plan: Plan, kind: Any = "sync") -> Any:
-        request = make_request(encode_plan(plan), self.config.to_mapping(), PLACE)
-        return self.host.prepare(kind, request, PLACE)
+        request = make_request(encode_plan(plan), self.config.to_mapping(), IDENTITY)
+        return self.runtime.prepare(kind, request, IDENTITY)
 
     def sync(self, plan: Plan) -> Reply:
         request, work = self.prepare(plan)
@@ -95,9 +95,9 @@ class Toy:
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Toy]:
     made = Toy(tmp_path / "state")
     monkeypatch.setattr(device, "warm_engine", lambda config: made.engine)
-    monkeypatch.setattr(host_module, "warm_engine", lambda config: made.engine)
+    monkeypatch.setattr(runtime_module, "warm_engine", lambda config: made.engine)
     yield made
-    made.desk.close(1.0)
+    made.queue.close(1.0)
     made.journal.close()
 
 
@@ -206,13 +206,13 @@ class TestStatus:
     def test_an_idle_worker_tells_the_weights_own_checksum(self, toy: Toy) -> None:
         ours = history(3)
         toy.sync(toy.plan(4, ours))
-        assert toy.host.status()["checksum"] == f"{ours[-1].checksum:016x}"
+        assert toy.runtime.status()["checksum"] == f"{ours[-1].checksum:016x}"
 
         tensor = toy.engine.state.tensors[0]
         tensor.weight.view(-1)[5] += 2.0**tensor.grid_exponent
 
-        assert toy.host.status()["checksum"] == f"{toy.engine.state.checksum():016x}"
-        assert toy.host.status(look=False)["checksum"] == f"{ours[-1].checksum:016x}"
+        assert toy.runtime.status()["checksum"] == f"{toy.engine.state.checksum():016x}"
+        assert toy.runtime.status(look=False)["checksum"] == f"{ours[-1].checksum:016x}"
 
     def test_while_the_engine_is_used_or_broken_it_tells_the_last_one_known(
         self, toy: Toy, monkeypatch: pytest.MonkeyPatch
@@ -222,25 +222,25 @@ class TestStatus:
         monkeypatch.setattr(toy.engine.state, "checksum", _broken)
         for held in (False, True):
             if held:
-                assert toy.host._lock.acquire(blocking=False)
-            assert toy.host.status()["checksum"] == f"{ours[-1].checksum:016x}"
-        toy.host._lock.release()
+                assert toy.runtime._lock.acquire(blocking=False)
+            assert toy.runtime.status()["checksum"] == f"{ours[-1].checksum:016x}"
+        toy.runtime._lock.release()
 
 
 def test_introductions_to_several_runs_are_given_again_while_work_goes_on(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def introduce(config: Any, place: object) -> dict[str, object]:
+    def introduce(config: Any, identity: object) -> dict[str, object]:
         return {"seed": config.run_seed}
 
     monkeypatch.setattr(device, "hello", introduce)
-    monkeypatch.setattr(Desk, "job", Job(toy.prepare(toy.plan(5, history(4)))[0], Condition()))
+    monkeypatch.setattr(JobQueue, "job", Job(toy.prepare(toy.plan(5, history(4)))[0], Condition()))
     configs = [replace(toy.config, run_seed=seed) for seed in range(12)]
     for config in configs:
-        toy.host.hello(config, PLACE)
+        toy.runtime.hello(config, IDENTITY)
 
-    with toy.host._lock:
-        found = [json.loads(toy.host.hello(config, PLACE)) for config in (configs[0], configs[4], configs[-1])]
+    with toy.runtime._lock:
+        found = [json.loads(toy.runtime.hello(config, IDENTITY)) for config in (configs[0], configs[4], configs[-1])]
 
     assert found[0]["busy"] is True and "busy with round 5" in found[0]["error"]
     assert found[1:] == [{"seed": 4}, {"seed": 11}]
@@ -250,8 +250,8 @@ class TestCalibration:
     ASK = CalibrationAsk(seed=5, client_id=3, place=0, devices=1, passes=8, batch_size=2)
 
     def ask(self, toy: Toy) -> Any:
-        request = make_request(encode_ask(self.ASK), toy.config.to_mapping(), PLACE)
-        asked, work = toy.host.prepare("sync", request, PLACE)
+        request = make_request(encode_ask(self.ASK), toy.config.to_mapping(), IDENTITY)
+        asked, work = toy.runtime.prepare("sync", request, IDENTITY)
         answer, again = work(Job(asked, Condition()))
         assert not again
         return decode_answer(answer), asked
@@ -259,11 +259,13 @@ class TestCalibration:
     def test_a_question_goes_to_the_device_and_the_state_is_known_afterwards(
         self, toy: Toy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def calibrated(config: Any, ask: CalibrationAsk, place: Place, on_synced: Any, *_: Any) -> CalibrationAnswer:
+        def calibrated(
+            config: Any, ask: CalibrationAsk, identity: DeviceIdentity, on_synced: Any, *_: Any
+        ) -> CalibrationAnswer:
             on_synced(toy.engine)
             return CalibrationAnswer(Status.OK, ask.seed, ask.client_id)
 
-        monkeypatch.setattr(host_module, "calibrate", calibrated)
+        monkeypatch.setattr(runtime_module, "calibrate", calibrated)
 
         answer, asked = self.ask(toy)
 
@@ -272,7 +274,7 @@ class TestCalibration:
         assert decode_answer(asked.refuse(Status.BUSY, "busy")).message == "busy"
 
     def test_an_owner_with_a_limit_refuses(self, toy: Toy, tmp_path: Path) -> None:
-        toy.host._account = PrivacyAccount(tmp_path / "account", 8.0, 1e-6)
+        toy.runtime._account = PrivacyAccount(tmp_path / "account", 8.0, 1e-6)
         answer, _ = self.ask(toy)
         assert answer.status is Status.ERROR
         assert "max-epsilon" in answer.message

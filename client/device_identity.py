@@ -10,7 +10,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceIdentity:
     """A device's id, its partition of `num_partitions`, or None where the recordings are its own.
 
     Attributes:
@@ -24,17 +24,17 @@ class Place:
     simulated: bool = field(default=False, compare=False)
 
 
-def place_of(node_config: Mapping[str, Any], node_id: int) -> Place:
-    """Return the device's place; its id is the node config's `client-id`, else the partition, else from `node_id`.
+def identity_of(node_config: Mapping[str, Any], node_id: int) -> DeviceIdentity:
+    """Return the device's identity; its id is the node config's `client-id`, else the partition, else from `node_id`.
 
     Client ids are in ledgers, in plans and in other devices' hands. Flower's node id never is: SuperLink takes messages
     for a node from everyone who is enrolled and knows its id.
     """
     client_id = int(node_config.get("client-id", node_config.get("partition-id", _public_id(node_id))))
     if "partition-id" not in node_config or "num-partitions" not in node_config or node_config.get("own-data"):
-        return Place(client_id, simulated=bool(node_config.get("simulated", False)))
+        return DeviceIdentity(client_id, simulated=bool(node_config.get("simulated", False)))
     simulated = "worker-address" not in node_config
-    return Place(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
+    return DeviceIdentity(client_id, int(node_config["partition-id"]), int(node_config["num-partitions"]), simulated)
 
 
 def _public_id(node_id: int) -> int:
@@ -43,8 +43,8 @@ def _public_id(node_id: int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def known_place(node_config: Mapping[str, Any], node_id: int) -> Place | None:
-    """As `place_of`; None where the node config does not tell."""
+def known_identity(node_config: Mapping[str, Any], node_id: int) -> DeviceIdentity | None:
+    """As `identity_of`; None where the node config does not tell."""
     with suppress(TypeError, ValueError):
-        return place_of(node_config, node_id)
+        return identity_of(node_config, node_id)
     return None

@@ -11,8 +11,8 @@ import pytest
 from listening import listen, listen_with
 
 from client.device.engine import Cancelled
-from client.worker.desk import MAX_ANSWERS, Busy, Closing, Desk, Work
 from client.worker.job import Job, Request
+from client.worker.job_queue import MAX_ANSWERS, Busy, Closing, JobQueue, Work
 from zo_common.errors import kind_of_error
 from zo_common.wire.plan import Status
 
@@ -57,18 +57,18 @@ class Steps:
 
 @pytest.fixture
 def words() -> list[str]:
-    return listen("client.worker.desk")
+    return listen("client.worker.job_queue")
 
 
 @pytest.fixture
-def desk(words: list[str]) -> Iterator[Desk]:
-    made = Desk(ORPHAN_SECONDS)
+def queue(words: list[str]) -> Iterator[JobQueue]:
+    made = JobQueue(ORPHAN_SECONDS)
     yield made
     made.close(0.0)
 
 
-def _submit(desk: Desk, request: Request, work: Work) -> Job:
-    job = desk.submit(request, work)
+def _submit(queue: JobQueue, request: Request, work: Work) -> Job:
+    job = queue.submit(request, work)
     assert isinstance(job, Job)
     return job
 
@@ -82,9 +82,9 @@ def _ended(job: Job) -> Job:
     raise AssertionError("the job did not end")
 
 
-def test_work_is_answered_and_its_progress_is_told(desk: Desk) -> None:
+def test_work_is_answered_and_its_progress_is_told(queue: JobQueue) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
+    job = _submit(queue, _request(), work)
     work.step(3)
 
     progress = job.progress()
@@ -93,16 +93,16 @@ def test_work_is_answered_and_its_progress_is_told(desk: Desk) -> None:
     assert progress.queries_per_second > 0 and progress.seconds_left >= 0
     work.step()
     assert _ended(job).answer == b"answer"
-    assert desk.job is None
+    assert queue.job is None
 
 
-def test_other_work_is_busy_with_the_seconds_left(desk: Desk) -> None:
+def test_other_work_is_busy_with_the_seconds_left(queue: JobQueue) -> None:
     work = Steps()
-    _submit(desk, _request(), work)
+    _submit(queue, _request(), work)
     assert work.begun.wait(SECONDS)
-    unknown = desk.submit(_request(7, "evaluate"), Steps())
+    unknown = queue.submit(_request(7, "evaluate"), Steps())
     work.step()
-    known = desk.submit(_request(9, run=(1, 2, 4)), Steps())
+    known = queue.submit(_request(9, run=(1, 2, 4)), Steps())
 
     assert isinstance(unknown, Busy) and isinstance(known, Busy)
     assert (unknown.word, unknown.seconds_left < 0) == ("busy with training of round 7", True)
@@ -110,11 +110,11 @@ def test_other_work_is_busy_with_the_seconds_left(desk: Desk) -> None:
     assert known.seconds_left >= 0
 
 
-def test_the_same_request_attaches_and_both_get_one_answer(desk: Desk) -> None:
+def test_the_same_request_attaches_and_both_get_one_answer(queue: JobQueue) -> None:
     work = Steps()
-    first = _submit(desk, _request(), work)
+    first = _submit(queue, _request(), work)
     work.step(2)
-    second = _submit(desk, _request(), work)
+    second = _submit(queue, _request(), work)
     work.step(2)
 
     assert second is first and first.callers == 2
@@ -122,39 +122,39 @@ def test_the_same_request_attaches_and_both_get_one_answer(desk: Desk) -> None:
     assert work.runs == 1
 
 
-def test_a_repeat_after_the_end_is_answered_without_work(desk: Desk) -> None:
+def test_a_repeat_after_the_end_is_answered_without_work(queue: JobQueue) -> None:
     work = Steps(steps=0)
-    _ended(_submit(desk, _request(), work))
+    _ended(_submit(queue, _request(), work))
 
-    again = _submit(desk, _request(), Steps())
+    again = _submit(queue, _request(), Steps())
 
     assert (again.done, again.answer, work.runs) == (True, b"answer", 1)
 
 
-def test_an_answer_that_is_not_of_finished_work_is_not_given_again(desk: Desk) -> None:
+def test_an_answer_that_is_not_of_finished_work_is_not_given_again(queue: JobQueue) -> None:
     work = Steps(b"behind", again=False, steps=0)
     for _ in range(2):
-        assert _ended(_submit(desk, _request(), work)).answer == b"behind"
+        assert _ended(_submit(queue, _request(), work)).answer == b"behind"
 
     assert work.runs == 2
 
 
-def test_only_the_last_answers_are_kept(desk: Desk) -> None:
+def test_only_the_last_answers_are_kept(queue: JobQueue) -> None:
     for server_round in range(MAX_ANSWERS + 1):
-        desk.remember(_request(server_round).digest, b"%d" % server_round)
+        queue.remember(_request(server_round).digest, b"%d" % server_round)
 
-    kept = _submit(desk, _request(MAX_ANSWERS), Steps())
+    kept = _submit(queue, _request(MAX_ANSWERS), Steps())
     assert kept.answer == b"%d" % MAX_ANSWERS
     work = Steps(steps=0)
-    _ended(_submit(desk, _request(0), work))
+    _ended(_submit(queue, _request(0), work))
     assert work.runs == 1
 
 
-def test_a_later_round_of_the_same_run_stops_the_older_after_its_step(desk: Desk, words: list[str]) -> None:
+def test_a_later_round_of_the_same_run_stops_the_older_after_its_step(queue: JobQueue, words: list[str]) -> None:
     old, new = Steps(), Steps(b"new", steps=0)
-    first = _submit(desk, _request(7), old)
+    first = _submit(queue, _request(7), old)
     old.step()
-    second = _submit(desk, _request(8), new)
+    second = _submit(queue, _request(8), new)
     assert new.runs == 0  # not before the step has ended
     old.step()
 
@@ -164,11 +164,11 @@ def test_a_later_round_of_the_same_run_stops_the_older_after_its_step(desk: Desk
     assert words == ["training of round 7 is stopped after its step: round 8 superseded it"]
 
 
-def test_work_whose_last_step_has_ended_is_not_thrown_away(desk: Desk) -> None:
+def test_work_whose_last_step_has_ended_is_not_thrown_away(queue: JobQueue) -> None:
     old = Steps(steps=1)
-    first = _submit(desk, _request(7, steps=1), old)
+    first = _submit(queue, _request(7, steps=1), old)
     assert old.begun.wait(SECONDS)
-    second = _submit(desk, _request(8), Steps(b"new", steps=0))
+    second = _submit(queue, _request(8), Steps(b"new", steps=0))
     old.step()
 
     assert _ended(first).answer == b"answer"
@@ -195,14 +195,14 @@ def test_another_base_run_or_device_supersedes_nothing(run: tuple[int, int, int]
     assert not _request(8, run=run).supersedes(_request(7))
 
 
-def test_of_several_later_rounds_the_last_is_next(desk: Desk) -> None:
+def test_of_several_later_rounds_the_last_is_next(queue: JobQueue) -> None:
     old, new = Steps(), Steps(b"10", steps=0)
-    _submit(desk, _request(7), old)
+    _submit(queue, _request(7), old)
     assert old.begun.wait(SECONDS)
     work = Steps()
-    skipped = _submit(desk, _request(8), work)
-    newest = _submit(desk, _request(10), new)
-    behind = desk.submit(_request(9), Steps())
+    skipped = _submit(queue, _request(8), work)
+    newest = _submit(queue, _request(10), new)
+    behind = queue.submit(_request(9), Steps())
     old.step()
 
     assert isinstance(behind, Busy)
@@ -210,23 +210,23 @@ def test_of_several_later_rounds_the_last_is_next(desk: Desk) -> None:
     assert _ended(skipped).failure is not None and work.runs == 0
 
 
-def test_cancel_stops_after_the_step_and_says_what(desk: Desk) -> None:
+def test_cancel_stops_after_the_step_and_says_what(queue: JobQueue) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
+    job = _submit(queue, _request(), work)
     work.step()
 
-    assert desk.cancel() == "training of round 7"
+    assert queue.cancel() == "training of round 7"
     work.step()
     assert _ended(job).failure is not None and "operator" in job.failure.word
-    assert desk.cancel() == ""
+    assert queue.cancel() == ""
 
 
-def test_what_is_asked_while_work_is_stopping_is_next_even_the_same(desk: Desk) -> None:
+def test_what_is_asked_while_work_is_stopping_is_next_even_the_same(queue: JobQueue) -> None:
     work = Steps()
-    first = _submit(desk, _request(), work)
+    first = _submit(queue, _request(), work)
     work.step()
-    desk.cancel()
-    second = _submit(desk, _request(), Steps(b"second", steps=0))
+    queue.cancel()
+    second = _submit(queue, _request(), Steps(b"second", steps=0))
     work.step()
 
     assert second is not first
@@ -234,11 +234,11 @@ def test_what_is_asked_while_work_is_stopping_is_next_even_the_same(desk: Desk) 
     assert _ended(second).answer == b"second"
 
 
-def test_work_that_nobody_waits_for_is_stopped(desk: Desk, words: list[str]) -> None:
+def test_work_that_nobody_waits_for_is_stopped(queue: JobQueue, words: list[str]) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
+    job = _submit(queue, _request(), work)
     work.step()
-    desk.leave(job)
+    queue.leave(job)
     for _ in range(int(SECONDS / 0.05)):
         if job.stop is not None:
             break
@@ -250,22 +250,22 @@ def test_work_that_nobody_waits_for_is_stopped(desk: Desk, words: list[str]) -> 
     assert "no caller has waited" in words[0]
 
 
-def test_who_comes_back_in_time_keeps_it_going(desk: Desk) -> None:
+def test_who_comes_back_in_time_keeps_it_going(queue: JobQueue) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
-    desk.leave(job)
-    assert _submit(desk, _request(), work) is job
+    job = _submit(queue, _request(), work)
+    queue.leave(job)
+    assert _submit(queue, _request(), work) is job
     threading.Event().wait(1.5 * ORPHAN_SECONDS)
     work.step(4)
 
     assert _ended(job).answer == b"answer"
 
 
-def test_work_with_another_caller_left_goes_on(desk: Desk) -> None:
+def test_work_with_another_caller_left_goes_on(queue: JobQueue) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
-    _submit(desk, _request(), work)
-    desk.leave(job)
+    job = _submit(queue, _request(), work)
+    _submit(queue, _request(), work)
+    queue.leave(job)
     threading.Event().wait(1.5 * ORPHAN_SECONDS)
 
     assert job.stop is None
@@ -273,30 +273,30 @@ def test_work_with_another_caller_left_goes_on(desk: Desk) -> None:
     assert _ended(job).answer == b"answer"
 
 
-def test_a_job_that_waits_its_turn_and_is_left_never_starts(desk: Desk) -> None:
+def test_a_job_that_waits_its_turn_and_is_left_never_starts(queue: JobQueue) -> None:
     old, new = Steps(), Steps()
-    _submit(desk, _request(7), old)
+    _submit(queue, _request(7), old)
     assert old.begun.wait(SECONDS)
-    waiting = _submit(desk, _request(8), new)
-    desk.leave(waiting)
+    waiting = _submit(queue, _request(8), new)
+    queue.leave(waiting)
 
     assert _ended(waiting).failure is not None
     old.step()
     assert new.runs == 0
 
 
-def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(desk: Desk, words: list[str]) -> None:
+def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(queue: JobQueue, words: list[str]) -> None:
     def fail(job: Job) -> tuple[bytes, bool]:
         raise RuntimeError("out of memory\nand more")
 
-    job = _ended(_submit(desk, _request(7), fail))
+    job = _ended(_submit(queue, _request(7), fail))
 
     assert job.failure is not None and (job.failure.kind, job.failure.word) == (
         "failed",
         "runtime-error: this device's own log says why",
     )
     assert "Traceback" in words[0]
-    assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
+    assert _ended(_submit(queue, _request(8), Steps(steps=0))).answer == b"answer"
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("no"), MemoryError(), SystemExit(3)])
@@ -308,21 +308,21 @@ def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> No
         raise raised
 
     listen_with(full)
-    desk = Desk(SECONDS)
-    failed = _ended(_submit(desk, _request(7), fail))
+    queue = JobQueue(SECONDS)
+    failed = _ended(_submit(queue, _request(7), fail))
     old = Steps()
-    stopped = _submit(desk, _request(8), old)
+    stopped = _submit(queue, _request(8), old)
     assert old.begun.wait(SECONDS)
-    later = _submit(desk, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
+    later = _submit(queue, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
     old.step()
 
     assert failed.failure is not None and failed.failure.word == kind_of_error(raised)
     assert _ended(stopped).failure is not None
-    assert (_ended(later).answer, desk.job) == (b"later", None)
-    assert desk.close(SECONDS)
+    assert (_ended(later).answer, queue.job) == (b"later", None)
+    assert queue.close(SECONDS)
 
 
-def test_an_error_that_cannot_even_be_told_ends_the_job(desk: Desk) -> None:
+def test_an_error_that_cannot_even_be_told_ends_the_job(queue: JobQueue) -> None:
     class Unspeakable(Exception):
         def __str__(self) -> str:
             raise MemoryError
@@ -330,23 +330,23 @@ def test_an_error_that_cannot_even_be_told_ends_the_job(desk: Desk) -> None:
     def fail(job: Job) -> tuple[bytes, bool]:
         raise Unspeakable
 
-    job = _ended(_submit(desk, _request(7), fail))
+    job = _ended(_submit(queue, _request(7), fail))
 
     assert job.failure is not None and job.failure.kind == "failed"
-    assert _ended(_submit(desk, _request(8), Steps(steps=0))).answer == b"answer"
+    assert _ended(_submit(queue, _request(8), Steps(steps=0))).answer == b"answer"
 
 
-def test_closing_stops_after_the_step_and_takes_nothing_new(desk: Desk) -> None:
+def test_closing_stops_after_the_step_and_takes_nothing_new(queue: JobQueue) -> None:
     work = Steps()
-    job = _submit(desk, _request(), work)
+    job = _submit(queue, _request(), work)
     work.step()
-    closer = threading.Thread(target=lambda: ended.append(desk.close(SECONDS)))
+    closer = threading.Thread(target=lambda: ended.append(queue.close(SECONDS)))
     ended: list[bool] = []
     closer.start()
     while job.stop is None:
         threading.Event().wait(0.01)
     with pytest.raises(Closing):
-        desk.submit(_request(8), Steps())
+        queue.submit(_request(8), Steps())
     work.step()
     closer.join(SECONDS)
 
@@ -354,19 +354,19 @@ def test_closing_stops_after_the_step_and_takes_nothing_new(desk: Desk) -> None:
     assert job.failure is not None and job.failure.kind == "closing"
 
 
-def test_a_step_that_takes_too_long_does_not_hold_the_close(desk: Desk) -> None:
+def test_a_step_that_takes_too_long_does_not_hold_the_close(queue: JobQueue) -> None:
     work = Steps()
-    _submit(desk, _request(), work)
+    _submit(queue, _request(), work)
     assert work.begun.wait(SECONDS)
 
-    assert desk.close(0.05) is False
+    assert queue.close(0.05) is False
 
 
-def test_cancelled_work_raises_where_it_is_told(desk: Desk) -> None:
+def test_cancelled_work_raises_where_it_is_told(queue: JobQueue) -> None:
     seen: list[str] = []
 
     def work(job: Job) -> tuple[bytes, bool]:
-        desk.cancel()
+        queue.cancel()
         try:
             job.on_progress(1, 2)
         except Cancelled as error:
@@ -374,6 +374,6 @@ def test_cancelled_work_raises_where_it_is_told(desk: Desk) -> None:
             raise
         return b"", False
 
-    job = _ended(_submit(desk, _request(kind="evaluate"), work))
+    job = _ended(_submit(queue, _request(kind="evaluate"), work))
     assert seen == ["the operator of the device cancelled it"]
     assert job.answer is None

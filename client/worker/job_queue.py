@@ -32,7 +32,7 @@ class Closing(Exception):
     """The worker is stopping and accepts no new work."""
 
 
-class Desk:
+class JobQueue:
     """Job queue with one thread of its own, so that one job at a time uses the model.
 
     Args:

@@ -24,11 +24,11 @@ from client.device.run_seeds import SEEDS_NAME, RunSeeds
 from client.device.secure_sums import InMemory, SecureSums
 from client.device.sum_keys import SumKeys
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
+from client.device_identity import DeviceIdentity
 from client.error_text import error_text
-from client.place import Place
 from client.worker.at_start import look_at_recordings, settings_at_start
-from client.worker.desk import Desk, Work
 from client.worker.job import Job, Kind, Request
+from client.worker.job_queue import JobQueue, Work
 from client.worker.journal import Journal
 from client.worker.refusals import refusal
 from client.worker.repeats import may_repeat, terms_of
@@ -47,8 +47,8 @@ _MAX_HELLOS = 8
 _EX_SOFTWARE = 70
 
 
-class Host:
-    """Runtime that answers requests with one engine; all but `hello` and `status` runs on the desk's thread.
+class WorkerRuntime:
+    """Runtime that answers requests with one engine; all but `hello` and `status` runs on the queue's thread.
 
     Args:
         own: settings of this device in kebab-case, which override a run's: model, data, device, precision …
@@ -61,7 +61,7 @@ class Host:
         self,
         own: dict[str, Any],
         journal: Journal,
-        desk: Desk,
+        queue: JobQueue,
         account: PrivacyAccount | None = None,
         demands: Demands = NO_DEMANDS,
         keys: Callable[[], SumKeys] = SumKeys,
@@ -69,7 +69,7 @@ class Host:
         # a server must not choose where a device writes
         self._own = {"feature-cache": ""} | own
         self._journal = journal
-        self._desk = desk
+        self._queue = queue
         self._account, self._demands = account, demands
         self._seeds = RunSeeds(journal.folder / SEEDS_NAME)
         self._masked = MaskedSeeds(journal.folder / MASKED_NAME)
@@ -101,7 +101,7 @@ class Host:
         )
         answer = self._journal.answer()
         if answer is not None:
-            self._desk.remember(*answer)
+            self._queue.remember(*answer)
 
     def settings(self, text: str) -> RunConfig:
         """The run's settings with this device's own.
@@ -114,14 +114,14 @@ class Host:
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"the run config is not a JSON object of settings ({str(error)[:200]})") from None
 
-    def hello(self, config: RunConfig, place: Place) -> bytes:
+    def hello(self, config: RunConfig, identity: DeviceIdentity) -> bytes:
         """Return the introduction to a run's server; during work, the last one for the same settings."""
-        key = engine_key(config), data_key(config, place.partition_id, place.num_partitions), place.client_id
-        job = self._desk.job
+        key = engine_key(config), data_key(config, identity.partition_id, identity.num_partitions), identity.client_id
+        job = self._queue.job
         if self._lock.acquire(timeout=30.0 if job is None else 0.2):
             try:
                 self._prepare(config)
-                word = device.hello(config, place)
+                word = device.hello(config, identity)
                 if "error" not in word:
                     self._hellos[key] = word
                     self._hellos.move_to_end(key)
@@ -130,7 +130,7 @@ class Host:
             finally:
                 self._lock.release()
         else:
-            refusal = {"client_id": place.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
+            refusal = {"client_id": identity.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
             word = self._hellos.get(key) or refusal
         return json.dumps(word).encode()
 
@@ -138,7 +138,7 @@ class Host:
         doing = f"round {job.request.server_round} of another run" if job else "another introduction"
         return f"this device is busy with {doing}: ask it again later"
 
-    def prepare(self, kind: Kind, request: Any, place: Place) -> tuple[Request, Work]:
+    def prepare(self, kind: Kind, request: Any, identity: DeviceIdentity) -> tuple[Request, Work]:
         """Decode a request; return its identity and its work.
 
         Raises:
@@ -147,7 +147,7 @@ class Host:
         config = self.settings(request.settings)
         content = request.content
         if kind == "sync" and is_calibration(request.payload):
-            return self._calibration(config, decode_ask(request.payload), place, request.payload)
+            return self._calibration(config, decode_ask(request.payload), identity, request.payload)
         if content == request.PART:
             part = decode_part(request.payload)
             plan, base_id, server_round, asks = None, part.base_id, part.server_round + 1, request.payload
@@ -161,24 +161,24 @@ class Host:
         chosen = config
         if kind == "evaluate":
             chosen = (device.look_settings if looks else device.held_out_settings)(config)
-        recordings = data_key(chosen, place.partition_id, place.num_partitions)
+        recordings = data_key(chosen, identity.partition_id, identity.num_partitions)
         most = config.guard_utterances if looks else 0
         secure = self._sharers(kind, config, request.secure)
         terms = terms_of(config, self._demands, self._account, secure)
         masked = None if secure else self._masked
-        again = plan is None or may_repeat(kind, plan, chosen, place, self._demands, self._account, masked)
-        described = repr((kind, content, engine_key(config), recordings, most, place.client_id, terms))
+        again = plan is None or may_repeat(kind, plan, chosen, identity, self._demands, self._account, masked)
+        described = repr((kind, content, engine_key(config), recordings, most, identity.client_id, terms))
         asked = Request(
             kind=kind,
             digest=hashlib.sha256(described.encode() + asks).digest(),
             server_round=server_round,
-            run=(base_id, config.run_seed, place.client_id),
+            run=(base_id, config.run_seed, identity.client_id),
             refuse=lambda status, word: refusal(kind, plan, part, self.have_round, status, word),
             steps=plan.local_steps if plan and kind == "train" else 0,
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
             repeats=again,
         )
-        return asked, lambda job: self._work(job, config, plan, part, place, content, secure)
+        return asked, lambda job: self._work(job, config, plan, part, identity, content, secure)
 
     def _sharers(self, kind: Kind, config: RunConfig, secure: bytes) -> bytes:
         """Return the list of sharers that came with a plan; of a run with secure sums, every plan has one."""
@@ -191,7 +191,7 @@ class Host:
         return secure if kind == "train" else b""
 
     def _calibration(
-        self, config: RunConfig, ask: CalibrationAsk, place: Place, payload: bytes
+        self, config: RunConfig, ask: CalibrationAsk, identity: DeviceIdentity, payload: bytes
     ) -> tuple[Request, Work]:
         """As `prepare`, for a calibration's question."""
 
@@ -206,14 +206,14 @@ class Host:
                     if self._account is not None:
                         found = CalibrationAnswer(Status.ERROR, ask.seed, ask.client_id, message=WITH_LIMIT)
                     else:
-                        found = calibrate(config, ask, place, self._synced, self._demands)
+                        found = calibrate(config, ask, identity, self._synced, self._demands)
                     status = found.status.name.lower() + (f": {found.message}" if found.message else "")
                 finally:
                     self._settle()
                     self._tell(job, status, time.monotonic() - started)
             return encode_answer(found), False
 
-        described = repr(("calibrate", engine_key(config), place)).encode()
+        described = repr(("calibrate", engine_key(config), identity)).encode()
         digest = hashlib.sha256(described + payload).digest()
         return Request("sync", digest, 1, (0, config.run_seed, ask.client_id), refuse), work
 
@@ -223,13 +223,13 @@ class Host:
         config: RunConfig,
         plan: Plan | None,
         part: SnapshotPart | None,
-        place: Place,
+        identity: DeviceIdentity,
         content: int,
         secure: bytes,
     ) -> tuple[bytes, bool]:
-        """Work on the desk's thread; return the packed reply, and whether it may be repeated."""
+        """Work on the queue's thread; return the packed reply, and whether it may be repeated."""
         if secure and plan is not None:
-            return self._masked_work(job, config, plan, place, secure)
+            return self._masked_work(job, config, plan, identity, secure)
         started, status, settled = time.monotonic(), "stopped", False
         with self._lock:
             self._prepare(config)
@@ -240,10 +240,10 @@ class Host:
                 elif plan is not None and content == WorkerRequest.REBUILD:
                     reply = device.rebuild(config, plan, self._synced)
                 elif plan is not None and job.request.kind == "train":
-                    reply = self._train(job, config, plan, place)
+                    reply = self._train(job, config, plan, identity)
                 elif plan is not None and job.request.kind == "evaluate":
                     ask = device.look if content == WorkerRequest.LOOK else device.evaluate
-                    reply = ask(config, plan, place, job.on_progress, self._synced, self._account, self._demands)
+                    reply = ask(config, plan, identity, job.on_progress, self._synced, self._account, self._demands)
                 else:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)
@@ -260,7 +260,7 @@ class Host:
                 self._journal.save_answer(job.request.digest, answer)
             return answer, again
 
-    def _train(self, job: Job, config: RunConfig, plan: Plan, place: Place) -> Reply:
+    def _train(self, job: Job, config: RunConfig, plan: Plan, identity: DeviceIdentity) -> Reply:
         """Train; a seed that was masked is not answered in the clear, whatever run asks."""
         try:
             if not config.secure_aggregation:
@@ -268,14 +268,16 @@ class Host:
         except ConfigError as error:
             return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
         kept = self._account, self._seeds_of(config), self._demands
-        return device.train(config, plan, place, job.on_step, self._synced, *kept)
+        return device.train(config, plan, identity, job.on_step, self._synced, *kept)
 
-    def _masked_work(self, job: Job, config: RunConfig, plan: Plan, place: Place, secure: bytes) -> tuple[bytes, bool]:
+    def _masked_work(
+        self, job: Job, config: RunConfig, plan: Plan, identity: DeviceIdentity, secure: bytes
+    ) -> tuple[bytes, bool]:
         """As `_work`, for a plan of a secure sum: what is kept for repeats is masked, and in memory, as its secrets."""
         started, statuses = time.monotonic(), ["stopped"]
 
         def measure() -> Reply:
-            reply = self._train(job, config, plan, place)
+            reply = self._train(job, config, plan, identity)
             statuses.append(reply.status.name.lower() + (f": {reply.message}" if reply.message else ""))
             return reply
 
@@ -285,7 +287,7 @@ class Host:
                 answer = self.sums.train(plan, secure, measure)
             except ZOError as error:
                 statuses.append(f"refused: {error}")
-                answer = refusal("train", plan, None, self.have_round, Status.ERROR, error_text(error, place))
+                answer = refusal("train", plan, None, self.have_round, Status.ERROR, error_text(error, identity))
             finally:
                 self._settle()
                 self._tell(job, statuses[-1], time.monotonic() - started)
