@@ -20,6 +20,7 @@ from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
 from benchmarks.pages import comparison, table
 from benchmarks.pages import privacy as privacy_report
+from benchmarks.privacy import accountants
 from benchmarks.scale import scaling
 from benchmarks.tta import report as tta
 from simulations.reports.report import human_bytes
@@ -156,7 +157,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
     "docs/results/hostile.md": (privacy_report.HOSTILE, {}),
     "docs/results/learning.md": (learning.BLOCKS, {}),
-    "docs/results/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY, {}),
+    "docs/results/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY | {"accountants": accountants.table}, {}),
     "docs/results/scaling.md": (scaling.BLOCKS, {}),
 }
 
