@@ -1,7 +1,7 @@
 """ε of this package's accountant beside Flower's and Microsoft's: `python -m benchmarks.privacy.accountants`.
 
-Flower's `RdpAccountant` also composes Rényi divergences, for neighbours of which one has an example (or device) more, and
-with fractional orders. Microsoft's `prv-accountant` composes the privacy loss itself, numerically (Gopi, Lee and
+Flower's `RdpAccountant` also composes Rényi divergences, for neighbours of which one has an example or a device more,
+and with fractional orders. Microsoft's `prv-accountant` composes the privacy loss itself, numerically (Gopi, Lee and
 Wutschitz, arXiv 2106.02848): within an error that it states, no smaller ε holds.
 """
 
