@@ -13,9 +13,9 @@ from rich.console import Console
 from server.report.data import intervals
 from server.rounds.federation import LEDGER_NAME
 from server.run.log import EVALUATION
+from server.watch.progress import RunProgress
 from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
-from simulations.reports.progress import RunProgress
 from simulations.reports.report import group_tables, replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_federation
 from simulations.scenario import Scenario

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from server.run.log import GUARD_LOG, RoundReport, read_rows
-from simulations.reports.progress import RunProgress
+from server.watch.progress import RunProgress
 from zo_common.config.run import RunConfig
 
 

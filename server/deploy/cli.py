@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +21,10 @@ from zo_common.errors import ConfigError
 app = command_group("Run a federation on many machines.")
 # text from devices and Flower is shown without markup
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+FLOWER_LOG = "flower.log"
+_FLOWER_LINES = 20  # of Flower's log that are shown after a failure
+_RECENT = 20  # messages of a run from before it is followed
 
 Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
 Run = Annotated[str, typer.Argument(help="A run: the NAME of runs/NAME.toml.", metavar="RUN")]
@@ -118,23 +125,26 @@ def renew(
 
 @app.command()
 def start(folder: Folder, run: Run, change: Changes = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Start a run and show its log until it has finished."""
+    """Start a run and show its messages and rounds until it has finished; Ctrl-C leaves it going."""
     _begin(folder, run, change or [], resume=False, quiet=quiet, as_json=as_json)
 
 
 @app.command()
 def resume(folder: Folder, run: Run, change: Changes = None, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Resume a run from its ledger, and show its log until it has finished."""
+    """Resume a run from its ledger; show it as `start` does."""
     _begin(folder, run, change or [], resume=True, quiet=quiet, as_json=as_json)
 
 
 @app.command()
 def follow(folder: Folder, run: Run, quiet: Quiet = False, as_json: AsJson = False) -> None:
-    """Show the log of a run that was started earlier."""
+    """Show a run that was started earlier, as `start` does."""
     from server.deploy.runs import run_id_of
 
     deployment = Deployment.open(folder)
-    _follow(deployment, folder, run, run_id_of(deployment, run), quiet=quiet, as_json=as_json)
+    run_id = run_id_of(deployment, run)
+    with _progress(deployment, run, _RECENT, quiet=quiet, as_json=as_json):
+        ended = _ended(deployment, folder, run, run_id)
+    _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -150,31 +160,62 @@ def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: b
     from server.deploy.runs import begin
 
     deployment = Deployment.open(folder)
-    run_id = begin(deployment, run, changes, resume=resume)
-    _follow(deployment, folder, run, run_id, quiet=quiet, as_json=as_json)
+    with _progress(deployment, run, 0, quiet=quiet, as_json=as_json):  # before anything of this start is written
+        run_id = begin(deployment, run, changes, resume=resume)
+        ended = _ended(deployment, folder, run, run_id)
+    _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
-def _follow(deployment: Deployment, folder: Path, run: str, run_id: str, *, quiet: bool, as_json: bool) -> None:
-    """Show a run's log unless quiet, on stderr if a JSON object goes to stdout; then how the run has ended."""
+@contextmanager
+def _progress(deployment: Deployment, run: str, recent: int, *, quiet: bool, as_json: bool) -> Iterator[None]:
+    """Show a run's messages and rounds within a block; on stderr if a JSON object goes to stdout."""
+    from server.watch.follower import RunFollower
+    from server.watch.progress import RunProgress
+
+    shown_on = Console(stderr=as_json, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    with RunProgress(shown_on, 0) as progress, RunFollower(deployment.runs / run, progress, recent):
+        yield
+
+
+def _ended(deployment: Deployment, folder: Path, run: str, run_id: str) -> tuple[str, str, list[str]]:
+    """Wait until a run has finished; return its status, details and the last lines of Flower's log.
+
+    All of that log is in `flower.log` of the run's folder.
+    """
     from server.deploy.runs import follow as follow_log
 
-    def show(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+    lines: deque[str] = deque(maxlen=_FLOWER_LINES)
+    output = deployment.runs / run
+    output.mkdir(parents=True, exist_ok=True)
+    with (output / FLOWER_LOG).open("w", encoding="utf-8", errors="backslashreplace") as file:
 
-    try:
-        status, details = follow_log(deployment, run_id, show)
-    except KeyboardInterrupt:
-        console.print(f"{run} goes on; see it with follow {folder} {run}, end it with stop {folder} {run}")
-        raise typer.Exit(130) from None
+        def keep(line: str) -> None:
+            lines.append(line)
+            file.write(line + "\n")
+            file.flush()
+
+        try:
+            return *follow_log(deployment, run_id, keep), list(lines)
+        except KeyboardInterrupt:
+            console.print(f"{run} goes on; see it with follow {folder} {run}, end it with stop {folder} {run}")
+            raise typer.Exit(130) from None
+
+
+def _tell(
+    deployment: Deployment, run: str, status: str, details: str, lines: list[str], *, quiet: bool, as_json: bool
+) -> None:
+    """Say how a run has ended; exit with 1 unless it is complete."""
+    output, failed = deployment.runs / run, status != "finished:completed"
+    if failed and not quiet:
+        print(*lines, f"all of Flower's log: {output / FLOWER_LOG}", sep="\n", file=sys.stderr)
     if as_json:
-        print(json.dumps({"run": run, "status": status, "details": details, "output": str(deployment.runs / run)}))
-        raise typer.Exit(status != "finished:completed")
-    if status != "finished:completed":
+        print(json.dumps({"run": run, "status": status, "details": details, "output": str(output)}))
+        raise typer.Exit(failed)
+    if failed:
         console.print(f"{run}: {status}{f' ({details})' if details else ''}: resume goes on from the ledger")
         raise typer.Exit(1)
     if not quiet:
-        console.print(f"{run}: finished; ledger and model are in {deployment.runs / run}")
+        console.print(f"{run}: finished; ledger and model are in {output}")
 
 
 @app.command()

@@ -87,7 +87,7 @@ def test_neither_devices_nor_a_corpus(settings: Settings) -> None:
 
 def test_the_progress_line_of_a_round_nobody_answered(settings: Settings) -> None:
     from server.run.log import RoundReport
-    from simulations.reports.progress import RunProgress
+    from server.watch.progress import RunProgress
 
     console = Console(file=(said := io.StringIO()), width=120)
     with RunProgress(console, 3) as progress:

@@ -17,6 +17,7 @@ from stand_in_flower import Call, Flower, call, deployment, flower
 
 from server.deploy import runs as deploy_runs
 from server.deploy.certificates import load_authority, server_certificate
+from server.deploy.cli import FLOWER_LOG
 from server.deploy.deployment import Deployment
 from server.deploy.flower import FlowerError, flwr_json, run_status
 from server.deploy.runs import begin, follow, run_settings
@@ -83,7 +84,7 @@ def _finished(status: str, details: str = "") -> dict[str, Any]:
     return {"success": True, "runs": [{"status": status, "status-details": details}]}
 
 
-def test_start_hands_the_run_over_and_shows_its_log(deployment: Deployment, flower: Flower, call: Call) -> None:
+def test_start_hands_the_run_over_and_keeps_its_log(deployment: Deployment, flower: Flower, call: Call) -> None:
     flower.answer(
         {
             "run": {"success": True, "run-id": "12"},
@@ -94,7 +95,7 @@ def test_start_hands_the_run_over_and_shows_its_log(deployment: Deployment, flow
 
     said = call("start", "example", "--set", "num-queries=2", "--set", "language=de", "--set", "epsilon=1e-4")
 
-    assert "[ROUND 1]\n[ROUND 2]" in said
+    assert (deployment.runs / "example" / FLOWER_LOG).read_text() == "[ROUND 1]\n[ROUND 2]\n"
     assert f"ledger and model are in {deployment.runs}/example" in said
     used = deployment.runs / "example" / "run-config.toml"
     assert flower.asked[0] == ["run", str(deployment.app), "deployment", "--run-config", str(used), "--format", "json"]

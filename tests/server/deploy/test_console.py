@@ -1,4 +1,4 @@
-"""What `start` and `follow` print: a log and its end, less with --quiet, one object with --json."""
+"""What `start` and `follow` print: messages, rounds and the end; less with --quiet, one object with --json."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 from stand_in_flower import Flower, deployment, flower
 from typer.testing import CliRunner, Result
 
-from server.deploy.cli import app
+from server.deploy.cli import FLOWER_LOG, app
 from server.deploy.deployment import Deployment
+from server.run.log_file import RUN_LOG
 
 __all__ = ["deployment", "flower"]  # fixtures
 
@@ -20,13 +21,20 @@ def _follow(deployment: Deployment, flower: Flower, status: str, *options: str) 
     folder = deployment.runs / "example"
     folder.mkdir()
     (folder / "flower-run-id").write_text("12")
+    (folder / RUN_LOG).write_text(
+        "2026-01-01T00:00:00Z INFO chosen: tail-tokens 32\n"
+        "2026-01-01T00:00:01Z INFO [ROUND 1] 3/3 devices, train loss 2\n"
+        "2026-01-01T00:00:01Z INFO   └── checksum ab, 1.0 s\n2026-01-01T00:00:02Z WARNING guard: worse\n"
+    )
     return CliRunner().invoke(app, ["follow", str(deployment.root), "example", *options])
 
 
-def test_a_log_is_shown_until_its_end(deployment: Deployment, flower: Flower) -> None:
+def test_messages_are_shown_until_the_end(deployment: Deployment, flower: Flower) -> None:
     done = _follow(deployment, flower, "finished:completed")
 
-    assert done.exit_code == 0 and done.stdout.startswith("one\ntwo\n") and "finished" in done.stdout
+    assert done.exit_code == 0
+    assert done.stdout.startswith("chosen: tail-tokens 32\nguard: worse\nexample: finished; ledger and model are in ")
+    assert (deployment.runs / "example" / FLOWER_LOG).read_text() == "one\ntwo\n"
 
 
 @pytest.mark.parametrize(("status", "code"), [("finished:completed", 0), ("finished:failed", 1)])
@@ -38,11 +46,13 @@ def test_a_program_gets_one_object_and_people_the_log(
 
     assert done.exit_code == code
     assert json.loads(done.stdout) == found
-    assert done.stderr == "one\ntwo\n"
+    assert done.stderr.startswith("chosen: tail-tokens 32\nguard: worse\n")
+    assert ("one\ntwo\nall of Flower's log: " in done.stderr) == bool(code)
 
 
 def test_quiet_says_only_what_went_wrong(deployment: Deployment, flower: Flower) -> None:
     done = _follow(deployment, flower, "finished:failed", "--quiet")
 
     assert done.exit_code == 1
-    assert done.output.strip() == "example: finished:failed (the details): resume goes on from the ledger"
+    assert done.stdout.strip() == "example: finished:failed (the details): resume goes on from the ledger"
+    assert done.stderr.strip() == "guard: worse"

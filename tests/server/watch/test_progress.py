@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from server.run.log import RoundReport
-from simulations.reports.progress import RunProgress
+from server.watch.progress import RunProgress
 
 
 def _shown(console: Console) -> None:

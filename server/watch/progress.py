@@ -6,13 +6,16 @@ import logging
 import sys
 from contextlib import ExitStack
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from server.rounds.federation import Events
 from server.run.log import RoundReport
 from zo_common.console import LineHandler, shown
+
+if TYPE_CHECKING:
+    from server.rounds.federation import Events
 
 
 def _warn(line: str) -> None:
@@ -23,11 +26,14 @@ class RunProgress:
     """A rich progress display driven by a federation's events, with messages above it; use it as a context manager.
 
     On a quiet console only warnings are shown, on stderr.
+
+    Attributes:
+        num_rounds: of the whole run.
     """
 
     def __init__(self, console: Console, num_rounds: int) -> None:
         self._console = console
-        self._num_rounds = num_rounds
+        self.num_rounds = num_rounds
         self._sent = 0
         self._task: TaskID | None = None
         self._shown = ExitStack()
@@ -59,11 +65,16 @@ class RunProgress:
 
     def events(self) -> Events:
         """Hooks for `Federation`."""
-        return Events(on_round=self._round, on_stage=self.track)
+        from server.rounds.federation import Events  # imported here: who follows a run elsewhere loads no torch
 
-    def say(self, word: str) -> None:
-        """Print a line above the bar."""
-        self._progress.console.print(word, highlight=False, markup=False)
+        return Events(on_round=self.round, on_stage=self.track)
+
+    def say(self, word: str, *, warning: bool = False) -> None:
+        """Print a line above the bar; on a quiet console only a warning, on stderr."""
+        if not self._console.quiet:
+            self._progress.console.print(word, highlight=False, markup=False)
+        elif warning:
+            _warn(word)
 
     def track(self, label: str, done: int, total: int) -> None:
         """Show a bar for a stage other than rounds (decoding, synthesis)."""
@@ -79,11 +90,12 @@ class RunProgress:
         word = f"{loss}, {self._sent} B up"
         return f"{word}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else word
 
-    def _round(self, report: RoundReport) -> None:
+    def round(self, report: RoundReport) -> None:
+        """Show a round that has ended."""
         self._sent += report.up.payload
         if self._task is None:
-            self._task = self._progress.add_task("rounds", total=self._num_rounds, word="", completed=0)
+            self._task = self._progress.add_task("rounds", total=self.num_rounds, word="", completed=0)
         word = self._word(report)
-        self._progress.update(self._task, completed=report.server_round, word=word)
+        self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, word=word)
         if not self._console.is_terminal:
-            self.say(f"round {report.server_round}/{self._num_rounds}: {word}, {report.seconds:.1f} s")
+            self.say(f"round {report.server_round}/{self.num_rounds}: {word}, {report.seconds:.1f} s")
