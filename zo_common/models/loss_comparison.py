@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,10 @@ class Tolerances:
     noise: float = 0.1
     curvature: float = 0.1
 
+    def times(self, factor: float) -> Tolerances:
+        """Return all tolerances times a number."""
+        return Tolerances(*(factor * getattr(self, f.name) for f in fields(self)))
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -47,33 +51,39 @@ class Probe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The errors of a setting relative to the reference, as the fractions in `Tolerances`."""
+    """The errors of a setting relative to the reference, as the fractions in `Tolerances`.
+
+    `difference` is None where the differences were not compared.
+    """
 
     loss: float
     worst: float
     nats: float
-    difference: float
+    difference: float | None = None
 
     def fits(self, tolerances: Tolerances) -> bool:
         """Return whether all errors are within tolerance; errors that are not finite are not."""
         within = self.loss <= tolerances.loss and self.worst <= tolerances.worst
-        return bool(within and self.difference <= tolerances.difference)
+        return bool(within and (self.difference is None or self.difference <= tolerances.difference))
 
     def words(self, of: str) -> str:
         """All of it, `of` naming the reference in the possessive."""
-        return (
-            f"loss within {self.loss:.1%} (worst utterance {self.nats:.2g} nats), differences within "
-            f"{self.difference:.0%} of {of}"
-        )
+        loss = f"loss within {self.loss:.1%} (worst utterance {self.nats:.2g} nats)"
+        return loss + ("" if self.difference is None else f", differences within {self.difference:.0%}") + f" of {of}"
+
+
+def compare_losses(found: Values, reference: Values) -> Comparison:
+    """Return the errors of losses (n,) relative to the reference's."""
+    errors, mean = np.abs(found - reference), max(float(reference.mean()), _LEAST_LOSS)
+    return Comparison(float(errors.mean()) / mean, float(errors.max()) / mean, float(errors.max()))
 
 
 def compare(found: Probe, reference: Probe) -> Comparison:
     """Return the errors of a probe relative to the reference's along the same directions."""
-    errors, mean = np.abs(found.losses - reference.losses), max(float(reference.losses.mean()), _LEAST_LOSS)
     size = root_mean_square(reference.differences)
     off = root_mean_square(found.differences - reference.differences)
     apart = off / size if size else math.inf if off else 0.0
-    return Comparison(float(errors.mean()) / mean, float(errors.max()) / mean, float(errors.max()), apart)
+    return replace(compare_losses(found.losses, reference.losses), difference=apart)
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,8 @@ from torch import nn
 
 from zo_common.errors import LossCheckFailed, NonFiniteLoss
 from zo_common.lattice.state import LatticeState
-from zo_common.models.loss_check import (
-    FIRST_EPSILON,
-    MOST_PASSES,
-    REFERENCE,
-    Asked,
-    LossChoice,
-    Setting,
-    check_loss,
-    utterances_for,
-)
+from zo_common.models.loss_check import FIRST_EPSILON, Asked, LossChoice, check_loss, utterances_for
+from zo_common.models.loss_probes import MOST_PASSES, REFERENCE, Setting
 
 UTTERANCES = 4
 WEIGHTS = 300
