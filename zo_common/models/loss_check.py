@@ -4,7 +4,8 @@ A merged tail, a cached prefix, shorter floats and the perturbation ε are appro
 models and speech and not others. So each is compared with the exact loss, at the base weights:
 
 - the *loss* of every utterance, and
-- the *differences* (L(w+εz) − L(w−εz)) / 2 along a few directions z, which a step measures.
+- the *differences* (L(w+εz) − L(w−εz)) / 2 along a few directions z, which a step measures; of frozen weights in
+  another precision their angle alone (`compare_held`).
 
 Directions are added one at a time: one suffices where all errors are less than 1/`CLEAR` of their tolerances, or one is
 more than `CLEAR` times its own. For normal errors of twice the tolerance, on two utterances, 11.5 % pass; 10.4 % would
@@ -36,6 +37,7 @@ from zo_common.models.loss_comparison import (
     EpsilonVerdict,
     Tolerances,
     compare,
+    compare_held,
     compare_losses,
     root_mean_square,
 )
@@ -43,6 +45,7 @@ from zo_common.models.loss_probes import MOST_PASSES, REFERENCE, Probes, Setting
 
 TAILS = (32, 64, 128, 256)
 DIRECTIONS = 2  # at most
+HELD_DIRECTIONS = 4  # at most; an angle needs more of them, and two at least
 CLEAR = 3
 FEWEST_UTTERANCES, MOST_UTTERANCES = 2, 6
 FIRST_EPSILON, LARGEST_EPSILON = 2.0**-10, 2.0**-4
@@ -228,8 +231,11 @@ class _Check:
         found = compare_losses(probes.base(setting), probes.base(exact))
         if not found.fits(limits):
             return found
-        for directions in range(1, DIRECTIONS + 1):
-            found = compare(probes.probe(setting, epsilon, directions), probes.probe(exact, epsilon, directions))
+        judge, first, most = (compare_held, 2, HELD_DIRECTIONS) if setting.held else (compare, 1, DIRECTIONS)
+        for directions in range(first, most + 1):
+            if directions > DIRECTIONS and not probes.affords(setting, (epsilon,), directions, reserve=2):
+                break
+            found = judge(probes.probe(setting, epsilon, directions), probes.probe(exact, epsilon, directions))
             if found.fits(limits.times(1 / CLEAR)) or not found.fits(limits.times(CLEAR)):
                 break
         return found
@@ -287,21 +293,22 @@ class _Check:
         if asked.frozen_fixed:
             self._probes.limit = 2 * MOST_PASSES
         for precision in dict.fromkeys([asked.precision] if asked.precision else [asked.fast, "float32"]):
-            at, word, difference = self._fitting(Setting(exact.tail_tokens, precision, held=True), exact, epsilon)
+            at, word, _ = self._fitting(Setting(exact.tail_tokens, precision, held=True), exact, epsilon)
             if at is not None:
                 reason = f"frozen weights in {asked.frozen}, the rest in {precision}: {word}"
-                return precision, at, [reason, self._why(exact, at, difference)]
+                curvature = f"curvature is {self._curvature(exact, at):.1%} of the loss"
+                return precision, at, [reason, f"epsilon {at:.3g}: {curvature}"]
             words.append(f"{word or 'not tried'} with {precision} for the rest")
         if asked.frozen_fixed:
             self._problems.append(
-                f"frozen-precision is {asked.frozen!r}, {' and '.join(words)}, expected {self._expected_of_types}: set "
+                f"frozen-precision is {asked.frozen!r}, {' and '.join(words)}, expected {self._expected_of_held}: set "
                 "frozen-precision=float32, which fits, or auto"
             )
         return None
 
     def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
         """The ε at which a setting fits, None if there is none; its errors in words, and that of the differences."""
-        at, word, limits = self._largest(exact, epsilon), "", self._type_limits
+        at, word, limits = self._largest(exact, epsilon), "", self._held_limits if setting.held else self._type_limits
         while self._affords(setting, (at,), 2 * DIRECTIONS * (not self._probes.known(exact, at))):
             found, curvature = self._compared(setting, exact, at, limits), self._curvature(exact, at)
             word = word or found.words("float32's")
@@ -316,6 +323,14 @@ class _Check:
     def _type_limits(self) -> Tolerances:
         """What rounding adds to all losses alike leaves their differences: twice as much of that may be."""
         return replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
+
+    @property
+    def _held_limits(self) -> Tolerances:
+        return replace(self._type_limits, difference=self._limits.turn)
+
+    @property
+    def _expected_of_held(self) -> str:
+        return f"{self._held_limits.loss:.0%} and a cosine of {math.sqrt(1 - self._limits.turn**2):.2f} or more"
 
     @property
     def _expected_of_types(self) -> str:
