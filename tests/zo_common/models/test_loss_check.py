@@ -253,7 +253,7 @@ class TestPrecision:
 
 @pytest.mark.parametrize(("fast", "others"), [("float32", 5), ("bfloat16", 10)])
 def test_where_all_is_clear_one_direction_is_enough(fast: str, others: int) -> None:
-    """The weights and two sides of one direction: of the window once, of the tail at two εs, of a shorter type at one."""
+    """The weights and two sides of a direction: of the window, of the tail at two εs, of a shorter type."""
     known = Known(_Weights(), noise={"bfloat16": 1e-6})
 
     _check(known, fast=fast)
