@@ -45,7 +45,7 @@ from zo_common.models.loss_probes import MOST_PASSES, REFERENCE, Probes, Setting
 
 TAILS = (32, 64, 128, 256)
 DIRECTIONS = 2  # at most
-HELD_DIRECTIONS = 4  # at most; an angle needs more of them, and two at least
+HELD_DIRECTIONS = 6  # at most: an angle needs more of them, and two at least
 CLEAR = 3
 FEWEST_UTTERANCES, MOST_UTTERANCES = 2, 6
 FIRST_EPSILON, LARGEST_EPSILON = 2.0**-10, 2.0**-4

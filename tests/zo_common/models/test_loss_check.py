@@ -222,7 +222,7 @@ class TestPrecision:
         ):
             _check(known, frozen="int8", frozen_fixed=True)
 
-    @pytest.mark.parametrize("turn", [0.0, 0.15])
+    @pytest.mark.parametrize("turn", [0.0, 0.2])
     def test_held_weights_may_be_of_a_slightly_different_model(self, turn: float) -> None:
         """Differences are off by more than a shorter type's may be; their cosine is 1 ÷ √(1 + turn²)."""
         choice = _check(Known(_Weights(), held=turn), frozen="int8", frozen_fixed=True)
@@ -235,7 +235,7 @@ class TestPrecision:
         known = Known(_Weights(), held=turn)
 
         assert _check(known, frozen="int8").frozen == "float32"
-        with pytest.raises(LossCheckFailed, match=r"cosine of the differences 0.* and a cosine of 0\.95 or more: set"):
+        with pytest.raises(LossCheckFailed, match=r"cosine of the differences 0.* and a cosine of 0\.90 or more: set"):
             _check(known, frozen="int8", frozen_fixed=True)
 
     def test_all_that_does_not_fit_is_named_at_once(self) -> None:
