@@ -251,7 +251,8 @@ class _Check:
         reserve = _PROBE if self._asked.precision or self._asked.fast == "float32" else 2 * _PROBE
         for tail in tails:
             setting = Setting(tail, "float32")
-            if tail is not None and refused and not self._affords(setting, (epsilon,), reserve):
+            needed = reserve + self._missing(REFERENCE, epsilon)
+            if tail is not None and refused and not self._affords(setting, (epsilon,), needed):
                 continue
             found = self._compared(setting, REFERENCE, epsilon, limits)
             word = found.words("the full window's in float32")
@@ -309,7 +310,7 @@ class _Check:
     def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
         """The ε at which a setting fits, None if there is none; its errors in words, and that of the differences."""
         at, word, limits = self._largest(exact, epsilon), "", self._held_limits if setting.held else self._type_limits
-        while self._affords(setting, (at,), 2 * DIRECTIONS * (not self._probes.known(exact, at))):
+        while self._affords(setting, (at,), self._missing(exact, at)):
             found, curvature = self._compared(setting, exact, at, limits), self._curvature(exact, at)
             word = word or found.words("float32's")
             if found.fits(limits) and (curvature <= self._limits.curvature or at == epsilon):
@@ -354,6 +355,10 @@ class _Check:
     @property
     def _expected(self) -> str:
         return f"{self._limits.loss:.0%} ({self._limits.worst:.0%} for one utterance) and {self._limits.difference:.0%}"
+
+    def _missing(self, setting: Setting, epsilon: float) -> int:
+        """Return the passes that a second direction of a setting may still need."""
+        return 2 * max(0, DIRECTIONS - self._probes.known(setting, epsilon))
 
     def _affords(self, setting: Setting, epsilons: Sequence[float], reserve: int = 0) -> bool:
         return self._probes.affords(setting, epsilons, DIRECTIONS, reserve)
