@@ -80,6 +80,7 @@ learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it go
 	$(BIN)/python -m benchmarks.learning --forgetting --words
 	$(BIN)/python -m benchmarks.learning --tasks wm --study directions
 	$(BIN)/python -m benchmarks.learning --tasks wm --study variants
+	$(BIN)/python -m benchmarks.learning --tasks wm --study precision
 	$(BIN)/python -m benchmarks.learning.memory
 	$(BIN)/python -m benchmarks.pages.readme
 

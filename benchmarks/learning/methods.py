@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from benchmarks.learning.auto_tensors import AutoTensors
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.first_order import LORA, FirstOrder
 from benchmarks.learning.guarded import GuardedRounds
+from benchmarks.learning.held import HeldRounds
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.learn import Budget
 from benchmarks.learning.method import Method, Settings
@@ -42,7 +44,7 @@ class Entry:
     rates: tuple[float, ...] = ()
 
 
-def _rounds(kind: type[LatticeRounds] = LatticeRounds) -> Make:
+def _rounds(kind: Callable[[Crowd, Settings, Rate], LatticeRounds] = LatticeRounds) -> Make:
     def make(crowd: Crowd, settings: Settings, budget: Budget) -> Method:
         return kind(crowd, settings, _rate(crowd, settings, budget))
 
@@ -180,9 +182,20 @@ def tensors_study() -> dict[str, Entry]:
     }
 
 
+# against "auto", whose frozen weights are float32
+PRECISIONS: dict[str, Entry] = {
+    f"precision-{name}": Entry(
+        f"frozen weights in {name}",
+        _rounds(partial(HeldRounds, precision=name)),
+        replace(_OURS, method=f"precision-{name}"),
+    )
+    for name in ("bfloat16", "int8")
+}
+
 STUDIES: dict[str, dict[str, Entry]] = {
     "tensors": tensors_study(),
     "directions": directions_study(),
     "variants": VARIANTS,
+    "precision": PRECISIONS,
 }
 ALL: dict[str, Entry] = METHODS | {name: entry for study in STUDIES.values() for name, entry in study.items()}

@@ -20,25 +20,18 @@ from zo_common.estimator.step import LossFn, joined
 from zo_common.lattice.state import LatticeState
 from zo_common.models.compute import resolve_precision
 from zo_common.models.frozen.hold import exact_weights
-from zo_common.models.loss_check import (
-    REFERENCE,
-    TAILS,
-    Asked,
-    LossChoice,
-    Setting,
-    check_loss,
-    utterances_for,
-)
+from zo_common.models.loss_check import TAILS, Asked, LossChoice, check_loss, utterances_for
+from zo_common.models.loss_probes import REFERENCE, Setting
 from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import Recordings, spread
 from zo_common.speech.speech_model import SpeechModel
 from zo_common.wire.plan import Plan
 
-_VERSION = 1  # of the check: results of an older version are not used
+_VERSION = 2  # of the check: results of an older version are not used
 
 
 class UtteranceTrials:
-    """Losses of some of a device's utterances, each in its own window, as `loss_check.Trials`."""
+    """Losses of some of a device's utterances, each in its own window, as `loss_probes.Trials`."""
 
     def __init__(
         self, speech: SpeechModel, data: Recordings, trained: list[str], config: RunConfig, device: torch.device

@@ -144,7 +144,7 @@ class _FeatureReader:
     """Trimmed log-mel features of recordings, with a cache on disk if `cache_dir` is given."""
 
     def __init__(self, extractor: Any, cache_dir: Path | None) -> None:
-        self.extractor, self.cache_dir = extractor, cache_dir
+        self.extractor, self.cache_dir, self._short = extractor, cache_dir, False
         # Another release of one of these libraries may compute other bits from the same recording.
         versions = [str(CACHE_VERSION), torch.__version__, transformers.__version__, soxr.__version__]
         settings = json.dumps([versions, extractor.to_dict()], sort_keys=True, default=str)
@@ -162,21 +162,34 @@ class _FeatureReader:
         return cached
 
     def extract(self, wave: npt.NDArray[np.float32]) -> _Features:
-        """Return features (n_mels, T) of samples (n,). Raises AudioProblem if they are not finite."""
-        output = self.extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np").input_features[0]
-        full = np.asarray(output, dtype=np.float32)
-        if not np.isfinite(full).all():
-            raise AudioProblem(
-                "the recording has a spectrum that is not finite: scale its samples to the range -1 to 1."
-            )
+        """Return features (n_mels, T) of samples (n,). Raises AudioProblem if they are not finite.
+
+        The first recording is extracted in the whole window. If a window of T frames gives the same bits, that is what
+        later ones are extracted in, as most of the time goes into silence.
+        """
         kept = -(-len(wave) // HOP) + SILENT_FRAMES
         kept = min(kept + kept % 2, WINDOW_FRAMES)
+        if self._short:
+            return self._extract(wave, kept)
+        full = self._extract(wave, WINDOW_FRAMES)
         if full.shape[1] != WINDOW_FRAMES or (full[:, kept:] != full[0, -1]).any():
             raise ConfigError(
                 "The feature extractor does not end a short clip in constant silence in a window of 3000 frames, as "
                 "Whisper's does: use the processor of the model, with dither 0."
             )
-        return full[:, :kept].copy()
+        features = full[:, :kept].copy()
+        self._short = kept < WINDOW_FRAMES and np.array_equal(features, self._extract(wave, kept))
+        return features
+
+    def _extract(self, wave: npt.NDArray[np.float32], frames: int) -> _Features:
+        window = {"max_length": HOP * frames} if frames < WINDOW_FRAMES else {}
+        output = self.extractor(wave, sampling_rate=SAMPLING_RATE, return_tensors="np", **window)
+        features = np.asarray(output.input_features[0], dtype=np.float32)
+        if not np.isfinite(features).all():
+            raise AudioProblem(
+                "the recording has a spectrum that is not finite: scale its samples to the range -1 to 1."
+            )
+        return features
 
     def _cache_file(self, audio: Path | bytes) -> Path | None:
         if self.cache_dir is None:

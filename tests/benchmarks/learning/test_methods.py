@@ -14,6 +14,7 @@ import torch
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.first_order import FirstOrder, add_lora, merge_lora
 from benchmarks.learning.guarded import GuardedRounds
+from benchmarks.learning.held import HeldRounds
 from benchmarks.learning.lattice_rounds import LatticeRounds
 from benchmarks.learning.learn import Budget, learn, passes_to
 from benchmarks.learning.method import Cost, Method, Settings
@@ -79,6 +80,24 @@ class TestLatticeRounds:
             second.round(number)
 
         assert second.state_of_weights.checksum() == whole.state_of_weights.checksum()
+
+
+class TestHeldRounds:
+    def test_steps_see_the_held_weights_and_all_else_float32(self, whisper_task: Task) -> None:
+        settings = replace(BASE, tensors="encoder-residual-bias", tail_tokens=64)
+        rate = FixedRate(1e-3, "constant", 4)
+        exact = GuardedRounds(Crowd(whisper_task, 3), settings, rate)
+        held = HeldRounds(Crowd(whisper_task, 3), settings, rate, precision="bfloat16")
+        trained = held.state_of_weights.exponents
+        frozen = {n: p.clone() for n, p in held.crowd.model.named_parameters() if n not in trained}
+
+        exact.round(1)
+        held.round(1)
+
+        assert all(torch.equal(p, dict(held.crowd.model.named_parameters())[n]) for n, p in frozen.items())
+        one, two = (np.concatenate([c.coefficients for c in m.rounds[0]]) for m in (exact, held))
+        assert not np.array_equal(one, two)
+        assert held.state_of_weights.checksum() != exact.state_of_weights.checksum()
 
 
 class TestGuardedRounds:

@@ -27,6 +27,7 @@ from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
 from zo_common.ledger.record import Contribution, Record
 from zo_common.ledger.snapshot import encode_snapshot
+from zo_common.models.frozen import hold
 from zo_common.models.loss_check import FIRST_EPSILON, LossChoice, check_loss
 from zo_common.models.loss_comparison import Tolerances
 from zo_common.models.whisper.forward import embed_window
@@ -353,7 +354,7 @@ class TestFrozenPrecision:
         fixed = engine_of(**DEFAULTS, frozen_precision="float16")
         auto = engine_of(**DEFAULTS, frozen_precision="auto", precision="float32")
         speech = speech_of(fixed)
-        monkeypatch.setattr(loss_choice, "check_loss", partial(check_loss, tolerances=Tolerances(noise=1e-9)))
+        monkeypatch.setattr(loss_choice, "check_loss", partial(check_loss, tolerances=Tolerances(turn=1e-9)))
 
         refused = fixed.train(_plan(fixed), speech)
         assert auto.held_in == "bfloat16"
@@ -364,6 +365,18 @@ class TestFrozenPrecision:
         assert "set frozen-precision=float32, which fits" in refused.message
         assert answer.status is Status.OK, answer.message
         assert auto.held_in == "float32" and fingerprint(auto.model) == auto.fingerprint
+
+    def test_weights_that_their_precision_breaks_are_refused(
+        self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(hold, "_int8", lambda weight: weight.flip(0).to(torch.bfloat16))
+        broken = engine_of(**DEFAULTS, frozen_precision="int8")
+
+        refused = broken.train(_plan(broken), speech_of(broken))
+
+        assert refused.status is Status.ERROR
+        assert "frozen-precision is 'int8', loss within" in refused.message
+        assert "set frozen-precision=float32, which fits" in refused.message
 
     def test_a_step_that_does_not_fit_into_memory_is_answered_in_a_sentence(
         self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch

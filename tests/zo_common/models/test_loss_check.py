@@ -15,16 +15,8 @@ from torch import nn
 
 from zo_common.errors import LossCheckFailed, NonFiniteLoss
 from zo_common.lattice.state import LatticeState
-from zo_common.models.loss_check import (
-    FIRST_EPSILON,
-    MOST_PASSES,
-    REFERENCE,
-    Asked,
-    LossChoice,
-    Setting,
-    check_loss,
-    utterances_for,
-)
+from zo_common.models.loss_check import FIRST_EPSILON, Asked, LossChoice, check_loss, utterances_for
+from zo_common.models.loss_probes import MOST_PASSES, REFERENCE, Setting
 
 UTTERANCES = 4
 WEIGHTS = 300
@@ -44,6 +36,7 @@ class Known:
         offsets: tail → nats that it adds to each utterance.
         turns: tail → how much of another gradient, as long as the true one, it adds.
         noise: precision → nats of noise, another at every pass; "held" of frozen weights as the model holds them.
+        held: how much of another gradient, as long as the true one, frozen weights add as the model holds them.
     """
 
     model: _Weights
@@ -51,6 +44,7 @@ class Known:
     offsets: dict[int | None, tuple[float, ...]] = field(default_factory=dict)
     turns: dict[int | None, float] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
+    held: float = 0.0
     slope: float = 1.0
     curvature: float = 0.0
     passes: Counter[Setting] = field(default_factory=Counter)
@@ -70,7 +64,8 @@ class Known:
             moved = self.model.w.detach().double() - self._start
             found = 1 + self.slope * (self._a @ moved) + self.curvature / 2 * moved.square().sum()
             if setting != REFERENCE:
-                found += self.turns.get(setting.tail_tokens, 0.0) * self.slope * (self._b @ moved)
+                turn = self.turns.get(setting.tail_tokens, 0.0) + self.held * setting.held
+                found += turn * self.slope * (self._b @ moved)
                 found += torch.tensor(self.offsets.get(setting.tail_tokens, (0.0,) * UTTERANCES))
             size = self.noise.get("float32" if setting == REFERENCE else setting.precision, 0.0)
             size += self.noise.get("held", 0.0) * setting.held
@@ -227,6 +222,22 @@ class TestPrecision:
         ):
             _check(known, frozen="int8", frozen_fixed=True)
 
+    @pytest.mark.parametrize("turn", [0.0, 0.2])
+    def test_held_weights_may_be_of_a_slightly_different_model(self, turn: float) -> None:
+        """Differences are off by more than a shorter type's may be; their cosine is 1 ÷ √(1 + turn²)."""
+        choice = _check(Known(_Weights(), held=turn), frozen="int8", frozen_fixed=True)
+
+        assert choice.frozen == "int8"
+        assert "cosine of the differences 1.000" in choice.sentence or turn
+
+    @pytest.mark.parametrize("turn", [1.0, -10.0])
+    def test_held_weights_that_lead_elsewhere_are_refused(self, turn: float) -> None:
+        known = Known(_Weights(), held=turn)
+
+        assert _check(known, frozen="int8").frozen == "float32"
+        with pytest.raises(LossCheckFailed, match=r"cosine of the differences 0.* and a cosine of 0\.90 or more: set"):
+            _check(known, frozen="int8", frozen_fixed=True)
+
     def test_all_that_does_not_fit_is_named_at_once(self) -> None:
         known = Known(_Weights(), noise={"bfloat16": 5e-2}, offsets={2: (1.0,) * 4}, curvature=500.0)
 
@@ -238,6 +249,24 @@ class TestPrecision:
             "epsilon",
             "precision",
         ]
+
+
+@pytest.mark.parametrize(("fast", "others"), [("float32", 5), ("bfloat16", 10)])
+def test_where_all_is_clear_one_direction_is_enough(fast: str, others: int) -> None:
+    """The weights and two sides of a direction: of the window, of the tail at two εs, of a shorter type."""
+    known = Known(_Weights(), noise={"bfloat16": 1e-6})
+
+    _check(known, fast=fast)
+
+    assert known.passes[REFERENCE] == 3
+    assert known.passes.total() == 3 + others
+
+
+def test_a_loss_that_is_wrong_is_refused_at_the_weights() -> None:
+    known = Known(_Weights(), offsets=dict.fromkeys((64, 128), (0.2,) * UTTERANCES), turns={32: 0.3})
+
+    assert _check(known).tail_tokens == 256
+    assert [known.passes[Setting(tail, "float32")] for tail in (64, 128)] == [1, 1]
 
 
 @settings(max_examples=40, deadline=None)

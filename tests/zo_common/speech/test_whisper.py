@@ -77,6 +77,43 @@ def test_windows_are_bit_exact(source: str, processor: WhisperProcessor, mels: i
     assert torch.equal(batch.features, torch.stack([data.examples[index].window() for index in (0, 2)]))
 
 
+def test_only_the_first_recording_is_extracted_in_the_whole_window(
+    source: str, processor: WhisperProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: list[int] = []
+    extract = WhisperFeatureExtractor.__call__
+
+    def counted(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = extract(self, *arguments, **options)
+        frames.append(found.input_features[0].shape[-1])
+        return found
+
+    monkeypatch.setattr(WhisperFeatureExtractor, "__call__", counted)
+    data = load_dataset(source, processor)
+
+    lengths = [example.features.shape[1] for example in data.examples]
+    assert frames == [WINDOW_FRAMES, *lengths]
+
+
+def test_an_extractor_whose_bits_depend_on_the_window_is_used_in_the_whole_one(
+    source: str, processor: WhisperProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = load_dataset(source, processor)
+    extract = WhisperFeatureExtractor.__call__
+
+    def other(self: Any, *arguments: Any, **options: Any) -> Any:
+        found = extract(self, *arguments, **options)
+        if "max_length" in options:
+            found["input_features"][0][0, 0] += 1e-6
+        return found
+
+    monkeypatch.setattr(WhisperFeatureExtractor, "__call__", other)
+    found = load_dataset(source, processor)
+
+    for one, two in zip(expected.examples, found.examples, strict=True):
+        assert torch.equal(one.features, two.features)
+
+
 def test_batches_are_trimmed_to_their_longest(data: SpeechDataset) -> None:
     batch = data.batch([0, 2, 1])
     longest = data.examples[2].features.shape[1]
