@@ -127,7 +127,7 @@ def _ask_worker(
     try:
         sums = kind == "secure" or "secure" in record
         if given := [key for key in _OF_THE_WORKER + _OF_ITS_SUMS * sums if key in node]:
-            raise Refusal(f"{given[0]} is in the node config of a device with a worker: give it to zo-asr-worker")
+            raise Refusal(f"{given[0]} is in the node config of a device with a worker: give it to zo-asr worker")
         identity = identity_of(node, context.node_id)
         token = read_token(Path(home_expanded(str(node["worker-token-file"])))) if node.get("worker-token-file") else ""
         wait, timeout = float(node.get("worker-wait", WORKER_WAIT)), float(settings.get("round-timeout", ROUND_TIMEOUT))

@@ -1,4 +1,4 @@
-"""`zo-asr-sim demo | corpus | prompts | import-whisper | run`."""
+"""`zo-asr sim demo | corpus | prompts | import-whisper | run`."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _run(scenario: Scenario, output: Path | None, settings: dict[str, Any], *, q
         settings.setdefault("output", str(output or Path("results") / f"{stamp}-{scenario.name}"))
     try:
         shown = progress_console(quiet=quiet, as_json=as_json)
-        numbers = run_scenario(scenario, Places(), shown, " ".join(["zo-asr-sim", *sys.argv[1:]]), settings)
+        numbers = run_scenario(scenario, Places(), shown, " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]), settings)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise typer.Exit(128 + stop.number) from None

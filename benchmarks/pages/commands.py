@@ -41,11 +41,11 @@ def _commands(command: Any, path: str) -> Iterator[str]:
         yield from _usage(command, path)
     for name in sorted(inner or ()):
         if not inner[name].hidden:
-            yield f"### {path} {name}"
-            yield ""
+            spoken = path if name == getattr(command, "default_command", "") else f"{path} {name}"
+            yield from ([f"### {spoken}", ""] if spoken != path else [])
             yield _plain(inner[name].help)
             yield ""
-            yield from _commands(inner[name], f"{path} {name}")
+            yield from _commands(inner[name], spoken)
 
 
 def _usage(command: Any, path: str) -> Iterator[str]:

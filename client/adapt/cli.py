@@ -1,4 +1,4 @@
-"""`zo-asr-adapt AUDIO… --model M`: transcripts before and after test-time adaptation; `replay` repeats one."""
+"""`zo-asr adapt AUDIO… --model M`: transcripts before and after test-time adaptation; `replay` repeats one."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ DEFAULT_MAX_DRIFT = 0.05
 class _AdaptByDefault(TyperGroup):
     """Group in which an argument that names no command is a recording to adapt to."""
 
+    default_command = "adapt"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
-            args = ["adapt", *args]
+            args = [self.default_command, *args]
         return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
     cls=_AdaptByDefault,
-    help="Adapt a recogniser to each recording by itself, without its text. `zo-asr-adapt AUDIO… --model M` is short "
-    "for `zo-asr-adapt adapt AUDIO… --model M`.",
+    help="Adapt a recogniser to each recording by itself, without its text. `zo-asr adapt AUDIO… --model M` is short "
+    "for `zo-asr adapt adapt AUDIO… --model M`.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""The work of `zo-asr-adapt`: one recording after another; a bad one does not stop the others."""
+"""The work of `zo-asr adapt`: one recording after another; a bad one does not stop the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Output of `zo-asr-adapt`: transcripts and word error rates on stdout, a progress bar on stderr."""
+"""Output of `zo-asr adapt`: transcripts and word error rates on stdout, a progress bar on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zo-asr-worker`: the resident worker of a device; `status` and `cancel` call a running one."""
+"""`zo-asr worker`: the resident worker of a device; `status` and `cancel` call a running one."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ class WorkerClient:
             return WorkerError(self.address, f"refused the request: {details}")  # the worker's own words
         word = {
             grpc.StatusCode.UNAVAILABLE: (
-                f"could not be reached for {self._wait:g} s: start zo-asr-worker, or correct worker-address"
+                f"could not be reached for {self._wait:g} s: start zo-asr worker, or correct worker-address"
             ),
             grpc.StatusCode.DEADLINE_EXCEEDED: (
                 f"did not answer within {self._timeout:g} s: raise round-timeout or lower local-steps"

@@ -1,4 +1,4 @@
-"""`zo-asr-ledger show | verify | replay | combine`: commands on ledger files."""
+"""`zo-asr ledger show | verify | replay | combine`: commands on ledger files."""
 
 from __future__ import annotations
 

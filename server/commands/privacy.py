@@ -1,4 +1,4 @@
-"""`zo-asr-privacy plan | verify`: the cost of a privacy guarantee, and the budget that a run has spent."""
+"""`zo-asr privacy plan | verify`: the cost of a privacy guarantee, and the budget that a run has spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`zo-asr-server`: make a deployment folder, enroll devices, start and resume runs, show their status."""
+"""`zo-asr server`: make a deployment folder, enroll devices, start and resume runs, show their status."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def init(
     )  # fmt: skip
     init_folder(deployment, device or [], make_keys=make_keys)
     console.print(f"wrote {folder}")
-    console.print(f"next: {deployment.root}/start.sh, then: zo-asr-server enroll {folder}")
+    console.print(f"next: {deployment.root}/start.sh, then: zo-asr server enroll {folder}")
     if device and not make_keys:
         console.print(f"devices make their own keys: carry {folder}/devices/NAME/ to each, and see the README.md in it")
 
@@ -153,7 +153,7 @@ def stop(folder: Folder, run: Run) -> None:
     from server.deploy.runs import stop as stop_run
 
     stop_run(Deployment.open(folder), run)
-    console.print(f"{run}: stopped; continue with: zo-asr-server resume {folder} {run}")
+    console.print(f"{run}: stopped; continue with: zo-asr server resume {folder} {run}")
 
 
 def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: bool, as_json: bool) -> None:

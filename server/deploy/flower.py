@@ -45,7 +45,7 @@ def flwr_json(deployment: Deployment, *arguments: str, timeout: float = PATIENCE
     except subprocess.TimeoutExpired:
         raise FlowerError(f"{what} gave no answer in {timeout:.0f} s: look at log/superlink.log") from None
     except OSError as error:
-        raise FlowerError(f"{deployment.bin / 'flwr'}: {error.strerror}: run zo-asr-server units") from None
+        raise FlowerError(f"{deployment.bin / 'flwr'}: {error.strerror}: run zo-asr server units") from None
     answer = _last_json(done.stdout)
     if done.returncode != 0 or answer is None or not answer.get("success"):
         told = re.search(r"\[code: (\d{1,9})\]", str((answer or {}).get("error-message")))

@@ -145,7 +145,7 @@ def warnings(status: dict[str, Any]) -> Iterator[str]:
         if days < WARN_BELOW_DAYS:
             remedy = "renew --ca" if name == "ca.crt" else "renew"
             state = f"expires in {days:.0f} days" if days > 0 else "has expired: devices refuse this server"
-            yield f"{name} {state}: run zo-asr-server {remedy} {status['folder']}"
+            yield f"{name} {state}: run zo-asr server {remedy} {status['folder']}"
     if status["private_keys"]:
         names = ", ".join(status["private_keys"])
         yield (

@@ -121,7 +121,7 @@ class DeviceStatuses:
         self.of(client_id).drifts += 1
 
     def save(self, directory: Path, server_round: int) -> None:
-        """Write `devices.json` for people and `zo-asr-server status`."""
+        """Write `devices.json` for people and `zo-asr server status`."""
         devices = [s.describe(server_round) for s in sorted(self._of.values(), key=lambda s: s.client_id)]
         text = json.dumps({"server_round": server_round, "devices": devices}, indent=1)
         write_whole(directory / DEVICES_NAME, text + "\n")

@@ -16,7 +16,7 @@ import torch
 import transformers
 from tiny_ctc import noise_waves, write_tiny_ctc
 from tiny_models import WAVE_CTC, write_ctc
-from transformers.models.auto import modeling_auto, processing_auto
+from transformers.models.auto import modeling_auto
 
 from client.adapt.adapter import Adapter, AdaptSettings
 from zo_common.errors import UnsupportedModel
@@ -155,21 +155,17 @@ class NewForCTC(transformers.Wav2Vec2ForCTC):
 
 
 @pytest.fixture
-def released(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The class as transformers registers one; returns its type, which the stand-ins then know."""
+def registered(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The class as a package of its own registers it; returns its type, which the stand-ins then know."""
     kind = NewConfig.model_type
     transformers.AutoConfig.register(kind, NewConfig, exist_ok=True)
-    monkeypatch.setitem(modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES, kind, "NewForCTC")
-    monkeypatch.setitem(processing_auto.PROCESSOR_MAPPING_NAMES, kind, "Wav2Vec2Processor")
-    modeling_auto.MODEL_FOR_CTC_MAPPING.register(NewConfig, NewForCTC, exist_ok=True)
-    # what `import transformers` gives now: it may have put another module in its own place since the top of this file
-    monkeypatch.setattr(sys.modules["transformers"], "NewForCTC", NewForCTC, raising=False)
+    transformers.AutoModelForCTC.register(NewConfig, NewForCTC, exist_ok=True)
     monkeypatch.setattr("tiny_models.WAVE_CTC", (*WAVE_CTC, kind))
     return kind
 
 
-def test_a_class_with_a_ctc_head(released: str, tmp_path: Path) -> None:
-    loaded = load_model(str(write_ctc(released, tmp_path)))
+def test_a_class_with_a_ctc_head(registered: str, tmp_path: Path) -> None:
+    loaded = load_model(str(write_ctc(registered, tmp_path)))
     speech = speech_model(loaded)
     assert type(loaded.model) is NewForCTC and speech.name == "CTC"
     reader, vocabulary = speech.reader(), CTCVocabulary(speech.processor.tokenizer, speech.model.config.vocab_size)
@@ -187,9 +183,11 @@ def test_a_class_with_a_ctc_head(released: str, tmp_path: Path) -> None:
     assert adapter.state.checksum() == adapter.base_checksum
 
 
-def test_a_class_that_is_not_registered_is_refused(released: str, tmp_path: Path) -> None:
-    model = str(write_ctc(released, tmp_path))
-    del modeling_auto.MODEL_FOR_CTC_MAPPING_NAMES[released]
+def test_a_class_that_is_not_registered_is_refused(
+    registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(write_ctc(registered, tmp_path))
+    monkeypatch.delitem(modeling_auto.MODEL_FOR_CTC_MAPPING._extra_content, NewConfig)
 
     with pytest.raises(UnsupportedModel, match="'new-wave' model, supported are"):
         load_model(model)

@@ -43,6 +43,7 @@ class LoadedModel(NamedTuple):
 def load_model(source: str, *, language: str = "") -> LoadedModel:
     """A Whisper model, another that writes tokens (`SEQ2SEQ`, `CAUSAL`), or one of any class registered for CTC.
 
+    Classes of other packages count, once registered: `AutoConfig.register(...)`, `AutoModelForCTC.register(...)`.
     Nothing in it is random: eval mode has no dropout, no layer drop and no masking of the spectrum.
 
     Args:
@@ -60,7 +61,7 @@ def load_model(source: str, *, language: str = "") -> LoadedModel:
         return LoadedModel(*_load_whisper(source, config))
     if config.model_type in SEQ2SEQ | CAUSAL:
         return LoadedModel(*_load_tokens(source, config))
-    if config.model_type not in ctc_classes():
+    if not _registered_for_ctc(config):
         supported = [WHISPER, *SEQ2SEQ.values(), *CAUSAL.values(), *ctc_classes().values()]
         raise UnsupportedModel(_unsupported(source, config, supported))
     return LoadedModel(*_load_ctc(source, config, language))
@@ -71,6 +72,13 @@ def ctc_classes() -> dict[str, str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
 
     return dict(MODEL_FOR_CTC_MAPPING_NAMES)
+
+
+def _registered_for_ctc(config: Any) -> bool:
+    """Whether transformers knows a CTC class for this configuration, its own or one that a program registered."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING
+
+    return type(config) in MODEL_FOR_CTC_MAPPING
 
 
 @from_hub_or_cache
@@ -144,18 +152,19 @@ def ready_whisper(source: str, model: nn.Module, config: Any) -> tuple[nn.Module
 
 
 def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
-    import transformers
-    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES  # type: ignore[attr-defined]
+    from transformers import Wav2Vec2Processor
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     if not any(name.endswith("ForCTC") for name in config.architectures or ["ForCTC"]):
         raise UnsupportedModel(_headless(source))
+    classes: Any = MODEL_FOR_CTC_MAPPING
+    processors: Any = PROCESSOR_MAPPING
     # by its class: AutoProcessor takes the one that a checkpoint names, which may want a language model
-    reads = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(config.model_type, "Wav2Vec2Processor"))
+    reads = processors.get(type(config), Wav2Vec2Processor)
     model: nn.Module
     with _loading(source, config):
-        loaded: Any = getattr(transformers, ctc_classes()[config.model_type]).from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True
-        )
+        loaded: Any = classes[type(config)].from_pretrained(source, dtype=torch.float32, output_loading_info=True)
         model, report = loaded
         missing = set(report["missing_keys"])
         if any(name.startswith(("lm_head.", "ctc_head.")) for name in missing):

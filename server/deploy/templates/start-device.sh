@@ -15,7 +15,7 @@ export PYTHONUNBUFFERED=1
 socket=${ZO_ASR_SOCKET:-$here/worker.sock}
 superlink=${ZO_ASR_SUPERLINK:-{{superlink}}}
 if [ ! -r node.key ]; then
-  echo "error: $here/node.key is missing: make it here with: zo-asr-worker key $here" >&2
+  echo "error: $here/node.key is missing: make it here with: zo-asr worker key $here" >&2
   exit 1
 fi
 if [ "${#socket}" -gt 100 ]; then

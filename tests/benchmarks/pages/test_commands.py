@@ -16,6 +16,7 @@ def test_every_group_has_a_part_and_arguments_are_explained() -> None:
 
     assert [line.split()[-1] for line in page.splitlines() if line.startswith("## ")] == list(GROUPS)
     assert "### zo-asr server resume" in page
+    assert "    zo-asr adapt [OPTIONS] AUDIO...\n" in page and "adapt adapt" not in page
     assert "| `DIR` | The deployment folder. [required] |" in page
     assert "--help` |" not in page
 

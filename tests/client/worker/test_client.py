@@ -137,7 +137,7 @@ def test_nobody_there_is_said_after_the_wait(address: str) -> None:
     began = time.monotonic()
     with (
         WorkerClient(address, wait=0.8) as client,
-        pytest.raises(WorkerError, match=r"could not be reached for 0\.8 s: start zo-asr-worker, or correct"),
+        pytest.raises(WorkerError, match=r"could not be reached for 0\.8 s: start zo-asr worker, or correct"),
     ):
         client.train(REQUEST)
     assert 0.8 <= time.monotonic() - began < 5
@@ -248,7 +248,7 @@ class TestAdapter:
         assert json.loads(request.settings) == {"run-seed": 3, "round-timeout": 5.0}
 
     def test_a_worker_that_is_not_there_is_a_sentence_for_the_server(self, ask: Callable[..., dict[str, Any]]) -> None:
-        assert "start zo-asr-worker" in ask("train", {"plan": b""})["error"]
+        assert "start zo-asr worker" in ask("train", {"plan": b""})["error"]
 
     def test_a_message_without_a_plan_is_a_sentence(self, ask: Callable[..., dict[str, Any]]) -> None:
         logged = listen("client")

@@ -337,7 +337,7 @@ def test_status_warns_of_a_certificate_that_ends(deployment: Deployment, flower:
 
     [told] = [each for each in warnings(collect(deployment)) if word in each]
 
-    assert f"zo-asr-server renew {deployment.root}" in told
+    assert f"zo-asr server renew {deployment.root}" in told
 
 
 def test_units_follow_a_change_of_the_settings(deployment: Deployment, call: Call) -> None:
