@@ -351,7 +351,11 @@ def test_killed_at_random_times_it_is_back_at_a_round_of_a_history(
     rounds = set()
     device = Device(tmp_path / "state")
     device.journal.close()
-    for number in range(KILLS):
+    for number in range(10 * KILLS):
+        if (
+            number >= KILLS and len(rounds) > 3
+        ):  # on a busy machine a process may be killed before it has saved anything
+            break
         print(number, device.folder, file=saver.stdin, flush=True)
         lines = [saver.stdout.readline().strip() for _ in range(2)]  # the child may be faster
         child = int(next(line for line in lines if line != "saving"))
