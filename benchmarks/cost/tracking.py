@@ -1,9 +1,9 @@
-"""What experiment trackers cost a whole simulated run: `report-to` = none beside tensorboard, wandb (offline) and mlflow.
+"""What experiment trackers cost a whole simulated run: `report-to` = none beside tensorboard, offline wandb, mlflow.
 
 Each run is a process of its own with its own simulation engine, of as many rounds as the demo has, and the two kinds
 take turns. Its model is small and random, so that the run is little else than machinery. Processor time is that of the
-process and of all that it started, wandb's own service among them: other programs on the machine count little in it, but
-much in wall time. The three trackers' calls are also timed one by one, in the server's process.
+process and of all that it started, wandb's own service among them: other programs on the machine count little in it,
+but much in wall time. The three trackers' calls are also timed one by one, in the server's process.
 """
 
 from __future__ import annotations
@@ -174,12 +174,12 @@ def text() -> str:
     """Return the sentence of the docs."""
     found = json.loads((RESULTS / f"{NAME}.json").read_text())
     added, clocks = found["added_processor_seconds"], found["calls_seconds"]
+    spent, share = added["median"], added["median"] / found["demo_seconds"]
     return (
-        f"All three together add {added['median']:.1f} s of processor time to a run of {found['rounds']} rounds (median of "
+        f"All three together add {spent:.1f} s of processor time to a run of {found['rounds']} rounds (median of "
         f"{len(added['values'])} pairs of simulated runs, {added['min']:.1f} … {added['max']:.1f} s), which is "
-        f"{added['median'] / found['demo_seconds']:.1%} of the demo's {found['demo_seconds'] / 60:.1f} minutes. Imports and "
-        f"start are {clocks['start']['processor']:.1f} s of that; a round takes "
-        f"{1000 * clocks['round']['processor']:.1f} ms."
+        f"{share:.1%} of the demo's {found['demo_seconds'] / 60:.1f} minutes. Imports and start are {clocks['start']['processor']:.1f} s "
+        f"of the server's own; a round takes {1000 * clocks['round']['processor']:.1f} ms."
     )
 
 
