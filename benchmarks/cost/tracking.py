@@ -178,8 +178,8 @@ def text() -> str:
     return (
         f"All three together add {spent:.1f} s of processor time to a run of {found['rounds']} rounds (median of "
         f"{len(added['values'])} pairs of simulated runs, {added['min']:.1f} … {added['max']:.1f} s), which is "
-        f"{share:.1%} of the demo's {found['demo_seconds'] / 60:.1f} minutes. Imports and start are {clocks['start']['processor']:.1f} s "
-        f"of the server's own; a round takes {1000 * clocks['round']['processor']:.1f} ms."
+        f"{share:.1%} of the demo's {found['demo_seconds'] / 60:.1f} minutes. In the server's process, imports and "
+        f"start take {clocks['start']['processor']:.1f} s and a round takes {1000 * clocks['round']['processor']:.1f} ms."
     )
 
 
