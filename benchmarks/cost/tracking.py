@@ -174,12 +174,14 @@ def text() -> str:
     """Return the sentence of the docs."""
     found = json.loads((RESULTS / f"{NAME}.json").read_text())
     added, clocks = found["added_processor_seconds"], found["calls_seconds"]
-    spent, share = added["median"], added["median"] / found["demo_seconds"]
+    plain, demo = found["processor_seconds"]["none"]["median"], found["demo_seconds"]
+    spent, one_round = added["median"], 1000 * clocks["round"]["processor"]
     return (
         f"All three together add {spent:.1f} s of processor time to a run of {found['rounds']} rounds (median of "
-        f"{len(added['values'])} pairs of simulated runs, {added['min']:.1f} … {added['max']:.1f} s), which is "
-        f"{share:.1%} of the demo's {found['demo_seconds'] / 60:.1f} minutes. In the server's process, imports and "
-        f"start take {clocks['start']['processor']:.1f} s and a round takes {1000 * clocks['round']['processor']:.1f} ms."
+        f"{len(added['values'])} pairs of simulated runs, {added['min']:.1f} … {added['max']:.1f} s). That is "
+        f"{spent / plain:.1%} of a run as small as {plain:.0f} s, and {spent / demo:.1%} of the demo's {demo / 60:.1f} "
+        f"minutes: it is their imports and start ({clocks['start']['processor']:.1f} s in the server's process), and a "
+        f"round takes {one_round:.1f} ms."
     )
 
 
