@@ -180,8 +180,8 @@ def text() -> str:
         f"All three together add {spent:.1f} s of processor time to a run of {found['rounds']} rounds (median of "
         f"{len(added['values'])} pairs of simulated runs, {added['min']:.1f} … {added['max']:.1f} s). That is "
         f"{spent / plain:.1%} of a run as small as {plain:.0f} s, and {spent / demo:.1%} of the demo's {demo / 60:.1f} "
-        f"minutes: it is their imports and start ({clocks['start']['processor']:.1f} s in the server's process), and a "
-        f"round takes {one_round:.1f} ms."
+        f"minutes. In the server's process, imports and start take {clocks['start']['processor']:.1f} s and a round "
+        f"{one_round:.1f} ms; the runs of a kind differ by seconds."
     )
 
 
