@@ -13,7 +13,7 @@ from rich.console import Console
 from server.report.data import intervals
 from server.rounds.federation import LEDGER_NAME
 from server.run.log import EVALUATION
-from server.watch.progress import RunProgress
+from server.watch.progress import RunProgress, headline
 from simulations.before_start import check_simulation
 from simulations.reports.plots import plot_curve
 from simulations.reports.report import group_tables, replayed_elsewhere, summary_table, traffic, write_result
@@ -102,12 +102,7 @@ def _say_speech(console: Console, corpus: Corpus) -> None:
 
 
 def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: int) -> None:
-    console.print(
-        f"{scenario.name}: {devices} devices, {config.num_server_rounds} rounds of {config.local_steps} step(s) x "
-        f"{config.num_queries} queries ({config.estimator}), batch {config.batch_size}, "
-        f"trained: {config.trained_tensors}" + ("" if config.needs_text else f", objective: {config.objective}"),
-        highlight=False,
-    )
+    console.print(headline(scenario.name, config, f"{devices} devices"), highlight=False)
 
 
 def _say_start(console: Console) -> None:

@@ -54,14 +54,12 @@ def train(
 
 
 def _run(config: RunConfig, start: float, console: Console) -> dict[str, Any]:
+    from server.watch.progress import headline
     from simulations.demo import leave_results
     from train.progress import TrainProgress
     from train.run import run_here
 
-    console.print(
-        f"train: {config.num_server_rounds} rounds of {config.local_steps} step(s) x {config.num_queries} queries "
-        f"({config.estimator}), batch {config.batch_size}, trained: {config.trained_tensors}"
-    )
+    console.print(headline("train", config))
     command = shlex.join(["zo-asr", *sys.argv[1:]])
     try:
         with TrainProgress(console, config) as progress:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import serving, switch
+from benchmarks.cost import serving, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
@@ -151,6 +151,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "README.md": (BLOCKS, {}),
     "docs/precision.md": ({"serving": serving.table}, {}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
+    "docs/tracking.md": ({}, {"tracker-cost": tracking.text}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),
     "docs/results/cost.md": ({"cost": cost_block}, COST),
     "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),

@@ -76,7 +76,7 @@ def take(page: Any, name: str, width: int, height: int, *, whole: bool = False) 
     page.wait_for_timeout(500)
     path = PICTURES / f"{name}.png"
     page.screenshot(path=path, full_page=whole)
-    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE, kmeans=3).save(path, optimize=True)
     if path.stat().st_size > _LARGEST:
         raise SystemExit(f"{path} has {path.stat().st_size} bytes, expected at most {_LARGEST}: make it smaller")
     print(json.dumps({"picture": str(path), "bytes": path.stat().st_size}))

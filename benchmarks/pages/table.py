@@ -37,6 +37,7 @@ FILES: dict[str, str | None] = {
     "large_v3_cuda": "Whisper-large-v3: step, memory, replay, GPU",
     "replay_cost": None,
     "simulation": None,
+    "tracking": None,
     "thousand": "a thousand devices on Whisper-tiny.en",
 }
 TARGETS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
 from zo_common.cli import AsJson, Quiet, command_group, run_typer
 from zo_common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from server.watch.progress import RunProgress
 
 app = command_group("Run a federation on many machines.")
 # text from devices and Flower is shown without markup
@@ -157,24 +160,27 @@ def stop(folder: Folder, run: Run) -> None:
 
 
 def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: bool, as_json: bool) -> None:
-    from server.deploy.runs import begin
+    from server.deploy.runs import begin, run_settings
+    from server.watch.progress import headline
 
     deployment = Deployment.open(folder)
-    with _progress(deployment, run, 0, quiet=quiet, as_json=as_json):  # before anything of this start is written
+    with _progress(deployment, run, 0, quiet=quiet, as_json=as_json) as progress:  # before this start writes anything
         run_id = begin(deployment, run, changes, resume=resume)
+        progress.say(headline(run, run_settings(deployment, run, changes, resume=resume)))
+        progress.say("the server and the devices load the model now; the bar appears with the first round")
         ended = _ended(deployment, folder, run, run_id)
     _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
 @contextmanager
-def _progress(deployment: Deployment, run: str, recent: int, *, quiet: bool, as_json: bool) -> Iterator[None]:
+def _progress(deployment: Deployment, run: str, recent: int, *, quiet: bool, as_json: bool) -> Iterator[RunProgress]:
     """Show a run's messages and rounds within a block; on stderr if a JSON object goes to stdout."""
     from server.watch.follower import RunFollower
     from server.watch.progress import RunProgress
 
     shown_on = Console(stderr=as_json, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
     with RunProgress(shown_on, 0) as progress, RunFollower(deployment.runs / run, progress, recent):
-        yield
+        yield progress
 
 
 def _ended(deployment: Deployment, folder: Path, run: str, run_id: str) -> tuple[str, str, list[str]]:
@@ -197,7 +203,11 @@ def _ended(deployment: Deployment, folder: Path, run: str, run_id: str) -> tuple
         try:
             return *follow_log(deployment, run_id, keep), list(lines)
         except KeyboardInterrupt:
-            console.print(f"{run} goes on; see it with follow {folder} {run}, end it with stop {folder} {run}")
+            print(
+                f"{run} goes on; see it with zo-asr server follow {folder} {run}, end it with zo-asr server stop "
+                f"{folder} {run}",
+                file=sys.stderr,
+            )
             raise typer.Exit(130) from None
 
 

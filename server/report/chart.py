@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Point = tuple[float, float]
-WIDTH, HEIGHT = 460.0, 270.0
+WIDTH, HEIGHT = 400.0, 250.0  # narrow, so that text is still read where it is scaled down to a telephone's screen
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 14.0, 12.0, 42.0
 _LABEL = 13.0  # units between two lines of text
 
@@ -133,9 +133,9 @@ class SlopeChart:
     title: str
     slopes: Sequence[Slope]
     height: float
-    width: float = 560.0
-    left: float = 200.0
-    right: float = 360.0
+    width: float = 430.0
+    left: float = 176.0
+    right: float = 254.0
 
 
 def slope_chart(title: str, groups: Sequence[tuple[str, float, float]]) -> SlopeChart:

@@ -107,7 +107,7 @@ def _rate(run: RunNow, ends: tuple[Interval, Interval] | None) -> Chart | None:
     band = [(whole[place]["server_round"], *ends[place]) for place in (0, -1)] if ends and len(whole) > 1 else []
     title = f"{name.upper()} on {most} held-out utterances"
     line = Line("held", points, dots=True, band=band)
-    return line_chart(title, "round", [line], lambda rate: f"{100 * rate:.0f} %", from_zero=True)
+    return line_chart(title, "round", [line], lambda rate: f"{100 * rate:.0f}%", from_zero=True)
 
 
 def _slopes(evaluation: Mapping[str, Any], speaker: str) -> list[SlopeChart]:

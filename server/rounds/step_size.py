@@ -126,6 +126,7 @@ class MeasuredStep:
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[StepRow] = []
         self._units = 0.0
+        self._limit = ""  # which held the last round's rate
 
     def take_up(self, ledger: Ledger) -> None:
         """As `StepSize.take_up`; a `steps.jsonl` of another run is overwritten.
@@ -216,8 +217,11 @@ class MeasuredStep:
         held, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
-        if not 1 / MOST_CHANGE < rate / held < MOST_CHANGE:  # a slow drift is no news
+        far = not 1 / MOST_CHANGE < rate / held < MOST_CHANGE  # a slow drift is no news
+        limit = f"{'below' if rate < held else 'above'}: {why}" if far else ""
+        if limit and limit != self._limit:  # nor is the next round of the same
             logger.info(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
+        self._limit = limit
         return held
 
     def _room(self, replies: Measured) -> float:

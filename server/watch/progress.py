@@ -16,6 +16,16 @@ from zo_common.console import LineHandler, shown
 
 if TYPE_CHECKING:
     from server.rounds.federation import Events
+    from zo_common.config.run import RunConfig
+
+
+def headline(name: str, config: RunConfig, devices: str = "") -> str:
+    """Return a line on what a run is going to do; `devices` are its devices in words, where it is known."""
+    return (
+        f"{name}: {f'{devices}, ' if devices else ''}{config.num_server_rounds} rounds of {config.local_steps} step(s) "
+        f"x {config.num_queries} queries ({config.estimator}), batch {config.batch_size}, "
+        f"trained: {config.trained_tensors}" + ("" if config.needs_text else f", objective: {config.objective}")
+    )
 
 
 def _warn(line: str) -> None:

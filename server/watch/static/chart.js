@@ -33,8 +33,8 @@ function extent(series, index) {
   return [low, high];
 }
 
-// series: [{name, kind, dots, points: [[x, y or null], …] by rising x}]
-export function draw(svg, series, { formatX, formatY, wholeX = true, fromZero = false }) {
+// series: [{name, kind, dots, points: [[x, y or null], …] by rising x}]; the x axis goes on to `until`, if that is more
+export function draw(svg, series, { formatX, formatY, wholeX = true, fromZero = false, until = -Infinity }) {
   const width = Math.max(svg.clientWidth, 200), height = Math.max(svg.clientHeight, 120);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   let [left, right] = extent(series, 0), [low, high] = extent(series, 1);
@@ -44,6 +44,7 @@ export function draw(svg, series, { formatX, formatY, wholeX = true, fromZero = 
     svg.replaceChildren(...parts);
     return;
   }
+  right = Math.max(right, until);
   if (fromZero) low = Math.min(0, low);
   const room = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   high += room;

@@ -105,7 +105,7 @@ function renderHead() {
   ];
   if (run.privacy) {
     const { spent, limit, delta } = run.privacy;
-    tiles.push(["privacy, ε spent", `${decimals(spent ?? 0, 2)} of ${limit}`, delta ? `δ ${delta}` : ""]);
+    tiles.push(["privacy, ε spent", `${decimals(spent ?? 0, 2)} of ${limit}`, delta ? `δ ${delta.toExponential()}` : ""]);
   }
   byId("tiles").replaceChildren(...tiles.map(([name, value, more]) => {
     const group = element("div"), shown = element("dd", value);
@@ -134,11 +134,12 @@ function renderCharts() {
   const at = rateColumn(), name = RATES[state.run.metric];
   const rate = state.curve.filter((each) => each[at] !== null).map((each) => [place(each[0]), each[at]]);
   const formatX = overBytes ? bytes : (value) => `${value}`;
+  const until = place(state.rounds.at(-1)?.[0] ?? 0);  // both charts end there, so that they can be compared
   draw(byId("loss"), [
     { kind: "train", points: train }, { kind: "guard", dots: true, points: guard }, { kind: "held", dots: true, points: held },
-  ], { formatX, formatY: (value, step) => value.toFixed(digitsOf(step)) });
+  ], { formatX, until, formatY: (value, step) => value.toFixed(digitsOf(step)) });
   draw(byId("rate"), [{ kind: "held", dots: true, points: rate }],
-    { formatX, formatY: (value, step) => `${(100 * value).toFixed(digitsOf(100 * step))} %`, fromZero: true });
+    { formatX, until, formatY: (value, step) => `${(100 * value).toFixed(digitsOf(100 * step))} %`, fromZero: true });
   byId("guard-key").hidden = !guard.length;
   const ends = (points, format) => points.length ? `from ${format(points[0][1])} to ${format(points.at(-1)[1])}` : "nothing measured yet";
   const trained = train.filter((each) => each[1] !== null), three = (value) => value.toFixed(3);
@@ -191,7 +192,7 @@ function renderDevices() {
   let found = [...state.devices.values()];
   if (wanted) found = found.filter((each) => `${each.client} ${each.seldom[0]} ${each.seldom[1]}`.toLowerCase().includes(wanted));
   found.sort(ORDERS[byId("order").value]);
-  const start = pages("devices-pages", "devices", found.length, DEVICES_SHOWN, ["before", "next"]);
+  const start = pages("devices-pages", "devices", found.length, DEVICES_SHOWN, ["previous", "next"]);
   const made = found.slice(start, start + DEVICES_SHOWN).map((each) => {
     const [seen, , up, down] = each.moving, [, standing, until, refused, word] = each.seldom;
     const kind = standing === "excluded" ? "text bad" : standing === "backing-off" ? "text warn" : "text";

@@ -96,6 +96,7 @@ def test_start_hands_the_run_over_and_keeps_its_log(deployment: Deployment, flow
     said = call("start", "example", "--set", "num-queries=2", "--set", "language=de", "--set", "epsilon=1e-4")
 
     assert (deployment.runs / "example" / FLOWER_LOG).read_text() == "[ROUND 1]\n[ROUND 2]\n"
+    assert "rounds of 8 step(s) x 2 queries" in said
     assert f"ledger and model are in {deployment.runs}/example" in said
     used = deployment.runs / "example" / "run-config.toml"
     assert flower.asked[0] == ["run", str(deployment.app), "deployment", "--run-config", str(used), "--format", "json"]

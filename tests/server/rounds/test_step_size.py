@@ -160,6 +160,14 @@ class TestHistory:
         assert "round 2: the measured learning rate" in words[0]
         assert "is held at" in words[0]
 
+    def test_a_rate_that_stays_held_is_told_once(self, measured: Any) -> None:
+        step, words = measured()
+        usual = step.used(1, Replies([numbers_of()] * 3), 1)
+
+        for server_round, rate in enumerate((usual / 9, usual / 8, usual * 9, usual, usual * 9), start=2):
+            step._held(server_round, rate, 3, 1.0)
+        assert [word.split(":")[0] for word in words] == ["round 2", "round 4", "round 6"]
+
     def test_a_rate_is_held_to_what_the_lattice_has_room_for(self, measured: Any) -> None:
         step, words = measured(num_queries=4)
         step.take_up(_ledger(0, grid=-26))

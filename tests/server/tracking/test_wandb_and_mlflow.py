@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ def test_a_run_and_its_resume_are_one_offline_run_of_wandb(tmp_path: Path, monke
     _run(WandbTracker, tmp_path / "run", range(1, 3), checksum="aa")
     _run(WandbTracker, tmp_path / "run", range(3, 4), status="failed")
 
+    # wandb's own service writes the files out after `finish` has returned
+    until = time.monotonic() + 60
+    while not all("exit" in each for each in _wandb_runs(tmp_path / "run")) and time.monotonic() < until:
+        time.sleep(0.05)
     first, second = _wandb_runs(tmp_path / "run")
     assert first["id"] == second["id"] == (tmp_path / "run" / "wandb-run-id").read_text().strip()
     assert first["config"]["num-queries"] == 8 and first["config"]["devices"] == 3

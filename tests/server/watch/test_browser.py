@@ -106,14 +106,17 @@ def test_a_hostile_devices_name_stays_text(page: Any, tmp_path: Path) -> None:
 
 def test_the_page_works_by_keyboard_and_on_a_narrow_screen(page: Any, tmp_path: Path) -> None:
     run = RunFiles(tmp_path / "run", [f"device-{number}" for number in range(120)])
+    run.device(0).word = "a message that is as long as a sentence, with the reason and its remedy"
     for _ in range(12):
-        run.round()
+        run.round({"late": 1})
     command = shlex.join(["zo-asr", "server", "resume", "/srv/zo asr", "run"])
     page.set_viewport_size({"width": 360, "height": 700})
     with served(run.folder, command) as address:
         page.goto(address)
         page.wait_for_selector("#devices tbody tr")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        beyond = "[...document.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth)"
+        assert page.evaluate(f"{beyond}.length") == 0
         unnamed = (
             "[...document.querySelectorAll('button, input, select')].filter(e => !(e.textContent || e.labels?.length))"
         )
