@@ -6,15 +6,15 @@ signal, change a quadratic loss (`server.rounds.step_size`) by
     Δ = −c x m Σ Q α_r + ½ Σ Q m_r α_r² (t + (Q + 1/c) (r x + R_noise))
 
 in expectation, with m the mean of m_r, c = (q − 1)/q of leave-one-out scalars, else 1, and r x the curvature along the
-gradient, R_signal/m. A check of the held-out loss measures Δ within the noise of its utterances, and so x. For N held-out
-utterances the error of x is about √(B/(N Q rounds)) times the share of noise, for batches of B; that of m − v is about
-√(2/(Q rounds)): with 32 utterances five times as much.
+gradient, R_signal/m. A check of the held-out loss measures Δ within the noise of its utterances, and so x. For batches
+of B and N held-out utterances the error of x is about √(B/(N Q)) for one round, that of 1 − v/m about √(2/Q): of 4 and
+32 a quarter.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.guards.guard import Progress

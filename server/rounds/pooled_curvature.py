@@ -206,14 +206,15 @@ def _signal_of_shares(weights: Sequence[float], rounds: Sequence[Pooled], *, alo
 
 def _beyond_doubt(of_shares: Estimate, *, alone: bool, early: bool, judged: Sequence[Estimate] | None = None) -> float:
     """Return the share of signal that is certain; of the first few rounds, what they measured."""
-    signal = of_shares.signal
+    best = _combined([of_shares, *judged]) if judged and not early else of_shares
     if early:
-        least = min(signal, _FIRST_SIGNAL) if alone else signal
+        least = min(best.signal, _FIRST_SIGNAL) if alone else best.signal
     else:
-        best = _combined([of_shares, *(judged or ())])
-        signal, least = best.signal, best.signal - ERRORS_OF_CAUTION * best.error
-    floor = EXPLORED_SIGNAL if judged is not None and len(judged) < ENOUGH_CHECKS and not alone else LEAST_SIGNAL
-    return min(max(least, min(floor, signal) if floor == LEAST_SIGNAL and signal > 0 else floor), 1.0)
+        least = best.signal - ERRORS_OF_CAUTION * best.error
+    floor = min(LEAST_SIGNAL, best.signal) if best.signal > 0 else LEAST_SIGNAL
+    if judged is not None and len(judged) < ENOUGH_CHECKS and not alone:
+        floor = EXPLORED_SIGNAL
+    return min(max(least, floor), 1.0)
 
 
 def _combined(found: Sequence[Estimate]) -> Estimate:
