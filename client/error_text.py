@@ -29,3 +29,8 @@ def error_text(error: Exception, identity: DeviceIdentity | None = None) -> str:
     if text != str(error):
         logger.warning(str(error))
     return text
+
+
+def named_error(error: Exception) -> str:
+    """Return an unforeseen error's class and the beginning of its message, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -12,8 +12,9 @@ import numpy as np
 from benchmarks.learning.crowd import Crowd
 from benchmarks.learning.lattice_rounds import LatticeRounds, restored
 from benchmarks.learning.method import Cost, Settings
-from benchmarks.learning.rates import Rate
+from benchmarks.learning.rates import MeasuredRate, Rate
 from server.guards.closing import Losses, averaged_rounds, to_average
+from server.guards.guard import Progress
 from server.guards.held_out_guard import NOISE, rise
 from train.run import ALONE
 from zo_common.config.run import RunConfig
@@ -45,6 +46,8 @@ class GuardedRounds(LatticeRounds):
         self._kept: list[Round] = []
         self._checked, self._best_at, self._bad, self._factor = 0, 0, 0, 1.0
         self._best, self._cost = self._look(), Cost()
+        self._last, self._progress = self._best, list[Progress]()
+        self._tell()
 
     def round(self, number: int) -> Cost:
         """As `Method.round`."""
@@ -62,9 +65,13 @@ class GuardedRounds(LatticeRounds):
 
     def _check(self, number: int) -> None:
         found = self._look()
+        after = number - self._every
+        if np.isfinite(found).all():
+            self._progress.append(Progress(after, number, *rise(found, self._last), self._factor))
+            self._tell()
         higher, error = rise(found, self._best)
         if np.isfinite(found).all() and higher <= max(0.0, NOISE * error):
-            self._checked, self._bad = len(self._kept), 0
+            self._checked, self._bad, self._last = len(self._kept), 0, found
             if found.mean() <= self._best.mean():
                 self._best, self._best_at = found, len(self._kept)
             return
@@ -72,6 +79,10 @@ class GuardedRounds(LatticeRounds):
         self._move(_undoing(self._kept[self._checked :]))
         self._kept = self._kept[: self._checked]
         self._bad, self._factor = self._bad + 1, self._factor * _SMALLER
+
+    def _tell(self) -> None:
+        if isinstance(self.rate, MeasuredRate):
+            self.rate.progress = list(self._progress)
 
     def finish(self) -> None:
         """Choose the state that the run ends with."""
@@ -99,7 +110,8 @@ class GuardedRounds(LatticeRounds):
         """As `Method.state`, with what was checked."""
         kept = [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self._kept]
         checks = [self._checked, self._best_at, self._bad, self._factor, asdict(self._cost)]
-        return super().state() | {"kept": kept, "best": self._best.tolist(), "checks": checks}
+        told = {"last": self._last.tolist(), "progress": [asdict(each) for each in self._progress]}
+        return super().state() | {"kept": kept, "best": self._best.tolist(), "checks": checks} | told
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `Method.restore`."""
@@ -108,6 +120,9 @@ class GuardedRounds(LatticeRounds):
         self._best = np.asarray(state["best"], np.float64)
         self._checked, self._best_at, self._bad, self._factor, cost = state["checks"]
         self._cost = Cost(**cost)
+        self._last = np.asarray(state["last"], np.float64)
+        self._progress = [Progress(**each) for each in state["progress"]]
+        self._tell()
 
 
 def _undoing(rounds: Sequence[Round]) -> list[Contribution]:

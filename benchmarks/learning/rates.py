@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from server.guards.guard import Progress
 from server.rounds.pooled_curvature import StepRow
 from server.rounds.step_size import MeasuredStep
 from zo_common.aggregation.mean import ClientScalars
@@ -85,12 +86,17 @@ class _Replies:
 
 
 class MeasuredRate(MeasuredStep):
-    """What a server takes, its rounds kept in memory alone."""
+    """What a server takes, its rounds kept in memory alone.
+
+    Attributes:
+        progress: what a guard found; None without one.
+    """
 
     asks: Mapping[str, Any] = {"curvature": True}
 
     def __init__(self, config: RunConfig) -> None:
-        super().__init__(config)
+        super().__init__(config, lambda: self.progress)
+        self.progress: list[Progress] | None = None
 
     def rate_of_round(self, number: int, results: Sequence[LocalResult]) -> float:
         """As `Rate.rate_of_round`."""

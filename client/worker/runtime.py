@@ -25,7 +25,7 @@ from client.device.secure_sums import InMemory, SecureSums
 from client.device.sum_keys import SumKeys
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.device_identity import DeviceIdentity
-from client.error_text import error_text
+from client.error_text import error_text, named_error
 from client.worker.at_start import look_at_recordings, settings_at_start
 from client.worker.job import Job, Kind, Request
 from client.worker.job_queue import JobQueue, Work
@@ -335,14 +335,14 @@ class WorkerRuntime:
                 return
             word = "the weights are not those of a round that is known"
         except Exception as error:
-            word = f"the checksum of the weights cannot be computed after this work ({_named(error)})"
+            word = f"the checksum of the weights cannot be computed after this work ({named_error(error)})"
         logger.error(f"{word}: the model is loaded again")
         try:
             engine.rebuild()
             self._synced(engine)
         except Exception as error:
             logger.critical(
-                f"the model cannot be loaded again ({_named(error)}): the worker exits and must be restarted"
+                f"the model cannot be loaded again ({named_error(error)}): the worker exits and must be restarted"
             )
             os._exit(_EX_SOFTWARE)
 
@@ -395,7 +395,3 @@ class WorkerRuntime:
             "state_folder": str(self._journal.folder),
             "unsaved": self._journal.unsaved,
         }
-
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from server.guards.closing import averaged_rounds, kept_records
+from server.guards.guard import Progress
 from server.guards.logged_guard import LoggedGuard, Look
 from server.run.log import RoundReport
 from zo_common.ledger.record import Record
@@ -34,6 +36,16 @@ class BestStateGuard(LoggedGuard[Look]):
     def closings(self) -> int:
         """As `Guard.closings`."""
         return sum(bool(row["closing"]["record"]) for row in self._closing_rows)
+
+    def progress(self) -> list[Progress]:
+        """As `Guard.progress`, of checks of the same speech."""
+        found, bad = [], 0
+        for row in self._rows:
+            if (change := row.get("change")) and row["of"] == self._of:
+                numbers = change["mean"], change["error"], _SMALLER**bad
+                found.append(Progress(change["after"], row["server_round"], *numbers))
+            bad += row.get("good") is False
+        return found
 
     def stop(self) -> None:
         """As `Guard.stop`."""
@@ -97,6 +109,17 @@ class BestStateGuard(LoggedGuard[Look]):
         closing = self._closing_rows[-1]["closing"] if self._closed else None
         found = {"of": self._of, "looks": looks, "taken_back": self.taken_back}
         return found | ends | {"step_factor": self.step_factor, "closing": closing}
+
+
+def check_change(row: dict[str, Any]) -> None:
+    """Raise KeyError or TypeError if a row's change of the loss, where it has one, is malformed."""
+    if (change := row.get("change")) is None:
+        return
+    after, numbers = change["after"], (change["mean"], change["error"])
+    if not (type(after) is int and 0 <= after < row["server_round"]):
+        raise TypeError("a change is of no round")
+    if not all(type(number) is float and math.isfinite(number) for number in numbers):
+        raise TypeError("a change of the loss is no number")
 
 
 def check_closing(found: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from server.guards.best_state_guard import BestStateGuard, check_closing
+from server.guards.best_state_guard import BestStateGuard, check_change, check_closing
 from server.guards.closing import kept_records, to_average
 from server.guards.device_losses import LEAST_DEVICES, DeviceLosses, compare
 from server.guards.guard import Contributions
@@ -277,6 +277,10 @@ class DeviceGuard(BestStateGuard[Seen]):
         if self._best is None or (rise is not None and rise.mean <= 0 and rise.middle <= 0):
             self._best, self._best_round = found, server_round
 
+    def _change(self, found: Seen) -> tuple[float, float] | None:
+        compared = None if self._last is None else compare(found.losses, self._last.losses)
+        return None if compared is None else (compared.mean, compared.error)
+
     def _row_of(self, found: Seen, *, good: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"loss": found.level if math.isfinite(found.level) else None}
         if not good:
@@ -298,6 +302,7 @@ class DeviceGuard(BestStateGuard[Seen]):
     def _read_row(self, row: dict[str, Any]) -> Seen | None:
         if "closing" in row:
             check_closing(row["closing"])
+        check_change(row)
         if not row["good"]:
             if not (isinstance(row["loss"], float | None) and type(row["after"]) is int):
                 raise TypeError("the loss is no number")

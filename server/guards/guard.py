@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from server.run.log import RoundReport
@@ -10,6 +11,24 @@ from zo_common.config.run import RunConfig
 from zo_common.ledger.record import Contribution
 
 Contributions = tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What rounds did to the held-out loss.
+
+    Attributes:
+        after, server_round: they are the rounds after + 1 … server_round.
+        change: of the mean loss, nats a token or character; negative where it fell.
+        error: its standard error.
+        step_factor: `Guard.step_factor` of those rounds.
+    """
+
+    after: int
+    server_round: int
+    change: float
+    error: float
+    step_factor: float
 
 
 class Guard:
@@ -60,6 +79,10 @@ class Guard:
         Called after each round, and when a run begins, until it returns None. Such a record undoes rounds or, after the
         last round, leads to the best state.
         """
+        return None
+
+    def progress(self) -> list[Progress] | None:
+        """Return what rounds did to the held-out loss, check after check; None if it does not compare losses."""
         return None
 
     def scalars(self, server_round: int) -> dict[str, float]:

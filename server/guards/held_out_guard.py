@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from server.guards.best_state_guard import BestStateGuard, check_closing
+from server.guards.best_state_guard import BestStateGuard, check_change, check_closing
 from server.guards.closing import Candidate, Losses, to_average
 from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
@@ -97,6 +97,9 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         best = f"{self._best.mean():.4f} after round {self._best_round}"
         return f"guard: the held-out loss is {found.mean():.4f} (best {best}), higher by {higher:.4f} ± {error:.4f}"
 
+    def _change(self, found: Losses) -> tuple[float, float] | None:
+        return None if self._last is None else rise(found, self._last)
+
     def _row_of(self, found: Losses, *, good: bool) -> dict[str, Any]:
         loss = float(found.mean())
         row: dict[str, Any] = {"loss": loss if math.isfinite(loss) else None}
@@ -105,6 +108,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
     def _read_row(self, row: dict[str, Any]) -> Losses | None:
         if "closing" in row:
             check_closing(row["closing"])
+        check_change(row)
         if not isinstance(row["loss"], float | None):
             raise TypeError("the loss is no number")
         if not row["good"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,10 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
     def _remember_good(self, server_round: int, found: Look) -> None:
         """Update the best good check with another good one."""
 
+    def _change(self, found: Look) -> tuple[float, float] | None:
+        """Return the change of the loss since the last good check, and its standard error; None if unknown."""
+        return None
+
     def begin(self, state: RunState) -> None:
         """Start guarding a run, with the logged checks of rounds that are in the ledger."""
         self._state = state
@@ -121,6 +126,9 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         return {}
 
     def _note(self, server_round: int, found: Look, *, good: bool, **more: Any) -> None:
+        change = self._change(found)
+        if change is not None and all(map(math.isfinite, change)) and "closing" not in more:
+            more["change"] = {"after": self._good_round, "mean": change[0], "error": change[1]}
         if not good:
             more["after"] = self._good_round
         self._remember(server_round, found if good else None)

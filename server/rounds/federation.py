@@ -103,7 +103,7 @@ class Federation:
         config = settle_noise(config, list(self.roster.members.values()), Path(config.output) / LEDGER_NAME)
         self.config = config
         self.guard = guard_for(config, global_model, self.events.on_stage, self.losses_on_clients)
-        self.step_size = step_size(config, global_model)
+        self.step_size = step_size(config, global_model, self.guard.progress)
         self.state = RunState(config, global_model, self._reference)
         self.step_size.take_up(self.ledger.ledger)
         self.privacy = privacy_guard(config, self.ledger, self.resumed)

@@ -28,6 +28,9 @@ LEAST_SIGNAL = 0.002
 ERRORS_OF_CAUTION = 1.0
 """Standard errors by which the signal counts as smaller than it was measured. A step that is c times the best one gains
 c (2 − c) of what the best one gains: half of it is three quarters of the gain, and four times of it loses eight."""
+EXPLORED_SIGNAL, ENOUGH_CHECKS = 0.02, 2
+"""The least signal before so many checks of held-out losses: rounds of almost no step would tell nothing."""
+_LEAST_ERROR = 1e-3
 _FIRST_SIGNAL = 0.1  # at most, while one device's rounds are too few to show the error
 _OF_MEDIAN_DEVIATION = 1.4826  # standard deviation over median deviation, of a normal distribution
 _MOST = 1e200  # of a number, far beyond the result of float32 scalars
@@ -46,6 +49,7 @@ class Pooled:
         share_error: standard error of `noise_share`, by the median deviation of devices, so that no device can raise
             it much; 0 for one device in one round, where it is unknown.
         square: m of a single device, by which its rounds are weighted; 0 for several, whose rounds have equal weights.
+        mean_square: m, the mean over devices; 0 where it is unknown.
     """
 
     per_direction: float
@@ -55,6 +59,7 @@ class Pooled:
     along_error: float
     share_error: float = 0.0
     square: float = 0.0
+    mean_square: float = 0.0
 
     @property
     def cautious(self) -> RelativeCurvature:
@@ -72,7 +77,8 @@ class StepRow:
 
     Attributes:
         learning_rate: the one used, float32.
-        per_direction, along_signal, along_noise, noise_share, along_error, share_error, square: the round's `Pooled`.
+        per_direction, along_signal, along_noise, noise_share, along_error, share_error, square, mean_square: the
+            round's `Pooled`.
         devices: valid replies.
         room: the rate at which the round's mean update would be as large as the lattice allows.
     """
@@ -89,6 +95,7 @@ class StepRow:
     room: _Above0
     share_error: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
     square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
+    mean_square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
 
     @property
     def pooled(self) -> Pooled:
@@ -120,6 +127,7 @@ def pooled(found: Sequence[RelativeCurvature]) -> Pooled:
         error,
         0.0 if alone else spread / math.sqrt(len(found)),
         total if alone else 0.0,
+        total / len(found),
     )
 
 
@@ -132,17 +140,34 @@ def history(directions: int) -> int:
     return min(max(-(-DIRECTIONS // directions), FEWEST_ROUNDS), MOST_ROUNDS)
 
 
-def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> RelativeCurvature:
+@dataclass(frozen=True)
+class Estimate:
+    """A share of signal, 1 − v/m, and its standard error."""
+
+    signal: float
+    error: float
+
+
+def long_window(most: int) -> int:
+    """Return over how many rounds slowly changing numbers are averaged; `most` as in `averaged`."""
+    return _LONG * most
+
+
+def averaged(
+    rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS, judged: Sequence[Estimate] | None = None
+) -> RelativeCurvature:
     """Return the numbers that a round's step follows from, of all rounds so far, of which it is the last.
 
     Args:
         most: number of rounds to average over, from `history`.
+        judged: what held-out losses tell of the signal (`server.rounds.held_out_signal`); None where none are known.
 
     If all rounds are of one device, numbers relative to m are weighted by it, as devices are in `pooled`.
 
     - The share of noise is a mean over the last 4 × `most` rounds, and `ERRORS_OF_CAUTION` standard errors more: as a
       model comes to know the speech, the signal vanishes in the noise of utterances, and what is left of it must not be
-      overestimated.
+      overestimated. Held-out losses tell it more precisely where it is small: the mean of all estimates is weighted by
+      their inverse variances.
     - Curvature along the gradient is the least certain number of a round, and only noise where the gradient is small;
       but its ratio to the curvature of one direction times the signal changes slowly. That ratio is a quotient of sums
       over the same rounds, to which rounds of strong gradients contribute most, and one standard error more.
@@ -157,23 +182,47 @@ def averaged(rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS) -> RelativeCur
     recent = list(zip(weights, long, strict=True))[-most:]
     noise = math.fsum(w * each.along_noise for w, each in recent) / math.fsum(w for w, _ in recent)
     t = fmean(each.per_direction for _, each in recent)
-    signal = _signal(weights, long, alone=alone)
+    of_shares = _signal_of_shares(weights, long, alone=alone)
+    early = len(rounds) < (FEWEST_ROUNDS if alone else 3)
+    signal = _beyond_doubt(of_shares, alone=alone, early=early)
     quotient, error = _quotient(weights, long)
-    return RelativeCurvature(t, (quotient + error) * signal * t, noise, 1 - signal)
+    along = (quotient + error) * t * signal
+    if judged is not None:
+        signal = _beyond_doubt(of_shares, alone=alone, early=early, judged=judged)
+        along = max(along, (quotient + error) * t * signal)  # the gradient of what is learned is no smaller
+    return RelativeCurvature(t, along, noise, 1 - signal)
 
 
-def _signal(weights: Sequence[float], rounds: Sequence[Pooled], *, alone: bool) -> float:
-    """Return the share of signal that rounds have beyond doubt; of the first few, what they measured."""
-    total, early = math.fsum(weights), len(rounds) < (FEWEST_ROUNDS if alone else 3)
+def _signal_of_shares(weights: Sequence[float], rounds: Sequence[Pooled], *, alone: bool) -> Estimate:
+    """Return the share of signal that rounds measured."""
+    total = math.fsum(weights)
     share = math.fsum(w * each.noise_share for w, each in zip(weights, rounds, strict=True)) / total
     error = _spread([w * (each.noise_share - share) for w, each in zip(weights, rounds, strict=True)])
     if not alone:
         of_rounds = math.sqrt(math.fsum((w * each.share_error) ** 2 for w, each in zip(weights, rounds, strict=True)))
         error = min(error, of_rounds)
-    least = 1 - share - ERRORS_OF_CAUTION * error / total
+    return Estimate(1 - share, error / total)
+
+
+def _beyond_doubt(of_shares: Estimate, *, alone: bool, early: bool, judged: Sequence[Estimate] | None = None) -> float:
+    """Return the share of signal that is certain; of the first few rounds, what they measured."""
+    best = _combined([of_shares, *judged]) if judged and not early else of_shares
     if early:
-        least = min(1 - share, _FIRST_SIGNAL) if alone else 1 - share
-    return max(least, min(LEAST_SIGNAL, 1 - share) if share < 1 else LEAST_SIGNAL)
+        least = min(best.signal, _FIRST_SIGNAL) if alone else best.signal
+    else:
+        least = best.signal - ERRORS_OF_CAUTION * best.error
+    floor = min(LEAST_SIGNAL, best.signal) if best.signal > 0 else LEAST_SIGNAL
+    if judged is not None and len(judged) < ENOUGH_CHECKS and not alone:
+        floor = EXPLORED_SIGNAL
+    return min(max(least, floor), 1.0)
+
+
+def _combined(found: Sequence[Estimate]) -> Estimate:
+    """Return the mean of estimates, weighted by their inverse variances."""
+    weights = [1 / max(each.error, _LEAST_ERROR) ** 2 for each in found]
+    total = math.fsum(weights)
+    mean = math.fsum(w * each.signal for w, each in zip(weights, found, strict=True)) / total
+    return Estimate(mean, 1 / math.sqrt(total))
 
 
 def _quotient(weights: Sequence[float], rounds: Sequence[Pooled]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.guards.choice import NO_GUARD
+from server.guards.guard import Progress
 from server.rounds.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
@@ -42,13 +43,18 @@ class ServerMeasuredStep(MeasuredStep):
         DataError: the split cannot be read.
     """
 
-    def __init__(self, config: RunConfig, global_model: GlobalModel | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        global_model: GlobalModel | None,
+        progress: Callable[[], list[Progress] | None] = lambda: None,
+    ) -> None:
         if global_model is None or config.guard_split in ("", NO_GUARD):
             raise ConfigError(
                 "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
                 "its model: set guard-split and leave server-model on, or set learning-rate to a number"
             )
-        super().__init__(config)
+        super().__init__(config, progress)
         self._global_model = global_model
         self._data = read_speech(
             config.data,
@@ -125,8 +131,15 @@ class ServerMeasuredStep(MeasuredStep):
         return clip_factors(per_example, self._config.clip_utterances)
 
 
-def step_size(config: RunConfig, global_model: GlobalModel | None) -> StepSize:
+def step_size(
+    config: RunConfig,
+    global_model: GlobalModel | None,
+    progress: Callable[[], list[Progress] | None] = lambda: None,
+) -> StepSize:
     """Return the step size that `learning-rate` sets.
+
+    Args:
+        progress: of the run's guard.
 
     Raises:
         ConfigError, DataError: it cannot be measured.
@@ -134,5 +147,5 @@ def step_size(config: RunConfig, global_model: GlobalModel | None) -> StepSize:
     if config.learning_rate != "auto":
         return FixedStep(config)
     if config.privacy == "none":
-        return MeasuredStep(config)
-    return ServerMeasuredStep(config, global_model)
+        return MeasuredStep(config, progress)
+    return ServerMeasuredStep(config, global_model, progress)

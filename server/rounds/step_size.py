@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
@@ -24,12 +24,15 @@ from typing import Protocol
 
 import numpy as np
 
+from server.guards.guard import Progress
+from server.rounds.held_out_signal import Rounds, judged_signals
 from server.rounds.pooled_curvature import (
     Pooled,
     StepRow,
     averaged,
     encode_rows,
     history,
+    long_window,
     pooled,
     rows_of,
 )
@@ -121,8 +124,8 @@ class MeasuredStep:
     devices'. In the first round it is 0, and all local steps measure at the same weights.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, progress: Callable[[], list[Progress] | None] = lambda: None) -> None:
+        self._config, self._progress = config, progress
         self._path = Path(config.output) / LOG_NAME
         self._rows: list[StepRow] = []
         self._units = 0.0
@@ -189,22 +192,32 @@ class MeasuredStep:
         return replies.curvatures()
 
     def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
-        return averaged([*(row.pooled for row in self._rows), *now], self._history(devices))
+        rounds, most = [*(row.pooled for row in self._rows), *now], self._history(devices)
+        found, progress = averaged(rounds, most), self._progress()
+        if progress is None or self._config.aggregation != "mean":  # other rules' updates are not what scalars promise
+            return found
+        return averaged(rounds, most, judged_signals(progress, self._rows[-long_window(most) :], found, self._rounds))
 
     def _history(self, devices: int) -> int:
         return history(devices * self._config.num_queries * self._config.local_steps)
 
-    def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
-        """Return the learning rate of a round with these numbers, devices and local steps."""
+    @property
+    def _rounds(self) -> Rounds:
         config = self._config
         shared, one_out = config.directions == "shared", config.estimator == "leave-one-out"
-        apart = config.num_queries * (1 if shared else devices)
+        return Rounds(config.num_queries, config.local_steps, shared, config.num_queries if one_out else 0)
+
+    def _rate(self, found: RelativeCurvature, devices: int, local_steps: int) -> float:
+        """Return the learning rate of a round with these numbers, devices and local steps."""
+        rounds = self._rounds
+        apart = rounds.apart(devices)
         coefficient = best_coefficient(
             found,
             directions=local_steps * apart,
-            devices=1 if config.aggregation == "krum" else devices,  # of one device's scalars the noise is not averaged
-            shared=shared,
-            left_out=config.num_queries if one_out else 0,
+            # of one device's scalars the noise is not averaged
+            devices=1 if self._config.aggregation == "krum" else devices,
+            shared=rounds.shared,
+            left_out=rounds.left_out,
         )
         return coefficient * apart
 

@@ -115,6 +115,14 @@ def test_worse_rounds_are_undone_by_a_record_and_the_step_is_halved(
     assert (summary["taken_back"], summary["step_factor"]) == ([(2, 3)], 0.5)
     assert summary["start"] == pytest.approx(1.0015) and summary["end"] < 0.72
     assert summary["look_bytes"]["up"] == 6 * DEVICES * 90
+    progress = federation.guard.progress()
+    assert progress is not None
+    assert [(p.after, p.server_round, p.step_factor) for p in progress] == [
+        (0, 1, 1.0), (1, 2, 1.0), (3, 4, 0.5), (4, 5, 0.5),
+    ]  # fmt: skip
+    # of four devices, each a little different, against the weights that the rounds began with
+    assert [p.change for p in progress] == pytest.approx([-0.0985, 0.0515, -0.0955, -0.0985])
+    assert all(0 < p.error < 0.01 for p in progress)
 
 
 def test_a_rise_within_its_noise_is_kept(

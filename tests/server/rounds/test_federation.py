@@ -59,7 +59,8 @@ class TestRounds:
         assert [(r.asked, r.answered) for r in observed.reports] == [(3, 3)] * 3
         assert [c.seed for c in ledger.records[1].contributions] == [client_seed(0, 2, c) for c in range(3)]
         assert len({r.checksum for r in ledger.records} | {ledger.header.base_checksum}) == 4
-        assert ledger.records[-1].checksum == federation.checksum == federation.global_model.state.checksum()  # type: ignore[union-attr]
+        assert federation.global_model is not None
+        assert ledger.records[-1].checksum == federation.checksum == federation.global_model.state.checksum()
         assert _replayed(ledger, config.model) == federation.checksum
         # a device applies a round when it hears of it: it is one behind, exactly
         for partition in range(3):

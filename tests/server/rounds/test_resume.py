@@ -258,7 +258,8 @@ def test_a_full_disk_undoes_the_round_and_the_run_can_go_on(
             federation.run_round(2)
 
     assert _path(config).read_bytes() == good
-    assert federation.checksum == checksum == federation.global_model.state.checksum()  # type: ignore[union-attr]
+    assert federation.global_model is not None
+    assert federation.checksum == checksum == federation.global_model.state.checksum()
     federation.close()
     federate(replace(config, resume=True))
     assert _bytes(ledger_of(config)) == _bytes(undisturbed())

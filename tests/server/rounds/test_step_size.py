@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from listening import listen
 from step_replies import Replies, numbers_of
 
+from server.guards.guard import Progress
 from server.rounds.federation import Federation
 from server.rounds.pooled_curvature import averaged, history, pooled
 from server.rounds.private_step import step_size
@@ -279,6 +280,45 @@ class TestHistory:
         assert "steps.jsonl is not written: No space left on device" in words[0]
 
 
+def _after_checks(progress: list[Progress] | None, tmp_path: Path, **changes: Any) -> float:
+    """The rate after twelve rounds of three devices whose scalars are nearly all noise."""
+    step = MeasuredStep(RunConfig(output=str(tmp_path), **changes), lambda: progress)
+    found = [numbers_of(share=share, signal=0.0) for share in (0.93, 0.97, 1.01)]
+    return [step.used(number, Replies(found), number) for number in range(1, 13)][-1]
+
+
+class TestHeldOut:
+    def test_rounds_that_lower_the_held_out_loss_lengthen_the_step_and_others_shorten_it(self, tmp_path: Path) -> None:
+        alone = _after_checks(None, tmp_path)
+
+        def after(change: float) -> float:
+            checks = [Progress(last - 4, last, change, 1e-5, 1.0) for last in (4, 8)]
+            return _after_checks(checks, tmp_path)
+
+        assert after(-0.005) > 1.5 * alone > 1.5 * after(0.0)
+
+    def test_the_first_rounds_explore_where_a_check_will_tell(self, tmp_path: Path) -> None:
+        nothing = [numbers_of(share=1.0, signal=0.0)] * 3
+        rates = [
+            MeasuredStep(RunConfig(output=str(tmp_path)), lambda checks=checks: checks).used(1, Replies(nothing), 1)
+            for checks in (None, [])
+        ]
+
+        assert rates[1] == pytest.approx(10 * rates[0], rel=1e-5)
+
+    def test_a_noisy_check_tells_little(self, tmp_path: Path) -> None:
+        sure, unsure = ([Progress(0, 4, -0.02, error, 1.0)] * 2 for error in (1e-4, 1.0))
+
+        assert _after_checks(unsure, tmp_path) == pytest.approx(_after_checks(None, tmp_path), rel=0.05)
+        assert _after_checks(sure, tmp_path) > 1.5 * _after_checks(unsure, tmp_path)
+
+    def test_updates_that_are_no_mean_promise_nothing(self, tmp_path: Path) -> None:
+        checks = [Progress(0, 4, 0.1, 1e-4, 1.0)] * 2
+
+        median = {"aggregation": "median", "directions": "shared", "weighting": "uniform", "min_replies": 3}
+        assert _after_checks(checks, tmp_path, **median) == _after_checks(None, tmp_path, **median)
+
+
 def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
     step, _ = measured()
     step.used(1, Replies([numbers_of(), numbers_of(t=300.0)]), 1)
@@ -287,7 +327,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices", "room", "share_error", "square",
+            "devices", "room", "share_error", "square", "mean_square",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])

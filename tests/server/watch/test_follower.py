@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from server.run.log import CURVE, ROUNDS, SETTINGS_LOG
@@ -77,10 +78,10 @@ def test_recent_messages_of_a_run_that_is_followed_later(tmp_path: Path) -> None
     assert said.getvalue() == "3\n4\n"
 
 
-def test_a_quiet_console_has_warnings_alone(tmp_path: Path, capsys: object) -> None:
+def test_a_quiet_console_has_warnings_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     follower, said = _follower(tmp_path, quiet=True)
     _add(tmp_path, RUN_LOG, "2026-01-01T00:00:00Z INFO chosen", "2026-01-01T00:00:00Z WARNING worse")
     follower.look()
 
     assert said.getvalue() == ""
-    assert capsys.readouterr().err == "worse\n"  # type: ignore[attr-defined]
+    assert capsys.readouterr().err == "worse\n"
