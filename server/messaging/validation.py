@@ -173,7 +173,7 @@ class RoundInbox:
                 self.refuse("wrong-checksum", word, node_id)
 
     @property
-    def told(self) -> dict[str, str]:
+    def messages(self) -> dict[str, str]:
         """Return client id → message, of valid replies with a message."""
         return {str(r.client_id): plain(r.message) for r in self.replies.values() if r.message}
 
