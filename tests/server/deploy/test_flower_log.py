@@ -16,7 +16,7 @@ def test_lines_are_there_as_they_come_and_the_last_ones_are_remembered(tmp_path:
             log.write(f"line {number} \udcff")
         assert path.read_text().splitlines()[-1] == "line 29 \\udcff"
 
-    assert list(log.lines)[0].startswith("line 10 ") and len(log.lines) == 20
+    assert next(iter(log.lines)).startswith("line 10 ") and len(log.lines) == 20
 
 
 def test_a_full_disk_is_said_once(tmp_path: Path) -> None:
