@@ -150,10 +150,12 @@ class DeviceGuard(BestStateGuard[CheckedLosses]):
             logger.info(f"guard: no checks of earlier rounds are known, round {last} counts as good")
         self._note(last, CheckedLosses(found, found.loss), good=True)
         utterances = sum(number for _, number in found.sums.values())
-        word = f"guard: checks {utterances} held-out utterances of {count} devices"
+        message = f"guard: checks {utterances} held-out utterances of {count} devices"
         if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
-            word += f"; where that is eval-split {self._config.eval_split!r}, the reported split has chosen the rounds"
-        logger.info(word)
+            message += (
+                f"; where that is eval-split {self._config.eval_split!r}, the reported split has chosen the rounds"
+            )
+        logger.info(message)
         return True
 
     def _check_last(self) -> None:
@@ -169,16 +171,16 @@ class DeviceGuard(BestStateGuard[CheckedLosses]):
         self._note(last, seen, good=not rise.beyond_noise)
         if not rise.beyond_noise:
             return
-        word = f"the held-out loss of {rise.broken} of {rise.devices} devices is not finite"
+        message = f"the held-out loss of {rise.broken} of {rise.devices} devices is not finite"
         if not rise.broke:
             best = f"{self._best.level:.4f} after round {self._best_round}"
-            word = (
+            message = (
                 f"the held-out loss of {rise.devices} devices is {seen.level:.4f} (best {best}), higher by "
                 f"{rise.mean:.4f} ± {rise.error:.4f}"
             )
         logger.warning(
-            f"round {last}: guard: {word}: rounds {since + 1} to {last} are undone by round {last + 1}, learning rates "
-            f"are multiplied by {self.step_factor:g} from here on"
+            f"round {last}: guard: {message}: rounds {since + 1} to {last} are undone by round {last + 1}, learning "
+            f"rates are multiplied by {self.step_factor:g} from here on"
         )
 
     def _missed(self, found: DeviceLosses) -> None:

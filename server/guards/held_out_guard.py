@@ -71,10 +71,10 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""
-        contributions, word = super().review(server_round, contributions)
-        if word:
-            word += f", learning rates are multiplied by {self.step_factor:g} from here on"
-        return contributions, word
+        contributions, message = super().review(server_round, contributions)
+        if message:
+            message += f", learning rates are multiplied by {self.step_factor:g} from here on"
+        return contributions, message
 
     def _measure(self) -> Losses:
         """Losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""

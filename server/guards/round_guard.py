@@ -63,13 +63,13 @@ class RoundGuard(LoggedGuard[Check]):
         if not (moved and due):
             return contributions, ""
         found = self._measure()
-        word = self._worse(found)
-        if word:
+        message = self._worse(found)
+        if message:
             contributions = self._undo(contributions, since)
             rounds = f"rounds {self._good_round + 1} to {server_round} are" if since else "this round is"
-            word = f"{word}: {rounds} undone"
-        self._note(server_round, found, good=not word)
-        return contributions, word
+            message = f"{message}: {rounds} undone"
+        self._note(server_round, found, good=not message)
+        return contributions, message
 
     def _undo(self, contributions: Contributions, since: tuple[Record, ...]) -> Contributions:
         """Undo this round's contributions, and those since the last good check; return what the record then holds."""

@@ -158,8 +158,8 @@ class Federation:
             WrongBaseModel: before the first round, if fewer than `min-clients` devices are left.
         """
         found = mismatched_devices(self._reference, members)
-        for node, word in found.items():
-            self.roster.leave_out(node, word, server_round)
+        for node, message in found.items():
+            self.roster.leave_out(node, message, server_round)
         if not server_round and len(self.roster.members) < self.config.min_clients:
             raise WrongBaseModel("\n  ".join(["too few devices are left to begin:", *found.values()]))
 
@@ -307,13 +307,13 @@ class Federation:
     def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
         """Aggregate the valid replies, update the weights, append to the ledger."""
         if len(inbox.replies) < self.config.min_replies and inbox.replies:
-            word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
-            inbox.refuse("too-few", f"{word}: the round stays empty")
+            message = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
+            inbox.refuse("too-few", f"{message}: the round stays empty")
             inbox.replies.clear()
         for detail in inbox.details:
             logger.warning(f"round {server_round}: refused: {detail}")
-        for word in inbox.words[:_MOST_WORDS]:
-            logger.info(f"round {server_round}: {word}")
+        for message in inbox.words[:_MOST_WORDS]:
+            logger.info(f"round {server_round}: {message}")
         if (more := len(inbox.words) - _MOST_WORDS) > 0:
             logger.info(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
@@ -321,8 +321,8 @@ class Federation:
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
         if self._secure is None:  # with secure aggregation only the sum is known
             records = self.ledger.ledger.records
-            for word in self.suspicions.review(server_round, scalars, records[-1] if records else None):
-                logger.warning(f"round {server_round}: {word}")
+            for message in self.suspicions.review(server_round, scalars, records[-1] if records else None):
+                logger.warning(f"round {server_round}: {message}")
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
         trained = server_round - self.guard.closings
@@ -333,11 +333,11 @@ class Federation:
         for detail in inbox.details[counted:]:
             logger.warning(f"round {server_round}: refused: {detail}")
         share = self.state.zero_share(server_round, before)
-        contributions, word = self.guard.review(server_round, contributions)
-        if word:
+        contributions, message = self.guard.review(server_round, contributions)
+        if message:
             inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
             self._bad_rounds = -1  # the update that made devices fail is undone: start counting anew
-            logger.warning(f"round {server_round}: {word}")
+            logger.warning(f"round {server_round}: {message}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
@@ -383,8 +383,8 @@ class Federation:
         for node in nodes:
             member = self.members[node]
             if not self.statuses.drifted(member.client_id):
-                word = self.statuses.of(member.client_id).word
-                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {word}")
+                message = self.statuses.of(member.client_id).word
+                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {message}")
                 continue
             logger.warning(f"round {server_round}: device {member.client_id} must rebuild from its base model")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())
