@@ -199,7 +199,7 @@ def _ask_engine(kind: str, record: dict[str, Any], settings: dict[str, Any], con
         path, limit = Path(home_expanded(str(node["privacy-account"]))), float(node["max-epsilon"])
         account = PrivacyAccount(path, limit, float(node.get("max-delta", 1e-6)))
     if kind in ("evaluate", "look"):
-        answer = device.look if kind == "look" else device.evaluate
+        answer = device.check_held_out if kind == "look" else device.evaluate
         return "reply", encode_evaluation(answer(config, plan, identity, account=account, demands=demands))
     if kind == "train":
         return "reply", encode_reply(device.train(config, plan, identity, account=account, demands=demands))

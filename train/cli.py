@@ -60,6 +60,7 @@ def _run(config: RunConfig, start: float, console: Console) -> dict[str, Any]:
     from train.run import run_here
 
     console.print(headline("train", config))
+    console.print("Model, loss check and first evaluation now; the bar appears with the first round", highlight=False)
     command = shlex.join(["zo-asr", *sys.argv[1:]])
     try:
         with TrainProgress(console, config) as progress:

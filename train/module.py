@@ -171,7 +171,7 @@ class _ExamplesGuard(HeldOutGuard):
         self._losses = losses
         RoundGuard.__init__(self, config, run.global_model, f"loss of {len(held_out)} examples", run.events.on_stage)
 
-    def _look(self) -> Losses:
+    def _measure(self) -> Losses:
         found = _losses_of(self._losses, self._data)
         if self._best is None and not np.isfinite(found).all():
             raise ConfigError(

@@ -73,7 +73,7 @@ def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:
     for precision in ("float32", "bfloat16"):
         for epsilon in (1e-3, 1e-4, 1e-5):
             found = measure_noise(state, whole_forward(model, batch, precision), range(4), epsilon)
-            about = {"precision": precision, "epsilon": epsilon, "warns": found.drowns}
+            about = {"precision": precision, "epsilon": epsilon, "warns": found.too_large}
             rows.append(about | {"difference": found.difference, "noise": found.noise, "share": found.share})
     return rows
 

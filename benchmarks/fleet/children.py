@@ -121,9 +121,9 @@ class Children:
         while not self._end.wait(_LOOK_SECONDS):
             with self._lock:
                 for child in self._children.values():
-                    self._look(child)
+                    self._check(child)
 
-    def _look(self, child: Child) -> None:
+    def _check(self, child: Child) -> None:
         if child.pause is None or child.held or child.process.poll() is None:
             return
         now = time.monotonic()

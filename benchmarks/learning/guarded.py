@@ -45,7 +45,7 @@ class GuardedRounds(LatticeRounds):
         self._data = spread(crowd.dev, min(defaults.guard_utterances, len(crowd.dev)))
         self._kept: list[Round] = []
         self._checked, self._best_at, self._bad, self._factor = 0, 0, 0, 1.0
-        self._best, self._cost = self._look(), Cost()
+        self._best, self._cost = self._measure(), Cost()
         self._last, self._progress = self._best, list[Progress]()
         self._tell()
 
@@ -64,7 +64,7 @@ class GuardedRounds(LatticeRounds):
         return self._factor * super().step_of(number, results)
 
     def _check(self, number: int) -> None:
-        found = self._look()
+        found = self._measure()
         after = number - self._every
         if np.isfinite(found).all():
             self._progress.append(Progress(after, number, *rise(found, self._last), self._factor))
@@ -86,20 +86,20 @@ class GuardedRounds(LatticeRounds):
 
     def finish(self) -> None:
         """Choose the state that the run ends with."""
-        last, losses = self._kept[len(self._kept) - averaged_rounds(len(self._kept)) :], self._look()
+        last, losses = self._kept[len(self._kept) - averaged_rounds(len(self._kept)) :], self._measure()
         average = to_average([Record(n + 1, 0, one) for n, one in enumerate(last)])
         candidates: list[tuple[float, str, Sequence[Contribution]]] = [(_mean(losses), "the last state", ())]
         candidates.append((_mean(self._best), "the best state", _undoing(self._kept[self._best_at :])))
         if average:
             updates = [u for c in average for u in c.updates()]
             apply_all(self.state_of_weights, updates)
-            candidates.append((_mean(self._look()), "an average", average))
+            candidates.append((_mean(self._measure()), "an average", average))
             apply_all(self.state_of_weights, updates, sign=-1)
         _, name, contributions = min(candidates, key=lambda each: each[0])
         logger.info(f"guard: the run ends with {name}")
         self._move(contributions)
 
-    def _look(self) -> Losses:
+    def _measure(self) -> Losses:
         return utterance_losses(self.crowd.speech, self._data)
 
     def _move(self, contributions: Sequence[Contribution]) -> None:

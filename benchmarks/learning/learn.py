@@ -74,7 +74,7 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
     run = _resumed(method, checkpoint)
     if run is None:
         run = Run()
-        _look(run, crowd, budget)
+        _evaluate(run, crowd, budget)
     while not _spent(run, budget):
         began = time.perf_counter()
         try:
@@ -85,15 +85,15 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
         run.rounds += 1
         run.seconds += time.perf_counter() - began
         if run.cost.passes * budget.points >= budget.passes * len(run.curve) and not _spent(run, budget):
-            _look(run, crowd, budget)
+            _evaluate(run, crowd, budget)
             say(f"round {run.rounds}, {run.cost.passes:,} passes, {run.seconds:.0f} s: loss {run.curve[-1][1]:.4f}")
             _keep(run, method, checkpoint)
     method.finish()
-    _look(run, crowd, budget)
+    _evaluate(run, crowd, budget)
     return run
 
 
-def _look(run: Run, crowd: Crowd, budget: Budget) -> None:
+def _evaluate(run: Run, crowd: Crowd, budget: Budget) -> None:
     run.curve.append((run.cost.passes, crowd.dev_loss()))
     if budget.words:
         run.words.append((run.cost.passes, crowd.judge(crowd.dev).wer))

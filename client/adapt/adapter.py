@@ -28,7 +28,7 @@ from zo_common.speech.audio import is_silent
 from zo_common.speech.long_audio import refuse_short, split
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.model_kinds import speech_model
-from zo_common.speech.speech_model import Heard, Wave
+from zo_common.speech.speech_model import Transcript, Wave
 
 Precision = Literal["float32", "auto", "bfloat16", "float16"]
 STEP_SECONDS = 60.0  # of audio that one step measures
@@ -134,7 +134,7 @@ class Adaptation:
 @dataclass(frozen=True)
 class _Utterance:
     pieces: list[Wave]
-    heard: list[Heard]
+    heard: list[Transcript]
 
 
 class Adapter:
@@ -316,8 +316,8 @@ class Adapter:
         )
         return record, tuple(losses)
 
-    def _loss_of_step(self, parts: Sequence[Sequence[tuple[Wave, Heard]]]) -> Callable[[int], LossFn]:
-        def make(part: Sequence[tuple[Wave, Heard]]) -> Callable[[], LossFn]:
+    def _loss_of_step(self, parts: Sequence[Sequence[tuple[Wave, Transcript]]]) -> Callable[[int], LossFn]:
+        def make(part: Sequence[tuple[Wave, Transcript]]) -> Callable[[], LossFn]:
             trained = list(self.state.exponents)
             return episode(self._speech, self._reader, part, trained, self._losses, self._precision)
 
@@ -326,7 +326,7 @@ class Adapter:
             return lambda step: whole()
         return lambda step: make(parts[step % len(parts)])()  # features of the present part alone are in memory
 
-    def _listen(self, pieces: Sequence[Wave]) -> list[Heard]:
+    def _listen(self, pieces: Sequence[Wave]) -> list[Transcript]:
         return listen(self._speech, self._reader, pieces, self.settings.language)
 
     def reset(self) -> None:
@@ -383,13 +383,13 @@ def settings_of(file: AdaptationFile, **others: Any) -> AdaptSettings:
     )
 
 
-def _text(heard: Sequence[Heard]) -> str:
+def _text(heard: Sequence[Transcript]) -> str:
     return " ".join(h.text for h in heard if h.text)
 
 
-def _parts(pieces: Sequence[tuple[Wave, Heard]], samples: float) -> list[list[tuple[Wave, Heard]]]:
+def _parts(pieces: Sequence[tuple[Wave, Transcript]], samples: float) -> list[list[tuple[Wave, Transcript]]]:
     """Split pieces in order into parts of at most `samples` samples (or of one piece)."""
-    parts: list[list[tuple[Wave, Heard]]] = [[]]
+    parts: list[list[tuple[Wave, Transcript]]] = [[]]
     for piece in pieces:
         if parts[-1] and sum(len(p) for p, _ in parts[-1]) + len(piece[0]) > samples:
             parts.append([])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from zo_common.errors import ConfigError
 from zo_common.estimator.step import LossFn, joined
 from zo_common.speech.loss_settings import LossSettings
-from zo_common.speech.speech_model import Heard, SpeechModel, Wave, WaveReader
+from zo_common.speech.speech_model import SpeechModel, Transcript, Wave, WaveReader
 
 FORWARD_SECONDS = 60.0  # of audio in one forward pass, padding included
 _DECODED_AT_ONCE = 8
@@ -29,9 +29,9 @@ def objective_of(speech: SpeechModel, asked: str) -> str:
     return asked or known[0]
 
 
-def listen(speech: SpeechModel, reader: WaveReader, pieces: Sequence[Wave], language: str) -> list[Heard]:
+def listen(speech: SpeechModel, reader: WaveReader, pieces: Sequence[Wave], language: str) -> list[Transcript]:
     """Return greedy transcripts of pieces of audio."""
-    found: list[Heard] = []
+    found: list[Transcript] = []
     for start in range(0, len(pieces), _DECODED_AT_ONCE):
         examples = [reader.of_wave(piece) for piece in pieces[start : start + _DECODED_AT_ONCE]]
         found += speech.transcribe(examples, language=language)
@@ -41,7 +41,7 @@ def listen(speech: SpeechModel, reader: WaveReader, pieces: Sequence[Wave], lang
 def episode(
     speech: SpeechModel,
     reader: WaveReader,
-    pieces: Sequence[tuple[Wave, Heard]],
+    pieces: Sequence[tuple[Wave, Transcript]],
     trained: Sequence[str],
     settings: LossSettings,
     precision: str,
@@ -56,9 +56,9 @@ def episode(
     return lambda: joined([make() for make in makers])
 
 
-def groups(pieces: Sequence[tuple[Wave, Heard]], rate: int, padded: bool) -> list[list[tuple[Wave, Heard]]]:
+def groups(pieces: Sequence[tuple[Wave, Transcript]], rate: int, padded: bool) -> list[list[tuple[Wave, Transcript]]]:
     """Group neighbouring pieces into forward passes; of equal length only, unless the model ignores padding."""
-    found: list[list[tuple[Wave, Heard]]] = []
+    found: list[list[tuple[Wave, Transcript]]] = []
     for piece in pieces:
         last, size = found[-1] if found else [], len(piece[0])
         longest = max([size, *(len(wave) for wave, _ in last)])

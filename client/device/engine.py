@@ -148,7 +148,7 @@ class Engine(Follower):
         choice, new = self._choices.of(plan, data)
         said = [choice.sentence] if new else []
         said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
-        word = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
+        text = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
         if choice != self.choice or choice.frozen != self.held_in:
             self._use(choice)
         with fits_memory(f"a step of batch-size {plan.batch_size}", self.device, "a smaller batch-size"):
@@ -158,7 +158,7 @@ class Engine(Follower):
             num_examples=len(data),
             loss=result.loss,
             projected_grads=result.projected_grads,
-            message=word,
+            message=text,
             curvature=result.curvature,
         )
 
@@ -211,8 +211,8 @@ class Engine(Follower):
         Without `decode` it has only the loss sum and the number of utterances.
         """
         if plan.base_id != self.base_id:
-            word = self._other_base(plan)
-            return EvaluationReply(Status.CHECKSUM, plan.server_round, self.have_round, plan.client_id, 0, message=word)
+            text = self._other_base(plan)
+            return EvaluationReply(Status.CHECKSUM, plan.server_round, self.have_round, plan.client_id, 0, message=text)
         status = self.sync(plan)
         on_synced()
         base = EvaluationReply(status, plan.server_round, self.have_round, plan.client_id, self.state.checksum())

@@ -105,14 +105,14 @@ class LossChoices:
         key, new = self._key(plan, few), False
         if key not in self._known:
             stored = self._read(key)
-            self._known[key] = stored or self._look(key, plan, few)
+            self._known[key] = stored or self._check(key, plan, few)
             new = stored is None or plan.server_round == 1
         found = self._known[key]
         if isinstance(found, str):
             raise LossCheckFailed(found)
         return found, new
 
-    def _look(self, key: str, plan: Plan, few: Recordings) -> LossChoice | str:
+    def _check(self, key: str, plan: Plan, few: Recordings) -> LossChoice | str:
         config = self._config
         asked = Asked(
             None if isinstance(config.tail_tokens, str) or not self._speech.window else config.tail_tokens,

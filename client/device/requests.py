@@ -119,7 +119,7 @@ def evaluate(
     return _counted(plan, identity, account, ask)
 
 
-def look(
+def check_held_out(
     config: RunConfig,
     plan: Plan,
     identity: DeviceIdentity,
@@ -139,10 +139,10 @@ def look(
                 f"this device was asked for a held-out loss in a run with privacy={config.privacy!r}, expected none: "
                 "losses carry no noise; set guard-split='none'"
             )
-        demands.check_counts(look_settings(config).train_split)
+        demands.check_counts(guard_settings(config).train_split)
         engine = warm_engine(config)
         demands.check_weights(engine.state.num_elements)
-        data = warm_dataset(look_settings(config), engine, identity.partition_id, identity.num_partitions)
+        data = warm_dataset(guard_settings(config), engine, identity.partition_id, identity.num_partitions)
         some = evenly(data, config.guard_utterances)
         return engine.evaluate(plan, some, on_progress, lambda: on_synced(engine), decode=False)
 
@@ -206,7 +206,7 @@ def held_out_settings(config: RunConfig) -> RunConfig:
     return replace(config, train_split=config.eval_split, partition_by="round-robin", objective="supervised")
 
 
-def look_settings(config: RunConfig) -> RunConfig:
+def guard_settings(config: RunConfig) -> RunConfig:
     """As `held_out_settings`, for the split that the server's guard evaluates.
 
     Raises:

@@ -37,7 +37,7 @@ def settings_at_start(saved: SavedState | None, own: dict[str, Any]) -> RunConfi
     return RunConfig.from_mapping(own)
 
 
-def look_at_recordings(config: RunConfig) -> str:
+def describe_recordings(config: RunConfig) -> str:
     """Return the number of recordings in the table; log its problems."""
     read = partial(read_manifest, config.data, split=config.train_split or None, text_column=config.text_column)
     found, kind = read(need_text=config.needs_text), "recordings"

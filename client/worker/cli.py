@@ -94,7 +94,7 @@ def run(
     if loss_check is not None:
         own["loss-check"] = loss_check
     words = {"train-split": train_split, "text-column": text_column, "frozen-precision": frozen_precision}
-    own |= {key: word for key, word in words.items() if word}
+    own |= {key: message for key, message in words.items() if message}
     token = read_token(token_file) if token_file else ""
     demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
     demands["least-weights"] = least_weights
@@ -218,8 +218,8 @@ def status(
 @app.command()
 def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> None:
     """Stop the work in progress after its step; the server gets an error."""
-    word = _ask(listen, token_file, lambda worker: worker.cancel())
-    print(f"stopping the {word}" if word else "nothing to stop")
+    message = _ask(listen, token_file, lambda worker: worker.cancel())
+    print(f"stopping the {message}" if message else "nothing to stop")
 
 
 @app.command()

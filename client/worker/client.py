@@ -44,9 +44,9 @@ class WorkerError(NetworkError):
         details: what else there is to say to whoever is at the device.
     """
 
-    def __init__(self, address: str, word: str, details: str = "") -> None:
-        super().__init__(f"the worker at {address} {word}{f' ({details})' if details else ''}")
-        self._word = word
+    def __init__(self, address: str, message: str, details: str = "") -> None:
+        super().__init__(f"the worker at {address} {message}{f' ({details})' if details else ''}")
+        self._word = message
 
     @property
     def public_text(self) -> str:
@@ -193,7 +193,7 @@ class WorkerClient:
         code, details = error.code(), " ".join(str(error.details()).split())
         if code == grpc.StatusCode.INVALID_ARGUMENT:
             return WorkerError(self.address, f"refused the request: {details}")  # the worker's own words
-        word = {
+        message = {
             grpc.StatusCode.UNAVAILABLE: (
                 f"could not be reached for {self._wait:g} s: start zo-asr worker, or correct worker-address"
             ),
@@ -203,4 +203,4 @@ class WorkerClient:
             grpc.StatusCode.UNAUTHENTICATED: "refused the token: give worker-token-file the file that the worker has",
             grpc.StatusCode.RESOURCE_EXHAUSTED: "refused the message: lower message-bytes",
         }.get(code, "failed: look at its log")
-        return WorkerError(self.address, word, details)
+        return WorkerError(self.address, message, details)

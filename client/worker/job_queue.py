@@ -106,12 +106,12 @@ class JobQueue:
         return running.stop is not None or request.supersedes(running.request)
 
     def _queue(self, job: Job, work: Work) -> None:
-        word = f"round {job.request.server_round} superseded it"
+        message = f"round {job.request.server_round} superseded it"
         if self._next is not None:
-            self._next[0].end(None, Failure("cancelled", word))
+            self._next[0].end(None, Failure("cancelled", message))
         self._next = job, work
         if self._running is not None:
-            self._stop(self._running[0], Failure("cancelled", word))
+            self._stop(self._running[0], Failure("cancelled", message))
 
     def _busy(self) -> Busy:
         assert self._running is not None

@@ -26,7 +26,7 @@ from client.device.sum_keys import SumKeys
 from client.device.warm import data_key, engine_key, forget_recordings, warm_engine
 from client.device_identity import DeviceIdentity
 from client.error_text import error_text, named_error
-from client.worker.at_start import look_at_recordings, settings_at_start
+from client.worker.at_start import describe_recordings, settings_at_start
 from client.worker.job import Job, Kind, Request
 from client.worker.job_queue import JobQueue, Work
 from client.worker.journal import Journal
@@ -96,7 +96,7 @@ class WorkerRuntime:
             self._state = engine.have_round, engine.state.checksum()
         self._stamp = stamp(config.data)
         logger.info(
-            f"{config.model} on {engine.device} in {engine.precision}, {look_at_recordings(config)} in "
+            f"{config.model} on {engine.device} in {engine.precision}, {describe_recordings(config)} in "
             f"{config.data}, round {self._state[0]}, checksum {self._state[1]:016x}"
         )
         answer = self._journal.answer()
@@ -160,7 +160,7 @@ class WorkerRuntime:
         looks = content == request.LOOK
         chosen = config
         if kind == "evaluate":
-            chosen = (device.look_settings if looks else device.held_out_settings)(config)
+            chosen = (device.guard_settings if looks else device.held_out_settings)(config)
         recordings = data_key(chosen, identity.partition_id, identity.num_partitions)
         most = config.guard_utterances if looks else 0
         secure = self._sharers(kind, config, request.secure)
@@ -242,7 +242,7 @@ class WorkerRuntime:
                 elif plan is not None and job.request.kind == "train":
                     reply = self._train(job, config, plan, identity)
                 elif plan is not None and job.request.kind == "evaluate":
-                    ask = device.look if content == WorkerRequest.LOOK else device.evaluate
+                    ask = device.check_held_out if content == WorkerRequest.LOOK else device.evaluate
                     reply = ask(config, plan, identity, job.on_progress, self._synced, self._account, self._demands)
                 else:
                     assert plan is not None

@@ -69,8 +69,8 @@ class WorkerService(WorkerServicer):
 
     def Cancel(self, request: CancelRequest, context: Any) -> CancelReply:  # noqa: N802
         """Stop the work in progress after its step."""
-        word = self._queue.cancel()
-        return CancelReply(cancelled=bool(word), word=word)
+        message = self._queue.cancel()
+        return CancelReply(cancelled=bool(message), word=message)
 
     def status(self, *, look: bool = True) -> dict[str, Any]:
         """Return the runtime's status (`look`: see there), the work in progress, and counts of past answers."""
@@ -116,8 +116,8 @@ class WorkerService(WorkerServicer):
         elif job.failure is not None:
             self._counts[job.failure.kind] += 1
             if job.failure.kind == "cancelled":
-                word = f"the work was stopped: {job.failure.word}"
-                yield Event(reply=job.request.refuse(Status.ERROR, word))
+                message = f"the work was stopped: {job.failure.word}"
+                yield Event(reply=job.request.refuse(Status.ERROR, message))
             else:
                 codes = {"closing": grpc.StatusCode.UNAVAILABLE, "failed": grpc.StatusCode.INTERNAL}
                 _abort(context, codes[job.failure.kind], job.failure.word)
@@ -149,8 +149,8 @@ def _identity(request: Request) -> DeviceIdentity:
     return DeviceIdentity(request.client_id, partition, max(1, request.num_partitions))
 
 
-def _abort(context: Any, code: grpc.StatusCode, word: str) -> NoReturn:
-    context.abort(code, word[:2000])
+def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:
+    context.abort(code, message[:2000])
     raise AssertionError("abort raises")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
+from server.deploy.flower_log import FLOWER_LOG, FlowerLog
 from zo_common.cli import AsJson, Quiet, command_group, run_typer
 from zo_common.errors import ConfigError
 
@@ -25,8 +25,6 @@ app = command_group("Run a federation on many machines.")
 # text from devices and Flower is shown without markup
 console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 
-FLOWER_LOG = "flower.log"
-_FLOWER_LINES = 20  # of Flower's log that are shown after a failure
 _RECENT = 20  # messages of a run from before it is followed
 
 Folder = Annotated[Path, typer.Argument(help="The deployment folder.", metavar="DIR")]
@@ -190,18 +188,9 @@ def _ended(deployment: Deployment, folder: Path, run: str, run_id: str) -> tuple
     """
     from server.deploy.runs import follow as follow_log
 
-    lines: deque[str] = deque(maxlen=_FLOWER_LINES)
-    output = deployment.runs / run
-    output.mkdir(parents=True, exist_ok=True)
-    with (output / FLOWER_LOG).open("w", encoding="utf-8", errors="backslashreplace") as file:
-
-        def keep(line: str) -> None:
-            lines.append(line)
-            file.write(line + "\n")
-            file.flush()
-
+    with FlowerLog(deployment.runs / run / FLOWER_LOG) as log:
         try:
-            return *follow_log(deployment, run_id, keep), list(lines)
+            return *follow_log(deployment, run_id, log.write), list(log.lines)
         except KeyboardInterrupt:
             print(
                 f"{run} goes on; see it with zo-asr server follow {folder} {run}, end it with zo-asr server stop "

@@ -186,7 +186,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._seen: object = None
-        self._watch = self.loop.call_later(self.idle_seconds, self._look)
+        self._watch = self.loop.call_later(self.idle_seconds, self._close_if_idle)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()
@@ -213,13 +213,13 @@ class BoundedProtocol(H11Protocol):
             self._unread.cancel()
             self._unread = None
 
-    def _look(self) -> None:
+    def _close_if_idle(self) -> None:
         busy = self.cycle is not None and not self.cycle.response_complete
         if not busy and self.cycle is self._seen:
             self.transport.close()
             return
         self._seen = self.cycle
-        self._watch = self.loop.call_later(self.idle_seconds, self._look)
+        self._watch = self.loop.call_later(self.idle_seconds, self._close_if_idle)
 
 
 def make_app(upstream: str, verify: ssl.SSLContext | bool, limits: Limits | None = None) -> Starlette:

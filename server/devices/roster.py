@@ -176,14 +176,14 @@ class Roster:
     Attributes:
         members: by node id, all that introduced themselves with what this run needs.
         online: node ids that were connected when last checked.
-        also: further entries of every question (`server.rounds.calibration.told`).
+        also: further entries of every question (`server.rounds.calibration.message_entries`).
         told: bytes of introductions both ways, and recordings that devices skipped.
     """
 
     def __init__(self, grid: Grid, config: RunConfig, enrolment: Enrolment | None = None) -> None:
         self.members: dict[int, Member] = {}
         self.online: set[int] = set()
-        self.told = Introductions()
+        self.introductions = Introductions()
         self.also: Mapping[str, str] = {}
         self._grid = grid
         self._config = config
@@ -201,7 +201,7 @@ class Roster:
         least, timeout = self._config.min_clients, self._config.round_timeout
         nodes = wait_for_nodes(self._grid, least, timeout)
         self.online = set(nodes)
-        registrations = _register(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.told, self.also)
+        registrations = _register(self._grid, nodes, max(timeout, _FIRST_SECONDS), self.introductions, self.also)
         problems = registrations.problems()
         self.members = {}
         for node, member in sorted(registrations.members.items()):
@@ -226,7 +226,7 @@ class Roster:
 
     def _tell_skipped(self, members: Iterable[Member]) -> None:
         for client in (str(member.client_id) for member in members):
-            if count := self.told.skipped.get(client):
+            if count := self.introductions.skipped.get(client):
                 logger.warning(f"device {client} skipped {count} bad recording{'s' if count > 1 else ''}")
 
     def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
@@ -259,7 +259,7 @@ class Roster:
         if not due:
             return []
         timeout = min(_NEWCOMER_SECONDS, self._config.round_timeout)
-        registrations = _register(self._grid, due, timeout, self.told, self.also)
+        registrations = _register(self._grid, due, timeout, self.introductions, self.also)
         fresh = []
         for node in due:
             member = registrations.members.get(node)

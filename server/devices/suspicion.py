@@ -68,7 +68,7 @@ class Suspicions:
         bare = config.privacy == "device" and config.noise_by == "server"
         return cls(statuses, config.directions == "shared" and not bare, config.batch_size)
 
-    def look(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
+    def review(self, server_round: int, clients: Sequence[ClientScalars], last: Record | None) -> list[str]:
         """Add a round to the statistics; return messages on devices whose report has changed.
 
         Args:

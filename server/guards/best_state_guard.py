@@ -8,7 +8,7 @@ from typing import Any
 
 from server.guards.closing import averaged_rounds, kept_records
 from server.guards.guard import Progress
-from server.guards.logged_guard import LoggedGuard, Look
+from server.guards.logged_guard import Check, LoggedGuard
 from server.run.log import RoundReport
 from zo_common.ledger.record import Record
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _SMALLER = 0.5  # factor on the step after a bad check
 
 
-class BestStateGuard(LoggedGuard[Look]):
+class BestStateGuard(LoggedGuard[Check]):
     """Base of the guards of supervised runs, on the server's or the devices' held-out speech."""
 
     _stopped = False

@@ -56,7 +56,7 @@ class CollapseGuard(RoundGuard[Health]):
                 "lower the learning rate, or raise guard-tolerance, and resume the run"
             )
 
-    def _look(self) -> Health:
+    def _measure(self) -> Health:
         label = f"guard: decoding {self._config.guard_split}"
         return health(
             self._global_model.speech,

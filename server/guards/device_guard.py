@@ -30,7 +30,7 @@ Ask = Callable[[], DeviceLosses]
 
 
 @dataclass(frozen=True)
-class Seen:
+class CheckedLosses:
     """A check: the devices' losses, and a mean loss that can be compared between checks.
 
     Attributes:
@@ -42,7 +42,7 @@ class Seen:
     level: float
 
 
-class DeviceGuard(BestStateGuard[Seen]):
+class DeviceGuard(BestStateGuard[CheckedLosses]):
     """Asks devices for their held-out loss at the states after every `guard-every`-th round and the last.
 
     1. A check is bad if most devices' loss is not finite. It is also bad if the loss rose above that of the best good
@@ -66,7 +66,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         self._global_model, self._ask_devices = global_model, ask
         self._off = False
         self._best_round = 0
-        self._last: Seen | None = None  # of the weights after the last good check
+        self._last: CheckedLosses | None = None  # of the weights after the last good check
         self._bytes = {"down": 0, "up": 0}
 
     @property
@@ -85,12 +85,12 @@ class DeviceGuard(BestStateGuard[Seen]):
         """As `Guard.settle`."""
         if self._pending:
             return self._take_back()
-        if self._best is None and not self._first_look():
+        if self._best is None and not self._first_check():
             return None
         if self._rows[-1].get("trial") and self._rows[-1]["server_round"] == self._last_round:
             return self._judge()
         if self._due:
-            self._look()
+            self._check_last()
         if self._pending:
             return self._take_back()
         return self._end() if self._last_round >= self.final_round and not self._closed else None
@@ -132,7 +132,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         self._bytes["up"] += found.up
         return found
 
-    def _first_look(self) -> bool:
+    def _first_check(self) -> bool:
         """Check the present weights, which count as good; return whether enough devices answered."""
         if self._off:
             return False
@@ -148,15 +148,17 @@ class DeviceGuard(BestStateGuard[Seen]):
             return False
         if last:
             logger.info(f"guard: no checks of earlier rounds are known, round {last} counts as good")
-        self._note(last, Seen(found, found.loss), good=True)
+        self._note(last, CheckedLosses(found, found.loss), good=True)
         utterances = sum(number for _, number in found.sums.values())
-        word = f"guard: checks {utterances} held-out utterances of {count} devices"
+        message = f"guard: checks {utterances} held-out utterances of {count} devices"
         if self._config.eval_split and self._config.evaluate_on == "clients" and not self._config.guard_split:
-            word += f"; where that is eval-split {self._config.eval_split!r}, the reported split has chosen the rounds"
-        logger.info(word)
+            message += (
+                f"; where that is eval-split {self._config.eval_split!r}, the reported split has chosen the rounds"
+            )
+        logger.info(message)
         return True
 
-    def _look(self) -> None:
+    def _check_last(self) -> None:
         """Check the last state, and record whether it is good."""
         assert self._best is not None
         found, last = self._ask(), self._last_round
@@ -164,21 +166,21 @@ class DeviceGuard(BestStateGuard[Seen]):
         if rise is None:
             self._missed(found)
             return
-        seen = Seen(found, self._best.level + rise.mean)
+        seen = CheckedLosses(found, self._best.level + rise.mean)
         since = self._good_round
         self._note(last, seen, good=not rise.beyond_noise)
         if not rise.beyond_noise:
             return
-        word = f"the held-out loss of {rise.broken} of {rise.devices} devices is not finite"
+        message = f"the held-out loss of {rise.broken} of {rise.devices} devices is not finite"
         if not rise.broke:
             best = f"{self._best.level:.4f} after round {self._best_round}"
-            word = (
+            message = (
                 f"the held-out loss of {rise.devices} devices is {seen.level:.4f} (best {best}), higher by "
                 f"{rise.mean:.4f} ± {rise.error:.4f}"
             )
         logger.warning(
-            f"round {last}: guard: {word}: rounds {since + 1} to {last} are undone by round {last + 1}, learning rates "
-            f"are multiplied by {self.step_factor:g} from here on"
+            f"round {last}: guard: {message}: rounds {since + 1} to {last} are undone by round {last + 1}, learning "
+            f"rates are multiplied by {self.step_factor:g} from here on"
         )
 
     def _missed(self, found: DeviceLosses) -> None:
@@ -225,7 +227,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         if rise is not None and rise.lower:
             why = f"the average of the last {count} rounds: held-out loss {level:.4f} ({name} {best.level:.4f})"
             closing = self._ending("average", why, {name: best.level, "average": level}, record=False)
-            self._settle_on(self._last_round, Seen(found, level), closing)
+            self._settle_on(self._last_round, CheckedLosses(found, level), closing)
             return None
         return self._close(negated(self._records[-1:]), {"average": level})
 
@@ -250,7 +252,7 @@ class DeviceGuard(BestStateGuard[Seen]):
         self._settle_on(self._last_round + bool(contributions), best, closing)
         return self._commit(contributions, name, back_to=after) if contributions else None
 
-    def _known_best(self) -> tuple[str, Seen]:
+    def _known_best(self) -> tuple[str, CheckedLosses]:
         """Return the last state, unless it was not checked or the best one's loss is lower, by mean and median."""
         assert self._best is not None
         if not self._kept(self._best_round):
@@ -264,24 +266,24 @@ class DeviceGuard(BestStateGuard[Seen]):
         undone = [*self.taken_back, *((number, number) for number in self._trials)]
         return kept_records(self._records, undone, after)
 
-    def _settle_on(self, server_round: int, found: Seen, closing: dict[str, Any]) -> None:
+    def _settle_on(self, server_round: int, found: CheckedLosses, closing: dict[str, Any]) -> None:
         self._note(server_round, found, good=True, closing=closing)
         self._best, self._best_round = found, server_round
 
-    def _remember(self, server_round: int, good: Seen | None) -> None:
+    def _remember(self, server_round: int, good: CheckedLosses | None) -> None:
         super()._remember(server_round + (good is None), good)  # the next round's record leads back
 
-    def _remember_good(self, server_round: int, found: Seen) -> None:
+    def _remember_good(self, server_round: int, found: CheckedLosses) -> None:
         self._last = found
         rise = None if self._best is None else compare(found.losses, self._best.losses)
         if self._best is None or (rise is not None and rise.mean <= 0 and rise.middle <= 0):
             self._best, self._best_round = found, server_round
 
-    def _change(self, found: Seen) -> tuple[float, float] | None:
+    def _change(self, found: CheckedLosses) -> tuple[float, float] | None:
         compared = None if self._last is None else compare(found.losses, self._last.losses)
         return None if compared is None else (compared.mean, compared.error)
 
-    def _row_of(self, found: Seen, *, good: bool) -> dict[str, Any]:
+    def _row_of(self, found: CheckedLosses, *, good: bool) -> dict[str, Any]:
         row: dict[str, Any] = {"loss": found.level if math.isfinite(found.level) else None}
         if not good:
             return row
@@ -299,7 +301,7 @@ class DeviceGuard(BestStateGuard[Seen]):
             raise TypeError("a field is of another type")
         self._rows.append(row)
 
-    def _read_row(self, row: dict[str, Any]) -> Seen | None:
+    def _read_row(self, row: dict[str, Any]) -> CheckedLosses | None:
         if "closing" in row:
             check_closing(row["closing"])
         check_change(row)
@@ -312,4 +314,4 @@ class DeviceGuard(BestStateGuard[Seen]):
             raise TypeError("a device's loss is no number of utterances")
         if not (sums and type(row["loss"]) is float and math.isfinite(row["loss"])):
             raise TypeError("the loss is no number")
-        return Seen(DeviceLosses(sums, frozenset(int(client) for client in row["broken"])), row["loss"])
+        return CheckedLosses(DeviceLosses(sums, frozenset(int(client) for client in row["broken"])), row["loss"])

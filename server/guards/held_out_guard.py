@@ -71,12 +71,12 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""
-        contributions, word = super().review(server_round, contributions)
-        if word:
-            word += f", learning rates are multiplied by {self.step_factor:g} from here on"
-        return contributions, word
+        contributions, message = super().review(server_round, contributions)
+        if message:
+            message += f", learning rates are multiplied by {self.step_factor:g} from here on"
+        return contributions, message
 
-    def _look(self) -> Losses:
+    def _measure(self) -> Losses:
         """Losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""
         found = utterance_losses(self._global_model.speech, self._data)
         if self._best is None and not np.isfinite(found).all():
@@ -153,7 +153,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
     def _candidates(self) -> list[Candidate]:
         assert self._best is not None and self._last is not None
         unseen = self._kept(self._good_round)
-        found = [Candidate("last", "the last state", (), self._look() if unseen else self._last)]
+        found = [Candidate("last", "the last state", (), self._measure() if unseen else self._last)]
         if since := self._kept(self._best_round):
             of = f"the state after round {self._best_round}, the best one evaluated"
             found.append(Candidate("best", of, negated(since), self._best))
@@ -171,7 +171,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
             apply_all(self._global_model.state, updates)
         except LatticeOverflow:  # states at the edge of the lattice's range, plus rounding
             return None
-        losses = self._look()
+        losses = self._measure()
         apply_all(self._global_model.state, updates, sign=-1)
         return Candidate("average", f"the average of the last {len(records)} rounds", contributions, losses)
 

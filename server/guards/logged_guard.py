@@ -20,7 +20,7 @@ from zo_common.ledger.ledger import Ledger
 from zo_common.ledger.record import Record
 
 logger = logging.getLogger(__name__)
-Look = TypeVar("Look")
+Check = TypeVar("Check")
 
 
 def negated(records: tuple[Record, ...]) -> Contributions:
@@ -38,7 +38,7 @@ def check_state(checksum: int, ledger: Ledger, server_round: int) -> None:
         )
 
 
-class LoggedGuard(Guard, ABC, Generic[Look]):
+class LoggedGuard(Guard, ABC, Generic[Check]):
     """A guard with a log `guard.jsonl`: each check is on disk before the ledger has the round that it decides on.
 
     Args:
@@ -52,23 +52,23 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         self._of = of
         self._path = Path(config.output) / GUARD_LOG
         self._rows: list[dict[str, Any]] = []
-        self._best: Look | None = None
+        self._best: Check | None = None
         self._good_round = 0  # after which the weights were last those of a good check
         self._refusals = 0
 
     @abstractmethod
-    def _row_of(self, found: Look, *, good: bool) -> dict[str, Any]:
+    def _row_of(self, found: Check, *, good: bool) -> dict[str, Any]:
         """Return a check as fields of a log line."""
 
     @abstractmethod
-    def _read_row(self, row: dict[str, Any]) -> Look | None:
+    def _read_row(self, row: dict[str, Any]) -> Check | None:
         """Inverse of `_row_of`; None for a bad check. Raises KeyError, TypeError, ValueError for a malformed row."""
 
     @abstractmethod
-    def _remember_good(self, server_round: int, found: Look) -> None:
+    def _remember_good(self, server_round: int, found: Check) -> None:
         """Update the best good check with another good one."""
 
-    def _change(self, found: Look) -> tuple[float, float] | None:
+    def _change(self, found: Check) -> tuple[float, float] | None:
         """Return the change of the loss since the last good check, and its standard error; None if unknown."""
         return None
 
@@ -125,7 +125,7 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
                 return {f"guard/{name}": float(value) for name, value in found.items() if value is not None}
         return {}
 
-    def _note(self, server_round: int, found: Look, *, good: bool, **more: Any) -> None:
+    def _note(self, server_round: int, found: Check, *, good: bool, **more: Any) -> None:
         change = self._change(found)
         if change is not None and all(map(math.isfinite, change)) and "closing" not in more:
             more["change"] = {"after": self._good_round, "mean": change[0], "error": change[1]}
@@ -143,7 +143,7 @@ class LoggedGuard(Guard, ABC, Generic[Look]):
         except OSError as error:  # a resumed run then starts from the lines that exist
             logger.warning(f"round {server_round}: {self._path} is not written: {error.strerror}")
 
-    def _remember(self, server_round: int, good: Look | None) -> None:
+    def _remember(self, server_round: int, good: Check | None) -> None:
         """Remember a check; after a bad one, the round's record has restored the weights of the last good one."""
         self._good_round = server_round
         self._refusals = self._refusals + 1 if good is None else 0

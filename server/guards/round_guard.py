@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from server.guards.guard import Contributions
-from server.guards.logged_guard import LoggedGuard, Look, check_state, negated
+from server.guards.logged_guard import Check, LoggedGuard, check_state, negated
 from server.run.model import GlobalModel
 from server.run.state import RunState
 from zo_common.config.run import RunConfig
@@ -20,11 +20,11 @@ from zo_common.ledger.record import Record
 from zo_common.ledger.replay import apply_all
 
 logger = logging.getLogger(__name__)
-__all__ = ["Look", "OnStage", "RoundGuard", "negated"]
+__all__ = ["Check", "OnStage", "RoundGuard", "negated"]
 OnStage = Callable[[str, int, int], None]
 
 
-class RoundGuard(LoggedGuard[Look]):
+class RoundGuard(LoggedGuard[Check]):
     """Checks the weights of every `guard-every`-th round and of the last one.
 
     Subclasses define which check is worse than the good ones before.
@@ -38,11 +38,11 @@ class RoundGuard(LoggedGuard[Look]):
         self._global_model, self._on_stage = global_model, on_stage
 
     @abstractmethod
-    def _look(self) -> Look:
+    def _measure(self) -> Check:
         """Measure the present weights."""
 
     @abstractmethod
-    def _worse(self, found: Look) -> str:
+    def _worse(self, found: Check) -> str:
         """Return what is worse than at the best good check; empty if nothing is. NaN counts as worse."""
 
     def begin(self, state: RunState) -> None:
@@ -51,7 +51,7 @@ class RoundGuard(LoggedGuard[Look]):
         if self._best is None:
             if last := state.ledger.ledger.last_round:
                 logger.info(f"guard: no checks of earlier rounds are known, round {last} counts as good")
-            self._note(last, self._look(), good=True)
+            self._note(last, self._measure(), good=True)
 
     def review(self, server_round: int, contributions: Contributions) -> tuple[Contributions, str]:
         """As `Guard.review`."""
@@ -62,14 +62,14 @@ class RoundGuard(LoggedGuard[Look]):
         due = last or not contributions or server_round % self._config.guard_every == 0
         if not (moved and due):
             return contributions, ""
-        found = self._look()
-        word = self._worse(found)
-        if word:
+        found = self._measure()
+        message = self._worse(found)
+        if message:
             contributions = self._undo(contributions, since)
             rounds = f"rounds {self._good_round + 1} to {server_round} are" if since else "this round is"
-            word = f"{word}: {rounds} undone"
-        self._note(server_round, found, good=not word)
-        return contributions, word
+            message = f"{message}: {rounds} undone"
+        self._note(server_round, found, good=not message)
+        return contributions, message
 
     def _undo(self, contributions: Contributions, since: tuple[Record, ...]) -> Contributions:
         """Undo this round's contributions, and those since the last good check; return what the record then holds."""

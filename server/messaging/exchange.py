@@ -100,7 +100,7 @@ class Exchange:
         self._catch_up = catch_up
         self._message_type = message_type
         self._late = late or Late()
-        self._also = also or {}  # entries of every message (`server.rounds.calibration.told`)
+        self._also = also or {}  # entries of every message (`server.rounds.calibration.message_entries`)
         self._attached = attached or {}  # entries of a training plan's message, by node (secure aggregation)
         self._pending: dict[str, int] = {}
         self._final: dict[str, bool] = {}

@@ -66,8 +66,8 @@ def check_fields(reply: Reply, plan: Plan) -> None:
     if reply.status is Status.BEHIND:
         return
     if reply.status is not Status.OK:
-        word = plain(reply.message) or _WORDS.get(reply.status, reply.status.name)
-        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", word)
+        text = plain(reply.message) or _WORDS.get(reply.status, reply.status.name)
+        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", text)
     if reply.have_round != plan.server_round - 1:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
     if plan.checksum and reply.checksum != plan.checksum:
@@ -169,11 +169,11 @@ class RoundInbox:
                 return
             for node_id in [n for n, reply in self.replies.items() if reply.checksum != majority]:
                 del self.replies[node_id]
-                word = f"client {self._plans[node_id].client_id} differs from the majority"
-                self.refuse("wrong-checksum", word, node_id)
+                text = f"client {self._plans[node_id].client_id} differs from the majority"
+                self.refuse("wrong-checksum", text, node_id)
 
     @property
-    def told(self) -> dict[str, str]:
+    def messages(self) -> dict[str, str]:
         """Return client id → message, of valid replies with a message."""
         return {str(r.client_id): plain(r.message) for r in self.replies.values() if r.message}
 

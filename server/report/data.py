@@ -49,7 +49,7 @@ def read_report(folder: Path, most_transcripts: int = 12) -> Report:
     Raises:
         ConfigError: no run has ended there.
     """
-    run = RunFolder(folder).look()
+    run = RunFolder(folder).read()
     evaluation = JsonTable(folder / EVALUATION).read()
     if not evaluation:
         raise ConfigError(f"{folder} has no {EVALUATION}, which a run writes at its end: name the output of such a run")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from server.report.words import Heard, align
+from server.report.words import AlignedTranscript, align
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -17,8 +17,8 @@ class Example:
 
     where: str
     reference: str
-    before: Heard
-    after: Heard
+    before: AlignedTranscript
+    after: AlignedTranscript
 
     @property
     def change(self) -> int:

@@ -15,7 +15,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Heard:
+class AlignedTranscript:
     """A normalised transcript against its reference.
 
     Attributes:
@@ -54,11 +54,11 @@ class WordChange:
     heard: Counter[str] = field(default_factory=Counter)
 
 
-def align(reference: str, hypothesis: str, language: str = "en") -> Heard:
+def align(reference: str, hypothesis: str, language: str = "en") -> AlignedTranscript:
     """Align a transcript with its reference after the language's normaliser, as error rates are counted."""
     ours, theirs = (_units(text, language) for text in (reference, hypothesis))
     if not ours:
-        return Heard((), (), tuple((word, False) for word in theirs))
+        return AlignedTranscript((), (), tuple((word, False) for word in theirs))
     found = jiwer.process_words(" ".join(ours), " ".join(theirs))
     instead, right = [""] * len(ours), [False] * len(theirs)
     for chunk in found.alignments[0]:
@@ -67,7 +67,7 @@ def align(reference: str, hypothesis: str, language: str = "en") -> Heard:
                 there = chunk.hyp_start_idx + place
                 instead[chunk.ref_start_idx + place] = theirs[there]
                 right[there] = chunk.type == "equal"
-    return Heard(tuple(ours), tuple(instead), tuple(zip(theirs, right, strict=True)))
+    return AlignedTranscript(tuple(ours), tuple(instead), tuple(zip(theirs, right, strict=True)))
 
 
 def _units(text: str, language: str) -> list[str]:

@@ -53,7 +53,7 @@ _MOST_DEVICES = 256  # more would add little information
 _TTL_SLACK = 900.0
 
 
-def told(asked: RunConfig, config: RunConfig) -> dict[str, str]:
+def message_entries(asked: RunConfig, config: RunConfig) -> dict[str, str]:
     """Return the entries of every message: the choice, if the devices' settings leave it open."""
     chosen = asked.trained_tensors == AUTO != config.trained_tensors
     return {TENSORS: config.trained_tensors} if chosen else {}

@@ -24,7 +24,7 @@ from server.guards.device_losses import DeviceLosses
 from server.guards.privacy_guard import privacy_guard, settle_noise
 from server.messaging.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
 from server.messaging.validation import RoundInbox
-from server.rounds.calibration import calibrate, known_tensors, told
+from server.rounds.calibration import calibrate, known_tensors, message_entries
 from server.rounds.events import Events
 from server.rounds.inboxes import EvaluationInbox
 from server.rounds.plans import plan_for
@@ -90,12 +90,12 @@ class Federation:
         asked, config = self.config, known_tensors(self.config, Path(self.config.output) / LEDGER_NAME)
         global_model = self._model_of(config) if config.server_model else None
         self.roster = Roster(self.grid, config, self._enrolment)
-        self.roster.also = self._also = told(asked, config)
+        self.roster.also = self._also = message_entries(asked, config)
         self.roster.start()
         if config.trained_tensors == AUTO:
             config = calibrate(config, self.grid, global_model, list(self.roster.members.values()))
             global_model = self._model_of(config) if config.server_model else None
-            self.roster.also = self._also = told(asked, config)
+            self.roster.also = self._also = message_entries(asked, config)
             self.roster.start()  # devices introduce themselves again, with the chosen tensors
         self._reference = reference_view(global_model, self.roster.members.values())
         self._leave_out_mismatched(list(self.roster.members.values()), 0)
@@ -108,7 +108,7 @@ class Federation:
         self.step_size.take_up(self.ledger.ledger)
         self.privacy = privacy_guard(config, self.ledger, self.resumed)
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
-        self.log.add_introduction(asdict(self.roster.told), resumed=self.resumed)
+        self.log.add_introduction(asdict(self.roster.introductions), resumed=self.resumed)
         self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header)
         self.statuses = DeviceStatuses()
         if self.resumed:
@@ -158,8 +158,8 @@ class Federation:
             WrongBaseModel: before the first round, if fewer than `min-clients` devices are left.
         """
         found = mismatched_devices(self._reference, members)
-        for node, word in found.items():
-            self.roster.leave_out(node, word, server_round)
+        for node, message in found.items():
+            self.roster.leave_out(node, message, server_round)
         if not server_round and len(self.roster.members) < self.config.min_clients:
             raise WrongBaseModel("\n  ".join(["too few devices are left to begin:", *found.values()]))
 
@@ -251,7 +251,7 @@ class Federation:
     def evaluate_on_clients(self, server_round: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Summary of the devices' own held-out speech at the state after `server_round`, and each one's counts."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        told = found.told(server_round, self.config.language)
+        told = found.logged_summary(server_round, self.config.language)
         return None if told is None else (told, found.counts(self.config.language))
 
     def losses_on_clients(self) -> DeviceLosses:
@@ -307,13 +307,13 @@ class Federation:
     def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
         """Aggregate the valid replies, update the weights, append to the ledger."""
         if len(inbox.replies) < self.config.min_replies and inbox.replies:
-            word = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
-            inbox.refuse("too-few", f"{word}: the round stays empty")
+            message = f"{len(inbox.replies)} valid replies, min-replies is {self.config.min_replies}"
+            inbox.refuse("too-few", f"{message}: the round stays empty")
             inbox.replies.clear()
         for detail in inbox.details:
             logger.warning(f"round {server_round}: refused: {detail}")
-        for word in inbox.words[:_MOST_WORDS]:
-            logger.info(f"round {server_round}: {word}")
+        for message in inbox.words[:_MOST_WORDS]:
+            logger.info(f"round {server_round}: {message}")
         if (more := len(inbox.words) - _MOST_WORDS) > 0:
             logger.info(f"round {server_round}: {more} more devices say something, see rounds.jsonl")
         # FedAvg's weights come from the introductions: a reply cannot claim more examples than its device showed
@@ -321,8 +321,8 @@ class Federation:
         scalars = [replace(s, num_examples=shown[s.client_id]) for s in inbox.scalars()]
         if self._secure is None:  # with secure aggregation only the sum is known
             records = self.ledger.ledger.records
-            for word in self.suspicions.look(server_round, scalars, records[-1] if records else None):
-                logger.warning(f"round {server_round}: {word}")
+            for message in self.suspicions.review(server_round, scalars, records[-1] if records else None):
+                logger.warning(f"round {server_round}: {message}")
         if self.privacy is not None:
             scalars = self.privacy.noised(scalars)
         trained = server_round - self.guard.closings
@@ -333,11 +333,11 @@ class Federation:
         for detail in inbox.details[counted:]:
             logger.warning(f"round {server_round}: refused: {detail}")
         share = self.state.zero_share(server_round, before)
-        contributions, word = self.guard.review(server_round, contributions)
-        if word:
+        contributions, message = self.guard.review(server_round, contributions)
+        if message:
             inbox.refused.update({self.guard.refusal: len(scalars)} if scalars else {})
             self._bad_rounds = -1  # the update that made devices fail is undone: start counting anew
-            logger.warning(f"round {server_round}: {word}")
+            logger.warning(f"round {server_round}: {message}")
         self.state.commit(server_round, contributions)
         losses = [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
@@ -350,7 +350,7 @@ class Federation:
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,
             suspected=self.suspicions.reported,
-            told=inbox.told,
+            told=inbox.messages,
             zero_quanta_share=share,
             ledger_bytes=self.ledger.path.stat().st_size,
         )
@@ -383,8 +383,8 @@ class Federation:
         for node in nodes:
             member = self.members[node]
             if not self.statuses.drifted(member.client_id):
-                word = self.statuses.of(member.client_id).word
-                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {word}")
+                message = self.statuses.of(member.client_id).word
+                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {message}")
                 continue
             logger.warning(f"round {server_round}: device {member.client_id} must rebuild from its base model")
             plan = replace(self._plan(server_round + 1, member, 0.0), records=())

@@ -36,16 +36,16 @@ class HeldOut:
         self.curve: list[dict[str, Any]] = []
         self._columns: dict[str, Mapping[str, str]] = {}
 
-    def prepare(self, held: GlobalModel | None) -> None:
+    def prepare(self, global_model: GlobalModel | None) -> None:
         """Read the held-out split, so that its problems are reported before a ledger exists."""
-        if self.config.eval_split and held is not None and self.config.evaluate_on == "server":
-            self._load(held)
+        if self.config.eval_split and global_model is not None and self.config.evaluate_on == "server":
+            self._load(global_model)
 
     def __call__(self, server_round: int, federation: EvaluatedRun) -> dict[str, Any] | None:
         """Evaluate at a round, unless a resumed run has this result already."""
-        held = federation.global_model
+        global_model = federation.global_model
         on_clients = self.config.evaluate_on == "clients"
-        if not self.config.eval_split or (held is None and not on_clients):
+        if not self.config.eval_split or (global_model is None and not on_clients):
             return None
         if not self.curve and federation.resumed and self.path.exists():
             self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
@@ -56,10 +56,10 @@ class HeldOut:
         sent = {"up": federation.log.total("up"), "down": federation.log.total("down")}
         measured: dict[str, Any] | None
         name = "" if self.curve and not final else AFTER if self.curve else BEFORE
-        if held is None or on_clients:
+        if global_model is None or on_clients:
             measured = self._ask_devices(server_round, federation, name)
         else:
-            measured = self._measure(server_round, held, federation.events, name)
+            measured = self._measure(server_round, global_model, federation.events, name)
         if measured is None:
             return None
         row = {"server_round": server_round, "payload": sent, **measured}
@@ -88,24 +88,26 @@ class HeldOut:
             self._write(self.path.with_name(ON_DEVICES[transcripts]), counts)
         return told
 
-    def _measure(self, server_round: int, held: GlobalModel, events: Events, transcripts: str) -> dict[str, Any]:
+    def _measure(
+        self, server_round: int, global_model: GlobalModel, events: Events, transcripts: str
+    ) -> dict[str, Any]:
         """Measure the loss of the whole split, and error rates of a part, or of all if `transcripts` names a file."""
-        data = self._load(held)
+        data = self._load(global_model)
         whole: dict[str, Any] = {"loss_utterances": len(data)}
         if transcripts:
-            found = self._decode(server_round, held, data, events)
+            found = self._decode(server_round, global_model, data, events)
             self._write(self.path.with_name(transcripts), self._transcripts(data, found))
             return found.summary() | whole
-        whole |= {"loss": held_out_loss(held.speech, data)}
+        whole |= {"loss": held_out_loss(global_model.speech, data)}
         if not self.config.eval_utterances:
             return whole
         some = spread(data, self.config.eval_utterances)
-        return self._decode(server_round, held, some, events).summary() | whole
+        return self._decode(server_round, global_model, some, events).summary() | whole
 
-    def _decode(self, server_round: int, held: GlobalModel, data: Recordings, events: Events) -> Evaluation:
+    def _decode(self, server_round: int, global_model: GlobalModel, data: Recordings, events: Events) -> Evaluation:
         label = f"decoding {self.config.eval_split}, round {server_round}"
         return evaluate(
-            held.speech,
+            global_model.speech,
             data,
             language=self.config.language,
             on_progress=lambda done, total: events.on_stage(label, done, total),
@@ -126,12 +128,12 @@ class HeldOut:
         except OSError as error:  # the next evaluation writes all rows
             logger.warning(f"{path} is not written: {error.strerror}")
 
-    def _load(self, held: GlobalModel) -> Recordings:
+    def _load(self, global_model: GlobalModel) -> Recordings:
         if self.data is None:
             config = self.config
             manifest = read_manifest(config.data, split=config.eval_split, text_column=config.text_column)
             self._columns = {utterance.where: utterance.columns for utterance in manifest.utterances}
-            self.data = read_speech(manifest, held.speech.reader(**config.reading), skip_bad=config.skip_bad)
+            self.data = read_speech(manifest, global_model.speech.reader(**config.reading), skip_bad=config.skip_bad)
         return self.data
 
 

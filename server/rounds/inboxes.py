@@ -82,7 +82,7 @@ class EvaluationInbox:
         broken = frozenset(r.client_id for r in self.broken.values() if r.checksum == state)
         return DeviceLosses(sums, broken, tuple(self.details), self._down.payload, self._up.payload)
 
-    def told(self, server_round: int, language: str) -> dict[str, Any] | None:
+    def logged_summary(self, server_round: int, language: str) -> dict[str, Any] | None:
         """Return an evaluation's summary, with its bytes, and log refusals; None without a reply."""
         for detail in self.details:
             logger.warning(f"evaluation after round {server_round}: refused: {detail}")

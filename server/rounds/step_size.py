@@ -173,7 +173,7 @@ class MeasuredStep:
         rate = self.planned(trained)  # the server uses the devices' rate, if they had one
         if not rate:
             best = self._rate(self._averaged([now], devices), devices, steps)
-            rate = _float32(self._held(server_round, best, devices, room))
+            rate = _float32(self._limited(server_round, best, devices, room))
         self._write(StepRow(server_round, rate, **asdict(now), devices=devices, room=room))
         return rate
 
@@ -226,7 +226,7 @@ class MeasuredStep:
         recent = [row.learning_rate for row in self._rows[-self._history(devices) :]]
         return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
-    def _held(self, server_round: int, rate: float, devices: int, room: float) -> float:
+    def _limited(self, server_round: int, rate: float, devices: int, room: float) -> float:
         held, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
         if held > room:
             held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"

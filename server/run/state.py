@@ -97,7 +97,7 @@ class RunState:
         shares = config.privacy == "device" and not config.secure_aggregation  # a secure cohort has one sum
         least = config.min_replies if shares else 1
         aggregator = config.aggregator
-        scalars[:] = [aggregator.heard(client) for client in scalars]
+        scalars[:] = [aggregator.used_part(client) for client in scalars]
         while len(scalars) >= least:
             worst = None
             if not aggregator.bounds_size:

@@ -28,7 +28,7 @@ def dashboard(live: LiveRun) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        looking = asyncio.create_task(live.keep_looking())
+        looking = asyncio.create_task(live.keep_reading())
         yield
         looking.cancel()
         with suppress(asyncio.CancelledError):

@@ -36,7 +36,7 @@ class RunFollower:
         self._progress, self._level = progress, ""
         start, lines = self._log.read()
         self._shown_lines = max(0, start + len(lines) - recent)
-        self._shown_round = self._folder.look().last_round
+        self._shown_round = self._folder.read().last_round
         self._ended = Event()
         self._thread = Thread(target=self._run, name="follow", daemon=True)
 
@@ -52,10 +52,10 @@ class RunFollower:
 
     def _run(self) -> None:
         while not self._ended.wait(_EVERY):
-            self.look()
-        self.look()
+            self.show_new()
+        self.show_new()
 
-    def look(self) -> None:
+    def show_new(self) -> None:
         """Show what is new."""
         start, lines = self._log.read()
         if start + len(lines) < self._shown_lines:  # another file
@@ -63,7 +63,7 @@ class RunFollower:
         for line in lines[max(0, self._shown_lines - start) :]:
             self._message(line)
         self._shown_lines = start + len(lines)
-        found = self._folder.look()
+        found = self._folder.read()
         self._progress.num_rounds = found.target_rounds
         self._shown_round = min(
             self._shown_round, found.last_round

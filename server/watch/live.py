@@ -32,16 +32,16 @@ class LiveRun:
         self._looking = asyncio.Lock()
         self._closed = False
 
-    def look(self) -> tuple[State, str]:
+    def current(self) -> tuple[State, str]:
         """Return the state by now, and what has changed; empty if nothing has."""
-        state = state_of(self._folder.look(), self._log.read(), self._resume)
+        state = state_of(self._folder.read(), self._log.read(), self._resume)
         return state, encoded(change(self._state, state)) if state != self._state else ""
 
-    async def keep_looking(self) -> None:
+    async def keep_reading(self) -> None:
         """Look until cancelled."""
         while True:
             try:
-                await self._look()
+                await self._refresh()
             except Exception as error:  # of a file, once: the page goes on with what it has
                 logger.warning(f"{self._folder.path} could not be read: {type(error).__name__}: {error}")
             await asyncio.sleep(self._every)
@@ -52,9 +52,9 @@ class LiveRun:
         async with self._news:
             self._news.notify_all()
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         async with self._looking:
-            state, changed = await asyncio.to_thread(self.look)
+            state, changed = await asyncio.to_thread(self.current)
             if changed:
                 async with self._news:
                     self._state, self._change = state, changed
@@ -64,7 +64,7 @@ class LiveRun:
     async def events(self) -> AsyncIterator[str]:
         """Yield server-sent events until `close`: `whole`, then `change` after each look that found one."""
         if self._state is None:
-            await self._look()
+            await self._refresh()
         seen = 0
         while not self._closed:
             version = self._version

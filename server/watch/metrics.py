@@ -35,7 +35,7 @@ class RunCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the metrics of all runs as they are now."""
-        runs = [folder.look() for folder in self._folders()]
+        runs = [folder.read() for folder in self._folders()]
         kinds: tuple[tuple[Callable[..., Any], Table], ...] = (
             (GaugeMetricFamily, GAUGES),
             (CounterMetricFamily, COUNTERS),

@@ -79,12 +79,12 @@ class RunProgress:
 
         return Events(on_round=self.round, on_stage=self.track)
 
-    def say(self, word: str, *, warning: bool = False) -> None:
+    def say(self, message: str, *, warning: bool = False) -> None:
         """Print a line above the bar; on a quiet console only a warning, on stderr."""
         if not self._console.quiet:
-            self._progress.console.print(word, highlight=False, markup=False)
+            self._progress.console.print(message, highlight=False, markup=False)
         elif warning:
-            _warn(word)
+            _warn(message)
 
     def track(self, label: str, done: int, total: int) -> None:
         """Show a bar for a stage other than rounds (decoding, synthesis)."""
@@ -97,15 +97,15 @@ class RunProgress:
     def _word(self, report: RoundReport) -> str:
         """Return the text beside the bar after a round."""
         loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
-        word = f"{loss}, {self._sent} B up"
-        return f"{word}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else word
+        message = f"{loss}, {self._sent} B up"
+        return f"{message}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else message
 
     def round(self, report: RoundReport) -> None:
         """Show a round that has ended."""
         self._sent += report.up.payload
         if self._task is None:
             self._task = self._progress.add_task("rounds", total=self.num_rounds, word="", completed=0)
-        word = self._word(report)
-        self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, word=word)
+        message = self._word(report)
+        self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, word=message)
         if not self._console.is_terminal:
-            self.say(f"round {report.server_round}/{self.num_rounds}: {word}, {report.seconds:.1f} s")
+            self.say(f"round {report.server_round}/{self.num_rounds}: {message}, {report.seconds:.1f} s")

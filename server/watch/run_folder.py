@@ -82,7 +82,7 @@ class RunFolder:
         self._checks, self._settings = JsonLines(path / GUARD_LOG), JsonLines(path / SETTINGS_LOG)
         self._end, self._devices = JsonTable(path / EVALUATION), JsonTable(path / DEVICES_NAME)
 
-    def look(self) -> RunNow:
+    def read(self) -> RunNow:
         """Return the run as it is now."""
         rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int]
         end = self._end.read()

@@ -71,7 +71,7 @@ def test_a_plan_that_asks_for_as_much_is_answered(config: RunConfig, engine: Eng
     assert device.train(config, _plan(engine, mechanism), IDENTITY, demands=demands).status is Status.OK
 
 
-@pytest.mark.parametrize("ask", [device.evaluate, device.look], ids=lambda ask: ask.__name__)
+@pytest.mark.parametrize("ask", [device.evaluate, device.check_held_out], ids=lambda ask: ask.__name__)
 @pytest.mark.parametrize("demands", [Demands("example"), Demands(secure_only=True)])
 def test_counts_without_noise_or_mask(config: RunConfig, engine: Engine, ask: Any, demands: Demands) -> None:
     reply = ask(replace(config, guard_split="test"), _plan(engine), IDENTITY, demands=demands)
@@ -81,7 +81,7 @@ def test_counts_without_noise_or_mask(config: RunConfig, engine: Engine, ask: An
 @pytest.mark.parametrize("split", ["train", "half-of-train"])
 def test_training_losses_under_the_name_of_an_evaluation(config: RunConfig, engine: Engine, split: str) -> None:
     changed = replace(config, eval_split=split, guard_split=split)
-    for ask in (device.evaluate, device.look):
+    for ask in (device.evaluate, device.check_held_out):
         reply = ask(changed, _plan(engine), IDENTITY, demands=Demands(least_weights=1))
         assert reply.status is Status.ERROR and "not named as held out" in reply.message
     held_out = device.evaluate(config, _plan(engine), IDENTITY, demands=Demands(least_weights=1))

@@ -29,7 +29,7 @@ def _reported_once(utterances: int, seed: int, noise_alone: bool = False) -> boo
             ClientScalars(device, 1, int(sizes[device]), row[None].astype(np.float32))
             for device, row in enumerate(grads)
         ]
-        suspicions.look(server_round, clients, None)
+        suspicions.review(server_round, clients, None)
         if "0" in suspicions.reported:
             return True
     return False
@@ -56,7 +56,7 @@ def test_nothing_is_told_of_replies_before_the_servers_noise(
     for server_round in range(1, 21):
         signal = rng.standard_normal(QUERIES).astype(np.float32)
         clients = [ClientScalars(device, 1, 9, (-1 if device == 2 else 1) * signal[None]) for device in range(5)]
-        words += suspicions.look(server_round, clients, None)
+        words += suspicions.review(server_round, clients, None)
 
     assert ("2" in suspicions.reported, bool(words)) == (reported, reported)
     assert (statuses.of(2).scalars.rounds > 0) == reported

@@ -24,7 +24,7 @@ from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.replay import replay, restore_state
 from zo_common.models.load import load_model
-from zo_common.speech.speech_model import Heard
+from zo_common.speech.speech_model import Transcript
 
 Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
@@ -105,7 +105,7 @@ def test_the_curve_survives_a_resume(
     """Decoding is replaced by a fixed word: a random model writes nonsense to the last of its 448 tokens."""
     monkeypatch.setattr(
         "zo_common.speech.whisper_model.WhisperModel.transcribe",
-        lambda self, examples, **_: [Heard("anna counts to")] * len(examples),
+        lambda self, examples, **_: [Transcript("anna counts to")] * len(examples),
     )
     config = settings(
         num_server_rounds=2,
@@ -138,7 +138,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding is a fixed word."""
     monkeypatch.setattr(
         "zo_common.speech.whisper_model.WhisperModel.transcribe",
-        lambda self, examples, **_: [Heard("anna counts to")] * len(examples),
+        lambda self, examples, **_: [Transcript("anna counts to")] * len(examples),
     )
 
 

@@ -73,7 +73,7 @@ class Aggregator(ABC):
                 TooFewReplies: there are too few devices for the rule's guarantee.
         """
 
-    def heard(self, client: ClientScalars) -> ClientScalars:
+    def used_part(self, client: ClientScalars) -> ClientScalars:
         """Return the part of a reply that this rule uses; limits on the size of scalars apply to it."""
         return client
 
@@ -151,7 +151,7 @@ class SharedRule(Aggregator):
         """As `Aggregator.aggregate`; coefficients are −learning_rate · combined / q, all in float64, rounded once."""
         faulty = faults(self._share, len(clients))
         _expect_devices(self, clients, 2 * faulty + self.extra)
-        ordered = sorted((self.heard(c) for c in clients), key=lambda c: c.client_id)
+        ordered = sorted((self.used_part(c) for c in clients), key=lambda c: c.client_id)
         shape = ordered[0].projected_grads.shape
         grads = np.stack([c.projected_grads.astype(np.float64).reshape(-1) for c in ordered])
         # + 0.0: −0.0 and 0.0 are recorded as the same zero
@@ -237,7 +237,7 @@ class SignVote(SharedRule):
 
     name = "sign-vote"
 
-    def heard(self, client: ClientScalars) -> ClientScalars:
+    def used_part(self, client: ClientScalars) -> ClientScalars:
         """Return only the signs."""
         return replace(client, projected_grads=np.sign(client.projected_grads))
 

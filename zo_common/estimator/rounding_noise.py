@@ -35,7 +35,7 @@ class RoundingNoise:
         return min(1.0, self.noise / self.difference) if self.difference else 1.0
 
     @property
-    def drowns(self) -> bool:
+    def too_large(self) -> bool:
         """Whether the loss difference does not exceed the noise."""
         return self.share > LIMIT  # false if the loss is not finite: the step itself reports that
 

@@ -255,17 +255,17 @@ class _Check:
             if tail is not None and refused and not self._affords(setting, (epsilon,), needed):
                 continue
             found = self._compared(setting, REFERENCE, epsilon, limits)
-            word = found.words("the full window's in float32")
-            word = f"{'the whole window' if tail is None else f'tail-tokens {tail}'}: {word}"
+            message = found.words("the full window's in float32")
+            message = f"{'the whole window' if tail is None else f'tail-tokens {tail}'}: {message}"
             if not found.fits(limits):
                 self._probes.limit = 2 * MOST_PASSES if tail == self._asked.tail_tokens else self._probes.limit
-                refused = word
+                refused = message
                 first = first or refused
                 continue
             if self._asked.tail_tokens not in (None, tail):
                 fits = "auto, which takes the whole window" if tail is None else f"{tail}, which fits, or auto"
                 self._problems.append(f"{first}, expected {self._expected}: set tail-tokens={fits}")
-            return tail, [word + (f" (not {refused})" if refused else "")]
+            return tail, [message + (f" (not {refused})" if refused else "")]
         raise LossCheckFailed(
             f"the loss of a step is not the model's where nothing is merged ({refused}), expected {self._expected}: "
             "its cached encoder states or layers are not what they are taken for, use a model of an unchanged class"
@@ -278,15 +278,15 @@ class _Check:
             return wanted, epsilon, ["float32", self._why(exact, epsilon)]
         if self._asked.precision is not None:
             self._probes.limit = 2 * MOST_PASSES
-        at, word, difference = self._fitting(Setting(exact.tail_tokens, wanted), exact, epsilon)
+        at, message, difference = self._fitting(Setting(exact.tail_tokens, wanted), exact, epsilon)
         if at is not None:
-            return wanted, at, [f"{wanted}: {word}", self._why(exact, at, difference)]
+            return wanted, at, [f"{wanted}: {message}", self._why(exact, at, difference)]
         if self._asked.precision is not None:
             self._problems.append(
-                f"precision is {wanted!r}, {word}, expected {self._expected_of_types}: set precision=float32, which "
+                f"precision is {wanted!r}, {message}, expected {self._expected_of_types}: set precision=float32, which "
                 "fits, or auto"
             )
-        return "float32", epsilon, [f"float32 (not {wanted}: {word or 'not tried'})", self._why(exact, epsilon)]
+        return "float32", epsilon, [f"float32 (not {wanted}: {message or 'not tried'})", self._why(exact, epsilon)]
 
     def _held(self, exact: Setting, epsilon: float) -> tuple[str, float, list[str]] | None:
         """Frozen weights as they are held, if they fit, and the precision of the rest; None if they do not."""
@@ -294,12 +294,12 @@ class _Check:
         if asked.frozen_fixed:
             self._probes.limit = 2 * MOST_PASSES
         for precision in dict.fromkeys([asked.precision] if asked.precision else [asked.fast, "float32"]):
-            at, word, _ = self._fitting(Setting(exact.tail_tokens, precision, held=True), exact, epsilon)
+            at, message, _ = self._fitting(Setting(exact.tail_tokens, precision, held=True), exact, epsilon)
             if at is not None:
-                reason = f"frozen weights in {asked.frozen}, the rest in {precision}: {word}"
+                reason = f"frozen weights in {asked.frozen}, the rest in {precision}: {message}"
                 curvature = f"curvature is {self._curvature(exact, at):.1%} of the loss"
                 return precision, at, [reason, f"epsilon {at:.3g}: {curvature}"]
-            words.append(f"{word or 'not tried'} with {precision} for the rest")
+            words.append(f"{message or 'not tried'} with {precision} for the rest")
         if asked.frozen_fixed:
             self._problems.append(
                 f"frozen-precision is {asked.frozen!r}, {' and '.join(words)}, expected {self._expected_of_held}: set "
@@ -309,16 +309,17 @@ class _Check:
 
     def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
         """The ε at which a setting fits, None if there is none; its errors in words, and that of the differences."""
-        at, word, limits = self._largest(exact, epsilon), "", self._held_limits if setting.held else self._type_limits
+        at, message = self._largest(exact, epsilon), ""
+        limits = self._held_limits if setting.held else self._type_limits
         while self._affords(setting, (at,), self._missing(exact, at)):
             found, curvature = self._compared(setting, exact, at, limits), self._curvature(exact, at)
-            word = word or found.words("float32's")
+            message = message or found.words("float32's")
             if found.fits(limits) and (curvature <= self._limits.curvature or at == epsilon):
-                return at, word, found.difference or 0.0
+                return at, message, found.difference or 0.0
             if curvature <= self._limits.curvature or at <= epsilon:
                 break
-            at, word = at / 2, ""
-        return None, word, 0.0
+            at, message = at / 2, ""
+        return None, message, 0.0
 
     @property
     def _type_limits(self) -> Tolerances:

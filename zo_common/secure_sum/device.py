@@ -141,11 +141,11 @@ class SecureDevice:
         if session != self.terms.session:
             self._refuse("a message is of another session, such as an earlier round")
 
-    def _refuse(self, word: str) -> NoReturn:
+    def _refuse(self, message: str) -> NoReturn:
         self.phase = Phase.ENDED
         raise SecureAggregationError(
-            f"device {self.client_id} leaves the secure sum of round {self.terms.server_round}: {word}; it takes part "
-            "in the next round"
+            f"device {self.client_id} leaves the secure sum of round {self.terms.server_round}: {message}; it takes "
+            "part in the next round"
         )
 
     def _members(self, bitmap: bytes, what: str) -> frozenset[int]:
@@ -198,8 +198,8 @@ class SecureDevice:
         fewest = self.terms.needed(len(keys.cohort))
         if fewest < self.least and (self._peers is not None or self.least > LEAST_COHORT):
             # the others open the sum of so few, whatever this device says then: it does not mask
-            word = f"{fewest} of {len(keys.cohort)} devices would be enough to open the sum"
-            self._refuse(f"{word}, expected at least {self.least}")
+            message = f"{fewest} of {len(keys.cohort)} devices would be enough to open the sum"
+            self._refuse(f"{message}, expected at least {self.least}")
         if self.client_id not in keys.cohort:
             self._refuse("the key list leaves this device out")
         closed = Graph(self.terms, keys.cohort).closed(self.client_id)
@@ -358,10 +358,10 @@ class SecureDevice:
             pair = unseal(self.memory.box_key, key, session, sender, self.client_id, entry[:BOX_BYTES])
             if share_hashes(session, sender, self.client_id, pair) == entry[BOX_BYTES:]:
                 return pair
-            word = f"the shares of device {sender} are not those whose hashes it sent"
+            message = f"the shares of device {sender} are not those whose hashes it sent"
         except SecureAggregationError as error:
-            word = str(error)
-        logger.warning(f"secure sum of round {self.terms.server_round}: {word}")
+            message = str(error)
+        logger.warning(f"secure sum of round {self.terms.server_round}: {message}")
         return None
 
     def _check_consents(self, request: RevealRequest, alive: frozenset[int]) -> None:

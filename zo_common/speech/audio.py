@@ -94,7 +94,7 @@ def decode(
 
 def _read(audio: Path | bytes, name: str, max_seconds: float) -> tuple[npt.NDArray[np.float32], int, float]:
     """Read samples (n, channels), sampling rate in Hz, and the whole length in seconds."""
-    with told_in_a_sentence(name), opened(audio, name) as file:
+    with as_audio_problem(name), opened(audio, name) as file:
         # One sample more than allowed shows that it is too long, without decoding hours of it.
         samples = file.read(int(max_seconds * file.samplerate) + 1, dtype="float32", always_2d=True)
         return samples, file.samplerate, max(file.frames, len(samples)) / file.samplerate
@@ -144,7 +144,7 @@ def is_silent(wave: npt.NDArray[np.float32]) -> bool:
 
 
 @contextmanager
-def told_in_a_sentence(name: str) -> Iterator[None]:
+def as_audio_problem(name: str) -> Iterator[None]:
     """Convert errors of the system and of soundfile on a recording, called `name`, to an AudioProblem."""
     try:
         yield

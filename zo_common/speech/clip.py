@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import soundfile
 
-from zo_common.speech.audio import AudioProblem, name_of, opened, told_in_a_sentence
+from zo_common.speech.audio import AudioProblem, as_audio_problem, name_of, opened
 from zo_common.speech.utterance import Source
 
 OVERSHOOT = 0.5  # seconds that a part may end after its recording, as in Kaldi: times are rounded
@@ -34,7 +34,7 @@ class Clip:
         """
         source = self.source() if callable(self.source) else self.source
         name = name_of(source)
-        with told_in_a_sentence(name), opened(source, name) as file:
+        with as_audio_problem(name), opened(source, name) as file:
             total = file.frames / file.samplerate
             seconds = total - self.start if self.seconds is None else self.seconds
             if self.start == 0 and abs(seconds - total) <= _WHOLE:

@@ -13,7 +13,7 @@ from pathlib import Path
 import soundfile
 
 from zo_common.errors import ConfigError, DataError
-from zo_common.speech.audio import AudioProblem, decode, name_of, told_in_a_sentence
+from zo_common.speech.audio import AudioProblem, as_audio_problem, decode, name_of
 from zo_common.speech.manifest import Manifest
 
 _SUFFIXES = {"WAVEX": ".wav", "OGG": ".ogg", "NIST": ".sph", "AIFF": ".aiff"}  # of formats with other names
@@ -95,5 +95,5 @@ def _write(folder: Path, manifest: Manifest, on_progress: Callable[[int], None])
 def _suffix(audio: Path | bytes) -> str:
     if isinstance(audio, Path):
         return audio.suffix.lower()
-    with told_in_a_sentence(name_of(audio)), soundfile.SoundFile(io.BytesIO(audio)) as file:
+    with as_audio_problem(name_of(audio)), soundfile.SoundFile(io.BytesIO(audio)) as file:
         return _SUFFIXES.get(file.format, f".{file.format.lower()}")

@@ -18,7 +18,7 @@ from zo_common.errors import DataError
 from zo_common.models.ctc.forward import frame_lengths, frames_of, prepare_waves, receptive_field, takes_samples
 from zo_common.models.ctc.loss import CTCBatch, ctc_batch
 from zo_common.models.ctc.objectives import alignable
-from zo_common.models.ctc.text import CTCVocabulary, told
+from zo_common.models.ctc.text import CTCVocabulary, left_out_sentence
 from zo_common.speech.audio import AudioProblem, decode
 from zo_common.speech.manifest import Utterance
 from zo_common.speech.recordings import Recordings, WaveExample
@@ -94,10 +94,12 @@ class CTCReader:
 
     def recordings(self, examples: tuple[WaveExample, ...], skipped: tuple[str, ...]) -> CTCDataset:
         """Return examples of this reader as a data set."""
-        word = told(self._lacking[example.where] for example in examples if example.where in self._lacking)
-        if word:
-            _tell(word)
-        return CTCDataset(examples, self._extractor, skipped, (word,) if word else ())
+        message = left_out_sentence(
+            self._lacking[example.where] for example in examples if example.where in self._lacking
+        )
+        if message:
+            _tell(message)
+        return CTCDataset(examples, self._extractor, skipped, (message,) if message else ())
 
     def _unaligned(self, wave: npt.NDArray[np.float32], labels: list[int]) -> str:
         """Return the fault if there are too few frames for the labels, else ""."""
@@ -113,9 +115,9 @@ class CTCReader:
 
 
 @cache
-def _tell(word: str) -> None:
+def _tell(message: str) -> None:
     """Log a warning once per process, even if the same recordings are read again."""
-    log.warning(word)
+    log.warning(message)
 
 
 def least_samples(model: Any, extractor: Any) -> int:

@@ -17,7 +17,7 @@ from zo_common.models.ctc.transcribe import transcribe_waves
 from zo_common.speech.ctc import CTCReader, least_samples
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.recordings import WaveExample
-from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
+from zo_common.speech.speech_model import LossOf, SpeechModel, Transcript
 
 
 class CTCModel(SpeechModel):
@@ -69,7 +69,9 @@ class CTCModel(SpeechModel):
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Heard]:
+    ) -> list[Transcript]:
         """As `SpeechModel.transcribe`, one utterance per forward pass, as padding changes the logits."""
         waves = [example.wave for example in examples]
-        return [Heard(text) for text in transcribe_waves(self.model, self.processor, waves, on_progress=on_progress)]
+        return [
+            Transcript(text) for text in transcribe_waves(self.model, self.processor, waves, on_progress=on_progress)
+        ]

@@ -95,7 +95,7 @@ class Segmenter:
             return [Piece(replace(utterance, columns=_placed(utterance, 0.0, seconds)), ())]
         parts = _pieces_of(spoken_parts(wave, rate))
         blank = [_blank(utterance, part) for part in parts]
-        heard = self._heard(wave, parts)
+        heard = self._transcripts(wave, parts)
         said = Words(utterance.text, self._language)
         told = [number for number, words in enumerate(heard) if words.tokens]
         spans = sure_spans(said, [heard[number].tokens for number in told])
@@ -103,7 +103,7 @@ class Segmenter:
         edges = dict(zip(told, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
         return [self._judged(each, heard[n], said, edges.get(n)) for n, each in enumerate(blank)]
 
-    def _heard(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
+    def _transcripts(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
         """Return the model's transcript of each part; an empty one for a part that is too long."""
         rate = self._speech.rate
         found = []

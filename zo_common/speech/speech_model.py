@@ -21,7 +21,7 @@ LossOf = Callable[[Any], LossFn]
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcript:
     """A transcript, and its text tokens if the model has tokens."""
 
     text: str
@@ -97,7 +97,7 @@ class SpeechModel(Protocol):
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Heard]:
+    ) -> list[Transcript]:
         """Return greedy transcripts under the present weights; the same list of examples gives the same bits.
 
         Args:

@@ -17,7 +17,7 @@ from zo_common.models.tokens.loss import TokenLoss
 from zo_common.models.tokens.transcribe import transcribe_tokens
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.recordings import WaveExample
-from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
+from zo_common.speech.speech_model import LossOf, SpeechModel, Transcript
 from zo_common.speech.tokens import LEAST_SECONDS, TokenReader
 
 
@@ -66,11 +66,11 @@ class TokenModel(SpeechModel):
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Heard]:
+    ) -> list[Transcript]:
         """As `SpeechModel.transcribe`."""
         waves = [example.wave for example in examples]
         found = transcribe_tokens(self.model, self.processor, self._form(language), waves, on_progress)
-        return [Heard(text, tuple(tokens)) for text, tokens in found]
+        return [Transcript(text, tuple(tokens)) for text, tokens in found]
 
     def _form(self, language: str) -> Form:
         return self.form(self.model, self.processor, language)

@@ -16,7 +16,7 @@ from zo_common.models.whisper.loss import WhisperLoss
 from zo_common.models.whisper.objectives import WhisperBatch, whisper_labels, whisper_losses
 from zo_common.models.whisper.transcribe import greedy, greedy_tokens
 from zo_common.speech.loss_settings import LossSettings
-from zo_common.speech.speech_model import Heard, LossOf, SpeechModel
+from zo_common.speech.speech_model import LossOf, SpeechModel, Transcript
 from zo_common.speech.whisper import WINDOW_FRAMES, SpeechExample, WhisperReader, prompt_ids
 
 _EVALUATION_TAIL = 64  # twice that of training: within a hundredth of the 30 s window's loss
@@ -49,7 +49,9 @@ class WhisperModel(SpeechModel):
         if settings.objective == "supervised":
             prefix, tail = FrozenPrefix(self.model, trained), self._tail(settings)
             return lambda batch: WhisperLoss(self.model, batch, prefix, tail, precision)
-        return lambda batch: self.episode(self._heard(batch, settings.language), trained, settings, precision)()
+        return lambda batch: self.episode(
+            self._with_hypotheses(batch, settings.language), trained, settings, precision
+        )()
 
     def episode(
         self, batch: WhisperBatch, trained: Collection[str] | None, settings: LossSettings, precision: str
@@ -80,11 +82,11 @@ class WhisperModel(SpeechModel):
         *,
         language: str = "en",
         on_progress: Callable[[int, int], None] | None = None,
-    ) -> list[Heard]:
+    ) -> list[Transcript]:
         """As `SpeechModel.transcribe`, each at the start of its own window."""
         windows = [example.window() for example in examples]
         found = greedy(self.model, self.processor, windows, language=language, on_progress=on_progress)
-        return [Heard(text, tuple(tokens)) for text, tokens in found]
+        return [Transcript(text, tuple(tokens)) for text, tokens in found]
 
     def compile(self) -> None:
         """As `SpeechModel.compile`."""
@@ -94,7 +96,7 @@ class WhisperModel(SpeechModel):
         """Return the number of tail tokens; for the whole window, one for each position."""
         return self.window if settings.tail_tokens is None else settings.tail_tokens
 
-    def _heard(self, batch: WhisperBatch, language: str) -> WhisperBatch:
+    def _with_hypotheses(self, batch: WhisperBatch, language: str) -> WhisperBatch:
         """Return the batch with the model's greedy hypotheses as texts."""
         silence = batch.features[:, :, -1:].expand(-1, -1, WINDOW_FRAMES - batch.features.shape[2])
         windows = torch.cat([batch.features, silence], dim=2)

@@ -132,7 +132,7 @@ class TestGuardedRounds:
         second.finish()
 
         assert second.state_of_weights.checksum() == whole.state_of_weights.checksum()
-        assert whole._look().mean() <= whole._best.mean()
+        assert whole._measure().mean() <= whole._best.mean()
 
 
 class TestVariants:

@@ -18,7 +18,7 @@ from zo_common.models.whisper.transcribe import transcribe
 from zo_common.speech.long_audio import split
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.model_kinds import speech_model
-from zo_common.speech.speech_model import Heard
+from zo_common.speech.speech_model import Transcript
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestGroups:
     def _sizes(self, seconds: list[int], padded: bool) -> list[int]:
-        pieces = [(np.zeros(n * 16000, np.float32), Heard("")) for n in seconds]
+        pieces = [(np.zeros(n * 16000, np.float32), Transcript("")) for n in seconds]
         return [len(group) for group in groups(pieces, 16000, padded)]
 
     def test_equal_lengths_share_a_pass_up_to_a_minute(self) -> None:

@@ -104,4 +104,4 @@ def test_a_device_charges_what_leaves_and_refuses_before_it_trains(
     assert [train().status for _ in range(3)] == [Status.OK, Status.OK, Status.ERROR]
     assert engine.trained == 3 and account().epsilon == AFTER[2]
     assert "owner limits" in device.evaluate(CONFIG, PLAN, DeviceIdentity(3), account=account()).message
-    assert "owner limits" in device.look(CONFIG, PLAN, DeviceIdentity(3), account=account()).message
+    assert "owner limits" in device.check_held_out(CONFIG, PLAN, DeviceIdentity(3), account=account()).message

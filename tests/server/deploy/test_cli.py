@@ -17,9 +17,9 @@ from stand_in_flower import Call, Flower, call, deployment, flower
 
 from server.deploy import runs as deploy_runs
 from server.deploy.certificates import load_authority, server_certificate
-from server.deploy.cli import FLOWER_LOG
 from server.deploy.deployment import Deployment
 from server.deploy.flower import FlowerError, flwr_json, run_status
+from server.deploy.flower_log import FLOWER_LOG
 from server.deploy.runs import begin, follow, run_settings
 from server.deploy.status import collect, warnings
 from server.run.lock import RunLock

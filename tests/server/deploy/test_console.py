@@ -8,8 +8,9 @@ import pytest
 from stand_in_flower import Flower, deployment, flower
 from typer.testing import CliRunner, Result
 
-from server.deploy.cli import FLOWER_LOG, app
+from server.deploy.cli import app
 from server.deploy.deployment import Deployment
+from server.deploy.flower_log import FLOWER_LOG
 from server.run.log_file import RUN_LOG
 
 __all__ = ["deployment", "flower"]  # fixtures

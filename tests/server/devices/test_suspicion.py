@@ -38,7 +38,7 @@ def _rounds(count: int, change: Change = _same, devices: int = 10, noise: float 
         grads = (signal + noise * rng.standard_normal((devices, QUERIES))).astype(np.float32)
         grads = change(server_round, grads)
         clients = [ClientScalars(device, 1, 5, row[None]) for device, row in enumerate(grads)]
-        words += suspicions.look(server_round, clients, last)
+        words += suspicions.review(server_round, clients, last)
         mean = grads.mean(axis=0, dtype=np.float64)[None]
         last = Record(server_round, 0, (Contribution(1, 0, (-0.01 * mean).astype(np.float32)),))
     return suspicions, statuses, words, last
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_compared_nothing_is_said(shape: tuple[int, int], d
     suspicions = Suspicions(statuses, shared, batch=16)
     for server_round in range(1, 20):
         clients = [ClientScalars(device, 1, 5, np.full(shape, device, np.float32)) for device in range(devices)]
-        assert suspicions.look(server_round, clients, None) == []
+        assert suspicions.review(server_round, clients, None) == []
     assert suspicions.reported == {}
 
 

@@ -290,7 +290,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
     def look(guard: HeldOutGuard) -> Any:
         return np.random.default_rng(fold_in(salt, guard._global_model.state.checksum())).normal(1.0, 0.2, 3) ** 2
 
-    monkeypatch.setattr(HeldOutGuard, "_look", look)
+    monkeypatch.setattr(HeldOutGuard, "_measure", look)
     config = guarded(num_server_rounds=6, guard_every=every, lr_schedule="constant")
     whole = replace(config, output=str(tmp_path / "whole"))
     federate(whole)

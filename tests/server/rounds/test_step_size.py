@@ -166,7 +166,7 @@ class TestHistory:
         usual = step.used(1, Replies([numbers_of()] * 3), 1)
 
         for server_round, rate in enumerate((usual / 9, usual / 8, usual * 9, usual, usual * 9), start=2):
-            step._held(server_round, rate, 3, 1.0)
+            step._limited(server_round, rate, 3, 1.0)
         assert [word.split(":")[0] for word in words] == ["round 2", "round 4", "round 6"]
 
     def test_a_rate_is_held_to_what_the_lattice_has_room_for(self, measured: Any) -> None:

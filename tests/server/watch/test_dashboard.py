@@ -92,7 +92,7 @@ def test_a_reader_gets_the_whole_run_and_then_each_change(run: RunFiles) -> None
         events = live.events()
         first = await anext(events)
         run.round(loss=7.5)
-        await live._look()
+        await live._refresh()
         second = await anext(events)
         await live.close()
         assert [each async for each in events] == []
@@ -112,7 +112,7 @@ def test_a_reader_that_missed_a_change_gets_the_whole_run_again(run: RunFiles) -
         await anext(events)
         for _ in range(2):
             run.round()
-            await live._look()
+            await live._refresh()
         assert (await anext(events)).startswith("event: whole")
 
     asyncio.run(check())

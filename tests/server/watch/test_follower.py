@@ -36,7 +36,7 @@ def test_only_what_is_new_is_shown_and_once(tmp_path: Path) -> None:
     _add(tmp_path, ROUNDS, _round(1))
     follower, said = _follower(tmp_path)
 
-    follower.look()
+    follower.show_new()
     assert said.getvalue() == ""
     _add(tmp_path, SETTINGS_LOG, json.dumps({"settings": {"num-server-rounds": 3}}))
     _add(
@@ -45,8 +45,8 @@ def test_only_what_is_new_is_shown_and_once(tmp_path: Path) -> None:
     _add(tmp_path, RUN_LOG, "2026-01-01T00:00:02Z WARNING two", "lines \x1b[31mred")
     _add(tmp_path, CURVE, json.dumps({"server_round": 3, "loss": 1.25}))
     _add(tmp_path, ROUNDS, _round(2), _round(3, None))
-    follower.look()
-    follower.look()
+    follower.show_new()
+    follower.show_new()
 
     assert said.getvalue().splitlines() == [
         "two",
@@ -61,9 +61,9 @@ def test_rounds_that_a_resumed_run_repeats_are_shown_again(tmp_path: Path) -> No
     follower, said = _follower(tmp_path)
 
     (tmp_path / ROUNDS).write_text(_round(1) + "\n")
-    follower.look()
+    follower.show_new()
     _add(tmp_path, ROUNDS, _round(2))
-    follower.look()
+    follower.show_new()
 
     assert said.getvalue() == "round 2/0: loss 2.000, 82 B up, 1.5 s\n"
 
@@ -81,7 +81,7 @@ def test_recent_messages_of_a_run_that_is_followed_later(tmp_path: Path) -> None
 def test_a_quiet_console_has_warnings_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     follower, said = _follower(tmp_path, quiet=True)
     _add(tmp_path, RUN_LOG, "2026-01-01T00:00:00Z INFO chosen", "2026-01-01T00:00:00Z WARNING worse")
-    follower.look()
+    follower.show_new()
 
     assert said.getvalue() == ""
     assert capsys.readouterr().err == "worse\n"

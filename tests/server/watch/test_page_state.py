@@ -19,7 +19,7 @@ SERVER = Path(__file__).parents[3] / "server"
 
 
 def _state(run: RunFiles) -> State:
-    return state_of(RunFolder(run.folder).look(), LogTail(run.folder / RUN_LOG).read(), "resume it")
+    return state_of(RunFolder(run.folder).read(), LogTail(run.folder / RUN_LOG).read(), "resume it")
 
 
 def _applied(state: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:

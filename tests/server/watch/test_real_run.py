@@ -22,10 +22,10 @@ def test_a_real_run_is_read_while_it_runs_and_after(
     folder, seen = RunFolder(Path(config.output)), list[RunNow]()
 
     def on_round(report: RoundReport) -> None:
-        seen.append(folder.look())
+        seen.append(folder.read())
 
     run_on(grid_of(config), config, Events(on_round=on_round))
-    now = folder.look()
+    now = folder.read()
 
     assert [(each.status, each.last_round) for each in seen] == [("running", 1), ("running", 2)]
     assert (now.status, now.last_round, now.target_rounds) == ("finished", 2, 2)

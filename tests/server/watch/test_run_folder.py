@@ -11,7 +11,7 @@ from server.watch.run_folder import RunFolder
 
 
 def test_a_folder_without_a_run_is_new(tmp_path: Path) -> None:
-    now = RunFolder(tmp_path / "nothing").look()
+    now = RunFolder(tmp_path / "nothing").read()
 
     assert (now.status, now.name, now.last_round, now.head) == ("new", "nothing", 0, "")
 
@@ -20,23 +20,23 @@ def test_a_killed_run_is_stopped_and_a_run_that_went_on_after_its_end_is_not_fin
     run = RunFiles(tmp_path / "run")
     run.round()
     folder = RunFolder(run.folder)
-    assert folder.look().status == "stopped"
+    assert folder.read().status == "stopped"
     run.end(verdict="the result is worse than its start")
-    now = folder.look()
+    now = folder.read()
     assert (now.status, now.verdict) == ("finished", "the result is worse than its start")
     run.round()
-    assert folder.look().status == "stopped"
+    assert folder.read().status == "stopped"
 
 
 def test_rounds_that_a_resumed_run_repeats_are_read_anew(tmp_path: Path) -> None:
     run, folder = RunFiles(tmp_path / "run"), RunFolder(tmp_path / "run")
     for _ in range(3):
         run.round()
-    assert folder.look().last_round == 3
+    assert folder.read().last_round == 3
     run.log = RunLog(run.folder, resume_after=1)
     run.round(loss=7.0)
 
-    assert [(row["server_round"], row["loss"]) for row in folder.look().rounds][1:] == [(2, 7.0)]
+    assert [(row["server_round"], row["loss"]) for row in folder.read().rounds][1:] == [(2, 7.0)]
 
 
 def test_a_torn_line_waits_for_its_end_and_malformed_files_are_left_out(tmp_path: Path) -> None:
@@ -46,13 +46,13 @@ def test_a_torn_line_waits_for_its_end_and_malformed_files_are_left_out(tmp_path
     line = path.read_bytes().replace(b'"server_round": 1', b'"server_round": 2')
     with path.open("ab") as file:
         file.write(line[:20])
-    assert folder.look().last_round == 1
+    assert folder.read().last_round == 1
     with path.open("ab") as file:
         file.write(line[20:] + b"[]\nnonsense\n")
-    assert folder.look().last_round == 2
+    assert folder.read().last_round == 2
     (run.folder / "devices.json").write_text("[1")
     (run.folder / "evaluation.json").write_text("7")
-    now = folder.look()
+    now = folder.read()
     assert (now.devices, now.status) == ([], "stopped")
 
 

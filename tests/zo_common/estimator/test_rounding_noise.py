@@ -44,7 +44,7 @@ def test_a_smooth_loss_has_no_noise_and_its_difference_is_the_derivative(small_m
         state.shift([seed], -state.epsilon_units(2.0**-10))
     assert found.difference == pytest.approx(float(np.sqrt(np.mean(np.square(slopes)))), rel=1e-3)
     assert found.share < 1e-3
-    assert not found.drowns
+    assert not found.too_large
     assert state.checksum() == before
 
 
@@ -79,7 +79,7 @@ def test_a_constant_loss_drowns(small_model: Models) -> None:
 
     found = measure_noise(state, lambda: torch.ones(3), SEEDS, 1e-3)
 
-    assert (found.difference, found.share, found.drowns) == (0.0, 1.0, True)
+    assert (found.difference, found.share, found.too_large) == (0.0, 1.0, True)
 
 
 def test_the_least_epsilon_is_compared_with_larger_ones(small_model: Models) -> None:

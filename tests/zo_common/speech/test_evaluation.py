@@ -11,7 +11,7 @@ from zo_common.models.load import load_model
 from zo_common.speech.evaluation import evaluate
 from zo_common.speech.metrics import ErrorCounts
 from zo_common.speech.model_kinds import speech_model
-from zo_common.speech.speech_model import Heard, SpeechModel
+from zo_common.speech.speech_model import SpeechModel, Transcript
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_nothing_to_transcribe(tiny_whisper_dir: Path) -> None:
 def test_references_must_pair_up_with_recordings(speech: SpeechModel, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = speech.reader()
     data = reader.recordings((reader.of_wave(noise_waves(4000)[0], [5]),), ())
-    monkeypatch.setattr(type(speech), "transcribe", lambda self, examples, **_: [Heard("one"), Heard("two")])
+    monkeypatch.setattr(type(speech), "transcribe", lambda self, examples, **_: [Transcript("one"), Transcript("two")])
 
     with pytest.raises(ValueError, match="zip"):
         evaluate(speech, data)

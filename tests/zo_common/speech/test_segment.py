@@ -19,7 +19,7 @@ from zo_common.speech.clip import Clip
 from zo_common.speech.matching import Words, agreement, sure_spans
 from zo_common.speech.pauses import spoken_parts
 from zo_common.speech.segment import Segmenter
-from zo_common.speech.speech_model import Heard
+from zo_common.speech.speech_model import Transcript
 from zo_common.speech.utterance import Manifest, Utterance
 
 RATE = 16_000
@@ -93,8 +93,8 @@ class Listener:
     def of_wave(self, wave: np.ndarray) -> np.ndarray:
         return wave
 
-    def transcribe(self, examples: Sequence[Any], **_: Any) -> list[Heard]:
-        return [Heard(next(self._heard)) for _ in examples]
+    def transcribe(self, examples: Sequence[Any], **_: Any) -> list[Transcript]:
+        return [Transcript(next(self._heard)) for _ in examples]
 
     def example(self, utterance: Utterance) -> Any:
         return SimpleNamespace(labels=(1,), text=utterance.text, start=float(utterance.columns["start"]))

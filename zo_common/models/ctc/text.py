@@ -130,7 +130,7 @@ def ctc_labels(tokenizer: Any, text: str, classes: int) -> list[int]:
     return CTCVocabulary(tokenizer, classes).labels(text)[0]
 
 
-def told(lacking: Iterable[Counter[str]]) -> str:
+def left_out_sentence(lacking: Iterable[Counter[str]]) -> str:
     """A sentence on the characters that labels leave out; empty where there are none."""
     total: Counter[str] = Counter()
     for counts in lacking:

@@ -11,7 +11,7 @@ from tiny_ctc import CHARACTERS, write_tiny_ctc
 from tiny_models import piece_tokenizer
 from transformers import ParakeetTokenizer, Wav2Vec2CTCTokenizer
 
-from zo_common.models.ctc.text import CTCVocabulary, ctc_labels, told
+from zo_common.models.ctc.text import CTCVocabulary, ctc_labels, left_out_sentence
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +113,10 @@ def test_what_the_vocabulary_lacks_is_counted_and_what_keyboards_have_is_written
     assert labels == tokenizer("a'e - e").input_ids
     assert lacking == {"é": 1, "7": 2, "ｅ": 1, "\u0301": 1, "!": 1}
     assert CTCVocabulary(tokenizer, 9, fold_accents=True).labels("ée è") == (tokenizer("ee e").input_ids, {})
-    assert told([lacking, lacking]) == (
+    assert left_out_sentence([lacking, lacking]) == (
         "labels leave out 12 characters that the model's vocabulary lacks: 7 4, é 2, ｅ 2, \u0301 2, ! 2"
     )
-    assert told([]) == ""
+    assert left_out_sentence([]) == ""
 
 
 def test_word_pieces_are_the_tokenizers_own(tmp_path: Path) -> None:
