@@ -101,7 +101,7 @@ def held_out_losses(monkeypatch: pytest.MonkeyPatch, loss_of: LossOf) -> list[tu
             return replace(reply, status=Status.NON_FINITE, message="not finite")
         return replace(reply, loss_sum=10 * loss, scores=Scores(utterances=10))
 
-    monkeypatch.setattr(device, "look", look)
+    monkeypatch.setattr(device, "check_held_out", look)
     return asked
 
 

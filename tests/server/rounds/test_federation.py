@@ -278,8 +278,8 @@ def test_devices_tell_how_they_compute_their_loss_once(
     assert [word.split(": loss check: ")[0] for word in told] == ["round 1: client 0", "round 1: client 1"]
     assert "round 1: 1 more devices say something, see rounds.jsonl" in observed.words
     first, second = observed.reports
-    assert sorted(first.messages) == ["0", "1", "2"] and not second.messages
-    assert told[0] == f"round 1: client 0: {first.messages['0']}"
+    assert sorted(first.told) == ["0", "1", "2"] and not second.told
+    assert told[0] == f"round 1: client 0: {first.told['0']}"
     assert [report.answered for report in observed.reports] == [3, 3]
     assert ledger_of(config).header.epsilon == 0
 
