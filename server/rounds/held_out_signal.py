@@ -24,6 +24,11 @@ from zo_common.estimator.curvature import RelativeCurvature
 _LEAST_PART = 0.25  # of the promised gain, that curvature along the gradient leaves: beyond, the model says too little
 
 
+def correction_of(left_out: int) -> float:
+    """Return c of this module, for q of leave-one-out scalars; 0 for other estimators."""
+    return (left_out - 1) / left_out if left_out else 1.0
+
+
 @dataclass(frozen=True)
 class Rounds:
     """What the rounds of a run have in common.
@@ -43,7 +48,7 @@ class Rounds:
     @property
     def correction(self) -> float:
         """c of this module."""
-        return (self.left_out - 1) / self.left_out if self.left_out else 1.0
+        return correction_of(self.left_out)
 
     def apart(self, devices: int) -> int:
         """Return the number of distinct directions of a local step of all devices."""

@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from server.guards.guard import Progress
-from server.rounds.held_out_signal import Rounds, judged_signals
+from server.rounds.held_out_signal import Rounds, correction_of, judged_signals
 from server.rounds.pooled_curvature import (
     Pooled,
     StepRow,
@@ -269,7 +269,7 @@ def best_coefficient(
         shared: whether they measure along the same directions.
         left_out: q of leave-one-out scalars; 0 for other estimators.
     """
-    correction = (left_out - 1) / left_out if left_out else 1.0
+    correction = correction_of(left_out)
     signal = 1.0 - found.noise_share
     square = signal + found.noise_share / devices if shared else 1.0
     along = max(0.0, found.along_signal + found.along_noise / devices)

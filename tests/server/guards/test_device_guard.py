@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_grid import FakeGrid
+from guard_log import guard_rows
 from killed import Killed, kill
 from toy_engine import toy_engine
 from toy_fleet import TOY, LossOf, held_out_losses, toy_grids
@@ -55,16 +56,12 @@ def _by_round(**of_rounds: float) -> LossOf:
     return lambda client, server_round, _: of_rounds.get(f"r{server_round}", 0.5) + 0.001 * client * (server_round + 1)
 
 
-def _rows(config: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(config.output) / "guard.jsonl").read_text().splitlines()]
-
-
 def _looks(config: RunConfig) -> list[tuple[int, bool]]:
-    return [(row["server_round"], row["good"]) for row in _rows(config) if "good" in row and "closing" not in row]
+    return [(row["server_round"], row["good"]) for row in guard_rows(config) if "good" in row and "closing" not in row]
 
 
 def _closing(config: RunConfig) -> dict[str, Any]:
-    return dict(_rows(config)[-1]["closing"])
+    return dict(guard_rows(config)[-1]["closing"])
 
 
 def _lines(config: RunConfig) -> list[dict[str, Any]]:
@@ -162,7 +159,7 @@ def test_losses_that_are_not_finite_are_undone_with_all_rounds_since(
     states = _states(ledger_of(config))
     assert _looks(config) == [(0, True), (2, False), (5, True)]
     assert states[3] == states[0] and "the held-out loss of 4 of 4 devices is not finite" in observed.text
-    assert _rows(config)[1] | {"of": ""} == {"server_round": 2, "good": False, "of": "", "loss": None, "after": 0}
+    assert guard_rows(config)[1] | {"of": ""} == {"server_round": 2, "good": False, "of": "", "loss": None, "after": 0}
 
 
 def test_bad_looks_in_a_row_end_the_run_with_its_best_state(
@@ -213,7 +210,7 @@ def test_a_look_that_too_few_answer_is_none(
 
     states = _states(ledger_of(config))
     assert _looks(config) == [(0, True), (1, True)]
-    assert [row.get("missed") for row in _rows(config)[:4]] == [None, None, 1, 1]
+    assert [row.get("missed") for row in guard_rows(config)[:4]] == [None, None, 1, 1]
     assert "round 2: guard: no check: 1 of the 4 devices of the best check answered" in observed.text
     assert _closing(config)["chosen"] == "best" and states[-1] == states[1]
 
@@ -274,7 +271,7 @@ def test_an_average_that_was_not_looked_at_is_judged_before_a_run_goes_on(
     states = _states(ledger_of(config))
     assert [row["closing"] for row in _lines(config)[4:]] == ["last", "", "", "average", "last"]
     assert len(states) == 10 and states[5] == states[3] and states[9] == states[7]
-    assert [row["closing"]["rounds"] for row in _rows(config) if "closing" in row] == [3, 5]
+    assert [row["closing"]["rounds"] for row in guard_rows(config) if "closing" in row] == [3, 5]
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -313,7 +310,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
     federate(replace(config, resume=True), grid)
 
     assert [encode_record(r) for r in ledger_of(config).records] == [encode_record(r) for r in expected.records]
-    assert _rows(config) == _rows(whole)
+    assert guard_rows(config) == guard_rows(whole)
 
 
 def test_with_a_model_on_the_server_what_is_undone_is_checked(
@@ -356,7 +353,7 @@ def test_devices_look_at_their_own_split(
 
     federate(config, grid)
 
-    first = _rows(config)[0]
+    first = guard_rows(config)[0]
     assert sorted(first["devices"]) == ["0", "1", "2"] and all(count == 1 for _, count in first["devices"].values())
     assert first["loss"] == pytest.approx(sum(total for total, _ in first["devices"].values()) / 3)
 

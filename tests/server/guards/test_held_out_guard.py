@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_grid import FakeGrid
+from guard_log import LOSSES, guard_rows
 from hypothesis import given
 from hypothesis import strategies as st
 from killed import Killed, kill
@@ -31,38 +32,14 @@ Settings = Callable[..., RunConfig]
 Grids = Callable[..., FakeGrid]
 Federate = Callable[..., Federation]
 Ledgers = Callable[[RunConfig], Ledger]
-LOSSES = "server.guards.held_out_guard.utterance_losses"
-NOISE = np.array([-0.01, 0.0, 0.01])  # of one utterance against another; it is the same at every look
-
-
-@pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[float]]:
-    """Replaces the mean losses that the guard's looks find, one after the other."""
-
-    def script(*looks: float) -> list[float]:
-        left = list(looks)
-        monkeypatch.setattr(LOSSES, lambda *_: left.pop(0) + NOISE)
-        return left
-
-    return script
-
-
-@pytest.fixture
-def guarded(ctc_settings: Settings) -> Settings:
-    """Settings of a supervised run that is guarded on three utterances."""
-    return lambda **changes: ctc_settings(**{"eval_split": "", "guard_split": "test", "guard_every": 1, **changes})
-
-
-def _rows(config: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(config.output) / "guard.jsonl").read_text().splitlines()]
 
 
 def _looks(config: RunConfig) -> list[tuple[int, bool]]:
-    return [(row["server_round"], row["good"]) for row in _rows(config) if "closing" not in row]
+    return [(row["server_round"], row["good"]) for row in guard_rows(config) if "closing" not in row]
 
 
 def _closing(config: RunConfig) -> dict[str, Any]:
-    return dict(_rows(config)[-1]["closing"])
+    return dict(guard_rows(config)[-1]["closing"])
 
 
 def _replayed(config: RunConfig, ledger: Ledger) -> int:
@@ -146,7 +123,13 @@ def test_rounds_since_the_last_look_are_undone_by_a_record(
     ledger = ledger_of(config)
     assert [len(r.contributions) for r in ledger.records] == [3, 3, 3, 3, 3, 6, 3, 3]
     assert ledger.records[5].checksum == ledger.records[2].checksum
-    assert _rows(config)[2] == {"server_round": 6, "good": False, "of": "loss of 3 of test", "loss": None, "after": 3}
+    assert guard_rows(config)[2] == {
+        "server_round": 6,
+        "good": False,
+        "of": "loss of 3 of test",
+        "loss": None,
+        "after": 3,
+    }
     _check(federation, grid, ledger)
 
 
@@ -249,7 +232,7 @@ def test_a_finished_run_is_not_ended_twice_and_can_go_on(
     assert ledger.last_round == 10  # 8 rounds and two ends
     assert [len(r.contributions) for r in ledger.records[6:]] == [3, 3, 3, 3]
     assert ledger.records[9].checksum == ledger.records[7].checksum
-    assert [row["closing"]["chosen"] for row in _rows(config) if "closing" in row] == ["average", "best"]
+    assert [row["closing"]["chosen"] for row in guard_rows(config) if "closing" in row] == ["average", "best"]
     rates = [
         json.loads(line)["learning_rate"] for line in (Path(config.output) / "rounds.jsonl").read_text().splitlines()
     ]
@@ -308,7 +291,7 @@ def test_a_run_killed_at_every_record_is_that_of_a_run_never_killed(
 
     assert kills == 2 * expected.last_round
     assert [encode_record(r) for r in ledger_of(config).records] == [encode_record(r) for r in expected.records]
-    assert _rows(config) == _rows(whole)
+    assert guard_rows(config) == guard_rows(whole)
     _check(federation, grid, expected)
 
 

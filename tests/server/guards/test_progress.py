@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from guard_log import guard_rows
 
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
@@ -17,29 +17,6 @@ from zo_common.errors import ConfigError
 
 Settings = Callable[..., RunConfig]
 Federate = Callable[..., Federation]
-LOSSES = "server.guards.held_out_guard.utterance_losses"
-NOISE = np.array([-0.01, 0.0, 0.01])  # of one utterance against another; it is the same at every check
-
-
-@pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replaces the mean losses that the guard's checks find, one after the other."""
-
-    def script(*checks: float) -> None:
-        left = list(checks)
-        monkeypatch.setattr(LOSSES, lambda *_: left.pop(0) + NOISE)
-
-    return script
-
-
-@pytest.fixture
-def guarded(ctc_settings: Settings) -> Settings:
-    """Settings of a supervised run that is guarded on three utterances."""
-    return lambda **changes: ctc_settings(**{"eval_split": "", "guard_split": "test", "guard_every": 1, **changes})
-
-
-def _rows(config: RunConfig) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (Path(config.output) / "guard.jsonl").read_text().splitlines()]
 
 
 def test_what_rounds_did_is_known_and_survives_a_resume(guarded: Settings, federate: Federate, found: Any) -> None:
@@ -64,7 +41,7 @@ def test_a_change_that_is_none_is_refused(guarded: Settings, federate: Federate,
     found(1.0, 0.9, 0.8, 0.9)
     federate(config)
     path = Path(config.output) / "guard.jsonl"
-    rows = [row | ({"change": change} if "change" in row else {}) for row in _rows(config)]
+    rows = [row | ({"change": change} if "change" in row else {}) for row in guard_rows(config)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     with pytest.raises(ConfigError, match="not a check of the guard"):
