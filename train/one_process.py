@@ -1,4 +1,4 @@
-"""A grid with one device, in this process: the server's rounds and the device's work on one copy of the model."""
+"""A grid in this process: the server's rounds and the devices' work, one after another, on one copy of the model."""
 
 from __future__ import annotations
 
@@ -20,11 +20,9 @@ from zo_common.errors import ChecksumMismatch
 from zo_common.ledger.record import Record, all_updates
 from zo_common.ledger.replay import apply_all
 
-NODE = 1
-
 
 class SharedModel(GlobalModel):
-    """The device's engine as the server's model: an update that the server applies is also applied on the device.
+    """The devices' engine as the server's model: an update that the server applies is also applied on the devices.
 
     Nothing is loaded twice. Attributes are looked up in the engine at each access, since an engine that rebuilt its
     weights holds other tensors.
@@ -76,17 +74,20 @@ class SharedModel(GlobalModel):
 
 
 class OneProcessGrid(Grid):
-    """A grid that calls the device's ClientApp directly; an answer is available as soon as its message is sent.
+    """A grid that calls the devices' ClientApp directly; an answer is available as soon as its message is sent.
 
     Args:
-        app: the device's ClientApp.
+        app: the devices' ClientApp.
         after: called after each message.
+        node_configs: of each device.
     """
 
-    def __init__(self, app: ClientApp, after: Callable[[], None]) -> None:
+    def __init__(self, app: ClientApp, after: Callable[[], None], node_configs: Sequence[dict[str, Any]]) -> None:
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1  # messages carry these ids
         self._app, self._after = app, after
-        self._context = Context(1, NODE, {"client-id": 0, "simulated": True}, RecordDict(), {})
+        self._contexts = {
+            node: Context(1, node, config, RecordDict(), {}) for node, config in enumerate(node_configs, start=1)
+        }
         self._run: Any = None
         self._ids = count(1)
         self._answers: dict[str, Message] = {}
@@ -103,20 +104,20 @@ class OneProcessGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """Return a new message to the device."""
+        """Return a new message to a device."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:
-        """Return the id of the only node."""
-        return [NODE]
+        """Return the ids of all nodes."""
+        return list(self._contexts)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Let the device answer each message."""
+        """Let each message's device answer it."""
         names = []
         for message in messages:
             name = str(next(self._ids))
             message.metadata.__dict__["_message_id"] = name  # as a SuperLink gives it
-            self._answers[name] = self._app(message, self._context)
+            self._answers[name] = self._app(message, self._contexts[message.metadata.dst_node_id])
             self._after()
             names.append(name)
         return names
@@ -133,16 +134,21 @@ class OneProcessGrid(Grid):
 class OneProcess:
     """Grid and model of a run in one process.
 
+    Args:
+        devices: how many; each of several has its partition of the recordings, as in a simulation.
+
     Attributes:
-        grid: grid with one device, client 0, which has all of the run's recordings.
+        grid: grid with these devices, whose client ids count from 0; one alone has all of the run's recordings.
     """
 
-    def __init__(self, config: RunConfig) -> None:
-        self.grid = OneProcessGrid(make_client_app(config), self._restore)
+    def __init__(self, config: RunConfig, devices: int = 1) -> None:
+        alone: list[dict[str, Any]] = [{"client-id": 0, "simulated": True}]
+        several: list[dict[str, Any]] = [{"partition-id": n, "num-partitions": devices} for n in range(devices)]
+        self.grid = OneProcessGrid(make_client_app(config), self._restore, several if devices > 1 else alone)
         self._model: SharedModel | None = None
 
     def model_of(self, config: RunConfig) -> SharedModel:
-        """The device's model as the server's."""
+        """The devices' model as the server's."""
         self._model = SharedModel(config)
         return self._model
 

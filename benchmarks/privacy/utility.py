@@ -4,9 +4,10 @@
 
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
-them the clip norm and what becomes of the learning rate, the accountant the noise. Devices of all counts hear as many
-utterances a round together. The learning rate without privacy was chosen on the development split. A stopped run goes
-on where it was: what is done lies in `--work`.
+them the clip norm, the accountant the noise, and the server measures the step on the development split, whose losses
+its guard compares. Devices of all counts hear as many utterances a round together. Tail, precision and perturbation are
+what the loss check chooses on this speech: private devices check nothing. A stopped run goes on where it was: what is
+done lies in `--work`.
 """
 
 from __future__ import annotations
@@ -17,22 +18,25 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from benchmarks.dialect.speech import SMALL, dialect_folder, natural_partition, whisper
+from benchmarks.dialect.speech import dialect_folder, natural_partition, whisper
 from benchmarks.harness.kept import Kept
 from benchmarks.harness.rows import spread, store
 from benchmarks.hostile.rounds import Crowd, SpeechCrowd
-from benchmarks.privacy.rounds import run
+from benchmarks.privacy.rounds import Outcome
 from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
+from benchmarks.privacy.whole_runs import run
 from zo_common.config.run import RunConfig
-from zo_common.lattice.grid import Scale
+from zo_common.lattice.trained import DEFAULT
+from zo_common.models.quiet import quiet_transformers
 from zo_common.privacy.plan import PrivacyCost
 
 MEASURES = ("wer", "cer", "loss")
 LEVELS = ("device", "example")
 PROBE_QUERIES = 16
 MakeCrowd = Callable[[RunConfig, int], Crowd]
+Run = Callable[[RunConfig, int], Outcome]  # of settings and a number of devices
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,13 @@ def plain_config(arguments: argparse.Namespace, devices: int, seed: int = 0) -> 
         eval_split=arguments.eval_split,
         eval_utterances=arguments.eval_utterances,
         partition_by=arguments.partition_by or natural_partition(devices),
+        guard_split=arguments.guard_split,
         trained_tensors=arguments.trained_tensors,
-        scale=arguments.scale,
         num_queries=arguments.queries,
         epsilon=arguments.perturbation,
+        tail_tokens=arguments.tail_tokens,
+        precision=arguments.precision,
+        torch_threads=arguments.threads,
         learning_rate=arguments.learning_rate,
         batch_size=max(1, arguments.utterances // devices),
         num_server_rounds=arguments.rounds,
@@ -84,41 +91,37 @@ def cost_of(cell: Cell, config: RunConfig, slopes: Slopes, examples: int) -> Pri
 
 
 def private_config(cell: Cell, config: RunConfig, cost: PrivacyCost | None) -> RunConfig:
-    """Return the run with its guarantee: clip norm and learning rate as planned, the noise left to the accountant."""
+    """Return the run with its guarantee: clip norm and a fixed learning rate as planned, noise by the accountant."""
     if cost is None:
         return config
     level: Any = cell.level
-    rate = config.learning_rate * cost.learning_rate_factor
+    rate = config.learning_rate if config.learning_rate == "auto" else config.learning_rate * cost.learning_rate_factor
     return replace(config, privacy=level, target_epsilon=cell.target, clip_norm=cost.clip_norm, learning_rate=rate)
 
 
-def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd, run_of: Run) -> dict[str, Any]:
     """Measure all places over all seeds, a seed after the other, so that a part of them is a table too."""
     kept = Kept(arguments.work)
     slopes = _slopes(arguments, kept, make_crowd)
     print(f"|g|² {slopes.gradient_square:.4g}, variance of an utterance's {slopes.gradient_variance:.4g}", flush=True)
-    crowds: dict[int, Crowd] = {}
     found: dict[Cell, list[dict[str, Any]]] = {}
     for seed in arguments.seeds:
         for cell in cells(arguments):
             config = plain_config(arguments, cell.devices, seed)
-            if cell.devices not in crowds:
-                crowds.clear()  # of which each holds all recordings
-                crowds[cell.devices] = make_crowd(replace(config, run_seed=0), cell.devices)
-            crowd = crowds[cell.devices]
-            before = kept(_what_is_judged(config), lambda on=crowd: base(on))
-            cost = cost_of(cell, config, slopes, min(crowd.examples(d) for d in range(cell.devices)))
+            cost = cost_of(cell, config, slopes, _fewest(cell, config, make_crowd))
             chosen = private_config(cell, config, cost)
-            outcome = kept(_asked(chosen, cell), lambda c=chosen, on=crowd, known=before: run(on, c, known).plain())
+            outcome = kept(_asked(chosen, cell), lambda c=chosen, n=cell.devices: run_of(c, n).plain())
             found.setdefault(cell, []).append(outcome | {"planned": asdict(cost) if cost else None})
             print(f"seed {seed}  {line(row(cell, chosen, found[cell][-1:]))}", flush=True)
     return _numbers(arguments, slopes, found)
 
 
-def base(crowd: Crowd) -> dict[str, float]:
-    """Return the evaluation before training."""
-    crowd.restart()
-    return crowd.evaluate()
+def _fewest(cell: Cell, config: RunConfig, make_crowd: MakeCrowd) -> int:
+    """Return the utterances of the device with the fewest, which the example level depends on; else 1."""
+    if cell.level != "example":
+        return 1
+    crowd = make_crowd(config, cell.devices)
+    return min(crowd.examples(device) for device in range(cell.devices))
 
 
 def _asked(config: RunConfig, cell: Cell) -> list[Any]:
@@ -127,16 +130,17 @@ def _asked(config: RunConfig, cell: Cell) -> list[Any]:
     return [named, cell.devices]
 
 
-def _what_is_judged(config: RunConfig) -> list[Any]:
-    names = ("eval_split", "eval_utterances", "trained_tensors", "scale", "precision")
-    return ["before", Path(config.model).name, Path(config.data).name, *(getattr(config, name) for name in names)]
-
-
 def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) -> Slopes:
     """Measure on the development split, one utterance a device: no device's recordings are in it."""
     config = plain_config(arguments, arguments.devices[0])
     config = replace(
-        config, train_split="dev", partition_by="round-robin", batch_size=1, num_queries=PROBE_QUERIES, run_seed=1 << 32
+        config,
+        train_split="dev",
+        partition_by="round-robin",
+        batch_size=1,
+        num_queries=PROBE_QUERIES,
+        run_seed=1 << 32,
+        learning_rate=1.0,  # no step is made
     )
     found = kept(
         ["slopes", *_asked(config, Cell("none", math.inf, arguments.probes))],
@@ -153,10 +157,8 @@ def row(cell: Cell, config: RunConfig, outcomes: list[dict[str, Any]]) -> dict[s
         "target": None if math.isinf(cell.target) else cell.target,
         "devices": cell.devices,
         "batch_size": config.batch_size,
-        "learning_rate": config.learning_rate,
         "noise_multiplier": outcomes[0]["noise_multiplier"],
         "epsilon_spent": max(each["epsilon"] for each in outcomes),
-        "left_lattice": sum(bool(each["left_lattice"]) for each in outcomes),
         "before": outcomes[0]["before"],
         **{name: planned[name] for name in ("clip_norm", "noise_std", "scalar_std", "slow_down") if planned},
     }
@@ -173,22 +175,24 @@ def _numbers(arguments: argparse.Namespace, slopes: Slopes, found: dict[Cell, li
         "queries",
         "utterances",
         "perturbation",
+        "tail_tokens",
+        "precision",
         "learning_rate",
         "delta",
         "eval_split",
         "eval_utterances",
+        "guard_split",
+        "trained_tensors",
     )
     targets = [target for target in arguments.targets if not math.isinf(target)]
     rows = []
     for cell, outcomes in found.items():
-        chosen = replace(config, batch_size=max(1, arguments.utterances // cell.devices))
-        factor = outcomes[0]["planned"]["learning_rate_factor"] if outcomes[0]["planned"] else 1.0
-        rows.append(row(cell, replace(chosen, learning_rate=chosen.learning_rate * factor), outcomes))
+        rows.append(row(cell, plain_config(arguments, cell.devices), outcomes))
     return {
         "model": Path(arguments.model).name,
         "data": Path(arguments.data).name,
         "seeds": arguments.seeds,
-        "settings": {name: getattr(arguments, name) for name in (*shown, "trained_tensors", "scale")},
+        "settings": {name: getattr(arguments, name) for name in shown},
         "slopes": asdict(slopes),
         "cells": rows,
         "devices_for": [devices_for(target, replace(config, batch_size=1), slopes) for target in targets],
@@ -210,36 +214,45 @@ def line(numbers: dict[str, Any]) -> str:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """Return the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(SMALL), help="'whisper' is the demo's")
+    parser.add_argument("--model", default="whisper", help="'whisper' is the demo's")
     parser.add_argument("--data", help="folder of recordings; the demo's dialect, synthesised, if none is named")
     parser.add_argument("--partition-by", help="of the training split; a speaker a device, or in turn, if not given")
     parser.add_argument("--eval-split", default="test")
-    parser.add_argument("--eval-utterances", type=int, default=48, help="of the evaluated split; 0 takes all")
+    parser.add_argument("--eval-utterances", type=int, default=0, help="of the evaluated split; 0 takes all")
+    parser.add_argument("--guard-split", default="dev", help="of the server's guard and of its measured step")
     parser.add_argument(
         "--probes", type=int, default=32, help="utterances of the dev split that slopes are measured on"
     )
-    parser.add_argument("--trained-tensors", default="norms+biases")
-    parser.add_argument("--scale", choices=get_args(Scale), default="rms")
+    parser.add_argument("--trained-tensors", default=DEFAULT)
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--targets", type=float, nargs="+", default=[math.inf, 8.0, 2.0], help="ε; inf is no privacy")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["device"])
     parser.add_argument("--delta", type=float, default=1e-3)
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--queries", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--queries", type=int, default=8)
     parser.add_argument("--utterances", type=int, default=64, help="a round, over all devices")
-    parser.add_argument("--perturbation", type=float, default=1e-2)
-    parser.add_argument("--learning-rate", type=float, default=3.0, help="without privacy")
+    parser.add_argument("--perturbation", type=float, default=2.0**-6)
+    parser.add_argument("--tail-tokens", type=int, default=32)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--learning-rate", type=_rate, default="auto", help="a number is that of no privacy")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0: all cores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=Path("results/privacy/utility.jsonl"))
     return parser.parse_args(words)
 
 
+def _rate(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def main() -> None:
     """Measure, print and store."""
     arguments = parse()
+    quiet_transformers()
     arguments.model = whisper() if arguments.model == "whisper" else arguments.model
     arguments.data = arguments.data or dialect_folder(arguments.model)
-    numbers = measure(arguments, SpeechCrowd)
+    features = arguments.work.parent / "features"
+    numbers = measure(arguments, SpeechCrowd, lambda config, devices: run(config, devices, features))
     print(f"\nover {len(arguments.seeds)} seeds, mean ± standard deviation:")
     for numbers_of_cell in numbers["cells"]:
         print(line(numbers_of_cell))

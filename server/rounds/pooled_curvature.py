@@ -154,13 +154,17 @@ def long_window(most: int) -> int:
 
 
 def averaged(
-    rounds: Sequence[Pooled], most: int = FEWEST_ROUNDS, judged: Sequence[Estimate] | None = None
+    rounds: Sequence[Pooled],
+    most: int = FEWEST_ROUNDS,
+    judged: Sequence[Estimate] | None = None,
+    explored: float = EXPLORED_SIGNAL,
 ) -> RelativeCurvature:
     """Return the numbers that a round's step follows from, of all rounds so far, of which it is the last.
 
     Args:
         most: number of rounds to average over, from `history`.
         judged: what held-out losses tell of the signal (`server.rounds.held_out_signal`); None where none are known.
+        explored: the least share of signal before `ENOUGH_CHECKS` of them, for several devices.
 
     If all rounds are of one device, numbers relative to m are weighted by it, as devices are in `pooled`.
 
@@ -188,7 +192,7 @@ def averaged(
     quotient, error = _quotient(weights, long)
     along = (quotient + error) * t * signal
     if judged is not None:
-        signal = _beyond_doubt(of_shares, alone=alone, early=early, judged=judged)
+        signal = _beyond_doubt(of_shares, alone=alone, early=early, judged=judged, explored=explored)
         along = max(along, (quotient + error) * t * signal)  # the gradient of what is learned is no smaller
     return RelativeCurvature(t, along, noise, 1 - signal)
 
@@ -204,7 +208,14 @@ def _signal_of_shares(weights: Sequence[float], rounds: Sequence[Pooled], *, alo
     return Estimate(1 - share, error / total)
 
 
-def _beyond_doubt(of_shares: Estimate, *, alone: bool, early: bool, judged: Sequence[Estimate] | None = None) -> float:
+def _beyond_doubt(
+    of_shares: Estimate,
+    *,
+    alone: bool,
+    early: bool,
+    judged: Sequence[Estimate] | None = None,
+    explored: float = EXPLORED_SIGNAL,
+) -> float:
     """Return the share of signal that is certain; of the first few rounds, what they measured."""
     best = _combined([of_shares, *judged]) if judged and not early else of_shares
     if early:
@@ -213,7 +224,7 @@ def _beyond_doubt(of_shares: Estimate, *, alone: bool, early: bool, judged: Sequ
         least = best.signal - ERRORS_OF_CAUTION * best.error
     floor = min(LEAST_SIGNAL, best.signal) if best.signal > 0 else LEAST_SIGNAL
     if judged is not None and len(judged) < ENOUGH_CHECKS and not alone:
-        floor = EXPLORED_SIGNAL
+        floor = explored
     return min(max(least, floor), 1.0)
 
 

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from server.guards.choice import NO_GUARD
 from server.guards.guard import Progress
+from server.rounds.pooled_curvature import Pooled, pooled
 from server.rounds.step_size import FixedStep, Measured, MeasuredStep, StepSize
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import fold_in, shared_seed
 from zo_common.errors import ConfigError, LatticeOverflow, NonFiniteLoss
-from zo_common.estimator.curvature import MOST_NOISE_SHARE, RelativeCurvature
+from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeCurvature
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
 from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import read_speech
@@ -30,10 +31,15 @@ from zo_common.speech.recordings import read_speech
 logger = logging.getLogger(__name__)
 _SPEECH_STREAM = 1 << 44  # far from any step number
 _LEAST_CLIP = 1e-12
+_LEAST_BATCH = 16
+"""Utterances of the server's own measurement, whatever the devices' batch: of one, noise is unknown, and of few the
+signal. The server's forward passes cost no privacy."""
 
 
 class ServerMeasuredStep(MeasuredStep):
     """As `MeasuredStep`, with q forward passes on the server each round.
+
+    The guard's checks tell the signal as without privacy: they are of the server's speech, too.
 
     Args:
         config: settings with the noise multiplier set.
@@ -66,6 +72,8 @@ class ServerMeasuredStep(MeasuredStep):
         choice = unchecked(config)  # as devices do under privacy
         settings = LossSettings.of(config, choice.tail_tokens)
         self._losses = global_model.speech.losses(global_model.state.exponents, settings, choice.precision)
+        self._kept = 1.0  # share of the last round's mean square that is not added noise
+        self._share_error = 0.0
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
@@ -73,7 +81,9 @@ class ServerMeasuredStep(MeasuredStep):
         if not replies.accepted:
             return []
         config, seed = self._config, shared_seed(self._config.run_seed, server_round)
-        chosen = self._data.draw(config.batch_size, np.random.default_rng(fold_in(seed, _SPEECH_STREAM)))
+        chosen = self._data.draw(
+            max(config.batch_size, _LEAST_BATCH), np.random.default_rng(fold_in(seed, _SPEECH_STREAM))
+        )
         loss = self._losses(self._data.batch(chosen))
         weigh = self._clip_example if config.privacy == "example" else self._clip_median
         try:
@@ -90,19 +100,25 @@ class ServerMeasuredStep(MeasuredStep):
         state, estimator = self._global_model.state, self._estimator
         return zo_step(state, loss, seed, 0, estimator, 0.0, weigh=weigh, curvature=True)
 
+    def pool(self, found: list[RelativeCurvature]) -> Pooled:
+        """As `MeasuredStep.pool`, with the error of a share that few directions tell."""
+        return replace(pooled(found), square=0.0, share_error=self._share_error)
+
+    @property
+    def explored_signal(self) -> float:
+        """As `MeasuredStep.explored_signal`: what several devices count at least, less the added noise."""
+        return (1 - MOST_NOISE_SHARE) * self._kept
+
     def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
         """Return the curvature after clipping and noise; direction-independent noise adds only to m.
 
         For a reply that clipping scales by f, s, m and R scale by f², while the loss falls by f: α is 1/f as large,
-        which is the same as scaling t and R by f.
+        which is the same as scaling t and R by f, and the loss falls as it would with m / f and unscaled scalars.
         """
         assert step.curvature is not None
         config = self._config
-        square = float(np.square(step.projected_grads.astype(np.float64)).mean())
-        batch = step.examples / config.batch_size  # devices have whole batches; the server may have less speech
-        curvature = replace(
-            step.curvature, noise=step.curvature.noise * batch, along_noise=step.curvature.along_noise * batch
-        )
+        own = float(np.square(step.projected_grads.astype(np.float64)).mean())
+        curvature, square = _of_batch(step.curvature, own, step.examples / config.batch_size)
         found = curvature.relative(square)
         if found is None:
             return None
@@ -114,13 +130,14 @@ class ServerMeasuredStep(MeasuredStep):
             shortened = max(_LEAST_CLIP, min(1.0, config.clip_norm / length))
             plain_shares = config.noise_by == "devices" and not config.secure_aggregation
             added /= (config.min_replies if plain_shares else devices) * shortened**2
-        kept = square / (square + added)
+        self._kept = kept = square / (square + added)
+        self._share_error = kept * own / square * math.sqrt(2 / max(1, config.num_queries - 1))
         return RelativeCurvature(
             found.per_direction * shortened,
             found.along_signal * kept * shortened,
             found.along_noise * kept * shortened,
-            1 - (1 - min(found.noise_share, MOST_NOISE_SHARE)) * kept,
-            0.0,
+            1 - (1 - found.noise_share) * kept,
+            shortened * (square + added),
         )
 
     def _clip_example(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -129,6 +146,12 @@ class ServerMeasuredStep(MeasuredStep):
 
     def _clip_median(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:
         return clip_factors(per_example, self._config.clip_utterances)
+
+
+def _of_batch(curvature: Curvature, square: float, times: float) -> tuple[Curvature, float]:
+    """Return curvature and mean square of scalars for batches with 1/`times` as many utterances."""
+    noise, along = curvature.noise * times, curvature.along_noise * times
+    return replace(curvature, noise=noise, along_noise=along), square + noise - curvature.noise
 
 
 def step_size(

@@ -27,6 +27,7 @@ import numpy as np
 from server.guards.guard import Progress
 from server.rounds.held_out_signal import Rounds, correction_of, judged_signals
 from server.rounds.pooled_curvature import (
+    EXPLORED_SIGNAL,
     Pooled,
     StepRow,
     averaged,
@@ -168,7 +169,7 @@ class MeasuredStep:
                 f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
                 "two, and is held to that"
             )
-        now = pooled(kept)
+        now = self.pool(kept)
         room = min(self._room(replies), _RATES[1])
         rate = self.planned(trained)  # the server uses the devices' rate, if they had one
         if not rate:
@@ -191,12 +192,22 @@ class MeasuredStep:
         """Return the measurements that determine the step."""
         return replies.curvatures()
 
+    def pool(self, found: list[RelativeCurvature]) -> Pooled:
+        """Return a round's measurements as one."""
+        return pooled(found)
+
+    @property
+    def explored_signal(self) -> float:
+        """The least share of signal that a step counts with before checks of held-out losses can tell it."""
+        return EXPLORED_SIGNAL
+
     def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
         rounds, most = [*(row.pooled for row in self._rows), *now], self._history(devices)
         found, progress = averaged(rounds, most), self._progress()
         if progress is None or self._config.aggregation != "mean":  # other rules' updates are not what scalars promise
             return found
-        return averaged(rounds, most, judged_signals(progress, self._rows[-long_window(most) :], found, self._rounds))
+        judged = judged_signals(progress, self._rows[-long_window(most) :], found, self._rounds)
+        return averaged(rounds, most, judged, self.explored_signal)
 
     def _history(self, devices: int) -> int:
         return history(devices * self._config.num_queries * self._config.local_steps)

@@ -12,7 +12,7 @@ from quadratic import QuadraticCrowd
 
 from benchmarks.hostile.rounds import Setting
 from benchmarks.hostile.rounds import run as hostile_run
-from benchmarks.privacy.rounds import run
+from benchmarks.privacy.rounds import Outcome, run
 from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy.utility import Cell, cells, measure, parse, plain_config, private_config
 from zo_common.config.run import RunConfig
@@ -127,16 +127,23 @@ class TestPlanning:
         assert {devices: c.partition_by for devices, c in found.items()} == {8: "speaker", 64: "round-robin"}
 
 
-class Idle(QuadraticCrowd):
-    def move(self, record: Any) -> None:
-        raise AssertionError("all of it is known")
+def crowd_of(config: RunConfig, devices: int) -> QuadraticCrowd:
+    return QuadraticCrowd(devices)
+
+
+def run_of(config: RunConfig, devices: int) -> Outcome:
+    return run(QuadraticCrowd(devices), config)
+
+
+def idle(config: RunConfig, devices: int) -> Outcome:
+    raise AssertionError("all of it is known")
 
 
 class TestTable:
     def test_it_has_every_cell_and_goes_on_where_it_was_stopped(self, tmp_path: Path) -> None:
         work = tmp_path / "deep" / "work.jsonl"
         words = ("--devices", "8", "12", "--targets", "inf", "8", "--seeds", "0", "1", "--work", str(work))
-        numbers = measure(arguments(*words), lambda c, n: QuadraticCrowd(n))
+        numbers = measure(arguments(*words), crowd_of, run_of)
 
         found = {(c["level"], c["target"], c["devices"]): c for c in numbers["cells"]}
         assert set(found) == {("none", None, n) for n in (8, 12)} | {("device", 8.0, n) for n in (8, 12)}
@@ -145,15 +152,15 @@ class TestTable:
 
         with work.open("a") as file:
             file.write('{"key": "torn')
-        assert measure(arguments(*words), lambda c, n: Idle(n)) == numbers
-        more = measure(arguments(*words[:-2], "2", *words[-2:]), lambda c, n: QuadraticCrowd(n))
+        assert measure(arguments(*words), crowd_of, idle) == numbers
+        more = measure(arguments(*words[:-2], "2", *words[-2:]), crowd_of, run_of)
         assert all(len(c["loss"]["values"]) == 3 for c in more["cells"])
-        assert measure(arguments(*words), lambda c, n: Idle(n)) == numbers
+        assert measure(arguments(*words), crowd_of, idle) == numbers
 
     def test_other_settings_are_run_anew(self, tmp_path: Path) -> None:
         words = ("--devices", "8", "--targets", "inf", "--seeds", "0", "--work", str(tmp_path / "work.jsonl"))
-        once = measure(arguments(*words), lambda c, n: QuadraticCrowd(n))
-        other = measure(arguments(*words, "--rounds", "3"), lambda c, n: QuadraticCrowd(n))
+        once = measure(arguments(*words), crowd_of, run_of)
+        other = measure(arguments(*words, "--rounds", "3"), crowd_of, run_of)
         assert once["cells"][0]["loss"] != other["cells"][0]["loss"]
 
     def test_both_levels_can_be_asked_for(self) -> None:
