@@ -50,6 +50,7 @@ class Pooled:
             it much; 0 for one device in one round, where it is unknown.
         square: m of a single device, by which its rounds are weighted; 0 for several, whose rounds have equal weights.
         mean_square: m, the mean over devices; 0 where it is unknown.
+        kept: the part of m that is not noise added for privacy.
     """
 
     per_direction: float
@@ -60,6 +61,7 @@ class Pooled:
     share_error: float = 0.0
     square: float = 0.0
     mean_square: float = 0.0
+    kept: float = 1.0
 
     @property
     def cautious(self) -> RelativeCurvature:
@@ -77,8 +79,8 @@ class StepRow:
 
     Attributes:
         learning_rate: the one used, float32.
-        per_direction, along_signal, along_noise, noise_share, along_error, share_error, square, mean_square: the
-            round's `Pooled`.
+        per_direction, along_signal, along_noise, noise_share, along_error, share_error, square, mean_square, kept:
+            the round's `Pooled`.
         devices: valid replies.
         room: the rate at which the round's mean update would be as large as the lattice allows.
     """
@@ -96,6 +98,7 @@ class StepRow:
     share_error: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
     square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
     mean_square: Annotated[float, Field(ge=0, lt=_MOST)] = 0.0
+    kept: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @property
     def pooled(self) -> Pooled:

@@ -72,8 +72,7 @@ class ServerMeasuredStep(MeasuredStep):
         choice = unchecked(config)  # as devices do under privacy
         settings = LossSettings.of(config, choice.tail_tokens)
         self._losses = global_model.speech.losses(global_model.state.exponents, settings, choice.precision)
-        self._kept = 1.0  # share of the last round's mean square that is not added noise
-        self._share_error = 0.0
+        self._kept, self._share_error = 1.0, 0.0  # of the last measurement, as in `Pooled`
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
     def measure(self, server_round: int, replies: Measured) -> list[RelativeCurvature]:
@@ -102,12 +101,11 @@ class ServerMeasuredStep(MeasuredStep):
 
     def pool(self, found: list[RelativeCurvature]) -> Pooled:
         """As `MeasuredStep.pool`, with the error of a share that few directions tell."""
-        return replace(pooled(found), square=0.0, share_error=self._share_error)
+        return replace(pooled(found), square=0.0, share_error=self._share_error, kept=self._kept)
 
-    @property
-    def explored_signal(self) -> float:
-        """As `MeasuredStep.explored_signal`: what several devices count at least, less the added noise."""
-        return (1 - MOST_NOISE_SHARE) * self._kept
+    def explored_signal(self, last: Pooled) -> float:
+        """As `MeasuredStep.explored_signal`, less the added noise."""
+        return (1 - MOST_NOISE_SHARE) * last.kept
 
     def _as_devices_send(self, step: StepResult, devices: int) -> RelativeCurvature | None:
         """Return the curvature after clipping and noise; direction-independent noise adds only to m.

@@ -196,9 +196,8 @@ class MeasuredStep:
         """Return a round's measurements as one."""
         return pooled(found)
 
-    @property
-    def explored_signal(self) -> float:
-        """The least share of signal that a step counts with before checks of held-out losses can tell it."""
+    def explored_signal(self, last: Pooled) -> float:
+        """Return the least share of signal that a step counts with, before checks of held-out losses can tell it."""
         return EXPLORED_SIGNAL
 
     def _averaged(self, now: list[Pooled], devices: int) -> RelativeCurvature:
@@ -207,7 +206,7 @@ class MeasuredStep:
         if progress is None or self._config.aggregation != "mean":  # other rules' updates are not what scalars promise
             return found
         judged = judged_signals(progress, self._rows[-long_window(most) :], found, self._rounds)
-        return averaged(rounds, most, judged, self.explored_signal)
+        return averaged(rounds, most, judged, self.explored_signal(rounds[-1]))
 
     def _history(self, devices: int) -> int:
         return history(devices * self._config.num_queries * self._config.local_steps)

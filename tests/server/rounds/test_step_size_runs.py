@@ -224,3 +224,61 @@ class TestPrivacy:
             more.along_signal / numbers.along_signal
         )
         assert shorter > 100 * plain  # its scalars are that much smaller, and so is what they are multiplied with
+
+    def test_devices_of_one_utterance_are_measured_on_more(self, settings: Settings, federate: Federate) -> None:
+        """One utterance cannot tell its noise: what is measured on several is scaled to the devices' batch."""
+        device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
+        common = {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15, "clip_norm": 1e3}
+        config = settings(**self.PRIVATE | device | common | {"noise_multiplier": 1e-6, "batch_size": 1})
+        held = federate(config).global_model
+
+        def measured(batch: int) -> tuple[RelativeCurvature, float]:
+            step = ServerMeasuredStep(replace(config, batch_size=batch), held)
+            (found,) = step.measure(1, Replies([numbers_of()] * 3))
+            return found, step.pool([found]).share_error
+
+        (one, error), (two, smaller) = measured(1), measured(2)
+
+        assert one.noise_share * one.square == pytest.approx(2 * two.noise_share * two.square, rel=1e-2)
+        signals = [(1 - found.noise_share) * found.square for found in (one, two)]
+        assert signals[0] == pytest.approx(signals[1], abs=1e-2 * one.square)
+        assert 0 < error < smaller  # of m, which the noise of one utterance makes larger
+
+    def test_what_is_sent_has_the_mean_square_that_the_loss_falls_with(
+        self, settings: Settings, federate: Federate
+    ) -> None:
+        """For replies shortened to a part f, scalars f g + noise move the loss as g with m / f would."""
+        device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
+        common = {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15}
+        config = settings(**self.PRIVATE | device | common | {"clip_norm": 1e3, "noise_multiplier": 1e-6})
+        held = federate(config).global_model
+        (plain,) = ServerMeasuredStep(config, held).measure(1, Replies([numbers_of()] * 3))
+        scalars = config.num_queries * config.local_steps
+        part, clip_norm = 0.25, 0.25 * math.sqrt(plain.square * scalars)
+
+        step = ServerMeasuredStep(replace(config, clip_norm=clip_norm, noise_multiplier=0.5), held)
+        (found,) = step.measure(1, Replies([numbers_of()] * 3))
+
+        sent = part**2 * plain.square + (0.5 * clip_norm) ** 2 / 3
+        assert found.square * part == pytest.approx(sent, rel=1e-3)
+        assert step.pool([found]).kept == pytest.approx(part**2 * plain.square / sent, rel=1e-3)
+        # the loss falls by α Q f s, of α Q x m / f in these numbers
+        assert (1 - found.noise_share) * found.square == pytest.approx(
+            part * (1 - plain.noise_share) * plain.square, rel=1e-2
+        )
+        assert step.explored_signal(step.pool([found])) == pytest.approx(0.05 * step.pool([found]).kept)
+
+    def test_checks_tell_the_signal(self, settings: Settings, federate: Federate) -> None:
+        config = settings(**self.PRIVATE | {"guard_split": "test", "guard_every": 1, "num_server_rounds": 4})
+
+        federation = federate(config)
+
+        rows, progress = _rows(config), federation.guard.progress()
+        assert all(row["mean_square"] > 0 and row["square"] == 0 and 0 < row["kept"] < 1 for row in rows)
+        assert progress is not None and len(progress) == 4
+        again = ServerMeasuredStep(federation.config, federation.global_model, lambda: progress)
+        unchecked = ServerMeasuredStep(federation.config, federation.global_model)
+        for step in (again, unchecked):
+            step.take_up(federation.ledger.ledger)
+        now = again.pool(again.measure(4, Replies([numbers_of()] * 3)))
+        assert again._averaged([now], 3).noise_share != unchecked._averaged([now], 3).noise_share
