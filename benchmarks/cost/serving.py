@@ -3,7 +3,8 @@
 Every number is a fresh process's. A checkpoint of the architecture with random float16 weights, the type of published
 ones, is written once. Inference is the class of transformers, loaded in the precision (int8: weight-only by torchao),
 its processor beside it, and two forward passes. The step is ours: the loading of a device, the lattice, and two steps
-of two queries; trained are the tensors of the default preset. Peak = the largest resident memory of the process while
+of two queries; trained are the tensors of the default preset. Beside them, in float32 and on all weights: a step of
+MeZO as published, and of Adam. Peak = the largest resident memory of the process while
 it computes (VmHWM, reset after loading), imports and all included; that of loading is beside it. One thread; seconds
 are processor time.
 """
@@ -28,6 +29,8 @@ from simulations.reports.machine import hardware, versions
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = ("inference", "step")
+OTHERS = {"mezo": "MeZO as published, all weights", "adam": "Adam, all weights"}
+_COPIES_OF_ADAM = 4  # weights, gradients and two moments
 TRAINED = "encoder-residual-bias"
 QUERIES = 2
 RESULT = RESULTS / "serving.jsonl"
@@ -114,20 +117,33 @@ def step(folder: str, precision: str, batch: int) -> Callable[[], Any]:
     return steps
 
 
+def other(folder: str, kind: str, batch: int) -> Callable[[], Any]:
+    """One step of another method, on all weights in float32."""
+    from benchmarks.cost.memory import make_action
+    from benchmarks.harness import workload
+    from zo_common.models.load import load_model
+
+    model = load_model(folder).model
+    method = "plain" if kind == "mezo" else kind
+    return make_action(method, model, workload.random_batch(model, batch), "all", "float32", 1)
+
+
 def child(arguments: argparse.Namespace) -> dict[str, float]:
     """Bytes and processor seconds of one process."""
     import torch
 
     torch.set_num_threads(1)
-    make = {"inference": inference, "step": step}[arguments.child]
     meter = Resident()
     meter.start()
-    action = make(arguments.folder, arguments.precision, arguments.batch)
+    if arguments.child in OTHERS:
+        action, passes = other(arguments.folder, arguments.child, arguments.batch), 2
+    else:
+        make, passes = {"inference": (inference, 2), "step": (step, 4 * QUERIES)}[arguments.child]
+        action = make(arguments.folder, arguments.precision, arguments.batch)
     loading = meter.peak()
     loaded = meter.start()
     started = time.process_time()
     action()
-    passes = 2 if arguments.child == "inference" else 4 * QUERIES
     seconds = (time.process_time() - started) / passes
     return {"peak": meter.peak(), "loading_peak": loading, "loaded": loaded, "seconds_a_pass": seconds}
 
@@ -148,16 +164,23 @@ def fresh(arguments: argparse.Namespace, kind: str, precision: str, batch: int, 
 
 def measure(arguments: argparse.Namespace, folder: str) -> None:
     """Measure and store what is not stored yet: a run goes on where it was killed."""
+    cases = [(kind, precision) for precision in PRECISIONS for kind in KINDS] + [(kind, "float32") for kind in OTHERS]
     for batch in arguments.batches:
-        for precision in PRECISIONS:
-            for kind in KINDS:
-                case = {"architecture": arguments.architecture, "precision": precision, "batch": batch, "kind": kind}
-                if any(case.items() <= line.items() for line in _stored()):
-                    continue
-                found = fresh(arguments, kind, precision, batch, folder)
-                about = {"revision": revision(), "hardware": hardware("cpu"), "versions": versions()}
-                with RESULT.open("a") as file:
-                    file.write(json.dumps(case | found | about) + "\n")
+        for kind, precision in cases:
+            case = {"architecture": arguments.architecture, "precision": precision, "batch": batch, "kind": kind}
+            if any(case.items() <= line.items() for line in _stored()):
+                continue
+            found = _too_large(kind, folder) or fresh(arguments, kind, precision, batch, folder)
+            about = {"revision": revision(), "hardware": hardware("cpu"), "versions": versions()}
+            with RESULT.open("a") as file:
+                file.write(json.dumps(case | found | about) + "\n")
+
+
+def _too_large(kind: str, folder: str) -> dict[str, float]:
+    """Return the least bytes that Adam takes if this machine has fewer, else nothing."""
+    weights = 2 * (Path(folder) / "model.safetensors").stat().st_size  # from float16
+    least = _COPIES_OF_ADAM * weights
+    return {"at_least": least} if kind == "adam" and least > hardware("cpu")["memory_gib"] * 2**30 else {}
 
 
 def _stored() -> list[dict[str, Any]]:
@@ -184,8 +207,26 @@ def table() -> str:
             f"{served['seconds_a_pass']:.2f} s → {ours['seconds_a_pass']:.2f} s |"
         )
     lines.append("| any, on CUDA | | | not measured | not measured | | | |")
+    lines += ["", *_table_of_others(stored)]
     about = f"Resident memory of whole processes, imports included; one thread of {stored[0]['hardware']['cpu']}."
     return "\n".join([*lines, "", about])
+
+
+def _table_of_others(stored: list[dict[str, Any]]) -> list[str]:
+    lines = ["| Whisper, float32 | batch | method | peak | ÷ inference |", "|---|---|---|---|---|"]
+    for line in stored:
+        if line["kind"] not in OTHERS:
+            continue
+        case = {name: line[name] for name in ("architecture", "precision", "batch")} | {"kind": "inference"}
+        served = next((each["peak"] for each in stored if case.items() <= each.items()), None)
+        known = "peak" in line
+        peak = line["peak"] if known else line["at_least"]
+        size = amount(peak, "B") if known else f"at least {amount(peak, 'B')}: more than the machine has"
+        lines.append(
+            f"| {line['architecture']} | {line['batch']} | {OTHERS[line['kind']]} | {size} | "
+            f"{peak / served if served else float('nan'):.2f} |"
+        )
+    return lines
 
 
 def main() -> None:
@@ -193,7 +234,7 @@ def main() -> None:
     parser.add_argument("--architecture", default="base")
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
     parser.add_argument("--folder", help="keep the checkpoint here, or take it from here; default: a temporary folder")
-    parser.add_argument("--child", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*KINDS, *OTHERS), help=argparse.SUPPRESS)
     parser.add_argument("--precision", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
