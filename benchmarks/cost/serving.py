@@ -207,13 +207,13 @@ def table() -> str:
             f"{served['seconds_a_pass']:.2f} s → {ours['seconds_a_pass']:.2f} s |"
         )
     lines.append("| any, on CUDA | | | not measured | not measured | | | |")
-    lines += ["", *_table_of_others(stored)]
+    lines += _table_of_others(stored)
     about = f"Resident memory of whole processes, imports included; one thread of {stored[0]['hardware']['cpu']}."
     return "\n".join([*lines, "", about])
 
 
 def _table_of_others(stored: list[dict[str, Any]]) -> list[str]:
-    lines = ["| Whisper, float32 | batch | method | peak | ÷ inference |", "|---|---|---|---|---|"]
+    lines = ["", "| Whisper, float32 | batch | method | peak | ÷ inference |", "|---|---|---|---|---|"]
     for line in stored:
         if line["kind"] not in OTHERS:
             continue
@@ -226,7 +226,7 @@ def _table_of_others(stored: list[dict[str, Any]]) -> list[str]:
             f"| {line['architecture']} | {line['batch']} | {OTHERS[line['kind']]} | {size} | "
             f"{peak / served if served else float('nan'):.2f} |"
         )
-    return lines
+    return lines if len(lines) > 3 else []
 
 
 def main() -> None:

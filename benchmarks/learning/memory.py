@@ -61,6 +61,10 @@ class OneDevice:
         b = self._batch
         return type(b)(b.features[chosen], b.decoder_input_ids[chosen], b.labels[chosen])
 
+    def chosen_loss(self, state: Any, tail_tokens: int, epsilon: float) -> tuple[Any, float]:
+        """As `Crowd.chosen_loss`, of what is given."""
+        return self.losses(state.exponents, tail_tokens), epsilon
+
     def losses(self, trained: Any, tail_tokens: int, precision: str = "float32") -> Any:
         """As `Crowd.losses`, in float32."""
         from zo_common.models.whisper.frozen_prefix import FrozenPrefix

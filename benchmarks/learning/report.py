@@ -1,4 +1,4 @@
-"""Tables of the measured rows for `docs/results/learning.md`; a place without rows says so."""
+"""Tables of the measured rows for `docs/results/learning.md`; what is not measured yet is named below them."""
 
 from __future__ import annotations
 
@@ -83,20 +83,28 @@ def table(head: list[str], lines: Iterable[list[str]]) -> str:
     return "\n".join(["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *lines)])
 
 
+def measured_table(head: list[str], lines: list[list[str]], missing: list[str]) -> str:
+    """Return a Markdown table, and a sentence that names what has no row yet; the sentence alone without rows."""
+    sentence = f"{MISSING.capitalize()}: {'; '.join(missing)}." if missing else ""
+    return "\n\n".join(part for part in (table(head, lines) if lines else "", sentence) if part)
+
+
 def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
     """Return every task: word errors and loss before and after, with the defaults and as tuned by hand."""
     head = ["task", "method", "devices", "seeds", "WER before", "WER after"]
     head += ["dev loss before", "after", "passes", "minutes", "what the loss check chose"]
-    known = rows()
-    lines = []
+    known, lines, missing = rows(), list[list[str]](), list[str]()
     for task in TASKS:
         by_hand = "fixed-ctc" if task in CTC_TASKS else "fixed"
         same = matched(known, task)
         for method, devices in (("auto", 8), (by_hand, 8), ("auto", 1), (by_hand, 1)):
             found = of(same, task, method, devices=devices)
             start = [TITLES[task], METHODS[method].title, str(devices)]
-            lines.append([*start, *(_task_cells(found) if found else [MISSING, *["–"] * 7])])
-    return table(head, lines)
+            if found:
+                lines.append([*start, *_task_cells(found)])
+            else:
+                missing.append(f"{', '.join(start)} device{'s' * (devices > 1)}")
+    return measured_table(head, lines, missing)
 
 
 def _task_cells(found: list[Row]) -> list[str]:
@@ -121,12 +129,9 @@ def published_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
     head = ["method", "rate", "seeds", "WER after", "dev loss after", "passes to half of the best loss gain"]
     head.append(f"passes to −{_GAIN:.0%} dev WER")
     target = _half_gain(known, task)
+    found_of, missing = _split(known, task, (*OURS, *PUBLISHED))
     lines = []
-    for method in (*OURS, *PUBLISHED):
-        found = of(known, task, method)
-        if not found:
-            lines.append([METHODS[method].title, MISSING, *["–"] * 5])
-            continue
+    for method, found in found_of.items():
         half = _reached([passes_to(r["curve"], target) for r in found] if target is not None else [])
         words = [r["words"] for r in found if r["words"]]
         fifth = _reached([passes_to(w, (1 - _GAIN) * w[0][1]) for w in words]) if words else MISSING
@@ -135,7 +140,13 @@ def published_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
             METHODS[method].title, f"{rate:g}" if rate else "measured", str(len(found)),
             mean(r["after"]["wer"] for r in found), mean((r["curve"][-1][1] for r in found), ".3f"), half, fifth,
         ])  # fmt: skip
-    return table(head, lines)
+    return measured_table(head, lines, missing)
+
+
+def _split(known: list[Row], task: str, methods: Iterable[str]) -> tuple[dict[str, list[Row]], list[str]]:
+    """Return the rows of each method that has some, and the titles of the others."""
+    found = {method: of(known, task, method) for method in methods}
+    return {m: rows for m, rows in found.items() if rows}, [ALL[m].title for m, rows in found.items() if not rows]
 
 
 def _reached(needed: list[float | None]) -> str:
@@ -154,12 +165,9 @@ def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
     """Return a table of ours and first order on the same devices and recordings."""
     known = matched(rows(), task)
     head = ["method", "seeds", "WER after", "dev loss after", "rounds", "up a device", "down a device", "minutes"]
+    found_of, missing = _split(known, task, ("auto", "bias-swept", *FEDERATED, *_CENTRAL))
     lines = []
-    for method in ("auto", "bias-swept", *FEDERATED, *_CENTRAL):
-        found = of(known, task, method)
-        if not found:
-            lines.append([METHODS[method].title, MISSING, *["–"] * 6])
-            continue
+    for method, found in found_of.items():
         sent = [
             human_bytes(fmean(r[way] for r in found)) if r["up"] else "–" for r in found[:1] for way in ("up", "down")
         ]
@@ -168,7 +176,7 @@ def first_order_block(task: str, rows: Callable[[], list[Row]] = load) -> str:
             mean((r["curve"][-1][1] for r in found), ".3f"), f"{fmean(r['rounds'] for r in found):.0f}", *sent,
             mean((r["minutes"] for r in found), ".1f"),
         ])  # fmt: skip
-    return table(head, lines)
+    return measured_table(head, lines, missing)
 
 
 def memory_block() -> str:
@@ -191,31 +199,27 @@ def memory_block() -> str:
 def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
     """Return word errors of accents that were not trained on."""
     known = [r for r in matched(rows(), task) if r.get("others_after")]
-    head = ["accent", *(f"{METHODS[m].title}: before → after" for m in OURS if m != "fixed-swept")]
+    methods = [m for m in OURS if m != "fixed-swept"]
+    found = {m: [r for r in known if r["method"] == m] for m in methods}
     lines = []
     for accent in OTHER_ACCENTS:
-        cells = []
-        for method in (m for m in OURS if m != "fixed-swept"):
-            found = [r for r in known if r["method"] == method]
-            before, after = ([r[f"others_{when}"][accent] for r in found] for when in ("before", "after"))
-            cells.append(f"{mean(before)} → {mean(after)}" if found else MISSING)
-        lines.append([accent, *cells])
-    return table(head, lines)
+        pairs = [[[r[f"others_{when}"][accent] for r in of_one] for when in ("before", "after")]
+                 for of_one in found.values() if of_one]  # fmt: skip
+        lines.append([accent, *(f"{mean(before)} → {mean(after)}" for before, after in pairs)])
+    head = ["accent", *(f"{METHODS[m].title}: before → after" for m in methods if found[m])]
+    return measured_table(head, lines if known else [], [METHODS[m].title for m in methods if not found[m]])
 
 
 def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> str:
     """Return a study's entries at equal passes."""
     known = matched(rows(), task)
     base = ["auto"] if study == "variants" else []
+    found_of, missing = _split(known, task, [*base, *STUDIES[study]])
     lines = []
-    for name in [*base, *STUDIES[study]]:
-        found = of(known, task, name)
-        if not found:
-            lines.append([ALL[name].title, "0", MISSING, "–"])
-            continue
+    for name, found in found_of.items():
         wer, loss = (r["after"]["wer"] for r in found), (r["curve"][-1][1] for r in found)
         lines.append([ALL[name].title, str(len(found)), mean(wer), mean(loss, ".3f")])
-    return table(["variant", "seeds", "WER after", "dev loss after"], lines)
+    return measured_table(["variant", "seeds", "WER after", "dev loss after"], lines, missing)
 
 
 def curve_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
@@ -226,7 +230,7 @@ def curve_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
         for row in of(known, task, method)[:1]:
             points = row["curve"][:: max(1, len(row["curve"]) // 8)]
             lines.append([METHODS[method].title, "; ".join(f"{p:,}: {loss:.3f}" for p, loss in points)])
-    return table(["method", "passes: dev loss"], lines or [[MISSING, "–"]])
+    return measured_table(["method", "passes: dev loss"], lines, [])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
