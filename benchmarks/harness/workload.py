@@ -86,8 +86,9 @@ def random_batch(model: Any, size: int = 8, frames: int = SPEECH_FRAMES) -> Whis
     features = torch.full((size, config.num_mel_bins, frames + SILENT_FRAMES), SILENCE)
     features[..., :frames] = 0.4 * torch.randn(features[..., :frames].shape, generator=generator)
     lengths = [10 + index * 10 // max(size - 1, 1) for index in range(size)]
-    texts = [torch.randint(50000, (length,), generator=generator).tolist() for length in lengths]
-    inputs, labels = whisper_labels([config.decoder_start_token_id, 50000], texts, config.eos_token_id)
+    words = min(50000, config.vocab_size - 1)
+    texts = [torch.randint(words, (length,), generator=generator).tolist() for length in lengths]
+    inputs, labels = whisper_labels([config.decoder_start_token_id, words], texts, config.eos_token_id)
     return WhisperBatch(features, inputs, labels).to(next(model.parameters()).device)
 
 
