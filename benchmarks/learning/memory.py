@@ -25,9 +25,10 @@ from benchmarks.learning.first_order import LORA
 
 BATCH = 16
 THRIFTY = (("micro", 1.0), ("checkpointing", 1.0))
-# name → (tensors, further settings); "zo" is ours
+# name → (tensors, further settings); "zo" is ours, "default" with the batch of its default
 STEPS: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
     "zo": ("encoder-residual-bias", ()),
+    "default": ("encoder-residual-bias", ()),
     "all": ("all", ()),
     "all-thrifty": ("all", THRIFTY),
     LORA: (LORA, ()),
@@ -80,14 +81,18 @@ def child(name: str, model: str, tail_tokens: int) -> dict[str, float]:
     from benchmarks.learning.lattice_rounds import LatticeRounds
     from benchmarks.learning.method import Settings
     from benchmarks.learning.rates import FixedRate
+    from zo_common.config.run import RunConfig
     from zo_common.models.load import load_model
 
     tensors, extra = STEPS[name]
-    settings = Settings(name, tensors, learning_rate=1e-6, devices=1, extra=extra, tail_tokens=tail_tokens)
+    size = RunConfig().batch_size if name == "default" else BATCH
+    settings = Settings(
+        name, tensors, learning_rate=1e-6, devices=1, extra=extra, tail_tokens=tail_tokens, batch_size=size
+    )
     meter = Resident()
     before = meter.start()
     crowd: Any = OneDevice(load_model(model).model, tail_tokens)
-    if name == "zo":
+    if name in ("zo", "default"):
         method: Any = LatticeRounds(crowd, replace(settings, epsilon=2e-2), FixedRate(1e-6, "constant", 2))
     else:
         method = FirstOrder(crowd, settings)

@@ -185,8 +185,17 @@ def memory_block() -> str:
     if not path.exists():
         return f"Memory of a device's step: {MISSING}."
     models = json.loads(path.read_text())["models"]
-    head = ["step of a device, 16 utterances of 5 s", *(f"{m}, {n}" for m in models for n in ("peak", "seconds"))]
-    titles = {"zo": "ours, 8 directions", "all": "Adam, all weights", "lora": "Adam, LoRA", "bias": "Adam, biases"}
+    head = [
+        "step of a device, 16 utterances of 5 s unless said",
+        *(f"{m}, {n}" for m in models for n in ("peak", "seconds")),
+    ]
+    titles = {
+        "zo": "ours, 8 directions",
+        "default": "ours, 8 directions, 4 utterances as is the default",
+        "all": "Adam, all weights",
+        "lora": "Adam, LoRA",
+        "bias": "Adam, biases",
+    }
     lines = []
     for name in next(iter(models.values())):
         kind, _, thrifty = name.partition("-")

@@ -13,7 +13,7 @@ from simulations.reports.report import human_bytes
 TASK, MODEL = "wm", "whisper-tiny.en"
 # title → (method of the learning rows, name in traffic.json, name in learning_memory.json, label in memory.json)
 _METHODS = {
-    "this program": ("auto", "ours, K = 1", "zo", "ZO step"),
+    "this program": ("auto", "ours, K = 1", "default", "ZO step"),
     "FedAvg, all weights (Adam)": ("fedavg-all", "FedAvg", "all", "Adam"),
     "FedAvg, LoRA of rank 8 (Adam)": ("fedavg-lora", "LoRA r = 8", "lora", ""),
 }
