@@ -41,7 +41,7 @@ def test_what_is_not_measured_is_said(results: Path) -> None:
 def test_rows_fill_the_table(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [_learned("auto", 0.5, 0.25), _learned("auto", 0.5, 0.35), _learned("fedavg-all", 0.5, 0.2)]
     monkeypatch.setattr(comparison, "load", lambda: rows)
-    steps = {name: {"peak": peak, "seconds": 1.0} for name, peak in (("zo", 2e8), ("all", 8e8), ("lora", 6e8))}
+    steps = {name: {"peak": peak, "seconds": 1.0} for name, peak in (("default", 2e8), ("all", 8e8), ("lora", 6e8))}
     (results / "learning_memory.json").write_text(json.dumps({"models": {comparison.MODEL: steps}}))
 
     lines = comparison.comparison_block().splitlines()
