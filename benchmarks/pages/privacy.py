@@ -85,12 +85,32 @@ def utility() -> str:
     text = (
         f"`{UTILITY_COMMAND}`: {row['model']}, supervised, {about['trained_tensors']}, {about['rounds']} rounds of "
         f"{about['queries']} shared directions, {about['utterances']} utterances a round over all devices, "
-        f"δ = {about['delta']:g}; mean ± standard deviation over {_over(row['seeds'])}. Planned with the measured "
-        f"|g|² = {slopes['gradient_square']:.3g} and v = {slopes['gradient_variance']:.3g}: from so many devices of "
+        f"learning rate {about['learning_rate']}, δ = {about['delta']:g}; mean ± standard deviation over "
+        f"{_over(row['seeds'])}. Planned with the measured |g|² = {slopes['gradient_square']:.3g} and "
+        f"v = {slopes['gradient_variance']:.3g}: from so many devices of "
         "one utterance a round on, all of them asked each round, device-level privacy costs at most twice the steps: "
         f"{needed}."
     )
     return "\n\n".join([errors("wer"), errors("cer"), errors("loss"), noise(), text])
+
+
+def early() -> str:
+    """Return what a guarantee costs with other tensors and a fixed rate, beside the defaults."""
+    lines = [
+        "| tensors | learning rate | devices | guarantee | steps for the same progress | WER, % | loss |",
+        "|---" * 7 + "|",
+    ]
+    other = _load("privacy_utility_early")
+    asked = {(c["level"], c["target"], c["devices"]) for c in other["cells"]}
+    for row in (_load("privacy_utility"), other):
+        about = row["settings"]
+        for cell in row["cells"]:
+            if (cell["level"], cell["target"], cell["devices"]) in asked:
+                label = "none" if cell["target"] is None else f"ε = {cell['target']:g}, {cell['level']}-level"
+                slower = f"× {cell['slow_down']:.3g}" if "slow_down" in cell else "–"
+                first = [about["trained_tensors"], str(about["learning_rate"]), str(cell["devices"]), label, slower]
+                lines.append("| " + " | ".join([*first, _percent(cell["wer"]), _loss(cell["loss"])]) + " |")
+    return "\n".join(lines)
 
 
 def resistance() -> str:
@@ -156,5 +176,8 @@ def _measured(name: str, command: str, make: Callable[[], str]) -> Callable[[], 
     return lambda: make() if (RESULTS / f"{name}.json").exists() else f"Not measured yet: `{command}`."
 
 
-UTILITY = {"utility": _measured("privacy_utility", UTILITY_COMMAND, utility)}
+UTILITY = {
+    "utility": _measured("privacy_utility", UTILITY_COMMAND, utility),
+    "utility-early": _measured("privacy_utility_early", f"{UTILITY_COMMAND} --name privacy_utility_early …", early),
+}
 HOSTILE = {"resistance": _measured("attackers", ATTACKERS, resistance)}

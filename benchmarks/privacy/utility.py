@@ -1,6 +1,8 @@
 """What privacy costs: word error rate against ε on the demo's dialect, with few and with many devices.
 
     python -m benchmarks.privacy.utility
+    python -m benchmarks.privacy.utility --name privacy_utility_early --trained-tensors encoder-early \
+        --perturbation 1e-3 --learning-rate 2e-3 --devices 8 --targets inf 8    # of earlier settings
 
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
@@ -237,6 +239,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=_rate, default="auto", help="a number is that of no privacy")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0: all cores")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--name", default="privacy_utility", help="of the file of rows")
     parser.add_argument("--work", type=Path, default=Path("results/privacy/utility.jsonl"))
     return parser.parse_args(words)
 
@@ -258,7 +261,7 @@ def main() -> None:
         print(line(numbers_of_cell))
     print(json.dumps(numbers["devices_for"]))
     if arguments.eval_split == "test":  # what is tried on the development split is not shown
-        print(f"wrote {store('privacy_utility', numbers)}")
+        print(f"wrote {store(arguments.name, numbers)}")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ def test_errors_stand_under_their_devices_and_beside_their_epsilon(results: Path
         _utility_cell("none", None, 64, [0.2, 0.2]),
         _utility_cell("device", 2.0, 64, [0.25, 0.35]),
     ]
-    settings = {"trained_tensors": "x", "rounds": 6, "queries": 8, "utterances": 64, "delta": 1e-3}
+    settings: dict[str, Any] = {"trained_tensors": "x", "rounds": 6, "queries": 8, "utterances": 64, "delta": 1e-3}
+    settings["learning_rate"] = "auto"
     numbers = {
         "model": "m",
         "seeds": [0, 1],
@@ -64,6 +65,15 @@ def test_errors_stand_under_their_devices_and_beside_their_epsilon(results: Path
     assert "| ε = 2, device-level | 64 | 1.50 | 1.50 | × 3.25 |" in text
     assert "1,024 at ε = 2 (δ = 0.0001)" in text
     assert "over 2 seeds" in text
+
+    fixed = settings | {"trained_tensors": "y", "learning_rate": 0.002}
+    (results / "privacy_utility_early.json").write_text(
+        json.dumps(numbers | {"settings": fixed, "cells": [_utility_cell("device", 2.0, 8, [0.7])]})
+    )
+    assert privacy_report.early().splitlines()[2:] == [
+        "| x | auto | 8 | ε = 2, device-level | × 3.25 | 60.0 ± 0.0 | 0.600 ± 0.000 |",
+        "| y | 0.002 | 8 | ε = 2, device-level | × 3.25 | 70.0 | 0.700 |",
+    ]
 
 
 def test_rules_are_columns_and_attacks_are_rows(results: Path) -> None:
