@@ -54,7 +54,7 @@ def plan(
     console.print(
         "Progress of a step is taken as ½·|g|⁴·q / (trace · (|g|² + v/B + noise²)), so the same progress takes "
         f"{cost.slow_down:.2f} times the steps; |g|² = {gradient_square:g} and v = {gradient_variance:g} are a "
-        "measurement on Whisper-tiny.en's encoder feed-forward weights unless you give your own"
+        "measurement on Whisper-tiny.en's default tensors unless you give your own"
     )
 
 

@@ -31,6 +31,7 @@ from zo_common.speech.recordings import read_speech
 logger = logging.getLogger(__name__)
 _SPEECH_STREAM = 1 << 44  # far from any step number
 _LEAST_CLIP = 1e-12
+_FAR = 2.0  # times the usual norm, above which a clip norm is reported
 _LEAST_BATCH = 16
 """Utterances of the server's own measurement, whatever the devices' batch: of one, noise is unknown, and of few the
 signal. The server's forward passes cost no privacy."""
@@ -72,6 +73,7 @@ class ServerMeasuredStep(MeasuredStep):
         choice = unchecked(config)  # as devices do under privacy
         settings = LossSettings.of(config, choice.tail_tokens)
         self._losses = global_model.speech.losses(global_model.state.exponents, settings, choice.precision)
+        self._warned = False
         self._kept, self._share_error = 1.0, 0.0  # of the last measurement, as in `Pooled`
         self._estimator = replace(config.estimator_config, epsilon=choice.epsilon)
 
@@ -120,6 +122,7 @@ class ServerMeasuredStep(MeasuredStep):
         found = curvature.relative(square)
         if found is None:
             return None
+        self._warn_of_clip_norm(curvature, square)
         shortened, added = 1.0, (config.noise_multiplier * config.clip_norm) ** 2
         if config.privacy == "example":
             added /= config.batch_size**2
@@ -137,6 +140,19 @@ class ServerMeasuredStep(MeasuredStep):
             1 - (1 - found.noise_share) * kept,
             shortened * (square + added),
         )
+
+    def _warn_of_clip_norm(self, curvature: Curvature, square: float) -> None:
+        """Report a clip norm with which the noise is far larger than it need be, once."""
+        config = self._config
+        one = max(0.0, square - curvature.noise) + curvature.noise * config.batch_size
+        scalars = config.num_queries * (config.local_steps if config.privacy == "device" else 1)
+        usual = math.sqrt(scalars * (one if config.privacy == "example" else square))
+        if not self._warned and config.clip_norm > _FAR * usual:
+            logger.warning(
+                f"clip-norm is {config.clip_norm:g}, {config.clip_norm / usual:.1f} times the usual norm on the "
+                f"server's speech, and so is the noise: {usual:.2g} would do in another run"
+            )
+        self._warned = True
 
     def _clip_example(self, per_example: NDArray[np.float64]) -> NDArray[np.float64]:
         norms = np.sqrt(np.square(per_example).sum(axis=0))

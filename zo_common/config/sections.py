@@ -185,7 +185,12 @@ class PrivacySection:
     privacy: Privacy = setting("none", "What differential privacy protects: an utterance or a device.", "fixed")
     target_epsilon: float = setting(8.0, "Maximum ε that the run may spend.", "fixed")
     target_delta: float = setting(1e-6, "δ at which ε is computed.", "fixed")
-    clip_norm: float = setting(100.0, "Maximum Euclidean norm of an utterance's scalars, or a device's reply.", "fixed")
+    clip_norm: float = setting(
+        20.0,
+        "Maximum Euclidean norm of an utterance's scalars, or a device's reply. The default is about the usual norm "
+        "of 8 scalars of an utterance with Whisper-tiny.en.",
+        "fixed",
+    )
     noise_multiplier: float = setting(
         0.0, "Standard deviation of the noise ÷ `clip-norm`; 0 takes the least for the target.", "fixed"
     )

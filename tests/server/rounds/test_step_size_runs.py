@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -267,6 +268,30 @@ class TestPrivacy:
             part * (1 - plain.noise_share) * plain.square, rel=1e-2
         )
         assert step.explored_signal(step.pool([found])) == pytest.approx(0.05 * step.pool([found]).kept)
+
+    def test_a_clip_norm_far_above_the_usual_one_is_reported_once(
+        self, settings: Settings, federate: Federate, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        config = settings(**self.PRIVATE | {"guard_split": "test", "num_server_rounds": 1})
+        held = federate(config).global_model
+        caplog.clear()
+
+        step = ServerMeasuredStep(config, held)
+        step.measure(1, Replies([numbers_of()] * 3))
+        step.measure(2, Replies([numbers_of()] * 3))
+
+        (warning,) = [record.getMessage() for record in caplog.records if "clip-norm" in record.getMessage()]
+        found = re.fullmatch(
+            r"clip-norm is 5, (\d+\.\d) times the usual norm on the server's speech, and so is the noise: "
+            r"([0-9.e-]+) would do in another run",
+            warning,
+        )
+        assert found is not None
+        times, usual = map(float, found.groups())
+        assert times * usual == pytest.approx(5, rel=0.1)
+        caplog.clear()
+        ServerMeasuredStep(replace(config, clip_norm=usual), held).measure(1, Replies([numbers_of()] * 3))
+        assert "clip-norm" not in caplog.text
 
     def test_checks_tell_the_signal(self, settings: Settings, federate: Federate) -> None:
         config = settings(**self.PRIVATE | {"guard_split": "test", "guard_every": 1, "num_server_rounds": 4})
