@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from client.device.masked_seeds import MaskedSeeds
 from client.device.sum_keys import NO_PEERS, SumKeys
-from zo_common.errors import SecureAggregationError
+from client.error_text import DroppedOut
+from zo_common.errors import SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.device import Noise, Phase, SecureDevice
@@ -173,13 +174,19 @@ class SecureSums:
             )
         if self._seeds is not None:
             self._seeds.claim(plan.seed, _whom(device, message))
-        reply = work()
+        try:
+            reply = work()
+        except (ZOError, DroppedOut):
+            raise
+        except Exception:  # of the recordings, as likely: its kind is not for the server, either
+            logger.exception(f"round {plan.server_round}: training failed")
+            return _failed(plan)
         if reply.status in (Status.BEHIND, Status.CHECKSUM):
             device.phase = phase
             with self._lock:
                 self._store.save(device)
         if reply.status is not Status.OK:
-            return encode_reply(_without_reason(bare(reply)))
+            return _refused(plan, reply)
         answer = _masked(device, phase, plan, sharers, reply)
         with self._lock:
             self._store.save(device)
@@ -201,7 +208,11 @@ def _masked(device: SecureDevice, phase: Phase, plan: Plan, sharers: Sharers, re
             f"the plan is for round {reply.server_round} with weight {weight}, expected round {terms.server_round} and "
             f"{mine}, this device's examples: let it introduce itself again"
         )
-    vector, clipped = vector_of(reply, weight, sum(weights.values()), plan.privacy)
+    try:
+        vector, clipped = vector_of(reply, weight, sum(weights.values()), plan.privacy)
+    except SecureAggregationError:  # it depends on what was measured
+        logger.exception(f"round {plan.server_round}: the measurement cannot be masked")
+        return _failed(plan)
     device.phase = phase
     masked = device.mask(sharers, vector, noise_of(plan.privacy, device.least_survivors), reply.checksum)
     if reply.message:  # it is about this device's recordings: not for the server
@@ -211,9 +222,13 @@ def _masked(device: SecureDevice, phase: Phase, plan: Plan, sharers: Sharers, re
     return encode_masked(replace(reply, message=""), masked.encode())
 
 
-def _without_reason(reply: Reply) -> Reply:
-    """Return the part of a reply without scalars that the server may see: of a failed training, only that it failed."""
+def _refused(plan: Plan, reply: Reply) -> bytes:
+    """Return the answer that a reply without scalars gives: of a failed training, only that it failed."""
     if not reply.checksum or reply.status in (Status.BEHIND, Status.CHECKSUM):
-        return reply
+        return encode_reply(bare(reply))
     logger.warning(f"round {reply.server_round}: training failed: {reply.message}")
-    return replace(reply, status=Status.ERROR, message=FAILED)
+    return _failed(plan)
+
+
+def _failed(plan: Plan) -> bytes:
+    return encode_reply(Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=FAILED))

@@ -108,6 +108,10 @@ class Job:
         """
         self._advance(step + 1, self._steps, loss)
 
+    def on_hidden_step(self, step: int, loss: float) -> None:
+        """As `on_step`, for a loss that no caller is to see: one of them is the server's app."""
+        self.on_step(step, 0.0)
+
     def on_progress(self, done: int, total: int) -> None:
         """As `on_step`, in utterances."""
         self._advance(done, total, 0.0)

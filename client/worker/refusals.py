@@ -21,3 +21,8 @@ def refusal(kind: Kind, plan: Plan | None, part: SnapshotPart | None, have: int,
     if kind == "evaluate":
         return encode_evaluation(EvaluationReply(status, rnd, have, client, 0, message=word))
     return encode_reply(Reply(status, rnd, have, client, plan.seed, 0, message=word))
+
+
+def status_text(reply: Reply | EvaluationReply) -> str:
+    """Return a reply's status and message in one line."""
+    return reply.status.name.lower() + (f": {reply.message}" if reply.message else "")

@@ -17,7 +17,7 @@ from typing import Any
 from client.device import requests as device
 from client.device.calibration import WITH_LIMIT, calibrate
 from client.device.demands import NO_DEMANDS, Demands
-from client.device.engine import Engine
+from client.device.engine import Cancelled, Engine
 from client.device.masked_seeds import MASKED_NAME, MaskedSeeds
 from client.device.privacy_account import PrivacyAccount
 from client.device.run_seeds import SEEDS_NAME, RunSeeds
@@ -30,7 +30,7 @@ from client.worker.at_start import describe_recordings, settings_at_start
 from client.worker.job import Job, Kind, Request
 from client.worker.job_queue import JobQueue, Work
 from client.worker.journal import Journal
-from client.worker.refusals import refusal
+from client.worker.refusals import refusal, status_text
 from client.worker.repeats import may_repeat, terms_of
 from client.worker.worker_pb2 import Request as WorkerRequest
 from zo_common.config.run import RunConfig
@@ -40,7 +40,7 @@ from zo_common.speech.stamp import stamp
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_ask, encode_answer, is_calibration
 from zo_common.wire.evaluation import EvaluationReply, encode_evaluation
 from zo_common.wire.masked_reply import is_masked
-from zo_common.wire.plan import Plan, Reply, Status, decode_plan, encode_plan, encode_reply
+from zo_common.wire.plan import Plan, Reply, Status, decode_plan, decode_reply, encode_plan, encode_reply
 
 logger = logging.getLogger(__name__)
 _MAX_HELLOS = 8
@@ -247,7 +247,7 @@ class WorkerRuntime:
                 else:
                     assert plan is not None
                     reply = device.sync(config, plan, self._synced)
-                status = reply.status.name.lower() + (f": {reply.message}" if reply.message else "")
+                status = status_text(reply)
                 # only training moves weights after their checksum was computed
                 settled = reply.status is Status.OK and job.request.kind != "train"
             finally:
@@ -268,29 +268,30 @@ class WorkerRuntime:
         except ConfigError as error:
             return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
         kept = self._account, self._seeds_of(config), self._demands
-        return device.train(config, plan, identity, job.on_step, self._synced, *kept)
+        hidden = plan.privacy is not None or config.secure_aggregation
+        on_step = job.on_hidden_step if hidden else job.on_step
+        return device.train(config, plan, identity, on_step, self._synced, *kept)
 
     def _masked_work(
         self, job: Job, config: RunConfig, plan: Plan, identity: DeviceIdentity, secure: bytes
     ) -> tuple[bytes, bool]:
         """As `_work`, for a plan of a secure sum: what is kept for repeats is masked, and in memory, as its secrets."""
-        started, statuses = time.monotonic(), ["stopped"]
-
-        def measure() -> Reply:
-            reply = self._train(job, config, plan, identity)
-            statuses.append(reply.status.name.lower() + (f": {reply.message}" if reply.message else ""))
-            return reply
-
+        started, status = time.monotonic(), "stopped"
         with self._lock:
             self._prepare(config)
             try:
-                answer = self.sums.train(plan, secure, measure)
+                answer = self.sums.train(plan, secure, lambda: self._train(job, config, plan, identity))
+                # callers may read the status: it says what the answer says
+                status = "ok" if is_masked(answer) else status_text(decode_reply(answer))
+            except Cancelled:
+                raise
             except ZOError as error:
-                statuses.append(f"refused: {error}")
-                answer = refusal("train", plan, None, self.have_round, Status.ERROR, error_text(error, identity))
+                word = error_text(error, identity)
+                status = f"refused: {word}"
+                answer = refusal("train", plan, None, self.have_round, Status.ERROR, word)
             finally:
                 self._settle()
-                self._tell(job, statuses[-1], time.monotonic() - started)
+                self._tell(job, status, time.monotonic() - started)
         return answer, is_masked(answer)
 
     def _prepare(self, config: RunConfig) -> None:

@@ -30,6 +30,24 @@ def _advertisement(data: bytes) -> bytes:
     return replace(Advertisement.decode(data), signature=os.urandom(70)).encode()
 
 
+def _changed_keys(data: bytes, **keys: bytes) -> bytes:
+    """Other public keys, signed as its own are."""
+    changed = replace(Advertisement.decode(data), **keys)
+    return replace(changed, signature=keys_of([LIAR])[0][LIAR].sign(changed.signed())).encode()
+
+
+def _key_of_small_order(data: bytes) -> bytes:
+    return _changed_keys(data, mask_key=bytes(32))
+
+
+def _box_key_of_small_order(data: bytes) -> bytes:
+    return _changed_keys(data, box_key=(1).to_bytes(32, "little"))
+
+
+def _one_key_twice(data: bytes) -> bytes:
+    return _changed_keys(data, mask_key=Advertisement.decode(data).box_key)
+
+
 def _consent(data: bytes) -> bytes:
     return replace(Consent.decode(data), signature=os.urandom(70)).encode()
 
@@ -57,6 +75,9 @@ def _cohort(step: str, alter: Alter, **terms: Any) -> Cohort:
     ("step", "alter", "word"),
     [
         ("advertise", _advertisement, "did not sign its keys"),
+        ("advertise", _key_of_small_order, "advertised a key that gives no shared secret"),
+        ("advertise", _box_key_of_small_order, "advertised a key that gives no shared secret"),
+        ("advertise", _one_key_twice, "advertised a key that comes twice"),
         ("consent", _consent, "did not sign the survivors"),
         ("reveal", _share, "revealed a share that device 0 did not make for it"),
         ("reveal", _others_share, "revealed a share that device 0 did not make for it"),
@@ -67,6 +88,22 @@ def test_the_round_goes_on_without_it(step: str, alter: Alter, word: str) -> Non
     assert (cohort.run() == cohort.plain()).all()
     assert list(cohort.refused) == [LIAR] and word in cohort.refused[LIAR] and f"device {LIAR}" in cohort.refused[LIAR]
     assert (LIAR in cohort.masked) == (step != "advertise")
+
+
+def test_two_devices_that_share_a_key_stop_nothing() -> None:
+    """Devices refuse a list in which a key comes twice: the second to send it is left out before it is sent."""
+    keys: list[bytes] = []
+
+    def tamper(name: str, client: int, data: bytes) -> bytes:
+        if name != "advertise" or client not in (2, LIAR):
+            return data
+        keys.append(Advertisement.decode(data).box_key)
+        return data if client == 2 else _changed_keys(data, box_key=keys[0])
+
+    cohort = _cohort("", lambda data: data)
+    cohort.to_server = tamper
+    assert (cohort.run() == cohort.plain()).all()
+    assert list(cohort.refused) == [LIAR] and "advertised a key that comes twice" in cohort.refused[LIAR]
 
 
 def test_a_garbage_consent_that_a_server_passes_on_does_not_stop_devices() -> None:

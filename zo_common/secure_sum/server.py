@@ -17,7 +17,7 @@ from zo_common.errors import SecureAggregationError
 from zo_common.secure_sum.boxes import BOX_BYTES, is_share
 from zo_common.secure_sum.device import LEAST_COHORT, commitment
 from zo_common.secure_sum.graph import Graph, cohort_of
-from zo_common.secure_sum.masks import agree, pair_mask, public_of, self_mask
+from zo_common.secure_sum.masks import agree, new_private, pair_mask, public_of, self_mask
 from zo_common.secure_sum.messages import (
     Advertisement,
     Consent,
@@ -101,7 +101,23 @@ class SecureServer:
         if client_id in self._keys:
             raise SecureAggregationError(f"device {client_id} advertised twice: the first keys stay")
         self._check_signature(client_id, found.signed(), found.signature, "its keys")
+        self._check_keys(found)
         self._keys[client_id] = found
+
+    def _check_keys(self, found: Advertisement) -> None:
+        """Refuse keys for which every other device would refuse the whole list."""
+        taken = {public for key in self._keys.values() for public in (key.box_key, key.mask_key)}
+        if found.box_key == found.mask_key or not taken.isdisjoint((found.box_key, found.mask_key)):
+            raise SecureAggregationError(
+                f"device {found.client_id} advertised a key that comes twice in this sum: it is left out; update it"
+            )
+        try:
+            for public in (found.box_key, found.mask_key):
+                agree(new_private(), public)
+        except SecureAggregationError:
+            raise SecureAggregationError(
+                f"device {found.client_id} advertised a key that gives no shared secret: it is left out; update it"
+            ) from None
 
     def _check_signature(self, client_id: int, data: bytes, signature: bytes, what: str) -> None:
         if self._peers is not None and client_id in self._peers and not self._peers.holds(client_id, data, signature):
