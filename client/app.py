@@ -83,8 +83,9 @@ def _secured(
     if kind == "calibrate" and context.node_config.get("secure-only"):
         return "error", "this device is set to secure-only and was asked to calibrate in the clear: set trained-tensors"
     node = context.node_config
-    remembers = kind == "train" and "node-key" in node  # what was masked once
-    if not (kind == "secure" or settings.get("secure-aggregation") or node.get("secure-only") or remembers):
+    masked = "node-key" in node or "zo-masked" in context.state.config_records  # directions, earlier
+    asks = kind == "secure" or settings.get("secure-aggregation") or node.get("secure-only")
+    if not (asks or (kind == "train" and masked)):
         return ask()
     from client import secure_sum as secure
 

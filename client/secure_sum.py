@@ -15,23 +15,27 @@ Node config, all optional; with a worker, its options:
 from __future__ import annotations
 
 import logging
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Context
 
+from client.device.masked_seeds import Seeds, check_bare, check_claim
 from client.device.secure_sums import SecureSums
 from client.device.sum_keys import SumKeys, seeds_beside, sum_keys
 from client.device_identity import identity_of, known_identity
 from client.error_text import error_text
+from zo_common.config.run import RunConfig
 from zo_common.errors import Refusal, SecureAggregationError, ZOError
 from zo_common.secure_sum.device import Phase, SecureDevice
 from zo_common.secure_sum.state import dump_device, load_device
-from zo_common.wire.plan import Plan, Reply, decode_plan, decode_reply
+from zo_common.wire.plan import Reply, decode_plan, decode_reply
 
 logger = logging.getLogger(__name__)
 KEY = "secure"
-_STATE = "zo-secure"
+_STATE, _SEEDS = "zo-secure", "zo-masked"
+_SEED = struct.Struct("<Q16s")
 Ask = Callable[[], tuple[str, bytes | str]]
 _Value = TypeVar("_Value")
 
@@ -55,9 +59,9 @@ def answer(
         if kind == "secure":
             return "reply", _sums(context).step(_message(record), _client_id(context))
         if kind == "train" and settings.get("secure-aggregation"):
-            return "reply", _train(record, context, ask)
+            return "reply", _train(record, settings, context, ask)
         if kind == "train":
-            _refuse_masked(decode_plan(record["plan"]), context)
+            _seeds(context).refuse_bare(decode_plan(record["plan"]).seed)
         return ask()
     except ZOError as error:
         return "error", error_text(error, known_identity(context.node_config, context.node_id))
@@ -89,15 +93,15 @@ def _message(record: Mapping[str, Any]) -> bytes:
 def _sums(context: Context) -> SecureSums:
     node = context.node_config
     keys = sum_keys(node)
-    return SecureSums(lambda: keys, seeds_beside(node), _InContext(context, keys), trusting="partition-id" not in node)
+    trusting = "partition-id" not in node
+    return SecureSums(lambda: keys, _seeds(context), _InContext(context, keys), trusting=trusting)
 
 
-def _refuse_masked(plan: Plan, context: Context) -> None:
-    if (seeds := seeds_beside(context.node_config)) is not None:
-        seeds.refuse_bare(plan.seed)
+def _seeds(context: Context) -> Seeds:
+    return seeds_beside(context.node_config) or _SeedsInContext(context)
 
 
-def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> bytes:
+def _train(record: Mapping[str, Any], settings: Mapping[str, Any], context: Context, ask: Ask) -> bytes:
     if not isinstance(record.get(KEY), bytes):
         raise SecureAggregationError("a plan came without the list of sharers: its reply would be seen alone")
 
@@ -106,7 +110,8 @@ def _train(record: Mapping[str, Any], context: Context, ask: Ask) -> bytes:
         assert isinstance(payload, bytes)
         return decode_reply(payload)
 
-    return _sums(context).train(decode_plan(record["plan"]), record[KEY], work)
+    asked = RunConfig.from_mapping(settings)
+    return _sums(context).train(decode_plan(record["plan"]), asked, record[KEY], work)
 
 
 class _InContext:
@@ -117,12 +122,13 @@ class _InContext:
 
     def find(self, session: bytes) -> SecureDevice | None:
         """Return the device in the present sum, of whichever session: it refuses messages of another."""
-        data = self._value("device", bytes)
+        data = _value(self._records, _STATE, "device", bytes)
         return load_device(data, self._keys.signer, self._keys.peers) if data else None
 
     def last_round(self, run_id: bytes) -> int:
-        """Return the last round of this run whose sum the device joined."""
-        return (self._value("round", int) or 0) if self._value("run", bytes) == run_id else 0
+        """Return the last round of this run that is over; the present one may be begun again with another seed."""
+        last = _value(self._records, _STATE, "round", int) or 1
+        return last - 1 if _value(self._records, _STATE, "run", bytes) == run_id else 0
 
     def save(self, device: SecureDevice) -> None:
         """Save what the next message needs; the secrets of a finished sum are dropped."""
@@ -130,7 +136,29 @@ class _InContext:
         terms = device.terms
         self._records[_STATE] = ConfigRecord({"run": terms.run_id, "round": terms.server_round, "device": data})
 
-    def _value(self, name: str, kind: type[_Value]) -> _Value | None:
-        record = self._records.get(_STATE)
-        found = record[name] if record else None
-        return found if isinstance(found, kind) else None
+
+class _SeedsInContext:
+    """As `MaskedSeeds`, for a device that keeps nothing on disk: for one Flower run."""
+
+    def __init__(self, context: Context) -> None:
+        self._records = context.state.config_records
+
+    def _known(self) -> dict[int, bytes]:
+        data = _value(self._records, _SEEDS, "seeds", bytes) or b""
+        return dict(_SEED.iter_unpack(data))
+
+    def claim(self, seed: int, whom: bytes) -> None:
+        """As `MaskedSeeds.claim`."""
+        known = self._known()
+        check_claim(seed, known.get(seed, whom) == whom)
+        packed = b"".join(_SEED.pack(*each) for each in (known | {seed: whom}).items())
+        self._records[_SEEDS] = ConfigRecord({"seeds": packed})
+
+    def refuse_bare(self, seed: int) -> None:
+        """As `MaskedSeeds.refuse_bare`."""
+        check_bare(seed, seed not in self._known())
+
+
+def _value(records: Mapping[str, ConfigRecord], record: str, name: str, kind: type[_Value]) -> _Value | None:
+    found = records[record].get(name) if record in records else None
+    return found if isinstance(found, kind) else None

@@ -11,6 +11,7 @@ A round that is asked for again, as after a server's crash, has other directions
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 from client.device.sealed_json import SealedJson
 from zo_common.binary.locked import locked
@@ -21,6 +22,16 @@ _LOST = (
     "nobody knows which directions were masked: put a backup in its place, or remove it and never use an earlier "
     "run-seed again"
 )
+
+
+class Seeds(Protocol):
+    """A memory of masked seeds."""
+
+    def claim(self, seed: int, whom: bytes) -> None:
+        """As `MaskedSeeds.claim`."""
+
+    def refuse_bare(self, seed: int) -> None:
+        """As `MaskedSeeds.refuse_bare`."""
 
 
 class MaskedSeeds:
@@ -42,11 +53,7 @@ class MaskedSeeds:
         try:
             with locked(self._file.path):
                 known, key = self._file.read(), f"{seed:016x}"
-                if known.get(key, whom.hex()) != whom.hex():
-                    raise Refusal(
-                        f"directions of seed {key} were masked in another sum, and two sums would show what one device "
-                        "measured: give another run another run-seed"
-                    )
+                check_claim(seed, known.get(key, whom.hex()) == whom.hex())
                 if key not in known:
                     self._file.write(known | {key: whom.hex()})
         except OSError as error:  # of the lock
@@ -59,8 +66,30 @@ class MaskedSeeds:
             Refusal: it was masked.
             ConfigError: the file cannot be read.
         """
-        if f"{seed:016x}" in self._file.read():
-            raise Refusal(
-                f"directions of seed {seed:016x} were masked in a secure sum and are not answered in the clear: give "
-                "this run another run-seed"
-            )
+        check_bare(seed, f"{seed:016x}" not in self._file.read())
+
+
+def check_claim(seed: int, allowed: bool) -> None:
+    """Refuse to mask a seed for others than before.
+
+    Raises:
+        Refusal: that.
+    """
+    if not allowed:
+        raise Refusal(
+            f"directions of seed {seed:016x} were masked in another sum, and two sums would show what one device "
+            "measured: give another run another run-seed"
+        )
+
+
+def check_bare(seed: int, allowed: bool) -> None:
+    """Refuse to answer a masked seed in the clear.
+
+    Raises:
+        Refusal: that.
+    """
+    if not allowed:
+        raise Refusal(
+            f"directions of seed {seed:016x} were masked in a secure sum and are not answered in the clear: give "
+            "this run another run-seed"
+        )

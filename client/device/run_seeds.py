@@ -42,10 +42,11 @@ class RunSeeds:
         if config.run_seed in seeds:
             return
         seen = engine.start_round == 0 and all(follows(config, record) for record in engine.applied)
-        if seeds and not seen:
+        # of whichever client id: callers name it, and each gives other directions
+        if not seen and any(other.startswith(f"{plan.base_id:016x}/") for other in known):
             raise Refusal(
-                f"this device was asked in round {plan.server_round} with a run-seed that it does not know, and came "
-                "there by a snapshot, which does not show that earlier rounds followed from it: send the device its "
+                f"this device was asked in round {plan.server_round} with a run-seed that it does not know, or by "
+                "another client id, and came there by a snapshot, which does not show what came before: send it its "
                 f"rounds, or let its owner remove {SEEDS_NAME} from the worker's state folder, if this is another run"
             )
         known[key] = [*seeds, config.run_seed][-_MOST:]

@@ -18,9 +18,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.device.masked_seeds import MaskedSeeds
+from client.device.masked_seeds import Seeds
 from client.device.sum_keys import NO_PEERS, SumKeys
 from client.error_text import DroppedOut
+from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
@@ -65,7 +66,7 @@ class Store(Protocol):
         """Return the device in a sum."""
 
     def last_round(self, run_id: bytes) -> int:
-        """Return the last round of a run whose sum it joined."""
+        """Return the last round of a run that is over; a later one may be proposed."""
 
     def save(self, device: SecureDevice) -> None:
         """Store what the next message needs; of an ended sum, nothing but its round."""
@@ -99,13 +100,11 @@ class SecureSums:
 
     Args:
         keys: reads the device's keys and its peers', for each sum again: devices are enrolled and revoked.
-        seeds: the memory of masked seeds; None where nothing is kept on disk.
+        seeds: the memory of masked seeds.
         trusting: whether to warn that the server is trusted with keys, where it is.
     """
 
-    def __init__(
-        self, keys: Callable[[], SumKeys], seeds: MaskedSeeds | None, store: Store, *, trusting: bool = True
-    ) -> None:
+    def __init__(self, keys: Callable[[], SumKeys], seeds: Seeds, store: Store, *, trusting: bool = True) -> None:
         self._keys, self._seeds, self._store, self._trusting = keys, seeds, store, trusting
         self._lock = Lock()
 
@@ -148,13 +147,14 @@ class SecureSums:
             raise SecureAggregationError("no secure sum is under way here: the device joins the next one")
         return device
 
-    def train(self, plan: Plan, message: bytes, work: Callable[[], Reply]) -> bytes:
+    def train(self, plan: Plan, asked: RunConfig, message: bytes, work: Callable[[], Reply]) -> bytes:
         """Train, and mask the scalars; return the packed answer.
 
         The device trains once in a sum, even if that fails. A device that must catch up says so, and is asked again.
         Why a training failed is only in the device's own log, as the message may contain a scalar.
 
         Args:
+            asked: the settings that came with the plan, without the device's own.
             message: the packed list of sharers, which came with the plan.
             work: makes the plain reply; what it raises ends the sum.
 
@@ -168,12 +168,12 @@ class SecureSums:
             self._store.save(device)
         if phase is not Phase.SHARED:
             raise SecureAggregationError(f"a plan came in phase {phase.name} of a secure sum, expected SHARED")
-        if plan_digest(plan) != device.terms.plan:
+        if plan_digest(plan, asked) != device.terms.plan:
             raise SecureAggregationError(
-                "the plan is not the one that the devices of this secure sum signed: all are to be asked alike"
+                "the plan, or a setting, is not the one that the devices of this secure sum signed: all are to be "
+                "asked alike"
             )
-        if self._seeds is not None:
-            self._seeds.claim(plan.seed, _whom(device, message))
+        self._seeds.claim(plan.seed, _whom(device, message))
         try:
             reply = work()
         except (ZOError, DroppedOut):

@@ -103,14 +103,14 @@ class WorkerRuntime:
         if answer is not None:
             self._queue.remember(*answer)
 
-    def settings(self, text: str) -> RunConfig:
-        """The run's settings with this device's own.
+    def settings(self, text: str, *, own: bool = True) -> RunConfig:
+        """The run's settings, with this device's own unless `own` is false.
 
         Raises:
             ConfigError: the text is not JSON, or not settings.
         """
         try:
-            return RunConfig.from_mapping(json.loads(text) | self._own)
+            return RunConfig.from_mapping(json.loads(text) | (self._own if own else {}))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"the run config is not a JSON object of settings ({str(error)[:200]})") from None
 
@@ -178,7 +178,10 @@ class WorkerRuntime:
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
             repeats=again,
         )
-        return asked, lambda job: self._work(job, config, plan, part, identity, content, secure)
+        if secure and plan is not None:
+            sent = self.settings(request.settings, own=False)
+            return asked, lambda job: self._masked_work(job, config, sent, plan, identity, secure)
+        return asked, lambda job: self._work(job, config, plan, part, identity, content)
 
     def _sharers(self, kind: Kind, config: RunConfig, secure: bytes) -> bytes:
         """Return the list of sharers that came with a plan; of a run with secure sums, every plan has one."""
@@ -225,11 +228,8 @@ class WorkerRuntime:
         part: SnapshotPart | None,
         identity: DeviceIdentity,
         content: int,
-        secure: bytes,
     ) -> tuple[bytes, bool]:
         """Work on the queue's thread; return the packed reply, and whether it may be repeated."""
-        if secure and plan is not None:
-            return self._masked_work(job, config, plan, identity, secure)
         started, status, settled = time.monotonic(), "stopped", False
         with self._lock:
             self._prepare(config)
@@ -273,14 +273,14 @@ class WorkerRuntime:
         return device.train(config, plan, identity, on_step, self._synced, *kept)
 
     def _masked_work(
-        self, job: Job, config: RunConfig, plan: Plan, identity: DeviceIdentity, secure: bytes
+        self, job: Job, config: RunConfig, sent: RunConfig, plan: Plan, identity: DeviceIdentity, secure: bytes
     ) -> tuple[bytes, bool]:
         """As `_work`, for a plan of a secure sum: what is kept for repeats is masked, and in memory, as its secrets."""
         started, status = time.monotonic(), "stopped"
         with self._lock:
             self._prepare(config)
             try:
-                answer = self.sums.train(plan, secure, lambda: self._train(job, config, plan, identity))
+                answer = self.sums.train(plan, sent, secure, lambda: self._train(job, config, plan, identity))
                 # callers may read the status: it says what the answer says
                 status = "ok" if is_masked(answer) else status_text(decode_reply(answer))
             except Cancelled:

@@ -7,6 +7,7 @@ clean status.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from server.devices.evidence import Evidence
 from server.run.log import write_whole
 from zo_common.checked import STRICT, read_values
 
+logger = logging.getLogger(__name__)
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
 _WAITED_FOR = frozenset({"client-busy", "catching-up"})  # no fault, but a round may wait for it to its end
@@ -112,9 +114,17 @@ class DeviceStatuses:
         """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""
         status = self.of(client_id)
         if status.drifts:
-            status.excluded = True
-            status.word = "its weights were off again after a rebuild: check its base model, memory and release"
+            word = "its weights were off again after a rebuild: check its base model, memory and release"
+            self.exclude(client_id, word)
+        elif not status.excluded:
+            logger.warning(f"device {client_id} must rebuild from its base model")
         return not status.excluded
+
+    def exclude(self, client_id: int, word: str) -> None:
+        """Ask the client no more in this run."""
+        status = self.of(client_id)
+        status.excluded, status.word = True, word
+        logger.warning(f"device {client_id} is excluded: {word}")
 
     def rebuilt(self, client_id: int) -> None:
         """Record that the client reported a rebuild of its weights."""

@@ -1,7 +1,8 @@
 """How often each round of a run with secure sums was begun: a round that is asked for again has other directions.
 
 A device answers a seed once under masks (`client.device.masked_seeds`). A server that crashed after devices had masked,
-and resumes, therefore counts the attempt into the seed; the count is on disk before the first message of the round.
+and resumes, or whose sum some device made impossible, therefore counts the attempt into the seed; the count is on disk
+before the first message of the round.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ ATTEMPTS_NAME = "attempts.json"
 
 
 class Attempts:
-    """The count of the run's present round, in a file beside its ledger."""
+    """The count of the run's present round, in a file beside its ledger.
+
+    Attributes:
+        count: how often that round was begun before.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / ATTEMPTS_NAME
+        self.count = 0
 
     def begin(self, server_round: int) -> int:
         """Begin a round; return how often it was begun before.
@@ -38,6 +44,7 @@ class Attempts:
                     "begin a new run with another run-seed from the exported model"
                 )
             write_durably(self._path, json.dumps([server_round, attempt]).encode())
+            self.count = attempt
         except (OSError, ValueError, TypeError) as error:
             raise LedgerError(f"{self._path} cannot be used ({error}): put it back, or free space") from None
         return attempt

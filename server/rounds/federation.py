@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from server.devices.base_models import mismatched_devices, reference_view
@@ -22,13 +22,15 @@ from server.devices.suspicion import NOTHING_TO_COMPARE, Suspicions
 from server.guards.choice import guard_for
 from server.guards.device_losses import DeviceLosses
 from server.guards.privacy_guard import privacy_guard, settle_noise
-from server.messaging.exchange import CONTENT, LOOK, REBUILD, SYNC, Exchange, Late, ask, first_plans, is_ok
+from server.messaging.exchange import LOOK, SYNC, Exchange, Late, first_plans
 from server.messaging.validation import RoundInbox
+from server.rounds.attempt import Attempt
 from server.rounds.calibration import calibrate, known_tensors, message_entries
 from server.rounds.events import Events
 from server.rounds.inboxes import EvaluationInbox
 from server.rounds.plans import plan_for
 from server.rounds.private_step import step_size
+from server.rounds.rebuild import rebuild
 from server.rounds.secure_round import secure_aggregation
 from server.rounds.sync_inbox import SyncInbox
 from server.run.lock import RunLock
@@ -39,12 +41,11 @@ from zo_common.config.run import RunConfig
 from zo_common.errors import RunStopped, WrongBaseModel
 from zo_common.lattice.trained import AUTO
 from zo_common.ledger.file import LEDGER_NAME, LedgerFile
-from zo_common.wire.plan import Plan, encode_plan
+from zo_common.wire.plan import Plan
 
 logger = logging.getLogger(__name__)
 ModelOf = Callable[[RunConfig], GlobalModel]
 __all__ = ["LEDGER_NAME", "Events", "Federation", "refuse_used_ledger"]
-_REBUILD_SECONDS = 120.0
 _MOST_WORDS = 2  # messages of devices, printed in one round
 _ROUNDS_LATE = 8  # answers of older rounds are not counted
 
@@ -275,12 +276,30 @@ class Federation:
         self._selection.wait(server_round)
         self._leave_out_mismatched(self.roster.refresh(server_round), server_round)
         chosen = self._selection.choose(server_round, self.privacy.able if self.privacy else None)
+        found, able = self._ask(server_round, chosen), self.privacy.able if self.privacy else None
+        while others := found.members_again(server_round, chosen, self.config.min_replies, able):
+            logger.warning(f"round {server_round}: {len(others)} devices are asked again, along other directions")
+            found = self._ask(server_round, others).after(found)
+        inbox, exchange = found.inbox, found.exchange
+        drifted = self._take_note(server_round, found)
+        report = self._close_round(server_round, inbox)
+        report.answered = found.summed if self._secure and report.answered else report.answered
+        plans = {n: replace(self._plan(server_round + 1, self.members[n], 0.0), records=()) for n in drifted}
+        rebuild(self.grid, self.config.round_timeout, self.statuses, plans, self._also)
+        self._write_down(server_round, lambda: self.statuses.save(Path(self.config.output), server_round))
+        report.asked = len(found.plans)
+        report.down, report.up = exchange.down, exchange.up
+        report.seconds = time.monotonic() - start
+        return report
+
+    def _ask(self, server_round: int, chosen: list[Member]) -> Attempt:
+        """Ask devices to train, once their charges are on disk; with secure sums, open the sum."""
+        attempt = self._secure.attempts.begin(server_round) if self._secure else 0
         if self.privacy is not None:
             self.privacy.charge(server_round, chosen)
         votes = self.config.aggregation == "sign-vote"
         factor, trained = self.guard.step_factor, server_round - self.guard.closings
         own, curved = self.step_size.planned(trained) * factor, self.config.measures_curvature
-        attempt = self._secure.attempts.begin(server_round) if self._secure else 0
         plans = {m.node_id: replace(self._plan(server_round, m, own, attempt), curvature=curved) for m in chosen}
         secure = self._secure.begin(server_round, plans, self._shown()) if self._secure else None
         inbox = secure.inbox if secure else RoundInbox(plans, self.config.max_scalar, votes=votes)
@@ -294,15 +313,9 @@ class Federation:
         if self.global_model is None:
             inbox.agree_on_checksum()
         summed = secure.finish(exchange) if secure else 0
-        drifted = self._take_note(server_round, plans, inbox, exchange)
-        report = self._close_round(server_round, inbox)
-        report.answered = summed if secure and report.answered else report.answered
-        self._rebuild(server_round, drifted)
-        self._write_down(server_round, lambda: self.statuses.save(Path(self.config.output), server_round))
-        report.asked = len(plans)
-        report.down, report.up = exchange.down, exchange.up
-        report.seconds = time.monotonic() - start
-        return report
+        return Attempt(
+            plans, inbox, exchange, summed, secure.faulty if secure else {}, secure.others if secure else set()
+        )
 
     def _close_round(self, server_round: int, inbox: RoundInbox) -> RoundReport:
         """Aggregate the valid replies, update the weights, append to the ledger."""
@@ -358,42 +371,26 @@ class Federation:
     def _shown(self) -> dict[int, int]:
         return {m.client_id: m.num_examples for m in self.members.values()}
 
-    def _take_note(self, server_round: int, plans: dict[int, Plan], inbox: RoundInbox, exchange: Exchange) -> list[int]:
+    def _take_note(self, server_round: int, found: Attempt) -> list[int]:
         """Record the round in the devices' status; return the nodes whose weights differ from the server's."""
-        drifted = []
-        for node, plan in plans.items():
+        drifted, inbox, exchange = [], found.inbox, found.exchange
+        for client, word in found.faulty.items():
+            self.statuses.exclude(client, word)
+        for node, plan in found.plans.items():
             self._catch_up.begin_again(plan.client_id)
             status = self.statuses.of(plan.client_id)
             status.node_id, status.name = node, self.members[node].name
             down, up = exchange.by_node.get(node, [0, 0])
             status.payload_down += down
             status.payload_up += up
-            if node in inbox.replies:
-                self.statuses.answered(plan.client_id, server_round)
-            elif node in inbox.failed:
+            if node in inbox.failed:  # also after its reply, in a secure sum's last steps
                 reason, detail = inbox.failed[node]
                 self.statuses.failed(plan.client_id, server_round, reason, detail)
-                if reason in DRIFT:
+                if reason in DRIFT and self.statuses.drifted(plan.client_id):
                     drifted.append(node)
+            elif node in inbox.replies:
+                self.statuses.answered(plan.client_id, server_round)
         return drifted
-
-    def _rebuild(self, server_round: int, nodes: list[int]) -> None:
-        """Tell devices with wrong weights to rebuild them from their base model; exclude those that already did."""
-        messages = []
-        for node in nodes:
-            member = self.members[node]
-            if not self.statuses.drifted(member.client_id):
-                message = self.statuses.of(member.client_id).word
-                logger.warning(f"round {server_round}: device {member.client_id} is excluded: {message}")
-                continue
-            logger.warning(f"round {server_round}: device {member.client_id} must rebuild from its base model")
-            plan = replace(self._plan(server_round + 1, member, 0.0), records=())
-            content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **self._also})})
-            messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + 900.0))
-        for answer in ask(self.grid, messages, min(_REBUILD_SECONDS, self.config.round_timeout)):
-            node = answer.metadata.src_node_id
-            if node in self.members and is_ok(answer) == 0:
-                self.statuses.rebuilt(self.members[node].client_id)
 
     def _plan(self, server_round: int, member: Member, learning_rate: float, attempt: int = 0) -> Plan:
         plan = plan_for(self.config, self.ledger.ledger, self.checksum, server_round, member, learning_rate, attempt)

@@ -49,6 +49,7 @@ from zo_common.wire.plan_digest import plan_digest
 logger = logging.getLogger(__name__)
 _STEP_SECONDS = 120.0  # for a step without training; a slower device counts as dropped out
 _TTL_SLACK = 900.0
+_MOST_REPEATED = 2  # times a round is begun again over a sum that was made impossible; a crash needs some attempts, too
 Take = Callable[[int, bytes], None]
 
 
@@ -110,7 +111,6 @@ class SecureAggregation:
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(Path(self.config.output))
-        self.faulty: dict[int, str] = {}
 
     def _peers(self) -> PeerKeys | None:
         """The devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
@@ -136,9 +136,8 @@ class SecureAggregation:
             config.secure_threshold,
             config.secure_neighbours,
             weighted,
-            plan_digest(next(iter(plans.values()))) if plans else bytes(PLAN_BYTES),
+            plan_digest(next(iter(plans.values())), config) if plans else bytes(PLAN_BYTES),
         )
-        plans = {node: plan for node, plan in plans.items() if plan.client_id not in self.faulty}
         counted = {plan.client_id: weights[plan.client_id] if weighted else 1 for plan in plans.values()}
         secure = SecureRound(self, SecureServer(terms, self._peers()), plans, counted)
         secure.prepare()
@@ -152,6 +151,8 @@ class SecureRound:
         plans: plans of the devices that train, by node.
         attached: message entries for each plan.
         inbox: collector of their replies.
+        faulty: devices that made the sum impossible, by client id, with what they did.
+        others: nodes with which it may be possible in another attempt, where some device made it impossible.
     """
 
     def __init__(
@@ -165,6 +166,12 @@ class SecureRound:
         self.inbox = SecureInbox(plans, run.config.max_scalar, server)
         self._down, self._up = ByteCounts(), ByteCounts()
         self._by_node: dict[int, list[int]] = {}
+        self.others: set[int] = set()
+
+    @property
+    def faulty(self) -> dict[int, str]:
+        """See the class."""
+        return self._server.faulty
 
     def prepare(self) -> None:
         """Exchange keys, then shares; without enough of either no device is asked to train."""
@@ -201,12 +208,13 @@ class SecureRound:
                 self._settle(server.total(), masked)
         except SecureAggregationError as error:
             inbox.refuse("too-few", f"secure sum: {error}")
+        suspects = server.disputed | server.faulty
+        for client, word in suspects.items():
+            self._fail(self._nodes[client], "secure-sum", word)
+        if suspects and self._run.attempts.count < _MOST_REPEATED:
+            self.others = inbox.replies.keys() - inbox.failed.keys()
         if not inbox.scalars():
             inbox.replies.clear()
-        for client, word in server.faulty.items():
-            self._run.faulty[client] = word
-            logger.warning(f"{word}: it is in no later sum of this run")
-            inbox.refuse("secure-sum", word, self._nodes[client])
         exchange.down.add(self._down.payload, self._down.serialised)
         exchange.up.add(self._up.payload, self._up.serialised)
         for node, (down, up) in self._by_node.items():
@@ -214,6 +222,11 @@ class SecureRound:
             found[0] += down
             found[1] += up
         return len(inbox.replies)
+
+    def _fail(self, node: int, reason: str, detail: str) -> None:
+        """Count a failure of a node, also of one whose vector is in the sum."""
+        self.inbox.refuse(reason, detail)
+        self.inbox.failed[node] = reason, detail
 
     def _settle(self, total: NDArray[np.int64], masked: Mapping[int, NDArray[np.uint64]]) -> None:
         config, plan = self._run.config, next(iter(self.plans.values()))
@@ -242,7 +255,7 @@ class SecureRound:
             if (client := silent.pop(node, None)) is None:
                 continue
             if answer.has_error():
-                self.inbox.refuse("no-answer", f"client {client}: {plain(str(answer.error.reason))}", node)
+                self._fail(node, "no-answer", f"client {client}: {plain(str(answer.error.reason))}")
                 continue
             data = payload_of(answer)
             self._count(self._up, 1, node, len(data), answer.content)
@@ -251,10 +264,10 @@ class SecureRound:
                     raise SecureAggregationError(word)
                 take(client, data)
             except (CodecError, SecureAggregationError) as error:
-                self.inbox.refuse("secure-sum", f"client {client}: {error}", node)
+                self._fail(node, "secure-sum", f"client {client}: {error}")
         for node, client in silent.items():
             waited = f"{time.monotonic() - started:.0f} s"
-            self.inbox.refuse("no-answer", f"client {client} did not take a step of the secure sum in {waited}", node)
+            self._fail(node, "no-answer", f"client {client} did not take a step of the secure sum in {waited}")
 
     def _message(self, node: int, data: bytes, timeout: float) -> Message:
         content = RecordDict({CONTENT: ConfigRecord({"secure": data, SECONDS_LEFT: max(1, round(timeout))})})

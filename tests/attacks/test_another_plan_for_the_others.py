@@ -11,10 +11,11 @@ import pytest
 from secure_worker import Sum, Victim
 
 from client.worker.client import WorkerError
+from zo_common.config.run import SETTINGS as SETTINGS_OF_RUNS
 from zo_common.errors import SecureAggregationError
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.privacy.mechanism import Mechanism
-from zo_common.wire.plan_digest import plan_digest
+from zo_common.wire.plan_digest import MEASURED, plan_digest
 
 ALIKE = "all are to be asked alike"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -46,13 +47,16 @@ def test_every_part_of_a_plan_is_in_what_devices_sign(victim: Victim, change: di
     plan = victim.plan(
         estimator=EstimatorConfig("leave-one-out", 2, 0.5), privacy=Mechanism("device", 1.0, 2.0, 1, True)
     )
-    assert plan_digest(plan) != plan_digest(replace(plan, **change))
+    config = victim.config
+    assert plan_digest(plan, config) != plan_digest(replace(plan, **change), config)
 
 
 def test_what_is_one_devices_own_is_not(victim: Victim) -> None:
     plan = victim.plan(privacy=Mechanism("example", 1.0, 2.0, 9))
     own = replace(plan, client_id=7, privacy=Mechanism("example", 1.0, 2.0, 4))
-    assert plan_digest(plan) == plan_digest(own)
+    assert plan_digest(plan, victim.config) == plan_digest(
+        own, replace(victim.config, output="elsewhere", drop_out=0.5)
+    )
 
 
 def test_a_device_that_is_asked_otherwise_does_not_train(victim: Victim) -> None:
@@ -63,6 +67,40 @@ def test_a_device_that_is_asked_otherwise_does_not_train(victim: Victim) -> None
     with pytest.raises(SecureAggregationError, match=ALIKE):
         attacked.open(attacked.mask(sharers), sharers)
     assert not (victim.folder / "state" / "masked.seeds").exists()
+
+
+SETTINGS: dict[str, Any] = {
+    "no scalars": {"objective": "self-training", "temperature": 1e30},
+    "other recordings": {"train_split": "of-the-server"},
+    "other texts": {"text_column": "speaker"},
+    "other tensors": {"trained_tensors": "encoder-norm"},
+    "other losses": {"tail_tokens": 4, "loss_check": False},
+    "other clipping": {"clip_utterances": 1.0},
+    "other numbers": {"precision": "float16"},
+}
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_a_device_that_is_sent_other_settings_does_not_train(victim: Victim, changes: dict[str, Any]) -> None:
+    """With them the same plan measures something else: nothing at all at such a temperature."""
+    attacked = Sum(victim, range(1, 5))
+    sharers = attacked.share()
+    victim.config = replace(victim.config, **changes)
+    with pytest.raises(SecureAggregationError, match=ALIKE):
+        attacked.open(attacked.mask(sharers), sharers)
+
+
+def test_a_devices_own_settings_are_not_the_servers(victim: Victim) -> None:
+    victim.runtime._own |= {"precision": "bfloat16", "tail-tokens": 64}
+    assert len(Sum(victim, range(1, 5)).run()) == 3
+
+
+def test_every_setting_that_scalars_depend_on_is_signed() -> None:
+    """A new setting of data, model or method is in the digest, or in this list of those that a plan or terms hold."""
+    otherwise = {"batch_size", "data", "device", "directions", "epsilon", "estimator", "feature_cache", "learning_rate"}
+    otherwise |= {"local_steps", "lr_schedule", "model", "num_queries", "skip_bad", "torch_compile", "torch_threads"}
+    found = {each.name for each in SETTINGS_OF_RUNS if each.section in ("data", "model", "method")}
+    assert found == otherwise | set(MEASURED)
 
 
 def test_others_with_another_plan_share_no_session(victim: Victim) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +14,16 @@ import pytest
 from secure_cohort import Cohort, keys_of, node_key, terms_of, vectors_of
 from toy_fleet import TOY, toy_grids
 
+from server.commands.privacy import verify
 from server.rounds.federation import Federation
+from zo_common.binary.durable import unseal
 from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import shared_seed
 from zo_common.errors import SecureAggregationError
+from zo_common.privacy.charges import LOG_NAME, PrivacyLog
 from zo_common.secure_sum.boxes import ENTRY_BYTES, seal, share_hashes
-from zo_common.secure_sum.messages import Advertisement, Consent, RevealedShares, SealedShares
+from zo_common.secure_sum.masks import new_private, public_of
+from zo_common.secure_sum.messages import Advertisement, Consent, KeyList, RevealedShares, SealedShares
 from zo_common.secure_sum.node_keys import peer_line
 from zo_common.secure_sum.server import SecureServer
 from zo_common.secure_sum.shamir import SHARE_BYTES
@@ -114,7 +120,7 @@ def test_a_garbage_consent_that_a_server_passes_on_does_not_stop_devices() -> No
 
 
 class TestSealed:
-    """Shares that nobody can use make a sum impossible once it is masked: the device is named, and in no later one."""
+    """Shares that nobody can use make a sum impossible once it is masked: the device is named and left out."""
 
     def blamed(self, cohort: Cohort) -> dict[int, str]:
         """Who is named for a sum that comes to nothing, and for what; nobody is refused in a step before."""
@@ -166,8 +172,73 @@ class TestSealed:
         cohort = _cohort("share", alter)
         assert (cohort.run() == cohort.plain()).all() and not cohort.refused and not cohort.server.faulty
 
+    def test_all_of_them_are_named_at_once(self) -> None:
+        def tamper(name: str, client: int, data: bytes) -> bytes:
+            if name != "share" or client not in (1, LIAR):
+                return data
+            return replace(SealedShares.decode(data), commitment=bytes(32)).encode()
 
-def test_the_rounds_after_it_go_on_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
+        cohort = _cohort("", lambda data: data)
+        cohort.to_server = tamper
+        with pytest.raises(SecureAggregationError, match=r"device 1 shared .*; device 3 shared .*"):
+            cohort.run()
+        assert set(cohort.server.faulty) == {1, LIAR}
+
+    def test_who_drops_out_with_a_wrong_mask_key_is_named(self) -> None:
+        """It is not in the sum, but others' masks for it are."""
+        cohort = _cohort("advertise", lambda data: _changed_keys(data, mask_key=public_of(new_private())))
+        cohort.to_device = lambda name, client, data: _own_keys(cohort, data) if client == LIAR else data
+        cohort.drops = {LIAR: "mask"}
+        faulty = self.blamed(cohort)
+        assert "shared another mask key than it advertised" in faulty[LIAR]
+
+
+def _own_keys(cohort: Cohort, data: bytes) -> bytes:
+    """A key list in which the liar finds the keys that it really has."""
+    if not data or data[3] != KeyList.KIND:
+        return data
+    found, own = KeyList.decode(data), public_of(cohort.devices[LIAR].memory.mask_key)
+    keys = tuple(replace(key, mask_key=own) if key.client_id == LIAR else key for key in found.keys)
+    return replace(found, keys=keys).encode()
+
+
+class TestDispute:
+    """Whoever says that boxes do not open may lie: a few words against one are no proof against an honest device."""
+
+    def _cohort(self, clients: int, liars: set[int], **options: Any) -> Cohort:
+        """Liars keep device 0's share back; nobody can see whether they can open its box."""
+
+        def tamper(name: str, client: int, data: bytes) -> bytes:
+            if name != "reveal" or client not in liars:
+                return data
+            found = RevealedShares.decode(data)
+            kept = {owner: share for owner, share in found.shares.items() if owner}
+            return replace(found, shares=kept).encode()
+
+        cohort = Cohort(terms_of(), vectors_of(range(clients), 4), signed=True, to_server=tamper, **options)
+        cohort.server = SecureServer(cohort.terms, keys_of(range(clients))[1])
+        return cohort
+
+    def test_of_three_devices_one_blames_nobody_alone(self) -> None:
+        cohort = self._cohort(3, {LIAR - 1})
+        with pytest.raises(SecureAggregationError, match="or they can and do not say so"):
+            cohort.run()
+        assert not cohort.server.faulty and set(cohort.server.disputed) == {0, LIAR - 1}
+
+    def test_where_devices_drop_out_few_blame_nobody_alone(self) -> None:
+        cohort = self._cohort(10, {2, LIAR}, drops={4: "mask", 5: "mask"})
+        with pytest.raises(SecureAggregationError, match="or they can and do not say so"):
+            cohort.run()
+        assert not cohort.server.faulty and set(cohort.server.disputed) == {0, 2, LIAR}
+
+    def test_fewer_than_a_third_stop_nothing_where_all_stay(self) -> None:
+        cohort = self._cohort(10, {2, LIAR, 4})
+        assert (cohort.run() == cohort.plain()).all() and not cohort.server.disputed
+
+
+def test_the_round_is_repeated_without_it_along_other_directions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any
+) -> None:
     """A federation of real clients with node keys; the deployment's list of keys is in the run's folder."""
     secure: dict[str, Any] = {"directions": "shared", "secure_aggregation": True, "weighting": "uniform"}
     config = RunConfig(
@@ -196,10 +267,85 @@ def test_the_rounds_after_it_go_on_without_it(tmp_path: Path, monkeypatch: pytes
     grid[LIAR].after = spoil
     federation = Federation(config, grid, observed.events)
     federation.run()
-    # the first sum is opened without its signature; the second cannot be; the third is without the device
-    assert [r.answered for r in observed.reports] == [5, 0, 4]
+    # the first sum is opened without its signature; the second cannot be, and is made again without the device
+    assert [(r.asked, r.answered) for r in observed.reports] == [(5, 5), (5, 4), (4, 4)]
     assert f"device {LIAR} did not sign the survivors" in observed.text
     assert f"device {LIAR} shared another self mask than it committed to" in observed.text
     assert not any(f"client {other}: " in observed.text for other in range(5) if other != LIAR)
-    assert [len(record.contributions) for record in federation.ledger.ledger.records] == [1, 0, 1]
-    assert np.isfinite(federation.ledger.ledger.records[2].contributions[0].coefficients).all()
+    records = federation.ledger.ledger.records
+    assert [len(record.contributions) for record in records] == [1, 1, 1]
+    assert [record.contributions[0].seed for record in records] == [
+        shared_seed(0, 1),
+        shared_seed(0, 2, 1),
+        shared_seed(0, 3),
+    ]
+    assert np.isfinite(records[1].contributions[0].coefficients).all()
+    excluded = json.loads((tmp_path / "run" / "devices.json").read_text())["devices"][LIAR]
+    assert (excluded["client_id"], excluded["standing"]) == (LIAR, "excluded")
+    for client in set(range(5)) - {LIAR}:  # on each device every seed was masked for one set
+        assert len(json.loads(_body(tmp_path / str(client) / "node.key.masked.seeds"))) == 4
+
+
+def _body(path: Path) -> bytes:
+    return unseal(path.read_bytes(), b"ZOMS", 1)
+
+
+class TestRepeats:
+    """How often one round is begun again, and with whom."""
+
+    def _run(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any, **more: Any) -> Any:
+        secure: dict[str, Any] = {"directions": "shared", "secure_aggregation": True, "weighting": "uniform"}
+        settings = {**TOY, **secure, "num_server_rounds": 1, "round_timeout": 300.0, "output": str(tmp_path / "run")}
+        config = RunConfig(**{**settings, **more})
+        grid = toy_grids(monkeypatch, 8)(config)
+        return Federation(config, grid, observed.events), grid
+
+    def _liars(self, grid: Any, clients: set[int]) -> None:
+        """One more of them lies in each attempt."""
+        attempts: list[bytes] = []
+
+        def spoil(client: int, data: bytes) -> bytes:
+            if data[:2] != b"ZA" or data[3] != SealedShares.KIND:
+                return data
+            if data[4:20] not in attempts:
+                attempts.append(data[4:20])
+            turn = sorted(clients)[min(len(attempts), len(clients)) - 1]
+            return replace(SealedShares.decode(data), commitment=bytes(32)).encode() if client == turn else data
+
+        for client in clients:
+            grid[client].after = lambda _, data, client=client: spoil(client, data)
+
+    @pytest.mark.parametrize(("liars", "answered"), [({1}, 7), ({1, 2}, 6), ({1, 2, 3}, 0)])
+    def test_at_most_twice(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any, liars: set[int], answered: int
+    ) -> None:
+        federation, grid = self._run(tmp_path, monkeypatch, observed)
+        self._liars(grid, liars)
+        federation.run()
+        assert [(r.asked, r.answered) for r in observed.reports] == [(8, answered)]
+        assert {s.client_id for s in federation.statuses if s.excluded} == liars
+
+    def test_not_with_fewer_than_count(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
+        federation, grid = self._run(tmp_path, monkeypatch, observed, min_replies=8)
+        self._liars(grid, {1})
+        federation.run()
+        assert [(r.asked, r.answered) for r in observed.reports] == [(8, 0)]
+
+    def test_each_attempt_is_charged(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
+        private = {"privacy": "device", "noise_multiplier": 5.0, "clip_norm": 5.0, "target_delta": 1e-3}
+        federation, grid = self._run(tmp_path, monkeypatch, observed, **private)
+        self._liars(grid, {1})
+        federation.run()
+        spent = PrivacyLog.read(tmp_path / "run" / LOG_NAME).spent
+        assert {client: sum(charged.values()) for client, charged in spent.items()} == {1: 1} | dict.fromkeys(
+            set(range(8)) - {1}, 2
+        )
+        verify(tmp_path / "run")
+
+    def test_not_beyond_the_budget(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
+        private = {"privacy": "device", "clip_norm": 5.0, "target_delta": 1e-3}  # noise for one round
+        federation, grid = self._run(tmp_path, monkeypatch, observed, **private)
+        self._liars(grid, {1})
+        federation.run()
+        assert [(r.asked, r.answered) for r in observed.reports] == [(8, 0)]
+        assert federation.privacy is not None and federation.privacy.epsilon <= 8.0

@@ -23,7 +23,6 @@ from zo_common.ledger.snapshot import SnapshotPart, decode_part, encode_part, en
 from zo_common.wire.plan import Plan, Reply, Status
 
 CONFIG = RunConfig(model="toy", data="none", trained_tensors="all", num_queries=2)
-IDENTITY = DeviceIdentity(3)
 Train = Callable[..., Reply]
 
 
@@ -39,13 +38,15 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> CrowdEngine:
 def train(engine: CrowdEngine, tmp_path: Path) -> Train:
     """Asks the device, whose process is another one each time; its file stays."""
 
-    def ask(server_round: int, run_seed: int, records: list[Record] | None = None, checksum: int = 0) -> Reply:
+    def ask(
+        server_round: int, run_seed: int, records: list[Record] | None = None, checksum: int = 0, client_id: int = 3
+    ) -> Reply:
         config = replace(CONFIG, run_seed=run_seed)
         plan = Plan(
-            server_round, client_seed(run_seed, server_round, 3), 3, engine.base_id, checksum, 1, 1, 1e-3,
+            server_round, client_seed(run_seed, server_round, client_id), client_id, engine.base_id, checksum, 1, 1, 1e-3,
             CONFIG.estimator_config, tuple(records or ()),
         )  # fmt: skip
-        return device.train(config, plan, IDENTITY, seeds=RunSeeds(tmp_path / "run.seeds"))
+        return device.train(config, plan, DeviceIdentity(client_id), seeds=RunSeeds(tmp_path / "run.seeds"))
 
     return ask
 
@@ -91,6 +92,17 @@ def test_a_device_that_joins_by_a_snapshot_takes_the_seed_it_finds(engine: Crowd
     checksum = _by_snapshot(engine, history(3))
     assert train(4, 0, checksum=checksum).status is Status.OK
     assert train(4, 1, checksum=checksum).status is Status.ERROR
+
+
+@pytest.mark.parametrize("run_seed", [0, 1234])
+def test_another_client_id_gives_no_other_directions(engine: CrowdEngine, train: Train, run_seed: int) -> None:
+    """The server's app says which device it asks for: of ids, too, it could try many."""
+    assert train(1, 0).status is Status.OK
+    checksum = _by_snapshot(engine, history(3))
+    refused = train(4, run_seed, checksum=checksum, client_id=99)
+    assert (refused.status, refused.projected_grads.size) == (Status.ERROR, 0)
+    assert "by another client id" in refused.message
+    assert train(4, 0, checksum=checksum).status is Status.OK
 
 
 def test_a_damaged_memory_answers_nothing(train: Train, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ class Sum:
         config = victim.config
         length = vector_length(self.plan.local_steps, config.num_queries, curvature=False)
         given: dict[str, Any] = {"run_id": b"a run of a test.", "server_round": self.plan.server_round} | terms
-        self.terms = Terms(**{"length": length, "plan": plan_digest(self.plan)} | given)
+        self.terms = Terms(**{"length": length, "plan": plan_digest(self.plan, config)} | given)
         self.server = SecureServer(self.terms)
         signers, peers = keys_of(others) if victim.signed else ({}, None)
         if victim.signed:

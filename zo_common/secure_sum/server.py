@@ -8,7 +8,6 @@ It learns the sum of the survivors' vectors, exactly, and of no single one (Bona
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +49,8 @@ class SecureServer:
 
     Attributes:
         faulty: devices that made a sum impossible, by id, with what they did; leave them out of the next ones.
+        disputed: devices of which one did, by id, with the dispute: nobody else can say which; leave all of them out of
+            another attempt at this sum.
 
     Every `add_…` raises CodecError or SecureAggregationError for bytes that do not fit the device's turn: leave that
     device out. Every `close_…` raises SecureAggregationError where too few are left: the round stays empty.
@@ -58,8 +59,9 @@ class SecureServer:
     def __init__(self, terms: Terms, peers: PeerKeys | None = None) -> None:
         self.terms, self._peers = terms, peers
         self.faulty: dict[int, str] = {}
+        self.disputed: dict[int, str] = {}
         self._checksum = 0
-        self._unopened: dict[int, int] = {}  # devices whose boxes did not open, and how many said so
+        self._unopened: dict[int, set[int]] = {}  # devices whose boxes did not open, and who said so
         self._keys: dict[int, Advertisement] = {}
         self._sealed: dict[int, SealedShares] = {}
         self._graph = Graph(terms, ())
@@ -237,7 +239,7 @@ class SecureServer:
                 )
         self._revealed.add(client_id)
         for owner in expected - set(found.shares):
-            self._unopened[owner] = self._unopened.get(owner, 0) + 1
+            self._unopened.setdefault(owner, set()).add(client_id)
         for owner, share in found.shares.items():
             self._shares.setdefault(owner, {})[self._graph.point(client_id)] = share
 
@@ -249,49 +251,67 @@ class SecureServer:
         """Return the exact sum of the survivors' vectors, int64, shape (terms.length,).
 
         Raises:
-            SecureAggregationError: too few shares of some device, or shares that make no secret of it, for which it is
-                then `faulty`; nothing is returned.
+            SecureAggregationError: too few shares of some devices, or shares that make no secret of them: all of these
+                are then `faulty` or `disputed`; nothing is returned.
         """
         session, length = self.terms.session, self.terms.length
         total = np.zeros(length, np.uint64)
+        seeds = {client: self._seed(client) for client in self._masked}
+        keys = {client: self._mask_key(client) for client in sorted(self._dropped) if self._alive_beside(client)}
+        if found := self.faulty | self.disputed:
+            words = "; ".join(dict.fromkeys(found[client] for client in sorted(found)))
+            raise SecureAggregationError(f"{words}: the sum cannot be opened")
         for client, values in self._masked.items():
-            total += values
-            seed = self._secret(client)
-            if commitment(seed) != self._sealed[client].commitment:
-                self._blame(client, "shared another self mask than it committed to")
-            total -= self_mask(seed, session, client, length)
-        for client in sorted(self._dropped):
-            self._remove_pairs(client, total)
-        return total.view(np.int64)
-
-    def _remove_pairs(self, dropped: int, total: NDArray[np.uint64]) -> None:
-        """Subtract, in place, the masks that survivors added for a device that dropped out after sharing."""
-        alive = [other for other in self._graph.neighbours(dropped) if other in self._survivors]
-        if not alive:
-            return
-        private = self._secret(dropped)
-        if public_of(private) != self._keys[dropped].mask_key:
-            self._blame(dropped, "shared another mask key than it advertised")
+            total += values - self_mask(seeds[client], session, client, length)
         assert self._sharers is not None
         context = mask_context(self._sharers, self._checksum)
-        for other in alive:
-            secret = agree(private, self._keys[other].mask_key)
-            total -= pair_mask(secret, context, other, dropped, self.terms.length)
+        for dropped, private in keys.items():  # the masks that survivors added for it
+            for other in self._alive_beside(dropped):
+                total -= pair_mask(agree(private, self._keys[other].mask_key), context, other, dropped, length)
+        return total.view(np.int64)
+
+    def _alive_beside(self, dropped: int) -> list[int]:
+        return [other for other in self._graph.neighbours(dropped) if other in self._survivors]
+
+    def _seed(self, client: int) -> bytes:
+        seed = self._secret(client)
+        if seed and commitment(seed) != self._sealed[client].commitment:
+            self._blame(client, "shared another self mask than it committed to")
+        return seed
+
+    def _mask_key(self, dropped: int) -> bytes:
+        private = self._secret(dropped)
+        if private and public_of(private) != self._keys[dropped].mask_key:
+            self._blame(dropped, "shared another mask key than it advertised")
+        return private
 
     def _secret(self, owner: int) -> bytes:
-        found, needed = self._shares.get(owner, {}), self.terms.needed(len(self._graph.closed(owner)))
-        unopened = self._unopened.get(owner, 0)
-        if len(found) < needed <= len(found) + unopened:
-            self._blame(owner, f"sealed shares that {unopened} devices cannot open")
+        """Return a secret from its shares; empty if somebody is to blame that there is none.
+
+        Raises:
+            SecureAggregationError: too few shares, as of devices that fell silent.
+        """
+        found, closed = self._shares.get(owner, {}), self._graph.closed(owner)
+        needed, unopened = self.terms.needed(len(closed)), self._unopened.get(owner, set())
+        if len(found) < needed <= len(found) + len(unopened):
+            self._accuse(owner, unopened, len(closed))
+            return b""
         try:
             return combine(found, needed)
         except SecureAggregationError:
             if len(found) < needed:
                 raise
             self._blame(owner, "made shares that do not fit together")  # each is what its hash says
+            return b""
 
-    def _blame(self, client: int, word: str) -> NoReturn:
+    def _accuse(self, owner: int, holders: set[int], devices: int) -> None:
+        """Blame the owner of shares that so many holders cannot use; if they are few, they may lie as well."""
+        if len(holders) > 1 and 3 * len(holders) >= devices:
+            self._blame(owner, f"sealed shares that {len(holders)} devices cannot open")
+            return
+        who = ", ".join(map(str, sorted(holders)))
+        word = f"device {owner} sealed shares that devices {who} cannot open, or they can and do not say so"
+        self.disputed |= dict.fromkeys([owner, *holders], word)
+
+    def _blame(self, client: int, word: str) -> None:
         self.faulty[client] = f"device {client} {word}"
-        raise SecureAggregationError(
-            f"{self.faulty[client]}: the sum cannot be opened, and the device is in no later one"
-        )
