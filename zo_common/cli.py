@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zo_common.console import printable
 from zo_common.errors import ZOError
 from zo_common.paths import home_expanded
 
@@ -68,16 +69,21 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
             with _sigterm_raises():
                 app()
         except ZOError as error:
-            print(f"error: {error}", file=sys.stderr)
+            _print_error(str(error))
             raise SystemExit(1) from None
         except OSError as error:
-            print(f"error: {error.filename or 'a file'}: {error.strerror or error}: check the path", file=sys.stderr)
+            _print_error(f"{error.filename or 'a file'}: {error.strerror or error}: check the path")
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
     return main
+
+
+def _print_error(text: str) -> None:
+    """Print an error, which may hold texts of a file or a program of other people: a terminal obeys none of it."""
+    print(f"error: {printable(text.encode(errors='backslashreplace').decode())}", file=sys.stderr)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from benchmarks.cost import serving, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
-from benchmarks.pages import comparison, table
+from benchmarks.pages import comparison, secure_sums, table
 from benchmarks.pages import privacy as privacy_report
 from benchmarks.privacy import accountants
 from benchmarks.scale import scaling
@@ -158,7 +158,10 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
     "docs/results/hostile.md": (privacy_report.HOSTILE, {}),
     "docs/results/learning.md": (learning.BLOCKS, {}),
-    "docs/results/privacy.md": (privacy.BLOCKS | privacy_report.UTILITY | {"accountants": accountants.table}, {}),
+    "docs/results/privacy.md": (
+        privacy.BLOCKS | privacy_report.UTILITY | {"accountants": accountants.table, "secure-sums": secure_sums.table},
+        {},
+    ),
     "docs/results/scaling.md": (scaling.BLOCKS, {}),
 }
 

@@ -30,6 +30,6 @@ def rebuild(
         content = RecordDict({CONTENT: ConfigRecord({"plan": encode_plan(plan), **also})})
         messages.append(Message(content, dst_node_id=node, message_type=REBUILD, ttl=_REBUILD_SECONDS + _TTL_SLACK))
     for answer in ask(grid, messages, min(_REBUILD_SECONDS, timeout)):
-        plan = plans.get(answer.metadata.src_node_id)
-        if plan is not None and is_ok(answer) == 0:
-            statuses.rebuilt(plan.client_id)
+        asked = plans.get(answer.metadata.src_node_id)
+        if asked is not None and is_ok(answer) == 0:
+            statuses.rebuilt(asked.client_id)

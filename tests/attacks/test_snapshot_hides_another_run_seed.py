@@ -43,8 +43,8 @@ def train(engine: CrowdEngine, tmp_path: Path) -> Train:
     ) -> Reply:
         config = replace(CONFIG, run_seed=run_seed)
         plan = Plan(
-            server_round, client_seed(run_seed, server_round, client_id), client_id, engine.base_id, checksum, 1, 1, 1e-3,
-            CONFIG.estimator_config, tuple(records or ()),
+            server_round, client_seed(run_seed, server_round, client_id), client_id, engine.base_id, checksum, 1, 1,
+            1e-3, CONFIG.estimator_config, tuple(records or ()),
         )  # fmt: skip
         return device.train(config, plan, DeviceIdentity(client_id), seeds=RunSeeds(tmp_path / "run.seeds"))
 

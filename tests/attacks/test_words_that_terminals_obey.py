@@ -6,6 +6,8 @@ import io
 import json
 import logging
 import os
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,10 @@ from rich.console import Console
 from client.worker.cli import stderr_handler
 from client.worker.view import show
 from server.devices.roster import Introductions, _Registrations
+from zo_common.adapters import hub_cli
+from zo_common.cli import command_group, run_typer
 from zo_common.console import shown
+from zo_common.errors import LedgerError
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J"
 MARKUP = "[red]all is well[/red][/]"
@@ -55,3 +60,30 @@ def test_a_workers_log(monkeypatch: pytest.MonkeyPatch) -> None:
         logging.getLogger("client").warning(f"the plan asks for {ESCAPE}")
     monkeypatch.undo()
     assert b"the plan asks for" in written[0] and b"\x1b" not in written[0]
+
+
+def test_the_error_of_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may quote a ledger, a table or an adapter of other people."""
+    app = command_group("A command.")
+
+    @app.command()
+    def fail() -> None:
+        raise LedgerError(f"its model is called {ESCAPE}, in file \udcff")
+
+    monkeypatch.setattr("sys.argv", ["command", "fail"])
+    with pytest.raises(SystemExit):
+        run_typer(app)()
+    written = capsys.readouterr().err
+    assert "its model is called" in written and "\x1b" not in written and "\x07" not in written
+    assert "\\udcff" in written
+
+
+def test_what_an_adapter_calls_its_base(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    said = SimpleNamespace(base_model_name_or_path=ESCAPE, rounds=3, checksum="ab")
+    monkeypatch.setattr("zo_common.adapters.hub.pull", lambda *_: tmp_path)
+    monkeypatch.setattr("zo_common.adapters.published.check_adapter", lambda _: said)
+    hub_cli.pull("someone/adapter", None, "")
+    written = capsys.readouterr().out
+    assert "3 rounds on " in written and "\x1b" not in written

@@ -79,3 +79,11 @@ def test_every_promise_of_privacy_links_to_its_test() -> None:
     assert [row for row in rows if not re.search(r"\]\(\.\./tests/[^)]+\.py\)", row)] == []
     assert all(re.search(r"^\s*def test_", (ROOT / link).read_text(), re.MULTILINE) for link in links)
     assert "word on" not in text
+
+
+def test_every_attack_is_on_the_page_of_what_it_is_kept_from() -> None:
+    attacks = {path.name for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
+    pages = [PRIVACY, ROOT / "docs" / "deployment.md"]
+    linked = {name for page in pages for name in re.findall(r"\(\.\./tests/attacks/([^)]+)\)", page.read_text())}
+
+    assert len(attacks) > 25 and linked == attacks

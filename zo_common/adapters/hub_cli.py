@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from zo_common.cli import AsJson, command_group, run_typer
+from zo_common.console import printable
 
 app = command_group("Publish adapters on the Hugging Face hub, and fetch them.")
 
@@ -71,7 +72,8 @@ def pull(
         found = {"folder": str(folder), "base": config.base_model_name_or_path, "revision": config.revision}
         print(json.dumps(found | {"checksum": config.checksum, "rounds": config.rounds}))
     else:
-        print(f"{folder}: {config.rounds} rounds on {config.base_model_name_or_path}, checksum {config.checksum}")
+        base = printable(config.base_model_name_or_path)  # in the words of whoever published it
+        print(f"{folder}: {config.rounds} rounds on {base}, checksum {config.checksum}")
 
 
 main = run_typer(app)
