@@ -32,7 +32,9 @@ RATE = 1e30
 WORDS = ("lattice", "coefficient", "e+", "broken recording")
 
 
-def _ask(config: RunConfig, mechanism: Mechanism, account: PrivacyAccount | None = None, **changes: Any) -> Reply:
+def _ask(
+    config: RunConfig, mechanism: Mechanism | None, account: PrivacyAccount | None = None, **changes: Any
+) -> Reply:
     engine = warm_engine(config)
     engine.rewind(0)
     plan = Plan(
@@ -60,6 +62,10 @@ def test_a_step_beyond_the_lattice_is_charged_and_answered_with_noise(
 
 
 def test_the_last_steps_update_leaves_no_trace(settings: Settings) -> None:
+    """It would be undone at once; whether it stays in the lattice would tell of the scalars, by a rate of choice."""
+    here, still = (_ask(settings(), None, local_steps=1, learning_rate=rate) for rate in (RATE, 0.0))
+    assert here.status is still.status is Status.OK
+    assert here.projected_grads.tobytes() == still.projected_grads.tobytes()
     assert _is_noise(_ask(settings(), EXAMPLE, local_steps=1), steps=1)
 
 

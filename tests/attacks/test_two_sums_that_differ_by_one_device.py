@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from secure_cohort import node_key
 from secure_worker import Sum, Victim
 from toy_fleet import TOY, toy_grids
 
+from client.app import make_client_app
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError
+from zo_common.secure_sum.messages import Sharers
+from zo_common.wire.plan import Status, decode_reply
 
 AGAIN = "were masked in another sum"
+BARE = "were masked in a secure sum and are not answered in the clear"
 
 
 @pytest.fixture
@@ -50,6 +55,16 @@ def test_another_plan_along_the_same_directions(victim: Victim) -> None:
     for changes in ({"batch_size": 9}, {"learning_rate": 0.25}):
         with pytest.raises(SecureAggregationError, match=AGAIN):
             Sum(victim, range(1, 5), victim.plan(**changes), run_id=b"another run's id").run()
+
+
+def test_another_list_of_devices_once_the_device_has_caught_up(victim: Victim) -> None:
+    """A device that is behind is asked twice in one sum; the second time for the same devices."""
+    attacked = Sum(victim, range(1, 6), victim.plan(2))
+    sharers = attacked.share()
+    assert decode_reply(attacked.mask(sharers)).status is Status.BEHIND
+    fewer = replace(Sharers.decode(sharers[0]), bitmap=attacked.server._graph.bitmap(range(5)))
+    reply = decode_reply(victim.train(attacked.plan, fewer.encode()))
+    assert reply.status is Status.ERROR and AGAIN in reply.message
 
 
 class TestFederation:
@@ -102,3 +117,17 @@ class TestFederation:
                 federation.run()
         assert [r.answered for r in observed.reports] == [3, 0]
         assert AGAIN in observed.text
+
+    @pytest.mark.parametrize(("changes", "word"), [({}, AGAIN), ({"secure_aggregation": False}, BARE)])
+    def test_a_device_without_key_or_worker_remembers_for_one_flower_run(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any, changes: Any, word: str
+    ) -> None:
+        grid = toy_grids(monkeypatch)(config)
+        with closing(Federation(config, grid, observed.events)) as federation:
+            federation.run()
+        config = replace(config, output=str(tmp_path / "another"), **changes)
+        grid.app = make_client_app(config)
+        with closing(Federation(config, grid, observed.events)) as federation:
+            federation.run()
+        assert [r.answered for r in observed.reports] == [3, 0]
+        assert word in observed.text
