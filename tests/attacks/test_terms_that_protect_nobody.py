@@ -52,13 +52,22 @@ def test_a_sum_of_fewer_than_the_owner_allows(victim: Victim) -> None:
         Sum(victim, range(1, 9)).share()
 
 
-def test_a_cohort_of_three_that_ends_with_two(victim: Victim) -> None:
+def test_a_cohort_of_three_that_ends_with_two(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
     attacked = Sum(victim, range(1, 3))
     sharers = attacked.share()
     answer = attacked.mask(sharers)
     attacked.silent = {2}
-    with pytest.raises(Exception, match=r"2 of 3 devices (survived|sent masked vectors)"):
+    monkeypatch.setattr(attacked.server, "_enough", lambda *_: None)  # an honest server would not go on, either
+    with pytest.raises(WorkerError, match="2 of 3 devices survived, expected at least 3"):
         attacked.open(answer, sharers)
+
+
+def test_a_list_of_sharers_below_the_threshold(victim: Victim) -> None:
+    attacked = Sum(victim, range(1, 9))
+    sharers = attacked.share()
+    few = replace(Sharers.decode(sharers[0]), bitmap=attacked.server._graph.bitmap(range(6)))
+    reply = decode_reply(attacked.mask({0: few.encode()}))
+    assert reply.status is Status.ERROR and "6 of 9 devices sent shares, expected at least 7" in reply.message
 
 
 def test_the_others_weights_are_listed_and_weighed(victim: Victim) -> None:
