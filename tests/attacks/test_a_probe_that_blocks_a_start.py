@@ -16,6 +16,7 @@ def test_a_start_waits_for_those_who_look(tmp_path: Path, monkeypatch: pytest.Mo
     RunLock(tmp_path).release()
     probe = (tmp_path / ".lock").open("rb")
     fcntl.flock(probe, fcntl.LOCK_SH)  # as `is_locked` holds it while it looks
+    assert not is_locked(tmp_path)  # another one is in nobody's way
     paused = []
 
     def sleep(seconds: float) -> None:

@@ -330,6 +330,7 @@ class TestRepeats:
         self._liars(grid, {1})
         federation.run()
         assert [(r.asked, r.answered) for r in observed.reports] == [(8, 0)]
+        assert json.loads((tmp_path / "run" / "attempts.json").read_text()) == [1, 0]
 
     def test_each_attempt_is_charged(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observed: Any) -> None:
         private = {"privacy": "device", "noise_multiplier": 5.0, "clip_norm": 5.0, "target_delta": 1e-3}
