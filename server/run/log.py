@@ -64,7 +64,8 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self._torn = False
         if self.path.exists():
-            self.rows = [row for row in read_rows(self.path) if _is_row(row) and row["server_round"] <= resume_after]
+            rows = filter(is_round_row, read_rows(self.path))
+            self.rows = [row for row in rows if row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
         # a crash between ledger and log loses a row: the round is valid, but its bytes are unknown
         self.rows += [_lost(r) for r in range(1, resume_after + 1) if r not in logged]
@@ -99,7 +100,7 @@ class RunLog:
         return sum(int(row[direction][kind]) for row in self.rows)
 
 
-def _is_row(row: dict[str, Any]) -> bool:
+def is_round_row(row: dict[str, Any]) -> bool:
     """Return whether a row has the fields that are summed and sorted; otherwise its round counts as lost."""
     bytes_of = [row.get(direction) for direction in ("up", "down")]
     counts = [each.get(kind) for each in bytes_of if isinstance(each, dict) for kind in ("payload", "serialised")]

@@ -122,5 +122,6 @@ def _added(old: tuple[int, list[str]], new: tuple[int, list[str]]) -> list[str]:
 
 
 def encoded(state: State) -> str:
-    """Return one line of JSON, compact; bare characters beyond ASCII stay as they are."""
-    return json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return one line of JSON, compact; characters beyond ASCII stay as they are, unless they are no valid text."""
+    found = json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return found.encode(errors="backslashreplace").decode()
