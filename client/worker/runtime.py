@@ -104,7 +104,7 @@ class WorkerRuntime:
             self._queue.remember(*answer)
 
     def settings(self, text: str) -> RunConfig:
-        """The run's settings with this device's own.
+        """Return the run's settings with this device's own.
 
         Raises:
             ConfigError: the text is not JSON, or not settings.
@@ -309,7 +309,7 @@ class WorkerRuntime:
             forget_recordings()
 
     def _seeds_of(self, config: RunConfig) -> RunSeeds | None:
-        """The memory of run-seeds, for runs that promise something: in others a late device may join any run."""
+        """Return the memory of run-seeds, for runs that promise something: in others a late device may join any run."""
         return self._seeds if config.privacy != "none" or config.secure_aggregation else None
 
     def _synced(self, engine: Engine) -> None:

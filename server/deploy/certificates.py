@@ -147,7 +147,7 @@ def days_left(certificate: x509.Certificate, now: datetime | None = None) -> flo
 
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether the authority signed the certificate."""
+    """Return whether the authority signed the certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError):

@@ -41,7 +41,7 @@ class AlignedTranscript:
 
 @dataclass
 class WordChange:
-    """How often a word was mended or broken.
+    """Count of how often a word was mended or broken.
 
     Attributes:
         of: occurrences in the references.

@@ -92,7 +92,7 @@ class EvaluationInbox:
         return self.summary(language) | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
 
     def counts(self, language: str) -> list[dict[str, Any]]:
-        """Errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
+        """Return errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
         rows = []
         for reply in self._bounded():
             scores = reply.scores

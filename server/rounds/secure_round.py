@@ -113,7 +113,7 @@ class SecureAggregation:
         self.faulty: dict[int, str] = {}
 
     def _peers(self) -> PeerKeys | None:
-        """The devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
+        """Return the devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
 
         Raises:
             ConfigError: the file cannot be used.

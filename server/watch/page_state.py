@@ -1,4 +1,4 @@
-"""What the live page shows of a run, as small JSON tables, and what changes between two looks."""
+"""State of the live page of a run, as small JSON tables, and its changes between two looks."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def change(before: State | None, after: State) -> State:
 
 
 def _from(old: list[Any], new: list[Any]) -> State:
-    """Rows are appended, or cut and appended: where the last common place is equal, all before it are."""
+    """Return the new rows from the first that differs: rows are appended, or cut and appended."""
     same = min(len(old), len(new))
     while same and old[same - 1] != new[same - 1]:
         same -= 1

@@ -74,7 +74,7 @@ class RunProgress:
         self._shown.close()
 
     def events(self) -> Events:
-        """Hooks for `Federation`."""
+        """Return hooks for `Federation`."""
         from server.rounds.federation import Events  # imported here: who follows a run elsewhere loads no torch
 
         return Events(on_round=self.round, on_stage=self.track)

@@ -46,7 +46,7 @@ _LEAST_TOKEN = 16  # characters
 
 @dataclass(frozen=True)
 class Listening:
-    """Where to serve, and what opens it.
+    """Address to serve on, and what opens it.
 
     Attributes:
         token: that callers must send; empty on the loopback interface.

@@ -206,13 +206,13 @@ def _pieces_of(spoken: list[Part]) -> list[Part]:
 
 
 def _blank(source: Utterance, part: Part) -> Utterance:
-    """A part of a recording, without a text."""
+    """Return a part of a recording, without a text."""
     clip = Clip(source.source, part.start, part.end - part.start)
     return Utterance(f"{source.where} at {part.start:.2f} s", clip, "", _placed(source, part.start, part.end))
 
 
 def _placed(utterance: Utterance, start: float, end: float) -> dict[str, str]:
-    """A recording's columns and where a piece of it is, in the file, where there is one."""
+    """Return a recording's columns and where a piece of it is, in the file, where there is one."""
     whole = utterance.source
     offset = whole.start if isinstance(whole, Clip) else 0.0
     source = whole.source if isinstance(whole, Clip) else whole
