@@ -251,8 +251,8 @@ class Federation:
     def evaluate_on_clients(self, server_round: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """Return a summary of the devices' own held-out speech after `server_round`, and each one's counts."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        told = found.logged_summary(server_round, self.config.language)
-        return None if told is None else (told, found.counts(self.config.language))
+        summary = found.logged_summary(server_round, self.config.language)
+        return None if summary is None else (summary, found.counts(self.config.language))
 
     def losses_on_clients(self) -> DeviceLosses:
         """Return losses of the online devices' held-out speech, at the ledger's last state."""

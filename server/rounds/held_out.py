@@ -83,12 +83,12 @@ class HeldOut:
         """As `_measure`, on the devices' own speech: they send counts."""
         if (found := federation.evaluate_on_clients(server_round)) is None:
             return None
-        told, counts = found
+        summary, counts = found
         if transcripts:
             self._write(self.path.with_name(ON_DEVICES[transcripts]), counts)
         if (interval := rate_interval(counts)) is not None:
-            told |= {f"{told['headline']}_interval": interval}
-        return told
+            summary |= {f"{summary['headline']}_interval": interval}
+        return summary
 
     def _measure(
         self, server_round: int, global_model: GlobalModel, events: Events, transcripts: str
@@ -117,10 +117,10 @@ class HeldOut:
 
     def _transcripts(self, data: Recordings, found: Evaluation) -> list[dict[str, Any]]:
         rows = []
-        for example, heard in zip(data.examples, found.hypotheses, strict=True):
-            errors, units = error_counts(example.text, heard, self.config.language)
+        for example, hypothesis in zip(data.examples, found.hypotheses, strict=True):
+            errors, units = error_counts(example.text, hypothesis, self.config.language)
             columns = {name: str(value) for name, value in self._columns.get(example.where, {}).items()}
-            row = {"where": example.where, "reference": example.text, "hypothesis": heard}
+            row = {"where": example.where, "reference": example.text, "hypothesis": hypothesis}
             rows.append({**row, "errors": errors, "units": units, "columns": columns})
         return rows
 

@@ -56,12 +56,12 @@ class EvaluationInbox:
         elif reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status not in (Status.OK, Status.NON_FINITE):
-            self.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {plain(reply.message)}")
+            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}")
         elif plan.checksum and reply.checksum != plan.checksum:
             self.refuse("wrong-checksum", f"client {plan.client_id} evaluated at {reply.checksum:016x}")
         elif reply.status is Status.NON_FINITE:
             self.broken[node_id] = reply
-            self.refuse("client-non_finite", f"client {plan.client_id}: {plain(reply.message)}")
+            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}")
         else:
             self.replies[node_id] = reply
 

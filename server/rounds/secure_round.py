@@ -106,7 +106,7 @@ class SecureAggregation:
     config: RunConfig
     grid: Grid
     run_id: bytes
-    told: bool = False
+    reported: bool = False
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(Path(self.config.output))
@@ -181,8 +181,8 @@ class SecureRound:
         self.plans = {node: plan for node, plan in self._all.items() if node in self.attached}
 
     def _tell(self, signed: int, asked: int) -> None:
-        if not self._run.told:
-            self._run.told = True
+        if not self._run.reported:
+            self._run.reported = True
             trust = (
                 "" if signed == asked else "; those that did not, and have no peer-keys, trust this server with keys"
             )
@@ -203,10 +203,10 @@ class SecureRound:
             inbox.refuse("too-few", f"secure sum: {error}")
         if not inbox.scalars():
             inbox.replies.clear()
-        for client, word in server.faulty.items():
-            self._run.faulty[client] = word
-            logger.warning(f"{word}: it is in no later sum of this run")
-            inbox.refuse("secure-sum", word, self._nodes[client])
+        for client, message in server.faulty.items():
+            self._run.faulty[client] = message
+            logger.warning(f"{message}: it is in no later sum of this run")
+            inbox.refuse("secure-sum", message, self._nodes[client])
         exchange.down.add(self._down.payload, self._down.serialised)
         exchange.up.add(self._up.payload, self._up.serialised)
         for node, (down, up) in self._by_node.items():
@@ -247,8 +247,8 @@ class SecureRound:
             data = payload_of(answer)
             self._count(self._up, 1, node, len(data), answer.content)
             try:
-                if word := device_error(answer):
-                    raise SecureAggregationError(word)
+                if message := device_error(answer):
+                    raise SecureAggregationError(message)
                 take(client, data)
             except (CodecError, SecureAggregationError) as error:
                 self.inbox.refuse("secure-sum", f"client {client}: {error}", node)

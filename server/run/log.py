@@ -72,10 +72,10 @@ class RunLog:
         self.rows.sort(key=lambda row: int(row["server_round"]))
         write_rows(self.path, self.rows)
 
-    def add_introduction(self, told: dict[str, Any], *, resumed: bool) -> None:
+    def add_introduction(self, introductions: dict[str, Any], *, resumed: bool) -> None:
         """Add a line to introductions.jsonl, once per server start: bytes of the devices' introductions."""
         path = self.path.with_name(INTRODUCTIONS)
-        write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), told])
+        write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), introductions])
 
     def append(self, report: RoundReport) -> None:
         """Write one round; after a failure, the next call writes all rounds again.

@@ -67,13 +67,13 @@ def _device(row: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     moving = [row.get(key, 0) for key in ("last_seen_round", "have_round", "payload_up", "payload_down")]
     scalars = row.get("scalars")
     suspected = str(scalars.get("report", "")) if isinstance(scalars, dict) else ""
-    word = "; ".join(filter(None, (str(row.get("word", "")), suspected)))[:_LONGEST]
+    message = "; ".join(filter(None, (str(row.get("word", "")), suspected)))[:_LONGEST]
     seldom = [
         str(row.get("name", "")),
         str(row.get("standing", "")),
         row.get("until_round", 0),
         row.get("refused", {}),
-        word,
+        message,
     ]
     return moving, seldom  # fmt: skip
 

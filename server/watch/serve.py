@@ -214,8 +214,8 @@ class TokenGate:
         return answer
 
 
-def _form(word: str, status: int) -> HTMLResponse:
-    return HTMLResponse(_SIGN_IN.format(word=html.escape(word)), status)
+def _form(message: str, status: int) -> HTMLResponse:
+    return HTMLResponse(_SIGN_IN.format(message=html.escape(message)), status)
 
 
 def _same(given: str, expected: str) -> bool:

@@ -274,8 +274,8 @@ class SecureServer:
                 raise
             self._blame(owner, "made shares that do not fit together")  # each is what its hash says
 
-    def _blame(self, client: int, word: str) -> NoReturn:
-        self.faulty[client] = f"device {client} {word}"
+    def _blame(self, client: int, fault: str) -> NoReturn:
+        self.faulty[client] = f"device {client} {fault}"
         raise SecureAggregationError(
             f"{self.faulty[client]}: the sum cannot be opened, and the device is in no later one"
         )

@@ -94,7 +94,10 @@ def rate_intervals(
     """
     if len(references) < _LEAST:
         return {}
-    found = [score([said], [heard], language=language) for said, heard in zip(references, hypotheses, strict=True)]
+    found = [
+        score([reference], [hypothesis], language=language)
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
     counts = {"wer": [each.words for each in found], "cer": [each.characters for each in found]}
     return {
         f"{name}_interval": _interval(

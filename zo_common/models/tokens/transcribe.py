@@ -34,13 +34,13 @@ def transcribe_tokens(
     found: list[tuple[str, list[int]]] = []
     for start in range(0, len(waves), size):
         group = waves[start : start + size]
-        heard = _written(processor, special, _generate(model, form, group))
-        loops = [row for row, (text, _) in enumerate(heard) if is_loop(text)]
+        written = _written(processor, special, _generate(model, form, group))
+        loops = [row for row, (text, _) in enumerate(written) if is_loop(text)]
         if loops:
             rows = _generate(model, form, [group[row] for row in loops], no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
             for row, one in zip(loops, _written(processor, special, rows), strict=True):
-                heard[row] = one
-        found += heard
+                written[row] = one
+        found += written
         if on_progress is not None:
             on_progress(len(found), len(waves))
     return found
