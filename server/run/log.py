@@ -64,7 +64,7 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self._torn = False
         if self.path.exists():
-            rows = filter(is_round_row, read_rows(self.path))
+            rows = filter(_is_row, read_rows(self.path))
             self.rows = [row for row in rows if row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
         # a crash between ledger and log loses a row: the round is valid, but its bytes are unknown
@@ -100,7 +100,7 @@ class RunLog:
         return sum(int(row[direction][kind]) for row in self.rows)
 
 
-def is_round_row(row: dict[str, Any]) -> bool:
+def _is_row(row: dict[str, Any]) -> bool:
     """Return whether a row has the fields that are summed and sorted; otherwise its round counts as lost."""
     bytes_of = [row.get(direction) for direction in ("up", "down")]
     counts = [each.get(kind) for each in bytes_of if isinstance(each, dict) for kind in ("payload", "serialised")]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from server.devices.device_status import DEVICES_NAME
 from server.run.lock import is_locked
-from server.run.log import CURVE, EVALUATION, GUARD_LOG, ROUNDS, SETTINGS_LOG, is_round_row
+from server.run.log import CURVE, EVALUATION, GUARD_LOG, ROUNDS, SETTINGS_LOG
 from server.watch.json_files import JsonLines, JsonTable
 from zo_common.ledger.layout import CHAIN_BYTES, LEDGER_NAME
 
@@ -90,7 +90,7 @@ class RunFolder:
 
     def read(self) -> RunNow:
         """Return the run as it is now."""
-        rounds = [row for row in self._rounds.read() if is_round_row(row) and _is_shown(row)]
+        rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int and _is_shown(row)]
         end = self._end.read()
         starts = self._settings.read()
         size, changed, head = self._ledger(rounds)
@@ -142,6 +142,8 @@ def _is_shown(row: dict[str, Any]) -> bool:
         "refused": dict,
         "seconds": (int, float),
         "loss": (int, float, NoneType),
+        "up": dict,
+        "down": dict,
     }
     return all(isinstance(row[name], kind) for name, kind in kinds.items() if name in row)
 

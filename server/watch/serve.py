@@ -39,7 +39,7 @@ _MOST_FORM_BYTES = 4096
 _SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"></head><body><main><h1>Sign in</h1>
 <form method="post" action="/sign-in"><p><label>Token <input type="password" name="token" required
-autocomplete="current-password"></label> <button>Sign in</button></p></form><p role="status">{word}</p></main></body>
+autocomplete="current-password"></label> <button>Sign in</button></p></form><p role="status">{message}</p></main></body>
 </html>"""
 _LEAST_TOKEN = 16  # characters
 
