@@ -45,9 +45,9 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
         def handle(message: Message, context: Context) -> Message:
             settings = config.to_mapping() if config else dict(context.run_config)
             record = dict(message.content.config_records[CONTENT])
-            word = _leave_time(record, settings, message.metadata.created_at) or _take_tensors(record, settings)
-            if word is not None:
-                return Message(RecordDict({CONTENT: ConfigRecord({"error": word})}), reply_to=message)
+            problem = _leave_time(record, settings, message.metadata.created_at) or _take_tensors(record, settings)
+            if problem is not None:
+                return Message(RecordDict({CONTENT: ConfigRecord({"error": problem})}), reply_to=message)
             ask = _ask_worker if context.node_config.get("worker-address") else _ask_engine
             try:
                 key, payload = _secured(kind, record, settings, context, lambda: ask(kind, record, settings, context))

@@ -1,4 +1,4 @@
-"""What a device says of an error: all of it in its own log, and to a server what holds nothing of the device."""
+"""Text of a device's error: all of it for its own log, and for a server without anything of the device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DroppedOut(ConnectionError):
 
 
 def error_text(error: Exception, identity: DeviceIdentity | None = None) -> str:
-    """The text that goes on the wire; the device's own, where it says more, is logged.
+    """Return the text that goes on the wire; the device's own, where it says more, is logged.
 
     Names of files, transcripts and settings of a device are its owner's. In a simulation they are the operator's.
     """

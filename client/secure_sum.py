@@ -74,7 +74,7 @@ def answer(
 
 
 def refuses(kind: str, settings: Mapping[str, Any], context: Context) -> bool:
-    """Whether the node config forbids to answer this in the clear."""
+    """Return whether the node config forbids to answer this in the clear."""
     clear = kind in ("evaluate", "look") or (kind == "train" and not settings.get("secure-aggregation"))
     return clear and bool(context.node_config.get("secure-only"))
 

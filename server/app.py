@@ -183,7 +183,7 @@ def make_server_app(
 
 
 def _beside_an_engine() -> bool:
-    """Whether this is the thread in which Flower's simulation runs a ServerApp, beside its engine."""
+    """Return whether this is the thread in which Flower's simulation runs a ServerApp, beside its engine."""
     return threading.current_thread() is not threading.main_thread()
 
 

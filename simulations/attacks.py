@@ -70,7 +70,7 @@ def random(seen: Seen) -> Scalars:
 
 
 def colluding(seen: Seen) -> Scalars:
-    """All send one vector as far against the mean as the honest spread hides: "a little is enough".
+    """Send one vector of all, as far against the mean as the honest spread hides: "a little is enough".
 
     Baruch et al. 2019 (arXiv 1902.06156): mean − z · deviation · sign(mean) of each coordinate, as the hostile devices
     estimate them from their own honest scalars, with z such that s = ⌊n/2⌋ + 1 − f honest devices lie farther out: z is
@@ -153,7 +153,7 @@ def chance(plan: Plan) -> np.random.Generator:
 
 
 def hostile_app(config: RunConfig, attack: Attack, hostile: Collection[int]) -> ClientApp:
-    """A ClientApp for Flower's simulation in which the devices `hostile` (client ids) change what they measured.
+    """Return a ClientApp for Flower's simulation in which the devices `hostile` (client ids) change what they measured.
 
     Raises:
         ConfigError: the attack needs more than one message to one device.

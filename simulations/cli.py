@@ -57,7 +57,7 @@ def demo(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Eight speakers of one dialect adapt real Whisper-tiny.en; WER before and after on unseen speakers."""
+    """Adapt real Whisper-tiny.en to eight speakers of one dialect; WER before and after on unseen speakers."""
     scenario = read_scenario(SCENARIOS / "demo.toml")
     if scenario.corpus is not None:
         scenario = replace(scenario, corpus=replace(scenario.corpus, seed=seed))

@@ -1,4 +1,4 @@
-"""What a simulation asks of the libraries it runs on, in environment variables that its processes inherit."""
+"""Environment variables by which a simulation sets the libraries it runs on; its processes inherit them."""
 
 from __future__ import annotations
 

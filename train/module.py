@@ -183,6 +183,6 @@ class _ExamplesGuard(HeldOutGuard):
 
 @torch.inference_mode()
 def _losses_of(losses: LossesOf, data: Recordings) -> Losses:
-    """The loss of each example, (N,)."""
+    """Return the loss of each example, (N,)."""
     batches = [range(start, min(start + _LOOK_BATCH, len(data))) for start in range(0, len(data), _LOOK_BATCH)]
     return np.concatenate([losses(data.batch(batch)).double().numpy(force=True) for batch in batches])

@@ -39,7 +39,7 @@ class SharedModel(GlobalModel):
         return warm_engine(self.config)
 
     def __getattr__(self, name: str) -> Any:
-        """The engine's model, processor, speech, fingerprint, state …"""
+        """Return the engine's model, processor, speech, fingerprint, state …"""
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._engine, name)
@@ -148,7 +148,7 @@ class OneProcess:
         self._model: SharedModel | None = None
 
     def model_of(self, config: RunConfig) -> SharedModel:
-        """The devices' model as the server's."""
+        """Return the devices' model as the server's."""
         self._model = SharedModel(config)
         return self._model
 

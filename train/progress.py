@@ -24,14 +24,14 @@ class TrainProgress(RunProgress):
         self._forwards = config.estimator_config.forwards * config.local_steps
         self._looks = Path(config.output) / GUARD_LOG
 
-    def _word(self, report: RoundReport) -> str:
+    def _text(self, report: RoundReport) -> str:
         self.last_round = report.server_round
-        words = [f"loss {report.loss:.3f}" if report.loss is not None else "no valid loss"]
+        parts = [f"loss {report.loss:.3f}" if report.loss is not None else "no valid loss"]
         if (held_out := self._held_out(report)) is not None:
-            words.append(f"held-out loss {held_out:.3f}")
+            parts.append(f"held-out loss {held_out:.3f}")
         if report.seconds > 0:
-            words.append(f"{self._forwards / report.seconds:.2g} forwards/s")
-        return ", ".join(words)
+            parts.append(f"{self._forwards / report.seconds:.2g} forwards/s")
+        return ", ".join(parts)
 
     def _held_out(self, report: RoundReport) -> float | None:
         if report.evaluation:

@@ -10,7 +10,7 @@ PACKAGES = ("zo_common", "client", "server", "simulations", "train")
 
 
 def printable(text: str) -> str:
-    """The text with everything but printable characters and line ends replaced: a terminal obeys none of it."""
+    """Return the text with everything but printable characters and line ends replaced: a terminal obeys none of it."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -21,7 +21,7 @@ class ZOError(Exception):
 
     @property
     def public_text(self) -> str:
-        """What a device tells a server of it: the message where that is public, else which kind of error it is."""
+        """Text for a server: the message where that is public, else the kind of error."""
         return str(self) if self.public else kind_of_error(self)
 
 
@@ -46,17 +46,17 @@ class ConfigError(OperatorError):
 
 
 class Refusal(ConfigError):
-    """What a device's owner does not allow a server; the message is for the server's operator, too."""
+    """Request that a device's owner does not allow; the message is for the server's operator, too."""
 
     public = True
 
 
 class BudgetSpent(ConfigError):
-    """What a device's owner allows is spent; by how much is between the device and all the servers that asked."""
+    """End of an owner's allowance; its amount is between the device and all the servers that asked."""
 
     @property
     def public_text(self) -> str:
-        """That it is."""
+        """Message without the amount."""
         return "this device's owner allows no such answer any more: ask for more noise, or leave this device out"
 
 
@@ -115,7 +115,7 @@ class DataError(OperatorError):
 
     @property
     def public_text(self) -> str:
-        """How many there are."""
+        """Number of problems, without their texts."""
         count = len(self.problems)
         return f"{count} problem{'s' if count != 1 else ''} in the data: this device's own log lists them"
 
@@ -175,6 +175,6 @@ class SecureAggregationError(NetworkError):
 
 
 def kind_of_error(error: BaseException) -> str:
-    """What a device tells a server of any error: its kind, as `model-not-found`, and where to read the rest."""
+    """Return the text for a server of any error: its kind, as `model-not-found`, and where to read the rest."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()
     return f"{kind}: this device's own log says why"

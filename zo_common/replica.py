@@ -69,7 +69,7 @@ class Replica:
         self.base_checksum = self.state.checksum()
 
     def _frozen_precision(self) -> str:
-        """The precision to load frozen weights in; without a loss check, auto is float32."""
+        """Return the precision to load frozen weights in; without a loss check, auto is float32."""
         wanted = self.config.frozen_precision
         return "float32" if wanted == "auto" else wanted
 

@@ -57,7 +57,7 @@ def study(attack: Attack, settings: Settings, generator: np.random.Generator) ->
 
 @dataclass(frozen=True)
 class Population:
-    """What the attacker knows of all utterances but one: moments of the slopes (d, columns) of one round."""
+    """Knowledge of an attacker about all utterances but one: moments of the slopes (d, columns) of one round."""
 
     own: Array
     mean: Array

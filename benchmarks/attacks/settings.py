@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def config(self) -> RunConfig:
-        """What an engine is made with."""
+        """Arguments of an engine."""
         return RunConfig(
             model=self.model,
             trained_tensors=self.trained_tensors,

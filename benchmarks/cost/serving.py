@@ -37,7 +37,7 @@ RESULT = RESULTS / "serving.jsonl"
 
 
 def write_checkpoint(architecture: str, folder: Path) -> None:
-    """A model with random float16 weights, and a processor for it."""
+    """Write a model with random float16 weights, and a processor for it."""
     import torch
     from safetensors.torch import save_file
     from transformers import WhisperFeatureExtractor, WhisperProcessor
@@ -62,7 +62,7 @@ def write_checkpoint(architecture: str, folder: Path) -> None:
 
 
 def inference(folder: str, precision: str, batch: int) -> Callable[[], Any]:
-    """Two forward passes of transformers' class."""
+    """Run two forward passes of transformers' class."""
     import torch
     from torch import nn
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
@@ -94,7 +94,7 @@ def inference(folder: str, precision: str, batch: int) -> Callable[[], Any]:
 
 
 def step(folder: str, precision: str, batch: int) -> Callable[[], Any]:
-    """Two steps of a device."""
+    """Run two steps of a device."""
     from benchmarks.harness import workload
     from zo_common.estimator.settings import EstimatorConfig
     from zo_common.estimator.step import zo_step
@@ -129,7 +129,7 @@ def other(folder: str, kind: str, batch: int) -> Callable[[], Any]:
 
 
 def child(arguments: argparse.Namespace) -> dict[str, float]:
-    """Bytes and processor seconds of one process."""
+    """Return bytes and processor seconds of one process."""
     import torch
 
     torch.set_num_threads(1)
@@ -188,7 +188,7 @@ def _stored() -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """The measured cases, for docs/precision.md."""
+    """Return the measured cases, for docs/precision.md."""
     lines = [
         "| Whisper | frozen weights | batch | inference, peak | step, peak | step ÷ inference | "
         "loading for steps, peak | a pass, inference → step |",

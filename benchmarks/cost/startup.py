@@ -1,4 +1,4 @@
-"""What `zo-asr train` takes from the shell to the end of a first step on Whisper-tiny.en, without any evaluation.
+"""Time of `zo-asr train` from the shell to the end of a first step on Whisper-tiny.en, without any evaluation.
 
 Each run is a process of its own on one thread; seconds are processor time, so that other programs on the machine count
 little. The step is as small as can be: one utterance and two directions.

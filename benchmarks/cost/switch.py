@@ -1,4 +1,4 @@
-"""What it costs to switch one resident Whisper-tiny.en from ledger to ledger, against one forward pass.
+"""Cost of switching one resident Whisper-tiny.en from ledger to ledger, against one forward pass.
 
 Four ledgers of random rounds for each choice of tensors: the first replay of a ledger, a switch with its sum kept, one
 without (negated rounds, then rounds), and the way back to the base. All are measured in turn with a forward pass of one

@@ -1,4 +1,4 @@
-"""What experiment trackers cost a whole simulated run: `report-to` = none beside tensorboard, offline wandb, mlflow.
+"""Cost of experiment trackers in a whole simulated run: `report-to` = none beside tensorboard, wandb, mlflow.
 
 Each run is a process of its own with its own simulation engine, of as many rounds as the demo has, and the two kinds
 take turns. Its model is small and random, so that the run is little else than machinery. Processor time is that of the

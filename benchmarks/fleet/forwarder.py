@@ -40,7 +40,7 @@ class Wire:
 
     @property
     def address(self) -> str:
-        """Where a device connects to."""
+        """Address that a device connects to."""
         return f"{self.bind}:{self.port}"
 
     def cut(self) -> None:

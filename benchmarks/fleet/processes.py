@@ -105,7 +105,7 @@ class Run:
 
     @property
     def said(self) -> str:
-        """What the command printed."""
+        """Output of the command."""
         return self.log.read_text(errors="replace")
 
     @property
@@ -204,7 +204,7 @@ class Fleet:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What all processes get: one thread each, and nothing from the network."""
+        """Environment of all processes: one thread each, and nothing from the network."""
         return self.deployment.environment() | {
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",

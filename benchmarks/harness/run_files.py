@@ -41,7 +41,7 @@ class RunFiles:
         self.ledger.write_bytes(b"\1" * 64)
 
     def device(self, client: int) -> DeviceStatus:
-        """The status of a device, to be changed."""
+        """Return the status of a device, to be changed."""
         return self.statuses.of(client)
 
     def round(self, refused: dict[str, int] | None = None, **fields: Any) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from zo_common.lattice.trained import select
 from zo_common.models.compute import autocast
@@ -120,8 +119,3 @@ def add_arguments(parser: argparse.ArgumentParser, repeats: int) -> None:
     parser.add_argument("--device", type=usable_device, choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--architecture", choices=("tiny.en", *ARCHITECTURES), default="tiny.en")
     parser.add_argument("--repeats", type=int, default=repeats)
-
-
-def num_weights(model: nn.Module) -> int:
-    """Return weights of a model, tied ones once."""
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -104,7 +104,7 @@ class Setting:
 
 @dataclass
 class Outcome:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
         left_lattice: the round whose update the lattice could not hold, where the run ended; 0 if there was none.

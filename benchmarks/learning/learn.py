@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run learns.
+    """Budget of a run.
 
     Attributes:
         passes: `Cost.passes`, after which it ends; the last round may go beyond.
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass
 class Run:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         curve: (passes, mean loss of the development split), from the base model on.

@@ -11,7 +11,7 @@ from zo_common.lattice.grid import Scale
 
 @dataclass(frozen=True)
 class Cost:
-    """What rounds take; costs add up.
+    """Costs of rounds, which add up.
 
     Attributes:
         forwards: utterances sent through the model, all devices together; one of eight directions is eight.
@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def passes(self) -> int:
-        """What budgets count: a backward pass is worth two forward passes."""
+        """Forward passes as budgets count them: a backward pass is worth two forward passes."""
         return self.forwards + 2 * self.backwards
 
 

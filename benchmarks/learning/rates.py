@@ -86,7 +86,7 @@ class _Replies:
 
 
 class MeasuredRate(MeasuredStep):
-    """What a server takes, its rounds kept in memory alone.
+    """Step size of a server whose rounds are in memory alone.
 
     Attributes:
         progress: what a guard found; None without one.

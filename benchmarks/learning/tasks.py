@@ -1,4 +1,4 @@
-"""What is learned: a model, and speech that it does not know well yet."""
+"""Tasks of learning: a model, and speech that it does not know well yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may make a pass worth more: tried at equal passes, and kept in the program only where it wins."""
+"""Variants that may make a pass worth more, tried at equal passes; the program has only those that win."""
 
 from __future__ import annotations
 

@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
 
+from benchmarks.pages.generated import write_or_check
 from zo_common.command import GROUPS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "commands.md"
@@ -78,13 +77,7 @@ def _plain(text: str | None) -> str:
 
 def main() -> None:
     """Write the page, or check it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    made = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(made)
-    elif not PAGE.exists() or PAGE.read_text() != made:
-        sys.exit("docs/commands.md does not show the commands: run python -m benchmarks.pages.commands")
+    write_or_check(PAGE, page(), "benchmarks.pages.commands", "the commands")
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.pages.generated import write_or_check
 from zo_common.config.run import SETTINGS, RunConfig
 from zo_common.config.sections import (
     AggregationSection,
@@ -89,13 +88,7 @@ def _shown(value: object) -> str:
 def main() -> None:
     """Write the page, or check it."""
     assert sum(cls in RunConfig.__mro__ for cls in SECTIONS) == len(SECTIONS)
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    made = page()
-    if not parser.parse_args().check:
-        PAGE.write_text(made)
-    elif not PAGE.exists() or PAGE.read_text() != made:
-        sys.exit("docs/settings.md does not show the settings: run python -m benchmarks.pages.settings")
+    write_or_check(PAGE, page(), "benchmarks.pages.settings", "the settings")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What privacy costs: error rates by guarantee and number of devices."""
+"""Cost of privacy: error rates by guarantee and number of devices."""

@@ -27,7 +27,7 @@ from zo_common.wire.plan import Plan, Status
 
 @dataclass
 class Outcome:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
         before, after: held-out `loss`, and `wer` where there are words.

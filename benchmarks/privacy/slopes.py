@@ -1,4 +1,4 @@
-"""What the planner needs to know of a model and its speech, measured: how steep it is, and how utterances differ."""
+"""Measurements that the planner needs of a model and its speech: steepness, and differences of utterances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What privacy costs: word error rate against ε on the demo's dialect, with few and with many devices.
+"""Cost of privacy: word error rate against ε on the demo's dialect, with few and with many devices.
 
     python -m benchmarks.privacy.utility
     python -m benchmarks.privacy.utility --name privacy_utility_early --trained-tensors encoder-early \

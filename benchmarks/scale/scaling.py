@@ -1,4 +1,4 @@
-"""What ten thousand and a million devices would cost: the tables of `docs/results/scaling.md`.
+"""Costs of ten thousand and a million devices: the tables of `docs/results/scaling.md`.
 
 Bytes come from encoding real messages, floating-point operations from counting them on the architecture, seconds from
 the stored rows of this repository; what is extrapolated says so.

@@ -1,4 +1,4 @@
-"""What is compared on which model, with the settings that `benchmarks.tta.study` found on the development split."""
+"""Methods compared on each model, with the settings that `benchmarks.tta.study` found on the development split."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ ADAM_STEPS = 10  # SUTA's
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of a set of utterances; all but the transcripts are means an utterance.
+    """Result of a method on a set of utterances; all but the transcripts are means an utterance.
 
     Attributes:
         forwards: passes through the model, transcribing included.

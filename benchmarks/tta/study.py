@@ -1,4 +1,4 @@
-"""What is safe, on the development split: tensors, learning rates, ε, steps and queries, with the errors on the way.
+"""Study of safe settings on the development split: tensors, learning rates, ε, steps and queries, with errors.
 
     python -m benchmarks.tta.study rates-ctc curve-ctc
     python -m benchmarks.tta.study --model M --learning-rates 1e-4 1e-3 --tensors norms norms+features

@@ -134,7 +134,7 @@ class Adaptation:
 @dataclass(frozen=True)
 class _Utterance:
     pieces: list[Wave]
-    heard: list[Transcript]
+    transcripts: list[Transcript]
 
 
 class Adapter:
@@ -215,7 +215,7 @@ class Adapter:
         utterances = [_Utterance(pieces, self._listen(pieces)) for pieces in cut]
         held = tuple(r.seed for r in self._guard.records) if self._guard else ()
         record, objectives = self._steps(utterances, self._seed(waves), on_step)
-        before = after = [_text(u.heard) for u in utterances]
+        before = after = [_text(u.transcripts) for u in utterances]
         made_of, reached, refused = held, record.end, ""
         if record.steps:
             made_of = (*held, record.seed)
@@ -250,7 +250,7 @@ class Adapter:
         if self._guard is None:
             undo(self.state, record)
             return after, ""
-        collapsed = any(_text(u.heard) for u in utterances) and not any(after)
+        collapsed = any(_text(u.transcripts) for u in utterances) and not any(after)
         if self._guard.accept(record, math.nan if collapsed else objective):
             return after, ""
         reason = "the transcripts became empty" if collapsed else "the adaptation went beyond its bounds"
@@ -289,10 +289,10 @@ class Adapter:
     ) -> tuple[AdaptationRecord, tuple[float, ...]]:
         """Move the state; return the record and the loss of each step."""
         usable = [
-            (piece, heard)
+            (piece, transcript)
             for utterance in utterances
-            for piece, heard in zip(utterance.pieces, utterance.heard, strict=True)
-            if heard.tokens or self._speech.adapts_to_silence
+            for piece, transcript in zip(utterance.pieces, utterance.transcripts, strict=True)
+            if transcript.tokens or self._speech.adapts_to_silence
         ]
         parts = _parts(usable, STEP_SECONDS * self.rate)
         losses: list[float] = []
@@ -383,8 +383,8 @@ def settings_of(file: AdaptationFile, **others: Any) -> AdaptSettings:
     )
 
 
-def _text(heard: Sequence[Transcript]) -> str:
-    return " ".join(h.text for h in heard if h.text)
+def _text(transcripts: Sequence[Transcript]) -> str:
+    return " ".join(h.text for h in transcripts if h.text)
 
 
 def _parts(pieces: Sequence[tuple[Wave, Transcript]], samples: float) -> list[list[tuple[Wave, Transcript]]]:

@@ -50,7 +50,7 @@ def episode(
     device = next(speech.model.parameters()).device
     makers = []
     for group in groups(pieces, speech.rate, padded=not speech.hears_padding):
-        data = reader.recordings(tuple(reader.of_wave(piece, heard.tokens) for piece, heard in group), ())
+        data = reader.recordings(tuple(reader.of_wave(piece, transcript.tokens) for piece, transcript in group), ())
         batch = data.batch(range(len(group))).to(device)
         makers.append(speech.episode(batch, trained, settings, precision))
     return lambda: joined([make() for make in makers])

@@ -154,19 +154,19 @@ class Run:
             return None
         return wave
 
-    def fail(self, *words: str) -> None:
+    def fail(self, *problems: str) -> None:
         """Report and count failures, one sentence each."""
-        for word in words:
+        for problem in problems:
             self.failures += 1
-            self._view.failed(word)
+            self._view.failed(problem)
 
     def _group(self, paths: Sequence[Path], waves: Sequence[Wave]) -> None:
-        word = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
+        name = paths[0].name if len(paths) == 1 else f"{paths[0].name} and {len(paths) - 1} more"
 
         def on_step(step: int, loss: float) -> None:
-            self._view.at(self._done + step + 1, f"{word}: objective {loss:.4f}")
+            self._view.at(self._done + step + 1, f"{name}: objective {loss:.4f}")
 
-        self._view.at(self._done, word)
+        self._view.at(self._done, name)
         try:
             results = self._adapter.adapt_together(waves, on_step)
         except ZOError as error:
@@ -175,7 +175,7 @@ class Run:
         try:
             record = self._store(paths[0], results[0])
         except OSError as error:
-            self.fail(f"the record of '{word}' cannot be written ({error.strerror}): make room in '{self._records}'")
+            self.fail(f"the record of '{name}' cannot be written ({error.strerror}): make room in '{self._records}'")
             record = None
         for path, result in zip(paths, results, strict=True):
             self._show(path, replace(result, before=self._base.get(path, result.before)), record)

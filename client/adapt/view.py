@@ -39,20 +39,20 @@ class View:
         """Whether there is a bar."""
         return self._bar.drawn
 
-    def at(self, done: int, word: str) -> None:
+    def at(self, done: int, text: str) -> None:
         """Move the bar; it appears after two seconds, on a terminal only."""
-        self._bar.at(done, what=word)
+        self._bar.at(done, what=text)
 
-    def failed(self, word: str) -> None:
+    def failed(self, text: str) -> None:
         """Print an error of one sentence on stderr."""
         with self._bar.aside():
-            print(f"error: {word}", file=sys.stderr)
+            print(f"error: {text}", file=sys.stderr)
 
-    def note(self, word: str) -> None:
+    def note(self, text: str) -> None:
         """Print on stderr what was changed of the recordings; nothing for an empty text."""
-        if word:
+        if text:
             with self._bar.aside():
-                print(f"note: {word}", file=sys.stderr)
+                print(f"note: {text}", file=sys.stderr)
 
     def adapted(self, path: Path, result: Adaptation, record: Path | None, reference: str | None) -> None:
         """Print an utterance's transcripts, steps and seconds."""
@@ -88,8 +88,8 @@ class View:
             return
         missing = f", {without} without a reference" if without else ""
         pairs = zip(_rates(before, language), _rates(after, language), strict=True)
-        told = [f"{_LABELS[name]} {first:.1%} → {last:.1%}" for (name, first), (_, last) in pairs]
-        print(f"{', '.join(told)} over {before.utterances} utterances{missing} ({normalizer_name(language)})")
+        rates = [f"{_LABELS[name]} {first:.1%} → {last:.1%}" for (name, first), (_, last) in pairs]
+        print(f"{', '.join(rates)} over {before.utterances} utterances{missing} ({normalizer_name(language)})")
 
 
 def _rates(scores: Scores, language: str) -> list[tuple[str, float]]:

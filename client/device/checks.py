@@ -61,7 +61,7 @@ def check_history(config: RunConfig, applied: Sequence[Record]) -> None:
 
 
 def follows(config: RunConfig, record: Record) -> bool:
-    """Whether all directions of a round follow from `run-seed`."""
+    """Return whether all directions of a round follow from `run-seed`."""
     return all(_follows(config, record.server_round, part) for part in record.contributions)
 
 
@@ -72,7 +72,7 @@ def _follows(config: RunConfig, server_round: int, part: Contribution) -> bool:
 
 
 def _seeds(config: RunConfig, server_round: int, client_id: int) -> list[int]:
-    """The seeds that a round may have: one, or with secure sums one for each time that it may be begun."""
+    """Return the seeds that a round may have: one, or with secure sums one for each time that it may be begun."""
     if config.directions != "shared":
         return [client_seed(config.run_seed, server_round, client_id)]
     attempts = MOST_ATTEMPTS if config.secure_aggregation else 1

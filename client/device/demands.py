@@ -1,4 +1,4 @@
-"""What a device's owner demands of whatever a server asks, in training and in evaluation."""
+"""Demands of a device's owner on whatever a server asks, in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Demands:
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Demands:
-        """Those of a node config.
+        """Return the demands in a node config.
 
         Raises:
             ConfigError: a value that cannot be used.

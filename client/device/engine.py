@@ -74,7 +74,7 @@ class Engine(Follower):
 
     @contextmanager
     def _as_loaded(self) -> Iterator[None]:
-        """The base's weights, frozen ones in the precision that the loss check is to judge."""
+        """Yield the base's weights, frozen ones in the precision that the loss check is to judge."""
         self.hold_in(self._loaded_in)
         with self._base_weights():
             yield

@@ -1,4 +1,4 @@
-"""Which direction seeds a device has answered under masks, and for whom, remembered for good.
+"""Direction seeds that a device has answered under masks, and for whom, remembered for good.
 
 The scalars of a seed are the same however often they are asked for. Two sums of them over sets that differ by one
 device give that device's scalars by subtraction, so a seed is summed once: in one session, with one key of this device,

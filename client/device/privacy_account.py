@@ -73,7 +73,7 @@ class PrivacyAccount:
             ) from None
 
     def refuse_counts(self) -> None:
-        """Error counts of an evaluation carry no noise.
+        """Refuse an evaluation, whose error counts carry no noise.
 
         Raises:
             Refusal: always.

@@ -39,8 +39,8 @@ def hello(config: RunConfig, identity: DeviceIdentity) -> dict[str, object]:
     try:
         engine = warm_engine(config)
         data = _train_data(config, engine, identity)
-        word = {"client_id": identity.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
-        return word | engine.describe()
+        introduction = {"client_id": identity.client_id, "num_examples": len(data), "skipped": len(data.skipped)}
+        return introduction | engine.describe()
     except ZOError as error:
         refusal: dict[str, object] = {"client_id": identity.client_id, "error": error_text(error, identity)}
         if not (isinstance(error, DataError) and identity.simulated):

@@ -1,4 +1,4 @@
-"""Which run-seeds a device has answered to, remembered over restarts and snapshots.
+"""Run-seeds that a device has answered to, remembered over restarts and snapshots.
 
 Rounds that a device has applied must follow from the run's seed (`checks.check_history`); a snapshot shows none. So a
 seed is taken up where all of a run's rounds can be seen to follow from it, as before the first, and by a device that

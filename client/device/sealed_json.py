@@ -1,4 +1,4 @@
-"""What a device remembers for good, as JSON under a checksum in a file that is its owner's alone."""
+"""Lasting memory of a device, as JSON under a checksum in a file that is its owner's alone."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
 
 
 class Store(Protocol):
-    """Where a device's sums are between messages."""
+    """Store of a device's sums between messages."""
 
     def find(self, session: bytes) -> SecureDevice | None:
         """Return the device in a sum."""
@@ -194,7 +194,7 @@ class SecureSums:
 
 
 def _whom(device: SecureDevice, sharers: bytes) -> bytes:
-    """Digest of this device's part in a sum and of the devices in it, 16 bytes; its key is of this sum alone."""
+    """Return the digest of a device's part in a sum and of its devices, 16 bytes; its key is of this sum alone."""
     data = device.terms.session + public_of(device.memory.mask_key) + sharers
     return hashlib.blake2b(data, digest_size=16, person=b"zo-asr/masked/v1").digest()
 

@@ -25,7 +25,7 @@ NO_PEERS = (
 
 @dataclass(frozen=True)
 class SumKeys:
-    """What a device needs for secure sums.
+    """Keys of a device for secure sums.
 
     Attributes:
         signer: its node key.
@@ -71,7 +71,7 @@ def keys_of(node: Mapping[str, Any]) -> tuple[NodeSigner | None, PeerKeys | None
 
 
 def _beside(own: Path) -> str:
-    """The path of the peers' keys beside a node key, empty where there never were any.
+    """Return the path of the peers' keys beside a node key, empty where there never were any.
 
     That there were is remembered in a file: whoever can remove one of the two is to find that nothing works, not that
     the server is trusted again.

@@ -1,4 +1,4 @@
-"""What a worker reads when it starts: the last run's settings, and the table of recordings."""
+"""Preparation of a worker at its start: the last run's settings, and the table of recordings."""
 
 from __future__ import annotations
 

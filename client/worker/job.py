@@ -59,7 +59,7 @@ class Failure:
     """Reason for a missing answer: the job was cancelled, the worker is stopping, or an unexpected error."""
 
     kind: Literal["cancelled", "closing", "failed"]
-    word: str
+    message: str
 
 
 class Job:
@@ -123,7 +123,7 @@ class Job:
             self._version += 1
             self._condition.notify_all()
             if self.stop is not None and done < total:
-                raise Cancelled(self.stop.word)
+                raise Cancelled(self.stop.message)
 
     def end(self, answer: bytes | None, failure: Failure | None = None) -> None:
         """Set the result and wake all callers."""

@@ -24,7 +24,7 @@ MAX_ANSWERS = 8
 class Busy:
     """Other work in progress, for about `seconds_left` (negative: unknown)."""
 
-    word: str
+    message: str
     seconds_left: float
 
 
@@ -150,7 +150,7 @@ class JobQueue:
     def _stop(self, job: Job, why: Failure) -> None:
         if job.stop is None and not job.done:
             job.stop = why
-            logger.info(f"{_named(job.request)} is stopped after its step: {why.word}")
+            logger.info(f"{_named(job.request)} is stopped after its step: {why.message}")
 
     def close(self, seconds: float) -> bool:
         """Accept no new work and stop the work in progress after its step; return False if that takes longer."""

@@ -35,7 +35,7 @@ def may_repeat(
     account: PrivacyAccount | None,
     masked: MaskedSeeds | None,
 ) -> bool:
-    """Whether the owner allows this answer now; where not, the work itself says why.
+    """Return whether the owner allows this answer now; where not, the work itself says why.
 
     Args:
         config: with the split of an evaluation.

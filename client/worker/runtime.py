@@ -104,7 +104,7 @@ class WorkerRuntime:
             self._queue.remember(*answer)
 
     def settings(self, text: str, *, own: bool = True) -> RunConfig:
-        """The run's settings, with this device's own unless `own` is false.
+        """Return the run's settings, with this device's own unless `own` is false.
 
         Raises:
             ConfigError: the text is not JSON, or not settings.
@@ -121,9 +121,9 @@ class WorkerRuntime:
         if self._lock.acquire(timeout=30.0 if job is None else 0.2):
             try:
                 self._prepare(config)
-                word = device.hello(config, identity)
-                if "error" not in word:
-                    self._hellos[key] = word
+                introduction = device.hello(config, identity)
+                if "error" not in introduction:
+                    self._hellos[key] = introduction
                     self._hellos.move_to_end(key)
                     while len(self._hellos) > _MAX_HELLOS:
                         self._hellos.popitem(last=False)
@@ -131,8 +131,8 @@ class WorkerRuntime:
                 self._lock.release()
         else:
             refusal = {"client_id": identity.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
-            word = self._hellos.get(key) or refusal
-        return json.dumps(word).encode()
+            introduction = self._hellos.get(key) or refusal
+        return json.dumps(introduction).encode()
 
     def _busy_word(self, job: Job | None) -> str:
         doing = f"round {job.request.server_round} of another run" if job else "another introduction"
@@ -173,7 +173,7 @@ class WorkerRuntime:
             digest=hashlib.sha256(described.encode() + asks).digest(),
             server_round=server_round,
             run=(base_id, config.run_seed, identity.client_id),
-            refuse=lambda status, word: refusal(kind, plan, part, self.have_round, status, word),
+            refuse=lambda status, message: refusal(kind, plan, part, self.have_round, status, message),
             steps=plan.local_steps if plan and kind == "train" else 0,
             num_queries=plan.estimator.num_queries if plan and kind == "train" else 1,
             repeats=again,
@@ -198,8 +198,8 @@ class WorkerRuntime:
     ) -> tuple[Request, Work]:
         """As `prepare`, for a calibration's question."""
 
-        def refuse(status: Status, word: str) -> bytes:
-            return encode_answer(CalibrationAnswer(status, ask.seed, ask.client_id, message=word))
+        def refuse(status: Status, message: str) -> bytes:
+            return encode_answer(CalibrationAnswer(status, ask.seed, ask.client_id, message=message))
 
         def work(job: Job) -> tuple[bytes, bool]:
             started, status = time.monotonic(), "stopped"
@@ -310,7 +310,7 @@ class WorkerRuntime:
             forget_recordings()
 
     def _seeds_of(self, config: RunConfig) -> RunSeeds | None:
-        """The memory of run-seeds, for runs that promise something: in others a late device may join any run."""
+        """Return the memory of run-seeds, for runs that promise something: in others a late device may join any run."""
         return self._seeds if config.privacy != "none" or config.secure_aggregation else None
 
     def _synced(self, engine: Engine) -> None:
@@ -334,10 +334,10 @@ class WorkerRuntime:
                 if not same_round:
                     self._synced(engine)
                 return
-            word = "the weights are not those of a round that is known"
+            message = "the weights are not those of a round that is known"
         except Exception as error:
-            word = f"the checksum of the weights cannot be computed after this work ({named_error(error)})"
-        logger.error(f"{word}: the model is loaded again")
+            message = f"the checksum of the weights cannot be computed after this work ({named_error(error)})"
+        logger.error(f"{message}: the model is loaded again")
         try:
             engine.rebuild()
             self._synced(engine)

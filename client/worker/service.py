@@ -94,8 +94,8 @@ class WorkerService(WorkerServicer):
             _abort(context, grpc.StatusCode.UNAVAILABLE, "the worker is stopping")
         if isinstance(job, Busy):
             self._counts["busy"] += 1
-            reply = asked.refuse(Status.BUSY, job.word)
-            yield Event(busy=BusyEvent(seconds_left=job.seconds_left, reply=reply, word=job.word))
+            reply = asked.refuse(Status.BUSY, job.message)
+            yield Event(busy=BusyEvent(seconds_left=job.seconds_left, reply=reply, word=job.message))
             return
         if not context.add_callback(lambda: self._queue.leave(job)):
             self._queue.leave(job)
@@ -116,11 +116,11 @@ class WorkerService(WorkerServicer):
         elif job.failure is not None:
             self._counts[job.failure.kind] += 1
             if job.failure.kind == "cancelled":
-                message = f"the work was stopped: {job.failure.word}"
+                message = f"the work was stopped: {job.failure.message}"
                 yield Event(reply=job.request.refuse(Status.ERROR, message))
             else:
                 codes = {"closing": grpc.StatusCode.UNAVAILABLE, "failed": grpc.StatusCode.INTERNAL}
-                _abort(context, codes[job.failure.kind], job.failure.word)
+                _abort(context, codes[job.failure.kind], job.failure.message)
 
 
 def start_server(

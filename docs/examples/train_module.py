@@ -14,7 +14,7 @@ examples = list(zip(inputs, module(1.3 * inputs), strict=True))  # what it said 
 
 
 def losses(batch: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-    """The squared error of each example, shape (B,), under the present weights."""
+    """Return the squared error of each example, shape (B,), under the present weights."""
     x, y = (torch.stack(column) for column in zip(*batch, strict=True))
     return (module(x) - y).square().mean(dim=1)
 

@@ -14,7 +14,7 @@ targets = model(1.3 * inputs)  # what the model said before its inputs became sm
 
 
 def losses() -> torch.Tensor:
-    """Squared error of each example, shape (64,), under the present weights."""
+    """Return the squared error of each example, shape (64,), under the present weights."""
     return (model(inputs) - targets).square().mean(dim=1)
 
 

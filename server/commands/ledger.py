@@ -101,7 +101,7 @@ def replay_command(
     rounds: Annotated[int, typer.Option(help="Replay only the first rounds; -1 replays all.")] = -1,
     as_json: AsJson = False,
 ) -> None:
-    """Base model + ledger → a directory for `from_pretrained`, processor included."""
+    """Replay a ledger on its base model into a directory for `from_pretrained`, processor included."""
     from zo_common.ledger.replay import restore_state
     from zo_common.models.card import model_card
     from zo_common.models.export import export_model

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -144,15 +144,6 @@ def read_certificate(path: Path) -> x509.Certificate:
 def days_left(certificate: x509.Certificate, now: datetime | None = None) -> float:
     """Return the days until a certificate expires; negative if it has expired."""
     return (certificate.not_valid_after_utc - (now or datetime.now(UTC))) / timedelta(days=1)
-
-
-def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether the authority signed the certificate."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
-        return False
-    return True
 
 
 def client_context(authority: Path) -> ssl.SSLContext:

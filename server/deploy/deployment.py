@@ -250,7 +250,7 @@ class Deployment:
         return self.root / "runs"
 
     def device_folder_of(self, name: str) -> Path:
-        """The folder to copy to a device."""
+        """Return the folder to copy to a device."""
         return self.root / "devices" / name
 
     @property
@@ -261,12 +261,12 @@ class Deployment:
     # processes
 
     def environment(self) -> dict[str, str]:
-        """The environment of the server's processes and of `flwr`."""
+        """Return the environment of the server's processes and of `flwr`."""
         path = f"{self.bin}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         return os.environ | FLOWER_SETTINGS | {"PATH": path, "FLWR_HOME": str(self.flower_home)}
 
     def superlink_command(self) -> list[str]:
-        """The command of SuperLink: TLS, node authentication, a database, separate app processes, loopback only."""
+        """Return SuperLink's command: TLS, node authentication, a database, separate app processes, loopback only."""
         return [
             f"{self.bin}/flower-superlink",
             "--ssl-ca-certfile", str(self.authority), "--ssl-certfile", str(self.certificate),
@@ -276,7 +276,7 @@ class Deployment:
         ]  # fmt: skip
 
     def superexec_command(self) -> list[str]:
-        """The command of SuperExec, which starts a run's ServerApp."""
+        """Return the command of SuperExec, which starts a run's ServerApp."""
         return [
             f"{self.bin}/flower-superexec",
             "--root-certificates", str(self.authority), "--runtime-api-address", self.superlink_address,
@@ -284,13 +284,13 @@ class Deployment:
         ]  # fmt: skip
 
     def proxy_command(self) -> list[str]:
-        """The command of the reverse proxy that devices connect to."""
+        """Return the command of the reverse proxy that devices connect to."""
         return [f"{self.bin}/zo-asr-server", "proxy", str(self.root)]
 
     # devices
 
     def devices(self) -> dict[str, Device]:
-        """All devices ever added, by name."""
+        """Return all devices ever added, by name."""
         path = self.root / "devices.toml"
         if not path.exists():
             return {}

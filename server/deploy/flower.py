@@ -48,8 +48,8 @@ def flwr_json(deployment: Deployment, *arguments: str, timeout: float = PATIENCE
         raise FlowerError(f"{deployment.bin / 'flwr'}: {error.strerror}: run zo-asr server units") from None
     answer = _last_json(done.stdout)
     if done.returncode != 0 or answer is None or not answer.get("success"):
-        told = re.search(r"\[code: (\d{1,9})\]", str((answer or {}).get("error-message")))
-        raise FlowerError(f"{what}: {_reason(answer, done.stdout + done.stderr)}", int(told[1]) if told else 0)
+        code = re.search(r"\[code: (\d{1,9})\]", str((answer or {}).get("error-message")))
+        raise FlowerError(f"{what}: {_reason(answer, done.stdout + done.stderr)}", int(code[1]) if code else 0)
     return answer
 
 
@@ -74,9 +74,9 @@ def _last_json(text: str) -> dict[str, Any] | None:
     return None
 
 
-def _reason(answer: dict[str, Any] | None, said: str) -> str:
-    told = str(answer.get("error-message") or "") if answer else ""
-    lines = [line.strip() for line in (told or said).splitlines() if line.strip()]
+def _reason(answer: dict[str, Any] | None, output: str) -> str:
+    message = str(answer.get("error-message") or "") if answer else ""
+    lines = [line.strip() for line in (message or output).splitlines() if line.strip()]
     reason = re.sub(r"\s+", " ", " ".join(lines))[-400:] or "it failed without a word"
     if re.search(r"connect|unavailable|refused", reason, re.IGNORECASE):
         return f"SuperLink cannot be reached: start it with start.sh or systemctl ({reason})"

@@ -1,4 +1,4 @@
-"""What Flower itself says of a deployment's run, kept in a file of the run's folder."""
+"""Flower's own log of a deployment's run, in a file of the run's folder."""
 
 from __future__ import annotations
 

@@ -194,13 +194,13 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """The buffer is full: give the reader `answer_seconds`."""
+        """Give the reader `answer_seconds`, since the buffer is full."""
         super().pause_writing()
         self._forget_unread()
         self._unread = self.loop.call_later(self.answer_seconds, self._abandon)
 
     def resume_writing(self) -> None:
-        """The reader has read."""
+        """Stop counting: the reader has read."""
         self._forget_unread()
         super().resume_writing()
 

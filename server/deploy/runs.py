@@ -111,7 +111,7 @@ def _link_peers(deployment: Deployment, output: Path) -> None:
 
 
 def _under_way(deployment: Deployment, path: Path) -> bool:
-    """Whether the run whose id is in a file is still running: two runs would write to one ledger."""
+    """Return whether the run whose id is in a file is still running: two runs would write to one ledger."""
     if not path.exists():
         return False
     try:

@@ -96,27 +96,36 @@ def _devices(deployment: Deployment, run: str) -> dict[str, Any]:
         online = {str(node["node-id"]): node for node in answer["nodes"]}
     except FlowerError as error:
         trouble = str(error)
-    told = _told(deployment, run)
+    entries = _entries(deployment, run)
     rows = []
     for device in deployment.devices().values():
         node = online.get(device.node_id, {})
         state = str(node.get("status", "unknown" if trouble else "not registered"))
         row = {"name": device.name, "client_id": device.client_id, "node_id": device.node_id}
         row |= {"state": "revoked" if device.revoked else state}
-        rows.append(row | told.get(device.client_id, {}))
+        rows.append(row | entries.get(device.client_id, {}))
     return {"devices": rows, "trouble": trouble}
 
 
-def _told(deployment: Deployment, run: str) -> dict[int, dict[str, Any]]:
+def _entries(deployment: Deployment, run: str) -> dict[int, dict[str, Any]]:
     """Return the entries of the run's `devices.json`, by client id."""
     path = deployment.runs / run / "devices.json"
     if not run or not path.exists():
         return {}
-    kept = ("have_round", "last_seen_round", "payload_up", "payload_down", "refused", "standing", "until_round", "word")
+    fields = (
+        "have_round",
+        "last_seen_round",
+        "payload_up",
+        "payload_down",
+        "refused",
+        "standing",
+        "until_round",
+        "word",
+    )
     try:
         rows = json.loads(path.read_text())["devices"]
         return {
-            int(row["client_id"]): {key: row[key] for key in kept if key in row}
+            int(row["client_id"]): {key: row[key] for key in fields if key in row}
             | {"suspected": row.get("scalars", {}).get("report", "")}
             for row in rows
         }

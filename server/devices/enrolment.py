@@ -1,4 +1,4 @@
-"""Which node may speak for which device, as the operator has enrolled them."""
+"""Enrolment of devices by the operator: the node that may speak for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Register = Callable[[], Mapping[int, int]]
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What the operator knows of the devices, whatever they say of themselves.
+    """Knowledge of the operator about the devices, whatever they say of themselves.
 
     Attributes:
         own_devices: whether all devices are the operator's, as in a simulation: faulty recordings then stop the start.

@@ -70,12 +70,12 @@ def wait_for_nodes(grid: Grid, least: int, timeout: float) -> list[int]:
 class _Registrations:
     """Collects the devices' introductions and sorts them into members and problems."""
 
-    def __init__(self, told: Introductions) -> None:
+    def __init__(self, introductions: Introductions) -> None:
         self.members: dict[int, Member] = {}
-        self.words: dict[int, str] = {}
+        self.messages: dict[int, str] = {}
         self.busy: set[int] = set()  # in another run: they will be free again soon
         self.stop = False
-        self._told = told
+        self._introductions = introductions
         self._description: dict[str, Any] = {}
         self._problems: list[str] = []
         self._refusals: dict[str, list[str]] = {}
@@ -94,43 +94,45 @@ class _Registrations:
             payload = record["hello"]
             if not isinstance(payload, bytes) or len(payload) > _MOST_HELLO_BYTES:
                 raise ValueError(f"expected at most {_MOST_HELLO_BYTES} bytes")
-            self._told.up.add(len(payload), serialised_size(answer.content))
-            word = json.loads(payload)
-            if not isinstance(word, dict):
+            self._introductions.up.add(len(payload), serialised_size(answer.content))
+            introduction = json.loads(payload)
+            if not isinstance(introduction, dict):
                 raise ValueError("expected a JSON object")
-            self._read(node, word)
+            self._read(node, introduction)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             self._problem(node, f"node {node} introduced itself with malformed bytes ({plain(str(error), 200)})")
 
-    def _problem(self, node: int, word: str) -> None:
-        self._problems.append(word)
-        self.words[node] = word
+    def _problem(self, node: int, message: str) -> None:
+        self._problems.append(message)
+        self.messages[node] = message
 
-    def _read(self, node: int, word: dict[str, Any]) -> None:
-        if "error" in word:
-            self.stop = self.stop or bool(word.get("stop"))
-            if word.get("busy") is True:
+    def _read(self, node: int, introduction: dict[str, Any]) -> None:
+        if "error" in introduction:
+            self.stop = self.stop or bool(introduction.get("stop"))
+            if introduction.get("busy") is True:
                 self.busy.add(node)
-            what, who = printable(str(word["error"])[:20_000]), plain(str(word.get("client_id")), 20)
-            for fault in _faults(word) or [what]:
+            what, who = printable(str(introduction["error"])[:20_000]), plain(str(introduction.get("client_id")), 20)
+            for fault in _faults(introduction) or [what]:
                 self._refusals.setdefault(fault, []).append(who)
-            self.words[node] = f"device {who}: {what}"
+            self.messages[node] = f"device {who}: {what}"
             return
-        client, examples, skipped = (word.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
+        client, examples, skipped = (introduction.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
         if not all(type(number) is int for number in (client, examples, skipped)):
             raise ValueError("expected whole numbers")
-        member = Member(node, client, examples, self._shared(word), plain(str(word.get("name", "")), 100))
+        member = Member(
+            node, client, examples, self._shared(introduction), plain(str(introduction.get("name", "")), 100)
+        )
         if not (0 <= member.client_id < 1 << 64 and 1 <= member.num_examples <= MAX_EXAMPLES):
             claim = f"client id {member.client_id} and {member.num_examples} examples"
             self._problem(node, f"node {node} claims {claim}")
             return
         if skipped > 0:
-            self._told.skipped[str(member.client_id)] = skipped
+            self._introductions.skipped[str(member.client_id)] = skipped
         self.members[node] = member
 
-    def _shared(self, word: dict[str, Any]) -> dict[str, Any]:
+    def _shared(self, introduction: dict[str, Any]) -> dict[str, Any]:
         """Return a device's description of its base model; equal descriptions are one shared object."""
-        said = {key: value for key, value in word.items() if key in DESCRIPTION}
+        said = {key: value for key, value in introduction.items() if key in DESCRIPTION}
         if said != self._description:
             self._description = said
         return self._description
@@ -140,12 +142,12 @@ class _Registrations:
         return self._problems + [f"{_devices(who)}: {what}" for what, who in self._refusals.items()]
 
 
-def _faults(word: dict[str, Any]) -> list[str]:
+def _faults(introduction: dict[str, Any]) -> list[str]:
     """Return the faults of a device's recordings, if it lists them."""
-    told = word.get("problems")
-    if not isinstance(told, list) or len(told) > _MOST_FAULTS:
+    problems = introduction.get("problems")
+    if not isinstance(problems, list) or len(problems) > _MOST_FAULTS:
         return []
-    return [printable(fault[:_LONGEST_FAULT]) for fault in told if isinstance(fault, str)]
+    return [printable(fault[:_LONGEST_FAULT]) for fault in problems if isinstance(fault, str)]
 
 
 def _devices(who: list[str]) -> str:
@@ -156,16 +158,16 @@ def _devices(who: list[str]) -> str:
 
 
 def _register(
-    grid: Grid, nodes: Iterable[int], timeout: float, told: Introductions, also: Mapping[str, str]
+    grid: Grid, nodes: Iterable[int], timeout: float, introductions: Introductions, also: Mapping[str, str]
 ) -> _Registrations:
     content = ConfigRecord({"hello": b"", **also})
-    messages = [
+    queries = [
         Message(RecordDict({CONTENT: content}), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes
     ]
-    for message in messages:
-        told.down.add(0, serialised_size(message.content))
-    registrations = _Registrations(told)
-    for answer in ask(grid, messages, timeout):
+    for message in queries:
+        introductions.down.add(0, serialised_size(message.content))
+    registrations = _Registrations(introductions)
+    for answer in ask(grid, queries, timeout):
         registrations.take(answer)
     return registrations
 
@@ -205,9 +207,9 @@ class Roster:
         problems = registrations.problems()
         self.members = {}
         for node, member in sorted(registrations.members.items()):
-            if word := self._take(member):
-                registrations.words[node] = word
-                problems.append(word)
+            if message := self._take(member):
+                registrations.messages[node] = message
+                problems.append(message)
         stop = registrations.stop and self._enrolment.own_devices
         if len(self.members) < least or stop:
             head = f"{len(self.members)} of {len(nodes)} devices can train, min-clients is {least}:"
@@ -221,7 +223,7 @@ class Roster:
         for problem in problems:
             logger.warning(problem)
         for node in set(nodes) - set(self.members):
-            self._ask_again_later(node, 0, registrations.words.get(node, ""), busy=node in registrations.busy)
+            self._ask_again_later(node, 0, registrations.messages.get(node, ""), busy=node in registrations.busy)
         self._tell_skipped(self.members.values())
 
     def _tell_skipped(self, members: Iterable[Member]) -> None:
@@ -229,20 +231,20 @@ class Roster:
             if count := self.introductions.skipped.get(client):
                 logger.warning(f"device {client} skipped {count} bad recording{'s' if count > 1 else ''}")
 
-    def leave_out(self, node: int, word: str, server_round: int = 0, *, busy: bool = False) -> None:
+    def leave_out(self, node: int, message: str, server_round: int = 0, *, busy: bool = False) -> None:
         """Take a device off the roster; it may introduce itself again some rounds later, a busy one sooner."""
         self.members.pop(node, None)
-        if self._ask_again_later(node, server_round, word, busy=busy):
-            logger.warning(f"{word}; it is left out")
+        if self._ask_again_later(node, server_round, message, busy=busy):
+            logger.warning(f"{message}; it is left out")
 
-    def _ask_again_later(self, node: int, server_round: int, word: str, *, busy: bool) -> bool:
+    def _ask_again_later(self, node: int, server_round: int, message: str, *, busy: bool) -> bool:
         """Schedule the next introduction; return whether the message is new."""
         _, times, last = self._again.get(node, (0, 0, ""))
         pause = min(_MOST_ROUNDS_APART, 1 << min(times, _MOST_ROUNDS_APART))
         if busy:  # each introduction may take as long as a round waits for one
             pause = min(_MOST_BUSY_ROUNDS_APART, 1 << min(max(0, times - _BUSY_PATIENCE), _MOST_BUSY_ROUNDS_APART))
-        self._again[node] = server_round + pause, times + 1, word
-        return word != last
+        self._again[node] = server_round + pause, times + 1, message
+        return message != last
 
     def refresh_online(self) -> None:
         """Update `online` from the grid."""
@@ -264,10 +266,10 @@ class Roster:
         for node in due:
             member = registrations.members.get(node)
             if member is None:
-                word = registrations.words.get(node, f"node {node} did not answer")
-                self.leave_out(node, word, server_round, busy=node in registrations.busy)
-            elif word := self._take(member):
-                self.leave_out(node, word, server_round)
+                message = registrations.messages.get(node, f"node {node} did not answer")
+                self.leave_out(node, message, server_round, busy=node in registrations.busy)
+            elif message := self._take(member):
+                self.leave_out(node, message, server_round)
             else:
                 fresh.append(member)
         self._tell_skipped(fresh)

@@ -32,19 +32,19 @@ class Selection:
     def wait(self, server_round: int) -> None:
         """Wait until `min-clients` devices are online, e.g. after a network failure, for at most `round-timeout`."""
         deadline = time.monotonic() + self._config.round_timeout
-        told = False
+        warned = False
         while True:
             self._roster.refresh_online()
             here = self._here()
             newcomers = len(self._roster.online - self._roster.members.keys())
             if len(here) + newcomers >= self._config.min_clients or time.monotonic() > deadline:
                 return
-            if not told:
+            if not warned:
                 logger.warning(
                     f"round {server_round}: {len(here)} devices are online, min-clients is {self._config.min_clients}: "
                     "waiting for more"
                 )
-                told = True
+                warned = True
             time.sleep(0.5)
 
     def choose(self, server_round: int, able: Able | None = None) -> list[Member]:

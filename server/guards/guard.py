@@ -15,7 +15,7 @@ Contributions = tuple[Contribution, ...]
 
 @dataclass(frozen=True)
 class Progress:
-    """What rounds did to the held-out loss.
+    """Effect of rounds on the held-out loss.
 
     Attributes:
         after, server_round: they are the rounds after + 1 … server_round.

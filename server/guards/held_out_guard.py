@@ -77,7 +77,7 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
         return contributions, message
 
     def _measure(self) -> Losses:
-        """Losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""
+        """Return losses of the utterances, (N,). Raises ConfigError if the losses of the first check are not finite."""
         found = utterance_losses(self._global_model.speech, self._data)
         if self._best is None and not np.isfinite(found).all():
             bad = [e.where for e, loss in zip(self._data.examples, found, strict=True) if not np.isfinite(loss)]

@@ -34,17 +34,17 @@ def serialised_size(content: RecordDict) -> int:
     return int(recorddict_to_proto(content).ByteSize())
 
 
-def pause(took: float) -> float:
+def pause(seconds: float) -> float:
     """Return the seconds to wait before the next poll for answers.
 
     A poll takes time in proportion to the number of pending devices. With a thousand of them on one machine, polling
     as often as possible would occupy a core that devices need.
 
     Args:
-        took: duration of the last poll in seconds.
+        seconds: duration of the last poll.
     """
     least, most = _POLL_SECONDS
-    return min(most, max(least, took / _POLL_SHARE))
+    return min(most, max(least, seconds / _POLL_SHARE))
 
 
 class Inbox(Protocol):
@@ -125,7 +125,7 @@ class Exchange:
             asked = time.monotonic()
             names = [*self._pending, *self._late.waiting]
             answers = list(self._grid.pull_messages(names)) if names else []
-            took = time.monotonic() - asked
+            seconds = time.monotonic() - asked
             outgoing = [out for answer in answers for out in self._take(answer, plans, inbox)]
             if not (self._pending or outgoing):
                 break
@@ -137,7 +137,7 @@ class Exchange:
                 self._give_up(plans, inbox, [node for node, _ in outgoing])
                 break
             if not outgoing:
-                time.sleep(pause(took))
+                time.sleep(pause(seconds))
         if plans:
             behind = {name: plans[node].client_id for name, node in self._pending.items() if not self._final[name]}
             self._late.close(self._pending, next(iter(plans.values())).server_round, behind)
@@ -209,8 +209,8 @@ class Exchange:
             return []
         data = payload_of(answer)
         self._count(self.up, 1, node, len(data), answer.content)
-        if word := device_error(answer):
-            inbox.refuse("device-error", f"client {plans[node].client_id}: {word}", node)
+        if message := device_error(answer):
+            inbox.refuse("device-error", f"client {plans[node].client_id}: {message}", node)
         elif self._final.get(name, True):
             inbox.put(node, data)
             if (have := inbox.behind.pop(node, None)) is not None:
@@ -231,8 +231,8 @@ class Exchange:
         if reply.status is Status.BEHIND:
             self._catch_up.start_over(plan.client_id)
             return self._bring_nearer(node, plan, reply.have_round, inbox)
-        word = plain(reply.message) or reply.status.name
-        inbox.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {word}", node)
+        message = plain(reply.message) or reply.status.name
+        inbox.refuse(reply.status.reason, f"client {plan.client_id}: {message}", node)
         return []
 
     def _go_on(self, node: int, plan: Plan, have: int, inbox: Inbox) -> list[tuple[int, Outgoing]]:
@@ -267,8 +267,8 @@ def payload_of(answer: Message) -> bytes:
 def device_error(answer: Message) -> str:
     """Return the error message of a device that cannot reply."""
     record = answer.content.config_records.get(CONTENT)
-    word = record.get("error") if record is not None else None
-    return plain(word) if isinstance(word, str) else ""
+    message = record.get("error") if record is not None else None
+    return plain(message) if isinstance(message, str) else ""
 
 
 def ask(grid: Grid, messages: list[Message], timeout: float) -> list[Message]:

@@ -67,7 +67,7 @@ def check_fields(reply: Reply, plan: Plan) -> None:
         return
     if reply.status is not Status.OK:
         text = plain(reply.message) or _WORDS.get(reply.status, reply.status.name)
-        raise Refused(f"client-{reply.status.name.lower().replace('_', '-')}", text)
+        raise Refused(reply.status.reason, text)
     if reply.have_round != plan.server_round - 1:
         raise Refused("wrong-round", f"client trained on round {reply.have_round}, expected {plan.server_round - 1}")
     if plan.checksum and reply.checksum != plan.checksum:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Point = tuple[float, float]
 WIDTH, HEIGHT = 400.0, 250.0  # narrow, so that text is still read where it is scaled down to a telephone's screen
@@ -49,12 +49,13 @@ class Chart:
 def line_chart(
     title: str, across: str, lines: Sequence[Line], up: Callable[[float], str], *, from_zero: bool = False
 ) -> Chart | None:
-    """Lay out lines over a horizontal axis of whole numbers; None without a point.
+    """Lay out lines over a horizontal axis of whole numbers; None without a finite point.
 
     Args:
         up: formats values of the vertical axis.
         from_zero: whether the vertical axis begins at 0.
     """
+    lines = [_finite(line) for line in lines]
     points = [point for line in lines for point in line.points]
     if not points:
         return None
@@ -84,6 +85,12 @@ def line_chart(
         if line.dots:
             chart.dots += [(line.kind, *point) for point in placed]
     return chart
+
+
+def _finite(line: Line) -> Line:
+    """Return a line without its values that are no finite numbers."""
+    points = [point for point in line.points if all(map(math.isfinite, point))]
+    return replace(line, points=points, band=[part for part in line.band if all(map(math.isfinite, part))])
 
 
 def _range(values: Sequence[float], *, from_zero: bool) -> tuple[float, float]:

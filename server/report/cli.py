@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from zo_common.binary.durable import PRIVATE, write_durably
 from zo_common.cli import AsJson, run_typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,8 +27,7 @@ def report(
 
     path = output or run / "report.html"
     found = read_report(run, transcripts)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(render(found))
+    write_durably(path, render(found).encode(errors="backslashreplace"), PRIVATE)
     if as_json:
         print(json.dumps({"report": str(path), "bytes": path.stat().st_size, "transcripts": len(found.transcripts)}))
     else:

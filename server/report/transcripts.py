@@ -46,5 +46,5 @@ def examples(before: Rows, after: Rows, language: str, most: int = 12) -> list[E
 
 def _example(first: Mapping[str, Any], last: Mapping[str, Any], language: str) -> Example:
     reference = first["reference"]
-    heard = (align(reference, row["hypothesis"], language) for row in (first, last))
-    return Example(str(first["where"]), reference, *heard)
+    aligned = (align(reference, row["hypothesis"], language) for row in (first, last))
+    return Example(str(first["where"]), reference, *aligned)

@@ -20,7 +20,7 @@ class AlignedTranscript:
 
     Attributes:
         words: of the reference, or characters in a language without spaces.
-        instead: what was heard for each; the word itself where it is right, "" where nothing was heard.
+        instead: what was transcribed for each; the word itself where it is right, "" where nothing was.
         marked: the transcript's words, and whether each is right.
     """
 
@@ -30,28 +30,28 @@ class AlignedTranscript:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The words for which nothing was heard."""
-        return tuple(word for word, heard in zip(self.words, self.instead, strict=True) if not heard)
+        """The words for which nothing was transcribed."""
+        return tuple(word for word, transcribed in zip(self.words, self.instead, strict=True) if not transcribed)
 
     @property
     def errors(self) -> int:
-        """Words that were not heard, heard otherwise or heard where there are none."""
+        """Words that were left out, written otherwise or written where there are none."""
         return len(self.missing) + sum(not right for _, right in self.marked)
 
 
 @dataclass
 class WordChange:
-    """How often a word was mended or broken.
+    """Count of how often a word was mended or broken.
 
     Attributes:
         of: occurrences in the references.
-        heard: what was heard where it was wrong, most frequent first; "" stands for nothing.
+        transcribed: what was transcribed where it was wrong, most frequent first; "" stands for nothing.
     """
 
     word: str
     count: int = 0
     of: int = 0
-    heard: Counter[str] = field(default_factory=Counter)
+    transcribed: Counter[str] = field(default_factory=Counter)
 
 
 def align(reference: str, hypothesis: str, language: str = "en") -> AlignedTranscript:
@@ -80,8 +80,8 @@ def changed_words(
 ) -> tuple[list[WordChange], list[WordChange]]:
     """Return the words most often mended, and those most often broken.
 
-    A word is mended where it was wrong before and is right after; what was heard is that before. Broken words are the
-    reverse.
+    A word is mended where it was wrong before and is right after; what was transcribed is that before. Broken words are
+    the reverse.
 
     Args:
         before, after: rows with `reference` and `hypothesis` of the same utterances in the same order.
@@ -100,7 +100,7 @@ def changed_words(
 
 
 def _pairs(before: Rows, after: Rows, language: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each word of the references, what was heard before, and what after."""
+    """Yield each word of the references, what was transcribed before, and what after."""
     for first, last in zip(before, after, strict=True):
         was = align(first["reference"], first["hypothesis"], language)
         now = align(last["reference"], last["hypothesis"], language)
@@ -108,5 +108,5 @@ def _pairs(before: Rows, after: Rows, language: str) -> Iterator[tuple[str, str,
 
 
 def _top(found: Mapping[str, Counter[str]], of: Counter[str], most: int) -> list[WordChange]:
-    changes = [WordChange(word, heard.total(), of[word], heard) for word, heard in found.items()]
+    changes = [WordChange(word, transcribed.total(), of[word], transcribed) for word, transcribed in found.items()]
     return sorted(changes, key=lambda each: (-each.count, each.word))[:most]

@@ -1,4 +1,4 @@
-"""How often each round of a run with secure sums was begun: a round that is asked for again has other directions.
+"""Attempts at each round of a run with secure sums: a round that is asked for again has other directions.
 
 A device answers a seed once under masks (`client.device.masked_seeds`). A server that crashed after devices had masked,
 and resumes, or whose sum some device made impossible, therefore counts the attempt into the seed; the count is on disk

@@ -166,8 +166,8 @@ class _Answers:
         try:
             if message.has_error():
                 raise CodecError(plain(str(message.error.reason)))
-            if word := device_error(message):
-                raise CodecError(word)
+            if problem := device_error(message):
+                raise CodecError(problem)
             self._accept(question, decode_answer(payload_of(message)))
         except CodecError as error:
             logger.warning(f"calibration: device {question.client_id} is not counted: {error}")

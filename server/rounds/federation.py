@@ -250,13 +250,13 @@ class Federation:
         return self.last_round >= self.guard.final_round or bool(every and server_round % every == 0)
 
     def evaluate_on_clients(self, server_round: int) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
-        """Summary of the devices' own held-out speech at the state after `server_round`, and each one's counts."""
+        """Return a summary of the devices' own held-out speech after `server_round`, and each one's counts."""
         found = self._ask_held_out(server_round, MessageType.EVALUATE, self.members)
-        told = found.logged_summary(server_round, self.config.language)
-        return None if told is None else (told, found.counts(self.config.language))
+        summary = found.logged_summary(server_round, self.config.language)
+        return None if summary is None else (summary, found.counts(self.config.language))
 
     def losses_on_clients(self) -> DeviceLosses:
-        """Losses of the online devices' held-out speech, at the ledger's last state."""
+        """Return losses of the online devices' held-out speech, at the ledger's last state."""
         self.roster.refresh_online()
         return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
 

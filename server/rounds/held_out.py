@@ -11,7 +11,7 @@ from server.rounds.events import EvaluatedRun, Events
 from server.run.log import AFTER, BEFORE, CURVE, ON_DEVICES, read_rows, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
-from zo_common.speech.comparison import compare, compare_devices, error_counts
+from zo_common.speech.comparison import compare, compare_devices, error_counts, rate_interval, rate_intervals
 from zo_common.speech.evaluation import Evaluation, evaluate, held_out_loss
 from zo_common.speech.manifest import read_manifest
 from zo_common.speech.recordings import Recordings, read_speech, spread
@@ -83,10 +83,12 @@ class HeldOut:
         """As `_measure`, on the devices' own speech: they send counts."""
         if (found := federation.evaluate_on_clients(server_round)) is None:
             return None
-        told, counts = found
+        summary, counts = found
         if transcripts:
             self._write(self.path.with_name(ON_DEVICES[transcripts]), counts)
-        return told
+        if (interval := rate_interval(counts)) is not None:
+            summary |= {f"{summary['headline']}_interval": interval}
+        return summary
 
     def _measure(
         self, server_round: int, global_model: GlobalModel, events: Events, transcripts: str
@@ -97,12 +99,12 @@ class HeldOut:
         if transcripts:
             found = self._decode(server_round, global_model, data, events)
             self._write(self.path.with_name(transcripts), self._transcripts(data, found))
-            return found.summary() | whole
+            return _summary(data, found) | whole
         whole |= {"loss": held_out_loss(global_model.speech, data)}
         if not self.config.eval_utterances:
             return whole
         some = spread(data, self.config.eval_utterances)
-        return self._decode(server_round, global_model, some, events).summary() | whole
+        return _summary(some, self._decode(server_round, global_model, some, events)) | whole
 
     def _decode(self, server_round: int, global_model: GlobalModel, data: Recordings, events: Events) -> Evaluation:
         label = f"decoding {self.config.eval_split}, round {server_round}"
@@ -115,10 +117,10 @@ class HeldOut:
 
     def _transcripts(self, data: Recordings, found: Evaluation) -> list[dict[str, Any]]:
         rows = []
-        for example, heard in zip(data.examples, found.hypotheses, strict=True):
-            errors, units = error_counts(example.text, heard, self.config.language)
+        for example, hypothesis in zip(data.examples, found.hypotheses, strict=True):
+            errors, units = error_counts(example.text, hypothesis, self.config.language)
             columns = {name: str(value) for name, value in self._columns.get(example.where, {}).items()}
-            row = {"where": example.where, "reference": example.text, "hypothesis": heard}
+            row = {"where": example.where, "reference": example.text, "hypothesis": hypothesis}
             rows.append({**row, "errors": errors, "units": units, "columns": columns})
         return rows
 
@@ -135,6 +137,11 @@ class HeldOut:
             self._columns = {utterance.where: utterance.columns for utterance in manifest.utterances}
             self.data = read_speech(manifest, global_model.speech.reader(**config.reading), skip_bad=config.skip_bad)
         return self.data
+
+
+def _summary(data: Recordings, found: Evaluation) -> dict[str, Any]:
+    """Return the numbers of an evaluation, with the intervals of its rates."""
+    return found.summary() | rate_intervals(data.texts, found.hypotheses, found.language)
 
 
 def _is_whole(row: dict[str, Any]) -> bool:

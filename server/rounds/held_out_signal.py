@@ -31,7 +31,7 @@ def correction_of(left_out: int) -> float:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What the rounds of a run have in common.
+    """Shape of all rounds of a run.
 
     Attributes:
         queries: directions of a device's local step.

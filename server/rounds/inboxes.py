@@ -56,12 +56,12 @@ class EvaluationInbox:
         elif reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status not in (Status.OK, Status.NON_FINITE):
-            self.refuse(f"client-{reply.status.name.lower()}", f"client {plan.client_id}: {plain(reply.message)}")
+            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}")
         elif plan.checksum and reply.checksum != plan.checksum:
             self.refuse("wrong-checksum", f"client {plan.client_id} evaluated at {reply.checksum:016x}")
         elif reply.status is Status.NON_FINITE:
             self.broken[node_id] = reply
-            self.refuse("client-non_finite", f"client {plan.client_id}: {plain(reply.message)}")
+            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}")
         else:
             self.replies[node_id] = reply
 
@@ -92,7 +92,7 @@ class EvaluationInbox:
         return self.summary(language) | {"evaluation_bytes": {"down": self._down.payload, "up": self._up.payload}}
 
     def counts(self, language: str) -> list[dict[str, Any]]:
-        """Errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
+        """Return errors and units of the headline rate, one row a device, as `compare_devices` takes them."""
         rows = []
         for reply in self._bounded():
             scores = reply.scores

@@ -107,13 +107,13 @@ class SecureAggregation:
     config: RunConfig
     grid: Grid
     run_id: bytes
-    told: bool = False
+    reported: bool = False
 
     def __post_init__(self) -> None:
         self.attempts = Attempts(Path(self.config.output))
 
     def _peers(self) -> PeerKeys | None:
-        """The devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
+        """Return the devices' public keys of a deployment, read for each round: devices are enrolled and revoked.
 
         Raises:
             ConfigError: the file cannot be used.
@@ -188,8 +188,8 @@ class SecureRound:
         self.plans = {node: plan for node, plan in self._all.items() if node in self.attached}
 
     def _tell(self, signed: int, asked: int) -> None:
-        if not self._run.told:
-            self._run.told = True
+        if not self._run.reported:
+            self._run.reported = True
             trust = (
                 "" if signed == asked else "; those that did not, and have no peer-keys, trust this server with keys"
             )
@@ -260,8 +260,8 @@ class SecureRound:
             data = payload_of(answer)
             self._count(self._up, 1, node, len(data), answer.content)
             try:
-                if word := device_error(answer):
-                    raise SecureAggregationError(word)
+                if message := device_error(answer):
+                    raise SecureAggregationError(message)
                 take(client, data)
             except (CodecError, SecureAggregationError) as error:
                 self._fail(node, "secure-sum", f"client {client}: {error}")

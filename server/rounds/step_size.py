@@ -80,7 +80,7 @@ class StepSize(Protocol):
         """Return the learning rate of the round, float32, after its replies; 0 without replies."""
 
     def scalars(self, server_round: int) -> dict[str, float]:
-        """The numbers that the learning rate of a round follows from, by name; empty where none were measured."""
+        """Return the numbers that a round's learning rate follows from, by name; empty where none were measured."""
 
 
 class FixedStep:

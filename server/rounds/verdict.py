@@ -82,5 +82,5 @@ def raise_if_worse(output: Path) -> None:
     Raises:
         RunStopped: with the verdict.
     """
-    if word := json.loads((output / EVALUATION).read_text())["verdict"]:
-        raise RunStopped(word)
+    if verdict := json.loads((output / EVALUATION).read_text())["verdict"]:
+        raise RunStopped(verdict)

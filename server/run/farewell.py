@@ -1,4 +1,4 @@
-"""How a failed run ends in Flower's log: with the run's own sentence, and no traceback, whatever Flower adds."""
+"""End of a failed run in Flower's log: the run's own sentence, and no traceback, whatever Flower adds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Farewell(logging.Filter):
 
 
 def failed(sentence: str) -> RunFailed:
-    """What a simulation's ServerApp raises: Flower's log ends with the sentence, and its run as `finished:failed`."""
+    """Return the error for a simulation's ServerApp: Flower's log ends with the sentence, its run as failed."""
     failure = RunFailed(f"the run failed: {sentence}")
     _FLOWER.addFilter(_Farewell(failure))
     return failure

@@ -64,17 +64,18 @@ class RunLog:
         self.rows: list[dict[str, Any]] = []
         self._torn = False
         if self.path.exists():
-            self.rows = [row for row in read_rows(self.path) if _is_row(row) and row["server_round"] <= resume_after]
+            rows = filter(_is_row, read_rows(self.path))
+            self.rows = [row for row in rows if row["server_round"] <= resume_after]
         logged = {row["server_round"] for row in self.rows}
         # a crash between ledger and log loses a row: the round is valid, but its bytes are unknown
         self.rows += [_lost(r) for r in range(1, resume_after + 1) if r not in logged]
         self.rows.sort(key=lambda row: int(row["server_round"]))
         write_rows(self.path, self.rows)
 
-    def add_introduction(self, told: dict[str, Any], *, resumed: bool) -> None:
+    def add_introduction(self, introductions: dict[str, Any], *, resumed: bool) -> None:
         """Add a line to introductions.jsonl, once per server start: bytes of the devices' introductions."""
         path = self.path.with_name(INTRODUCTIONS)
-        write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), told])
+        write_rows(path, [*(read_rows(path) if resumed and path.exists() else []), introductions])
 
     def append(self, report: RoundReport) -> None:
         """Write one round; after a failure, the next call writes all rounds again.

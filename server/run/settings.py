@@ -97,8 +97,8 @@ def log_settings(config: RunConfig, header: LedgerHeader, last_round: int, *, re
     free = [each for each in SETTINGS if not (each.fixed or each.about.quiet)]
     changes = _changes(then, now, free) if resumed else []
     if changes:
-        told = ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, old, new in changes)
-        logger.info(f"resumed with other settings: {told}")
+        listed = ", ".join(f"{key} {_written(old)} → {_written(new)}" for key, old, new in changes)
+        logger.info(f"resumed with other settings: {listed}")
     row = {"after_round": last_round, "changed": {key: [old, new] for key, old, new in changes}, "settings": now}
     try:
         write_rows(path, [*rows, row])

@@ -83,7 +83,7 @@ class RunState:
         return 0 if self.ledger.ledger.records else self.ledger.ledger.header.base_checksum
 
     def catch_up(self) -> CatchUp:
-        """The run's history for devices that are behind; one object for the whole run."""
+        """Return the run's history for devices that are behind; one object for the whole run."""
         weights = sum(math.prod(t.shape) for t in self.ledger.ledger.header.tensors)
         make = self.global_model.snapshot if self.global_model is not None else None
         return CatchUp(self._config.message_bytes, weights, make)

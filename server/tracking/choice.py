@@ -19,7 +19,8 @@ def trackers_of(config: RunConfig) -> list[Tracker]:
     """Import and return the trackers that `report-to` names; a built-in one's library is imported here only.
 
     Raises:
-        ConfigError: a library is missing, with the command that installs it, or a name leads to no tracker.
+        ConfigError: a library is missing, with the command that installs it, a name leads to no tracker, or a tracker
+            cannot be made.
     """
     return [_tracker(name) for name in config.trackers]
 
@@ -28,12 +29,22 @@ def _tracker(name: str) -> Tracker:
     module, _, kind = _BUILT_IN.get(name, name).partition(":")
     try:
         found = getattr(import_module(module), kind)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a module of a user, or a library that does not suit the others, may raise anything
         if name in _BUILT_IN:
             remedy = f"pip install 'federated-zo-asr[{name}]', or set report-to=none"
         else:
             remedy = "name a module on the Python path and a class in it, as module:Class"
-        raise ConfigError(f"report-to names {name}, which cannot be imported ({error}): {remedy}") from None
+        raise ConfigError(f"report-to names {name}, which cannot be imported ({_says(error)}): {remedy}") from None
     if not (isinstance(found, type) and issubclass(found, Tracker)):
         raise ConfigError(f"report-to names {name}, which is no tracker: name a subclass of server.Tracker")
-    return found()
+    try:
+        return found()
+    except Exception as error:
+        raise ConfigError(
+            f"report-to names {name}, which cannot be made ({_says(error)}): a tracker is made without arguments"
+        ) from None
+
+
+def _says(error: Exception) -> str:
+    """Return the exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -29,7 +29,8 @@ class RunFacts:
 class Tracker:
     """A tracker whose every method does nothing; a subclass overrides those that it needs.
 
-    It is made without arguments. A tracker that raises an exception gets no further calls; the run continues.
+    It is made without arguments, and called from one thread of its own. A tracker that raises an exception, or does not
+    return within two minutes, gets no further calls; the run continues.
 
     Attributes:
         name: its name in warnings.

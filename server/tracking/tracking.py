@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from server.rounds.events import EvaluatedRun, Events
 from server.rounds.federation import Federation
 from server.run.log import RoundReport
+from server.tracking.caller import PATIENCE, Call, TrackerCaller
 from server.tracking.facts import facts_of
 from server.tracking.scalars import round_scalars, table_scalars
-from server.tracking.tracker import Tracker
+from server.tracking.tracker import RunFacts, Tracker
 from zo_common.config.run import RunConfig
 from zo_common.speech.recordings import Recordings
 
@@ -23,13 +24,16 @@ _SERVER = "server"  # the logger above those of all its modules
 class Tracking(logging.Handler):
     """Passes a run's events and the server's warnings to trackers; a context manager, whose end is the run's.
 
-    A tracker that raises an exception is dropped with one warning.
+    A tracker that raises an exception, or does not return from a call, is dropped with one warning.
+
+    Args:
+        patience: seconds for a call.
     """
 
-    def __init__(self, config: RunConfig, trackers: Iterable[Tracker]) -> None:
+    def __init__(self, config: RunConfig, trackers: Iterable[Tracker], patience: float = PATIENCE) -> None:
         super().__init__(logging.WARNING)
         self._config = config
-        self._trackers = list(trackers)
+        self._trackers = [TrackerCaller(each, patience) for each in trackers]
         self._round = 0
         self._summary: dict[str, Any] = {"status": "failed"}
         self._started = False
@@ -45,6 +49,8 @@ class Tracking(logging.Handler):
         if self._started:
             summary = {**self._summary, "server_round": self._round}
             self._tell(lambda tracker: tracker.on_end(summary))
+        for tracker in self._trackers:
+            tracker.close()
         self.close()
 
     def watched(self, events: Events) -> Events:
@@ -70,7 +76,10 @@ class Tracking(logging.Handler):
         """Tell the trackers that the run starts, and the server's warnings so far."""
         if not self._trackers:
             return
-        run = facts_of(federation, held_out)
+        self.begin(facts_of(federation, held_out))
+
+    def begin(self, run: RunFacts) -> None:
+        """Tell the trackers that a run of this description starts, and the warnings so far."""
         self._started, self._round = True, run.last_round
         self._tell(lambda tracker: tracker.on_run_start(run))
         for message in self._early:
@@ -105,10 +114,12 @@ class Tracking(logging.Handler):
     def _evaluated(self, server_round: int, scalars: dict[str, float]) -> None:
         self._tell(lambda tracker: tracker.on_evaluation(server_round, scalars))
 
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
+    def _tell(self, call: Call) -> None:
         for tracker in list(self._trackers):
             try:
-                call(tracker)
+                tracker.call(call)
             except Exception as error:  # of a library, a disk or a network: none of them may end the run
-                self._trackers.remove(tracker)
-                logger.warning(f"{tracker.name} gets no more of this run: {type(error).__name__}: {error}")
+                if tracker in self._trackers:  # a call within a call may have failed before
+                    self._trackers.remove(tracker)
+                    tracker.close()
+                    logger.warning(f"{tracker.name} gets no more of this run: {type(error).__name__}: {error}")

@@ -129,6 +129,12 @@ Table = dict[str, tuple[str, tuple[str, ...], Callable[[RunNow], Samples]]]
 
 GAUGES: Table = {
     "run_active": ("1 while a server is running the run.", (), lambda run: _one(run.status == "running")),
+    "run_finished": (
+        "1 once the run has ended, and its result is no worse than its start.",
+        (),
+        lambda run: _one(run.status == "finished" and not run.verdict),
+    ),
+    "run_start_timestamp_seconds": ("Unix time of the server's last start.", (), lambda run: _one(run.started or None)),
     "run_rounds_target": ("Rounds that the settings ask for.", (), lambda run: _one(run.target_rounds or None)),
     "run_last_round": ("The last round in the log.", (), lambda run: _one(run.last_round)),
     "last_round_timestamp_seconds": (

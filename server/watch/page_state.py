@@ -1,4 +1,4 @@
-"""What the live page shows of a run, as small JSON tables, and what changes between two looks."""
+"""State of the live page of a run, as small JSON tables, and its changes between two looks."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def _device(row: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     moving = [row.get(key, 0) for key in ("last_seen_round", "have_round", "payload_up", "payload_down")]
     scalars = row.get("scalars")
     suspected = str(scalars.get("report", "")) if isinstance(scalars, dict) else ""
-    word = "; ".join(filter(None, (str(row.get("word", "")), suspected)))[:_LONGEST]
+    message = "; ".join(filter(None, (str(row.get("word", "")), suspected)))[:_LONGEST]
     seldom = [
         str(row.get("name", "")),
         str(row.get("standing", "")),
         row.get("until_round", 0),
         row.get("refused", {}),
-        word,
+        message,
     ]
     return moving, seldom  # fmt: skip
 
@@ -108,7 +108,7 @@ def change(before: State | None, after: State) -> State:
 
 
 def _from(old: list[Any], new: list[Any]) -> State:
-    """Rows are appended, or cut and appended: where the last common place is equal, all before it are."""
+    """Return the new rows from the first that differs: rows are appended, or cut and appended."""
     same = min(len(old), len(new))
     while same and old[same - 1] != new[same - 1]:
         same -= 1
@@ -122,5 +122,6 @@ def _added(old: tuple[int, list[str]], new: tuple[int, list[str]]) -> list[str]:
 
 
 def encoded(state: State) -> str:
-    """Return one line of JSON, compact; bare characters beyond ASCII stay as they are."""
-    return json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return one line of JSON, compact; characters beyond ASCII stay as they are, unless they are no valid text."""
+    found = json.dumps(state, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return found.encode(errors="backslashreplace").decode()

@@ -51,7 +51,7 @@ class RunProgress:
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[word]}"),
+            TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             TextColumn("elapsed,"),
             TimeRemainingColumn(),
@@ -74,7 +74,7 @@ class RunProgress:
         self._shown.close()
 
     def events(self) -> Events:
-        """Hooks for `Federation`."""
+        """Return hooks for `Federation`."""
         from server.rounds.federation import Events  # imported here: who follows a run elsewhere loads no torch
 
         return Events(on_round=self.round, on_stage=self.track)
@@ -89,12 +89,12 @@ class RunProgress:
     def track(self, label: str, done: int, total: int) -> None:
         """Show a bar for a stage other than rounds (decoding, synthesis)."""
         found = next((t for t in self._progress.tasks if t.description == label), None)
-        key = self._progress.add_task(label, total=total, word="") if found is None else found.id
+        key = self._progress.add_task(label, total=total, text="") if found is None else found.id
         if found is not None and found.finished:  # the stage repeats, like a guard's check
             self._progress.reset(key, total=total)
         self._progress.update(key, completed=done, total=total)
 
-    def _word(self, report: RoundReport) -> str:
+    def _text(self, report: RoundReport) -> str:
         """Return the text beside the bar after a round."""
         loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
         message = f"{loss}, {self._sent} B up"
@@ -104,8 +104,8 @@ class RunProgress:
         """Show a round that has ended."""
         self._sent += report.up.payload
         if self._task is None:
-            self._task = self._progress.add_task("rounds", total=self.num_rounds, word="", completed=0)
-        message = self._word(report)
-        self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, word=message)
+            self._task = self._progress.add_task("rounds", total=self.num_rounds, text="", completed=0)
+        message = self._text(report)
+        self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, text=message)
         if not self._console.is_terminal:
             self.say(f"round {report.server_round}/{self.num_rounds}: {message}, {report.seconds:.1f} s")

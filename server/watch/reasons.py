@@ -1,4 +1,4 @@
-"""Why answers of devices are refused, in words: the counts of a round have short codes."""
+"""Reasons for which answers of devices are refused, in words: the counts of a round have short codes."""
 
 from __future__ import annotations
 

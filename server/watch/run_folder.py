@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 from server.devices.device_status import DEVICES_NAME
@@ -30,6 +32,7 @@ class RunNow:
         verdict: what is wrong with the result of a finished run; empty if nothing is.
         head: the ledger's chain value after the last round, 32 hexadecimal digits; empty if unknown.
         changed: seconds since the epoch of the last change of the ledger; 0 without one.
+        started: the same of the server's last start; 0 if unknown.
     """
 
     name: str
@@ -43,6 +46,7 @@ class RunNow:
     ledger_bytes: int = 0
     head: str = ""
     changed: float = 0.0
+    started: float = 0.0
 
     @property
     def last_round(self) -> int:
@@ -52,7 +56,8 @@ class RunNow:
     @property
     def target_rounds(self) -> int:
         """The rounds that the settings ask for; 0 if unknown."""
-        return int(self.settings.get("num-server-rounds", 0))
+        found = self.settings.get("num-server-rounds")
+        return found if type(found) is int else 0
 
     @property
     def epsilon_spent(self) -> float | None:
@@ -65,7 +70,8 @@ class RunNow:
         """`target-epsilon`; None without privacy."""
         if self.settings.get("privacy", "none") == "none":
             return None
-        return float(self.settings.get("target-epsilon", 0.0))
+        found = self.settings.get("target-epsilon")
+        return float(found) if isinstance(found, (int, float)) else 0.0
 
 
 class RunFolder:
@@ -77,14 +83,14 @@ class RunFolder:
 
     def __init__(self, path: Path, name: str = "") -> None:
         self.path = path
-        self.name = name or path.absolute().name
+        self.name = os.fsencode(name or path.absolute().name).decode(errors="backslashreplace")  # need not be UTF-8
         self._rounds, self._curve = JsonLines(path / ROUNDS), JsonLines(path / CURVE)
         self._checks, self._settings = JsonLines(path / GUARD_LOG), JsonLines(path / SETTINGS_LOG)
         self._end, self._devices = JsonTable(path / EVALUATION), JsonTable(path / DEVICES_NAME)
 
     def read(self) -> RunNow:
         """Return the run as it is now."""
-        rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int]
+        rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int and _is_shown(row)]
         end = self._end.read()
         starts = self._settings.read()
         size, changed, head = self._ledger(rounds)
@@ -100,6 +106,7 @@ class RunFolder:
             ledger_bytes=size,
             head=head,
             changed=changed,
+            started=_changed(self.path / SETTINGS_LOG),
         )
 
     def _status(self, rounds: Rows, end: dict[str, Any], changed: float) -> Status:
@@ -110,10 +117,8 @@ class RunFolder:
         last = rounds[-1].get("checksum") if rounds else ""
         if last and end.get("checksum"):  # of an earlier end, if the run went on
             return "finished" if end["checksum"] == last else "stopped"
-        try:
-            return "finished" if (self.path / EVALUATION).stat().st_mtime >= changed else "stopped"
-        except OSError:
-            return "stopped"
+        ended = _changed(self.path / EVALUATION)
+        return "finished" if ended and ended >= changed else "stopped"
 
     def _ledger(self, rounds: Rows) -> tuple[int, float, str]:
         """Return the ledger's bytes, its last change and its chain value after the last round of the log."""
@@ -129,6 +134,28 @@ class RunFolder:
             return 0, 0.0, ""
 
 
+def _is_shown(row: dict[str, Any]) -> bool:
+    """Return whether the fields of a round that are shown are of their types, where they are given."""
+    kinds: dict[str, Any] = {
+        "asked": int,
+        "answered": int,
+        "refused": dict,
+        "seconds": (int, float),
+        "loss": (int, float, NoneType),
+        "up": dict,
+        "down": dict,
+    }
+    return all(isinstance(row[name], kind) for name, kind in kinds.items() if name in row)
+
+
+def _changed(path: Path) -> float:
+    """Return when a file was changed, in seconds since the epoch; 0 without one."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def _inner(row: dict[str, Any], key: str) -> dict[str, Any]:
     found = row.get(key)
     return found if isinstance(found, dict) else {}
@@ -136,4 +163,5 @@ def _inner(row: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _devices(table: dict[str, Any]) -> Rows:
     found = table.get("devices")
-    return [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    rows = [row for row in found if isinstance(row, dict)] if isinstance(found, list) else []
+    return [row for row in rows if type(row.get("client_id")) is int and isinstance(row.get("refused", {}), dict)]

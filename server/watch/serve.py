@@ -39,14 +39,14 @@ _MOST_FORM_BYTES = 4096
 _SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"></head><body><main><h1>Sign in</h1>
 <form method="post" action="/sign-in"><p><label>Token <input type="password" name="token" required
-autocomplete="current-password"></label> <button>Sign in</button></p></form><p role="status">{word}</p></main></body>
+autocomplete="current-password"></label> <button>Sign in</button></p></form><p role="status">{message}</p></main></body>
 </html>"""
 _LEAST_TOKEN = 16  # characters
 
 
 @dataclass(frozen=True)
 class Listening:
-    """Where to serve, and what opens it.
+    """Address to serve on, and what opens it.
 
     Attributes:
         token: that callers must send; empty on the loopback interface.
@@ -214,8 +214,8 @@ class TokenGate:
         return answer
 
 
-def _form(word: str, status: int) -> HTMLResponse:
-    return HTMLResponse(_SIGN_IN.format(word=html.escape(word)), status)
+def _form(message: str, status: int) -> HTMLResponse:
+    return HTMLResponse(_SIGN_IN.format(message=html.escape(message)), status)
 
 
 def _same(given: str, expected: str) -> bool:

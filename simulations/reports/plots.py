@@ -17,7 +17,7 @@ def plot_curve(
     unit: str = "token",
     intervals: tuple[Interval, Interval] | None = None,
 ) -> Path:
-    """Two panels over the payload a device has sent up: held-out loss, and the error rate where it was decoded.
+    """Draw two panels over the payload a device has sent up: held-out loss, and the error rate where it was decoded.
 
     Args:
         curve: rows of `evaluation.json`.

@@ -110,7 +110,7 @@ _LABELS = {"wer": "WER", "raw_wer": "WER, raw", "cer": "CER", "raw_cer": "CER, r
 
 
 def _rates(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """An evaluation's error rates, the language's headline and then its raw one first."""
+    """Return an evaluation's error rates, the language's headline and then its raw one first."""
     return ("cer", "raw_cer", "wer", "raw_wer") if summary.get("headline") == "cer" else tuple(_LABELS)
 
 

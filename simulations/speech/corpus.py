@@ -86,11 +86,11 @@ class CorpusConfig:
             )
 
     def speakers_of(self, split: str) -> tuple[str, ...]:
-        """Variant names of a split: "train", "dev" or "test"."""
+        """Return variant names of a split: "train", "dev" or "test"."""
         return {"train": self.train_speakers, "dev": self.dev_speakers, "test": self.test_speakers}[split]
 
     def utterances_of(self, split: str) -> int:
-        """Number of utterances of a split, over all its speakers."""
+        """Return the number of utterances of a split, over all its speakers."""
         train = self.utterances_per_speaker * len(self.train_speakers)
         return {"train": train, "dev": self.dev_utterances, "test": self.test_utterances}[split]
 
@@ -111,7 +111,7 @@ class Corpus:
 
 
 def corpus_speakers(config: CorpusConfig) -> dict[str, tuple[Speaker, ...]]:
-    """The speakers of every split, with their rate and pitch, which depend on seed and variant alone.
+    """Return the speakers of every split, with their rate and pitch, which depend on seed and variant alone.
 
     Raises ConfigError where espeak-ng lacks a variant or is not installed.
     """
@@ -213,7 +213,7 @@ def _read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def _is_whole(directory: Path, config: CorpusConfig) -> bool:
-    """Whether no recording or table has been deleted since the corpus was written; contents are not read."""
+    """Return whether no recording or table has been deleted since the corpus was written; contents are not read."""
     return all(
         (directory / split / "metadata.csv").is_file()
         and sum(1 for _ in (directory / split).glob("*/*.wav")) == config.utterances_of(split)

@@ -80,7 +80,7 @@ class Speaker:
 
 
 def list_variants() -> list[str]:
-    """Names of the voice variants that can be used, sorted. Raises ConfigError where the package is missing."""
+    """Return names of the voice variants that can be used, sorted. Raises ConfigError where the package is missing."""
     return list(_variants())
 
 
@@ -103,7 +103,7 @@ def _loader() -> Any:
 
 @contextmanager
 def _library() -> Iterator[tuple[ctypes.CDLL, int]]:
-    """A freshly loaded and initialised library and its native sampling rate in Hz; unloaded at the end.
+    """Yield a freshly loaded and initialised library and its native sampling rate in Hz; unloaded at the end.
 
     The wave generator carries phase and filter state from one utterance to the next, and terminating the library
     does not clear it. Only unloading does, at a few milliseconds each time, and only then does an utterance not
@@ -158,7 +158,7 @@ def _configure(library: ctypes.CDLL, speaker: Speaker) -> None:
 
 
 def _native(text: str, speaker: Speaker) -> tuple[npt.NDArray[np.int16], int]:
-    """Samples at espeak-ng's own rate, int16 of shape (samples,), and that rate in Hz."""
+    """Return samples at espeak-ng's own rate, int16 of shape (samples,), and that rate in Hz."""
     chunks: list[npt.NDArray[np.int16]] = []
 
     def collect(samples: Any, count: int, _events: Any) -> int:

@@ -158,7 +158,7 @@ def _templates() -> list[str]:
 
 
 def sentence_key(sentence: str) -> str:
-    """What makes two sentences the same: their words in lower case, without punctuation."""
+    """Return the words of a sentence in lower case, without punctuation: those of equal sentences are equal."""
     return " ".join(sentence.lower().translate(_PUNCTUATION).split())
 
 
@@ -206,7 +206,7 @@ def sentences(count: int, seed: int) -> list[str]:
 
 
 def split_sentences(train: int, dev: int, test: int, seed: int) -> tuple[list[str], list[str], list[str]]:
-    """Three lists of the given lengths with no sentence (as `sentence_key` compares them) in two of them.
+    """Return three lists of the given lengths with no sentence (as `sentence_key` compares them) in two of them.
 
     Raises ConfigError where a length is negative or the grammar cannot give so many.
     """

@@ -36,7 +36,7 @@ def test_introductions_and_errors_of_devices() -> None:
     for payload in (f"no {ESCAPE} json".encode(), json.dumps({"error": ESCAPE, "client_id": ESCAPE}).encode()):
         content = RecordDict({"zo": ConfigRecord({"hello": payload})})
         registrations.take(Message(content, reply_to=asked))
-    words = [*registrations.problems(), *registrations.words.values()]
+    words = [*registrations.problems(), *registrations.messages.values()]
     assert len(words) >= 4
     assert not [word for word in words if "\x1b" in word or "\x07" in word]
 

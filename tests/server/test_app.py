@@ -164,7 +164,7 @@ def test_a_resumed_runs_first_evaluation_is_whole(settings: Settings, grid_of: G
     compared = found["comparison"]
     assert (compared["metric"], compared["utterances"], compared["units"]) == ("wer", 3, 12)
     assert (compared["change"], compared["interval"], compared["groups"]) == (0.0, [0.0, 0.0], {})  # one speaker
-    assert {"wer", "loss"} <= found["before"].keys() & found["after"].keys()
+    assert {"wer", "wer_interval", "cer_interval", "loss"} <= found["before"].keys() & found["after"].keys()
 
 
 @pytest.mark.usefixtures("decoded")

@@ -56,7 +56,7 @@ def write_durably(path: Path, data: bytes, mode: int | None = None) -> None:
 
 
 def seal(kind: bytes, version: int, body: bytes) -> bytes:
-    """An envelope: kind (4 bytes), version u16, length u64, body, and BLAKE2b-128 of all that."""
+    """Return an envelope: kind (4 bytes), version u16, length u64, body, and BLAKE2b-128 of all that."""
     if len(kind) != 4:
         raise ValueError(f"kind is {kind!r}, expected 4 bytes")
     data = struct.pack("<" + _HEAD, kind, version, len(body)) + body
@@ -64,7 +64,7 @@ def seal(kind: bytes, version: int, body: bytes) -> bytes:
 
 
 def unseal(data: bytes, kind: bytes, versions: range | int) -> bytes:
-    """The body of an envelope of this kind and of one of these versions.
+    """Return the body of an envelope of this kind and of one of these versions.
 
     Raises:
         CodecError: another kind of file, or a damaged one.

@@ -29,7 +29,7 @@ class Reader:
         return len(self._data) - self._at
 
     def rest(self) -> memoryview:
-        """All unread bytes, without consuming them."""
+        """Return all unread bytes, without consuming them."""
         return self._data[self._at :]
 
     def raw(self, count: int) -> bytes:

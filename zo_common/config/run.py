@@ -206,7 +206,7 @@ class RunConfig(
 
     @property
     def aggregator(self) -> Aggregator:
-        """How a round's replies become coefficients."""
+        """Rule by which a round's replies become coefficients."""
         return aggregator_of(
             self.aggregation,
             shared=self.directions == "shared",
@@ -222,7 +222,7 @@ class RunConfig(
         return self.learning_rate == "auto" and self.privacy == "none"
 
     def learning_rate_at(self, server_round: int) -> float:
-        """The learning rate of a round, 1 … num_server_rounds, falling towards zero unless the schedule is "constant".
+        """Return the learning rate of a round, 1 … num_server_rounds; it falls unless the schedule is "constant".
 
         Raises:
             ConfigError: the learning rate is measured in the round.
@@ -240,7 +240,7 @@ class RunConfig(
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Settings from kebab-case (or snake_case) keys, as `context.run_config` or a TOML table give them.
+        """Return settings from kebab-case (or snake_case) keys, as `context.run_config` or a TOML table give them.
 
         Earlier names are taken with a word on the log.
 
@@ -274,7 +274,7 @@ ENGINE_SETTINGS = tuple(each.name for each in SETTINGS if each.about.engine)
 
 
 def todays_name(key: str) -> str:
-    """What a setting is called now; one of an earlier release is told."""
+    """Return the present name of a setting; a warning reports one of an earlier release."""
     new = RENAMED.get(key.replace("_", "-"))
     if new is None:
         return key

@@ -48,7 +48,7 @@ def setting(
     quiet: bool = False,
     path: bool = False,
 ) -> T:
-    """A documented dataclass field; see `About` for the arguments."""
+    """Return a documented dataclass field; see `About` for the arguments."""
     return field(default=default, metadata={_KEY: About(doc, resume, engine, bound, app_default, quiet, path)})
 
 
@@ -110,12 +110,12 @@ def kebab(name: str) -> str:
 
 
 def section_of(cls: type) -> str:
-    """The name of a section's class in lower case: `MethodSection` → "method"."""
+    """Return the name of a section's class in lower case: `MethodSection` → "method"."""
     return cls.__name__.removesuffix("Section").lower()
 
 
 def settings_of(cls: type) -> Iterator[Setting]:
-    """All settings of a dataclass whose fields are made by `setting`, in the order of its sections."""
+    """Yield all settings of a dataclass whose fields are made by `setting`, in the order of its sections."""
     hints = get_type_hints(cls)
     owners = {
         name: section_of(base) for base in reversed(cls.__mro__) for name in vars(base).get("__annotations__", ())

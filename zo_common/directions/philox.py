@@ -47,7 +47,7 @@ def direction_words(seed: int, name: str, first_block: int, num_blocks: int) -> 
 
 
 def direction(seed: int, name: str, numel: int) -> NDArray[np.int8]:
-    """The ±1 direction of a flattened tensor of `numel` elements; bit 0 is +1, bit 1 is −1."""
+    """Return the ±1 direction of a flattened tensor of `numel` elements; bit 0 is +1, bit 1 is −1."""
     words = direction_words(seed, name, 0, -(-numel // BLOCK_ELEMENTS)).astype("<u4")
     bits = np.unpackbits(words.reshape(-1).view(np.uint8), bitorder="little")[:numel]
     return (1 - 2 * bits.astype(np.int8)).astype(np.int8)

@@ -146,7 +146,7 @@ class RelativeCurvature:
 
 
 def mean_curvature(steps: list[Curvature]) -> Curvature:
-    """The mean of each number over steps, of which there is at least one."""
+    """Return the mean of each number over steps, of which there is at least one."""
     return Curvature(*(math.fsum(column) / len(steps) for column in zip(*map(astuple, steps), strict=True)))
 
 

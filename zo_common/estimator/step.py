@@ -190,7 +190,7 @@ def zo_step(
     curvature: bool = False,
     apply: bool = True,
 ) -> StepResult:
-    """One ZO-SGD step on the lattice.
+    """Do one ZO-SGD step on the lattice.
 
     1. Directions `direction_seed(seed, step, 0 … q−1)`.
     2. Measure along each; "restore z_j" and "apply +εz_{j+1}" are one pass.

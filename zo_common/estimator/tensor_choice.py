@@ -61,7 +61,7 @@ Scales = Mapping[str, int]  # of chosen groups: exponents of two
 
 
 def standard_error(measure: GroupMeasure) -> float:
-    """Squared standard error of the signal, from m's degrees of freedom under normality."""
+    """Return the squared standard error of the signal, from m's degrees of freedom under normality."""
     return measure.square * math.sqrt(2 / max(1, measure.directions))
 
 

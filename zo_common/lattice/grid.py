@@ -55,7 +55,7 @@ def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
 
 
 def snap(weight: torch.Tensor, exponent: int) -> torch.Tensor:
-    """The nearest grid points (half to even), float32, same shape; a zero is +0.0, as integers have no other."""
+    """Return the nearest grid points (half to even), float32, same shape; a zero is +0.0, as integers have no other."""
     return torch.round(weight.detach().to(torch.float32) * 2.0**-exponent) * 2.0**exponent + 0.0
 
 
@@ -71,6 +71,6 @@ def quantum(coefficient: float, scale_exp: int, grid_exp: int) -> int:
 
 
 def least_epsilon(scale_exp: int, grid_exp: int) -> float:
-    """The smallest float32 ε whose quantum in this tensor is not zero (just above half a unit)."""
+    """Return the smallest float32 ε whose quantum in this tensor is not zero (just above half a unit)."""
     half_unit = np.float32(2.0 ** (grid_exp - scale_exp - 1))
     return float(np.nextafter(half_unit, np.float32(np.inf)))

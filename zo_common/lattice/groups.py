@@ -41,7 +41,7 @@ def tensor_groups(shapes: Shapes) -> dict[str, tuple[str, ...]]:
 
 
 def shapes_of(parameters: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
-    """Shapes of parameters by name."""
+    """Return shapes of parameters by name."""
     return {name: tuple(getattr(parameter, "shape", ())) for name, parameter in parameters.items()}
 
 

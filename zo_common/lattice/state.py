@@ -111,7 +111,7 @@ class LatticeState:
         return {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
 
     def units(self, coefficients: Sequence[float]) -> NDArray[np.int64]:
-        """Quanta of float32 coefficients in every tensor; shape (tensors, coefficients)."""
+        """Return quanta of float32 coefficients in every tensor; shape (tensors, coefficients)."""
         c = np.asarray(coefficients, np.float32).astype(np.float64)
         shift = np.array([2.0 ** (t.scale_exponent - t.grid_exponent) for t in self.tensors])
         quanta = np.rint(shift[:, None] * c[None, :])
@@ -124,7 +124,7 @@ class LatticeState:
         return quanta.astype(np.int64)
 
     def epsilon_units(self, epsilon: float) -> NDArray[np.int64]:
-        """Quanta of the perturbation ε, shape (tensors, 1).
+        """Return quanta of the perturbation ε, shape (tensors, 1).
 
         Raises:
             EpsilonTooSmall: ε is below half a grid unit in some tensor; names the tensor and the least legal ε.
@@ -140,7 +140,7 @@ class LatticeState:
         return units
 
     def shift(self, seeds: Sequence[int], units: NDArray[np.int64]) -> None:
-        """One pass over the weights: add Σ_j units[t, j]·z_t(seeds[j]) grid units to every tensor t.
+        """Add, in one pass over the weights, Σ_j units[t, j]·z_t(seeds[j]) grid units to every tensor t.
 
         Raises:
             LatticeOverflow: a weight would leave ±2**24 units; nothing is changed then.
@@ -183,7 +183,7 @@ class LatticeState:
             )
 
     def _expect_untouched(self) -> None:
-        """Weights must only move through the lattice; anything else would go unnoticed until the checksum."""
+        """Raise if weights moved otherwise than through the lattice: that would go unnoticed until the checksum."""
         for t, address, parameter, version in zip(
             self.tensors, self._addresses, self._parameters(), self._versions, strict=True
         ):
@@ -202,7 +202,7 @@ class LatticeState:
         return [parameter for parameter in found if parameter is not None]
 
     def _expect_attached(self) -> None:
-        """A module that was replaced takes its parameters with it; looked at where a state is told to others."""
+        """Raise if a module was replaced, which takes its parameters with it; checked before a state is reported."""
         for t, (slot, leaf) in zip(self.tensors, self._slots, strict=True):
             if self.model.get_parameter(t.name) is not slot[leaf]:
                 raise UnsupportedModel(
@@ -222,13 +222,13 @@ class LatticeState:
         self.zero_quanta += int((self.units(moving) == 0).sum())
 
     def pieces(self) -> Iterator[tuple[LatticeTensor, torch.Tensor]]:
-        """Live flat views of at most 2**20 weights, tensor after tensor in name order."""
+        """Yield live flat views of at most 2**20 weights, tensor after tensor in name order."""
         for t in self.tensors:
             for part in torch.split(t.weight.view(-1), _PIECE):
                 yield t, part
 
     def grid_units(self) -> Iterator[NDArray[np.int32]]:
-        """All weights as whole grid units, in the order and sizes of `pieces`."""
+        """Yield all weights as whole grid units, in the order and sizes of `pieces`."""
         self._expect_untouched()
         for t, part in self.pieces():
             yield (part * 2.0**-t.grid_exponent).to(torch.int32).cpu().numpy()
@@ -273,7 +273,7 @@ class LatticeState:
             yield n.astype(np.int64) + difference
 
     def checksum(self) -> int:
-        """State checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""
+        """Return the state checksum (exact-ZO v1): 8 bytes as a u64 that identify the trained weights."""
         self._expect_attached()
         sums = self._kernel.checksum_sums()
         walk = b"".join(struct.pack("<IQ", t.tensor_id, s) for t, s in zip(self.tensors, sums, strict=True))

@@ -123,7 +123,7 @@ _BY_KIND: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def unique_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """All parameters in name order; tied ones once, under the alphabetically first of their names."""
+    """Return all parameters in name order; tied ones once, under the alphabetically first of their names."""
     seen: set[tuple[int, ...]] = set()
     result: dict[str, nn.Parameter] = {}
     for name, parameter in sorted(model.named_parameters(remove_duplicate=False)):
@@ -148,7 +148,7 @@ def expand(pattern: str, names: Collection[str] = ()) -> Patterns:
 
 
 def adjustments(model: nn.Module, pattern: str) -> dict[str, tuple[int, int]]:
-    """Name → (exponent that its scale is raised by, exponent that its range is), of tensors for which they are not 0.
+    """Return name → (exponent that its scale is raised by, that its range is), of tensors where they are not 0.
 
     If several parts of the pattern match a tensor, the last one counts.
 
@@ -172,7 +172,7 @@ def _parts(pattern: str) -> list[str]:
 
 
 def _adjustment(part: str) -> tuple[str, int, int]:
-    """A part of a pattern without its suffix, and the exponents of scale and range."""
+    """Return a part of a pattern without its suffix, and the exponents of scale and range."""
     if "@" not in part[1:]:
         return part, 0, 0
     match = _ADJUSTED.fullmatch(part)
@@ -214,7 +214,7 @@ def _excluded(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
-    """The trained tensors in name order.
+    """Return the trained tensors in name order.
 
     Args:
         pattern: a preset's name (`PRESETS`), a group's (`tensor_groups`), or comma-separated shell patterns on

@@ -29,7 +29,7 @@ Mark = tuple[bytes, int]  # the chain value and the size of the file where the h
 
 
 def read_ledger(path: Path, after: int = 0, *, tolerate_torn: bool = True) -> Ledger:
-    """The ledger in a file, never changing it; its first round must be `after + 1`.
+    """Return the ledger in a file, never changing it; its first round must be `after + 1`.
 
     Raises:
         LedgerError: missing, truncated in the header, or altered. A torn last record, as a crash leaves it, is dropped
@@ -40,7 +40,7 @@ def read_ledger(path: Path, after: int = 0, *, tolerate_torn: bool = True) -> Le
 
 
 def read_ledger_header(path: Path) -> LedgerHeader:
-    """The header alone of the ledger in a file, however many rounds follow.
+    """Return the header alone of the ledger in a file, however many rounds follow.
 
     Raises:
         LedgerError: missing, truncated in the header, or altered there.
@@ -80,7 +80,7 @@ def write_ledger(path: Path, ledger: Ledger, mode: int | None = None) -> None:
 
 
 def ledger_chains(path: Path) -> list[bytes]:
-    """The chain value after the header and after each round; raises as `read_ledger`."""
+    """Return the chain value after the header and after each round; raises as `read_ledger`."""
     return [chain for chain, _ in _scan(path, 0, True)[1]]
 
 
@@ -94,7 +94,7 @@ class LedgerFile:
 
     @classmethod
     def create(cls, path: Path, header: LedgerHeader, after: int = 0, mode: int | None = None) -> LedgerFile:
-        """A new ledger without rounds; its first will be `after + 1`, `mode` as in `write_durably`.
+        """Create a ledger without rounds; its first will be `after + 1`, `mode` as in `write_durably`.
 
         Raises:
             LedgerError: the file exists already.
@@ -108,7 +108,7 @@ class LedgerFile:
 
     @classmethod
     def open(cls, path: Path, after: int = 0) -> LedgerFile:
-        """An existing ledger whose first round is `after + 1`; a torn last record is cut off, with a warning.
+        """Open an existing ledger whose first round is `after + 1`; a torn last record is cut off, with a warning.
 
         Raises:
             LedgerError, ProtocolMismatch: as `read_ledger`; then nothing is written.

@@ -47,7 +47,7 @@ class TensorEntry:
 
 @dataclass(frozen=True)
 class LedgerHeader:
-    """What a replay needs besides the rounds.
+    """Description of a run that a replay needs besides the rounds.
 
     Attributes:
         fingerprint: of the base model, 64 hex digits.
@@ -100,7 +100,7 @@ class Ledger:
         return self.records[-1].server_round if self.records else self.after
 
     def since(self, server_round: int) -> tuple[Record, ...]:
-        """Records of the rounds after `server_round`.
+        """Return records of the rounds after `server_round`.
 
         Raises:
             LedgerError: some of them come before this ledger's first.
@@ -113,17 +113,17 @@ class Ledger:
         return self.records[server_round - self.after :]
 
     def updates(self) -> list[Update]:
-        """Every update of every round."""
+        """Return every update of every round."""
         return all_updates(self.records)
 
 
 def describe_tensors(state: LatticeState) -> tuple[TensorEntry, ...]:
-    """The header's tensor list of a lattice state."""
+    """Return the header's tensor list of a lattice state."""
     return tuple(TensorEntry(t.name, tuple(t.weight.shape), t.grid_exponent, t.scale_exponent) for t in state.tensors)
 
 
 def chain_next(chain: bytes, data: bytes) -> bytes:
-    """The chain value that closes `data` after `chain`."""
+    """Return the chain value that closes `data` after `chain`."""
     return hashlib.blake2b(chain + data, digest_size=CHAIN_BYTES, person=_PERSON).digest()
 
 
@@ -144,7 +144,7 @@ def encode_entry(record: Record, chain: bytes) -> tuple[bytes, bytes]:
 
 
 def encode_ledger(ledger: Ledger) -> bytes:
-    """A whole file."""
+    """Return the bytes of a whole file."""
     data, chain = encode_header(ledger.header)
     parts = [data]
     for record in ledger.records:
@@ -171,7 +171,7 @@ def _decode_header(body: bytes) -> LedgerHeader:
 
 
 def tensor_entry(name: Any, shape: Any, grid_exponent: Any, scale_exponent: Any) -> TensorEntry:
-    """A trained tensor as untrusted JSON describes it.
+    """Return a trained tensor as untrusted JSON describes it.
 
     Raises:
         ValueError, TypeError: a field is of another type or out of range.
@@ -210,7 +210,7 @@ def _check_words(header: LedgerHeader) -> None:
 
 
 def read_header(reader: Reader) -> tuple[LedgerHeader, bytes]:
-    """Header and its chain value.
+    """Return the header and its chain value.
 
     Raises:
         LedgerTruncated, LedgerAltered, ProtocolMismatch: see the messages.
@@ -251,7 +251,7 @@ def _is_torn(rest: memoryview, chain: bytes) -> bool:
 
 
 def iter_entries(reader: Reader, chain: bytes, after: int = 0) -> Iterator[tuple[Record, bytes]]:
-    """Records with their chain values.
+    """Yield records with their chain values.
 
     Raises:
         LedgerTruncated: the last record is torn, e.g. by a crash within an append.
@@ -281,7 +281,7 @@ def iter_entries(reader: Reader, chain: bytes, after: int = 0) -> Iterator[tuple
 
 
 def decode_ledger(data: bytes, after: int = 0) -> Ledger:
-    """A whole file, strictly: a torn end is an error here (`LedgerFile.open` repairs it)."""
+    """Read a whole file, strictly: a torn end is an error here (`LedgerFile.open` repairs it)."""
     reader = Reader(data, "ledger")
     header, chain = read_header(reader)
     return Ledger(header, tuple(record for record, _ in iter_entries(reader, chain, after)), after)

@@ -27,7 +27,7 @@ class Contribution:
     coefficients: NDArray[np.float32]
 
     def updates(self) -> list[Update]:
-        """The K·q updates, in step then query order (any order gives the same weights)."""
+        """Return the K·q updates, in step then query order (any order gives the same weights)."""
         return [
             Update(direction_seed(self.seed, k, j), coefficient)
             for k, row in enumerate(self.coefficients.tolist())
@@ -35,7 +35,7 @@ class Contribution:
         ]
 
     def scaled(self, factor: float) -> Contribution:
-        """Coefficients times `factor`, rounded once to float32."""
+        """Return coefficients times `factor`, rounded once to float32."""
         return Contribution(
             self.seed, self.client_id, (self.coefficients.astype(np.float64) * factor).astype(np.float32)
         )
@@ -70,10 +70,10 @@ class Record:
         return hash((self.server_round, self.checksum))  # not over a thousand contributions
 
     def updates(self) -> list[Update]:
-        """All updates of the round."""
+        """Return all updates of the round."""
         return all_updates([self])
 
 
 def all_updates(records: Iterable[Record]) -> list[Update]:
-    """The updates of several rounds, for one fused replay."""
+    """Return the updates of several rounds, for one fused replay."""
     return [u for record in records for c in record.contributions for u in c.updates()]

@@ -17,7 +17,7 @@ BATCH = 4096  # directions per fused pass
 
 
 def restore_state(model: nn.Module, header: LedgerHeader, *, threads: int | None = None) -> LatticeState:
-    """The lattice state of a ledger's base model, before its first round.
+    """Return the lattice state of a ledger's base model, before its first round.
 
     Raises:
         WrongBaseModel: the model's fingerprint is not the ledger's.

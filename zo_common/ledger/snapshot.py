@@ -56,7 +56,7 @@ class SnapshotPart:
 
 
 def encode_part(part: SnapshotPart) -> bytes:
-    """Packed part: 43 bytes and the data."""
+    """Pack the part: 43 bytes and the data."""
     head = struct.pack(
         "<" + _PART_HEAD,
         _PART,
@@ -91,7 +91,7 @@ def decode_part(data: bytes) -> SnapshotPart:
 def snapshot_part(
     data: bytes, index: int, *, base_id: int, client_id: int, server_round: int, checksum: int, limit: int
 ) -> SnapshotPart:
-    """Part `index` of a snapshot cut into parts that are at most `limit` bytes each when encoded.
+    """Return part `index` of a snapshot cut into parts that are at most `limit` bytes each when encoded.
 
     Raises:
         ConfigError: `limit` is too small for the snapshot to go into 2**20 parts.
@@ -107,7 +107,7 @@ def snapshot_part(
 
 
 def encode_snapshot(base: LatticeState, now: LatticeState) -> bytes:
-    """The difference from one state to another of the same tensors; needs a few pieces of memory besides its result.
+    """Return the difference of two states of the same tensors; needs a few pieces of memory besides its result.
 
     Raises:
         CodecError: the two states do not have the same tensors on the same grids.
@@ -159,7 +159,7 @@ def _describe(state: LatticeState) -> bytes:
 
 
 def _expect_tensors(state: LatticeState, data: bytes) -> memoryview:
-    """The compressed bytes of a snapshot of just this state's tensors."""
+    """Return the compressed bytes of a snapshot of just this state's tensors."""
     reader = Reader(data, "snapshot")
     magic, version, count = reader.take(_HEAD)
     _expect_magic("snapshot", magic, _SNAPSHOT, version)
@@ -212,7 +212,7 @@ class _Stream:
         self._unzip = zlib.decompressobj()
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes."""
+        """Return the next `count` bytes."""
         taken = bytearray()
         while len(taken) < count:
             found = self._inflate(count - len(taken))

@@ -19,7 +19,7 @@ def model_card(
     before: Mapping[str, Any] | None = None,
     after: Mapping[str, Any] | None = None,
 ) -> str:
-    """Markdown with the hub's metadata; folders of this machine are not named.
+    """Return Markdown with the hub's metadata; folders of this machine are not named.
 
     Args:
         base: hub id or folder of the base model.
@@ -52,7 +52,7 @@ def model_card(
 
 
 def rates_table(before: Mapping[str, Any], after: Mapping[str, Any], headline: str) -> str:
-    """A table of error rates, the language's headline first."""
+    """Return a table of error rates, the language's headline first."""
     order = ("cer", "raw_cer", "wer", "raw_wer") if headline == "cer" else ("wer", "raw_wer", "cer", "raw_cer")
     names = [rate for rate in order if rate in before and rate in after]
     lines = [

@@ -55,7 +55,7 @@ def export_model(
 
 
 def _write_language(model: Any, processor: Any, directory: Path) -> None:
-    """The file that a model with language adapters reads when it is asked for this language."""
+    """Write the file that a model with language adapters reads when it is asked for this language."""
     from safetensors.torch import save_file
 
     language = getattr(processor.tokenizer, "target_lang", None)
@@ -64,12 +64,12 @@ def _write_language(model: Any, processor: Any, directory: Path) -> None:
 
 
 def exported_bytes(base: Path) -> int:
-    """Bytes of an adapted model's weights, saved in float32; 0 for what is not a folder of safetensors."""
+    """Return bytes of an adapted model's weights, saved in float32; 0 for what is not a folder of safetensors."""
     return _FLOAT32 * count_parameters(base)
 
 
 def count_parameters(folder: Path) -> int:
-    """Weights of a saved model, from the headers of its safetensors; tied ones count once."""
+    """Return weights of a saved model, from the headers of its safetensors; tied ones count once."""
     count = 0
     for file in sorted(folder.glob("*.safetensors")):
         try:

@@ -25,7 +25,7 @@ P = ParamSpec("P")
 
 
 def hub_answers() -> bool:
-    """Whether the hub can be reached now, through a proxy of the environment too; an answer counts for a minute."""
+    """Return whether the hub can be reached, also through the environment's proxy; an answer counts for a minute."""
     global _last
     from huggingface_hub import constants
 
@@ -55,7 +55,7 @@ def _ask(endpoint: str) -> bool:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a name may be a hub id, and is no path of this machine."""
+    """Return whether a name may be a hub id, and is no path of this machine."""
     return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)  # noqa: PTH110  (never raises)
 
 
@@ -84,7 +84,7 @@ def hub_or_cache(source: str) -> Iterator[None]:
 
 
 def from_hub_or_cache(load: Callable[Concatenate[str, P], T]) -> Callable[Concatenate[str, P], T]:
-    """A function of a source within `hub_or_cache`; the home folder may be written ~ in it."""
+    """Return a function of a source within `hub_or_cache`; the home folder may be written ~ in it."""
 
     @wraps(load)
     def loaded(source: str, /, *others: P.args, **named: P.kwargs) -> T:

@@ -41,7 +41,7 @@ class LoadedModel(NamedTuple):
 
 @from_hub_or_cache
 def load_model(source: str, *, language: str = "") -> LoadedModel:
-    """A Whisper model, another that writes tokens (`SEQ2SEQ`, `CAUSAL`), or one of any class registered for CTC.
+    """Return a Whisper model, another that writes tokens (`SEQ2SEQ`, `CAUSAL`), or one of any class registered for CTC.
 
     Classes of other packages count, once registered: `AutoConfig.register(...)`, `AutoModelForCTC.register(...)`.
     Nothing in it is random: eval mode has no dropout, no layer drop and no masking of the spectrum.
@@ -68,14 +68,14 @@ def load_model(source: str, *, language: str = "") -> LoadedModel:
 
 
 def ctc_classes() -> dict[str, str]:
-    """Model types that transformers registers for CTC, with the names of their classes."""
+    """Return model types that transformers registers for CTC, with the names of their classes."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING_NAMES
 
     return dict(MODEL_FOR_CTC_MAPPING_NAMES)
 
 
 def _registered_for_ctc(config: Any) -> bool:
-    """Whether transformers knows a CTC class for this configuration, its own or one that a program registered."""
+    """Return whether transformers knows a CTC class for this configuration, its own or a registered one."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING
 
     return type(config) in MODEL_FOR_CTC_MAPPING
@@ -83,7 +83,7 @@ def _registered_for_ctc(config: Any) -> bool:
 
 @from_hub_or_cache
 def model_config(source: str) -> Any:
-    """The configuration of a source, its weights unread; raises as `load_model` does."""
+    """Return the configuration of a source, its weights unread; raises as `load_model` does."""
     from transformers import AutoConfig
 
     quiet_transformers(warnings=False)
@@ -115,7 +115,7 @@ def _load_whisper(source: str, config: Any) -> tuple[nn.Module, Any]:
 
 
 def empty_whisper(source: str, config: Any) -> nn.Module:
-    """A Whisper without weights: its parameters, tied ones too, are on the meta device.
+    """Return a Whisper without weights: its parameters, tied ones too, are on the meta device.
 
     Raises:
         ModelNotFound: the configuration cannot be used.
@@ -136,7 +136,7 @@ def empty_whisper(source: str, config: Any) -> nn.Module:
 
 
 def ready_whisper(source: str, model: nn.Module, config: Any) -> tuple[nn.Module, Any]:
-    """The model of `empty_whisper` with its weights, in the state of one that `load_model` loads, and its processor.
+    """Return the model of `empty_whisper` with its weights, as `load_model` loads one, and its processor.
 
     Raises:
         ModelNotFound: its processor is missing or incomplete.
@@ -192,7 +192,7 @@ def _load_tokens(source: str, config: Any) -> tuple[nn.Module, Any]:
 
 @contextmanager
 def _loading(source: str, config: Any) -> Iterator[None]:
-    """What transformers raises for a package that is missing, and for files that are, as errors of ours."""
+    """Turn errors of transformers on missing packages and files into errors of ours."""
     try:
         yield
     except ImportError as error:
@@ -202,13 +202,13 @@ def _loading(source: str, config: Any) -> Iterator[None]:
 
 
 def _ready(source: str, model: nn.Module) -> nn.Module:
-    """A model in eval mode that is not trained by gradients; raises UnsupportedModel where weights are no numbers."""
+    """Return the model in eval mode, without gradients; raises UnsupportedModel where weights are no numbers."""
     refuse_non_finite(source, model)
     return model.eval().requires_grad_(False)
 
 
 def _token_processor(source: str, config: Any) -> Any:
-    """A processor with extractor and tokenizer; the classes that join any two models have none of their own."""
+    """Return a processor with extractor and tokenizer; the classes that join any two models have none of their own."""
     import transformers
 
     hf: Any = transformers
@@ -219,7 +219,7 @@ def _token_processor(source: str, config: Any) -> Any:
 
 
 def _mended(model: nn.Module, missing: Iterable[str]) -> set[str]:
-    """What is missing but for pretraining's mask embeddings, which are set to zero.
+    """Return what is missing besides pretraining's mask embeddings, which are set to zero.
 
     They are not used, often not stored, and would be made up anew at each loading.
     """
@@ -246,7 +246,7 @@ def _headless(source: str) -> str:
 
 
 def _refuse_vocabulary(model: Any, tokenizer: Any) -> None:
-    """Every class of the head must be a token, and the blank what the tokenizer leaves out, its padding.
+    """Refuse a head with a class that is no token, or a blank that is not the tokenizer's padding.
 
     Raises:
         ValueError: says what does not fit.

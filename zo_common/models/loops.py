@@ -9,11 +9,11 @@ NO_REPEAT_NGRAM_SIZE = 3  # of the search that follows a loop
 
 
 def compression_ratio(text: str) -> float:
-    """Bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
+    """Return bytes of a UTF-8 text over its bytes once compressed, as OpenAI's Whisper takes it; 0 of an empty text."""
     data = text.encode()
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def is_loop(text: str) -> bool:
-    """Whether a transcript repeats itself."""
+    """Return whether a transcript repeats itself."""
     return compression_ratio(text) > MAX_COMPRESSION_RATIO

@@ -56,7 +56,7 @@ _PROBE = 1 + 2 * DIRECTIONS  # passes
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user fixed; None is chosen here. `fast` is the shorter precision worth trying, if there is one.
+    """Settings fixed by the user; None is chosen here. `fast` is the shorter precision worth trying, if there is one.
 
     `frozen` is the precision in which the model holds its frozen weights, `frozen_fixed` whether the user fixed it.
     """
@@ -71,7 +71,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class LossChoice:
-    """How a device computes its loss, and why.
+    """Choice of a device's way to compute its loss, with the reasons.
 
     Attributes:
         tail_tokens: None for the whole window.
@@ -92,7 +92,7 @@ class LossChoice:
 
 
 def utterances_for(round_forwards: int) -> int:
-    """How many utterances are looked at, so that the check costs no more forward passes of an utterance than a round.
+    """Return the utterances to check, so that the check costs no more forward passes of an utterance than a round.
 
     Of each there are at most `MOST_PASSES`; a check of fewer than `FEWEST_UTTERANCES` would say nothing, so rounds of
     less than 64 forward passes cost less than their check.
@@ -170,7 +170,7 @@ class _Check:
         return min(tried, key=lambda e: tried[e])
 
     def _next(self, epsilon: float, verdict: EpsilonVerdict) -> float:
-        """A power of two: curvature falls with the square of ε, the share of noise with its inverse or slower."""
+        """Return a power of two: curvature falls with the square of ε, the noise's share with its inverse or slower."""
         if verdict.curvature > self._limits.curvature:
             excess = min(verdict.curvature / self._limits.curvature, 2.0**12)
             return float(2.0 ** (math.floor(math.log2(epsilon)) - math.ceil(math.log2(excess) / 2)))
@@ -183,7 +183,7 @@ class _Check:
         return float(2.0 ** math.ceil(math.log2(self._least * FRACTION)))
 
     def _lower_for_reference(self, epsilon: float) -> float:
-        """A first ε that was found on a loss that may be wrong: lower where the reference is curved more."""
+        """Return a first ε that was found on a loss that may be wrong: lower where the reference is curved more."""
         curvature = self._curvature(REFERENCE, epsilon)
         if self._asked.epsilon is not None or curvature <= self._limits.curvature:
             return epsilon
@@ -191,7 +191,7 @@ class _Check:
         return lower if self._affords(REFERENCE, (lower,), 4 * _PROBE) else epsilon
 
     def _settle(self, exact: Setting, epsilon: float) -> float:
-        """The ε that fits the chosen tail; a fixed one that does not is a problem that names it."""
+        """Return the ε that fits the chosen tail; a fixed one that does not is a problem that names it."""
         wanted = self._asked.epsilon
         at = epsilon if wanted is None else wanted
         if wanted is None and not self._affords(exact, (at, at / FRACTION), _PROBE):
@@ -243,7 +243,7 @@ class _Check:
     # -- tail and precision
 
     def _tail(self, tails: Sequence[int | None], epsilon: float, noise: float) -> tuple[int | None, list[str]]:
-        """The first tail that fits. Of differences that drown in `noise`, no more is asked than that."""
+        """Return the first tail that fits. Of differences that drown in `noise`, no more is asked than that."""
         if tails[0] is None:
             return None, []
         limits = replace(self._limits, difference=max(self._limits.difference, 4 * noise) if noise < 0.5 else math.inf)
@@ -272,7 +272,7 @@ class _Check:
         )
 
     def _precision(self, exact: Setting, epsilon: float) -> tuple[str, float, list[str]]:
-        """The shorter type where it fits, at a larger ε if that helps; what is compared is what it adds to `exact`."""
+        """Return the shorter type where it fits, at a larger ε if that helps; its additions to `exact` are compared."""
         wanted = self._asked.precision or self._asked.fast
         if wanted == "float32":
             return wanted, epsilon, ["float32", self._why(exact, epsilon)]
@@ -308,7 +308,7 @@ class _Check:
         return None
 
     def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
-        """The ε at which a setting fits, None if there is none; its errors in words, and that of the differences."""
+        """Return the ε at which a setting fits or None, its errors in words, and the error of the differences."""
         at, message = self._largest(exact, epsilon), ""
         limits = self._held_limits if setting.held else self._type_limits
         while self._affords(setting, (at,), self._missing(exact, at)):
@@ -323,7 +323,7 @@ class _Check:
 
     @property
     def _type_limits(self) -> Tolerances:
-        """What rounding adds to all losses alike leaves their differences: twice as much of that may be."""
+        """Tolerances of a shorter type: rounding that all losses share leaves their differences, so it may be twice."""
         return replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
 
     @property
@@ -339,7 +339,7 @@ class _Check:
         return f"{self._type_limits.loss:.0%} and {self._type_limits.difference:.0%}"
 
     def _largest(self, setting: Setting, epsilon: float) -> float:
-        """The largest ε that curvature, growing with its square, leaves room for: there a shorter type does best."""
+        """Return the largest ε for which curvature, growing with its square, leaves room: best for a shorter type."""
         if self._asked.epsilon is not None:
             return epsilon
         room = math.sqrt(self._limits.curvature / max(self._curvature(setting, epsilon), 1e-9))
@@ -347,7 +347,7 @@ class _Check:
         return float(epsilon * 2.0 ** max(0, min(steps, _MOST_STEPS)))
 
     def _why(self, setting: Setting, epsilon: float, noise: float | None = None) -> str:
-        """What speaks for ε; `noise` is that of a shorter type."""
+        """Return the reason for ε; `noise` is that of a shorter type."""
         if noise is None:
             known = setting if self._affords(setting, (epsilon, epsilon / FRACTION)) else self._cheapest
             return f"epsilon {epsilon:.3g}: {self._verdict(known, epsilon)}"

@@ -74,7 +74,7 @@ class Comparison:
         return bool(within and (self.difference is None or self.difference <= tolerances.difference))
 
     def words(self, of: str) -> str:
-        """All of it, `of` naming the reference in the possessive."""
+        """Return the comparison in words, `of` naming the reference in the possessive."""
         loss = f"loss within {self.loss:.1%} (worst utterance {self.nats:.2g} nats)"
         if self.difference is None:
             return f"{loss} of {of}"

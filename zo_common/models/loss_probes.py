@@ -20,7 +20,7 @@ _STREAM = 1 << 42  # of the directions of the check, the same in every round
 
 @dataclass(frozen=True)
 class Setting:
-    """How a loss is computed; `tail_tokens` is None for the whole window, and where there is none.
+    """Way to compute a loss; `tail_tokens` is None for the whole window, and where there is none.
 
     `held` is whether frozen weights are as the model holds them, instead of the base's in float32.
     """
@@ -43,7 +43,7 @@ class Trials(Protocol):
     tails: tuple[int, ...]
 
     def loss(self, setting: Setting) -> LossFn:
-        """Losses (n,) as a step would compute them; for `REFERENCE` in float32 on the full window, nothing cached."""
+        """Return losses (n,) as a step computes them; for `REFERENCE` in float32 on the full window, nothing cached."""
 
 
 @dataclass

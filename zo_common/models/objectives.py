@@ -13,7 +13,7 @@ IGNORE = -100
 def label_losses(
     logits: torch.Tensor, labels: torch.Tensor, counted: torch.Tensor, trace: OutputTrace | None = None
 ) -> torch.Tensor:
-    """Mean negative log-likelihood of each example's labels, in nats, from the labelled positions' logits alone.
+    """Return the mean negative log-likelihood of each example's labels, in nats, from labelled positions alone.
 
     Args:
         logits: float32 (P, vocabulary), row by row.
@@ -33,20 +33,20 @@ def label_losses(
 
 
 def spread_over(values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Mean of each row's values, (P,) of the marked positions of bool (B, L) → (B,); 0 for a row without any."""
+    """Return each row's mean of values, (P,) of the marked positions of bool (B, L) → (B,); 0 for a row without any."""
     sums = torch.zeros(len(counted), device=values.device).index_add_(0, counted.nonzero()[:, 0], values)
     return sums / counted.sum(dim=1).clamp(min=1)
 
 
 def entropy(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Entropy of softmax(logits / temperature) over the last dimension, in nats, float32."""
+    """Return the entropy of softmax(logits / temperature) over the last dimension, in nats, float32."""
     probs = (logits.float() / temperature).softmax(dim=-1)
     entropies: torch.Tensor = torch.special.entr(probs).sum(dim=-1)
     return entropies
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean of each row's marked values, (B, L) and bool (B, L) → (B,); 0 for a row without any."""
+    """Return the mean of each row's marked values, (B, L) and bool (B, L) → (B,); 0 for a row without any."""
     return torch.where(mask, values, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 

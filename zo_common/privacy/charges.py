@@ -161,7 +161,7 @@ class PrivacyLog:
             raise LedgerError(f"{self.path} cannot be mended ({error.strerror})") from None
 
     def check_terms(self, settings: Mapping[str, Any]) -> None:
-        """Whether devices were charged for what the run's settings have them answer.
+        """Check that devices were charged for what the run's settings have them answer.
 
         Args:
             settings: of the ledger's header, by their keys.

@@ -84,6 +84,29 @@ def rate_interval(rows: Rows, seed: int = 0) -> tuple[float, float] | None:
     return _interval(_rate, [np.array([row[name] for row in rows]) for name in ("errors", "units")], seed)
 
 
+def rate_intervals(
+    references: Sequence[str], hypotheses: Sequence[str], language: str, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return the intervals of one evaluation's rates at `CONFIDENCE`, as `wer_interval` and `cer_interval`.
+
+    Args:
+        references, hypotheses: of the same utterances; fewer than two have no interval.
+    """
+    if len(references) < _LEAST:
+        return {}
+    found = [
+        score([reference], [hypothesis], language=language)
+        for reference, hypothesis in zip(references, hypotheses, strict=True)
+    ]
+    counts = {"wer": [each.words for each in found], "cer": [each.characters for each in found]}
+    return {
+        f"{name}_interval": _interval(
+            _rate, [np.array([each.errors for each in of]), np.array([each.length for each in of])], seed
+        )
+        for name, of in counts.items()
+    }
+
+
 def _rate(errors: Counts, units: Counts, axis: int = -1) -> Any:
     return errors.sum(axis=axis) / np.maximum(units.sum(axis=axis), 1)
 

@@ -126,7 +126,7 @@ def evaluate(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Return loss and error rates of a data set."""
-    heard = speech.transcribe(data.examples, language=language, on_progress=on_progress)
-    hypotheses = tuple(h.text for h in heard)
+    transcribed = speech.transcribe(data.examples, language=language, on_progress=on_progress)
+    hypotheses = tuple(h.text for h in transcribed)
     scores = score(data.texts, hypotheses, language=language)
     return Evaluation(held_out_loss(speech, data), scores, hypotheses, language)

@@ -28,8 +28,8 @@ def spoken_parts(wave: NDArray[np.float32], rate: int) -> list[Part]:
     power = np.square(frames, dtype=np.float64).mean(axis=1)
     levels = np.maximum(10 * np.log10(np.maximum(power, 1e-30)), _SILENT)
     quiet, loud = np.percentile(levels, (10, 95))
-    heard = levels >= max(min(quiet + _ABOVE_NOISE, loud - _LEAST_BELOW), loud - _BELOW_SPEECH)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], heard, [False]]).astype(np.int8)))
+    audible = levels >= max(min(quiet + _ABOVE_NOISE, loud - _LEAST_BELOW), loud - _BELOW_SPEECH)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], audible, [False]]).astype(np.int8)))
     found: list[Part] = []
     for start, end in (edges.reshape(-1, 2) * size / rate).tolist():
         if found and start - found[-1].end < _SHORTEST:

@@ -95,13 +95,13 @@ class Segmenter:
             return [Piece(replace(utterance, columns=_placed(utterance, 0.0, seconds)), ())]
         parts = _pieces_of(spoken_parts(wave, rate))
         blank = [_blank(utterance, part) for part in parts]
-        heard = self._transcripts(wave, parts)
+        transcribed = self._transcripts(wave, parts)
         said = Words(utterance.text, self._language)
-        told = [number for number, words in enumerate(heard) if words.tokens]
-        spans = sure_spans(said, [heard[number].tokens for number in told])
-        bounds = self._bounds(said, told, spans, blank)
-        edges = dict(zip(told, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
-        return [self._judged(each, heard[n], said, edges.get(n)) for n, each in enumerate(blank)]
+        spoken = [number for number, words in enumerate(transcribed) if words.tokens]
+        spans = sure_spans(said, [transcribed[number].tokens for number in spoken])
+        bounds = self._bounds(said, spoken, spans, blank)
+        edges = dict(zip(spoken, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
+        return [self._judged(each, transcribed[n], said, edges.get(n)) for n, each in enumerate(blank)]
 
     def _transcripts(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
         """Return the model's transcript of each part; an empty one for a part that is too long."""
@@ -112,36 +112,36 @@ class Segmenter:
             if part.end - part.start > MAX_SECONDS or len(piece) < self._speech.least:
                 found.append(Words("", self._language))
                 continue
-            (heard,) = self._speech.transcribe([self._reader.of_wave(piece)], language=self._language)
-            found.append(Words(heard.text, self._language))
+            (transcribed,) = self._speech.transcribe([self._reader.of_wave(piece)], language=self._language)
+            found.append(Words(transcribed.text, self._language))
         return found
 
     def _bounds(
-        self, said: Words, told: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
+        self, said: Words, spoken: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
     ) -> list[int | None]:
         """Return where the text of each piece begins, in units, and where the last one ends; None if uncertain.
 
         Args:
-            told: numbers of the pieces with a transcript, whose texts these are. Words next to another piece may belong
-                to that one, so there must be no uncertain word between them.
-            spans: the units that surely belong to each of `told`.
+            spoken: numbers of the pieces with a transcript, whose texts these are. Words next to another piece may
+                belong to that one, so there must be no uncertain word between them.
+            spans: the units that surely belong to each of `spoken`.
         """
-        if not told:
+        if not spoken:
             return [None]
         first, last = spans[0], spans[-1]
-        bounds: list[int | None] = [0 if not told[0] or (first and not first[0]) else None]
-        for number in range(1, len(told)):
+        bounds: list[int | None] = [0 if not spoken[0] or (first and not first[0]) else None]
+        for number in range(1, len(spoken)):
             left, right = spans[number - 1], spans[number]
-            most = MOST_CUTS if told[number] == told[number - 1] + 1 else 0
+            most = MOST_CUTS if spoken[number] == spoken[number - 1] + 1 else 0
             if left is None or right is None or right[0] - left[1] > most:
                 bounds.append(None)
                 continue
             start = left[0] if bounds[-1] is None else bounds[-1]
-            end = right[1] if number + 1 < len(told) else len(said)
+            end = right[1] if number + 1 < len(spoken) else len(said)
             places = range(max(start, left[1] - 2) + 1, min(end, right[0] + 2))
-            sides = pieces[told[number - 1]], pieces[told[number]]
+            sides = pieces[spoken[number - 1]], pieces[spoken[number]]
             bounds.append(self._likeliest(said, start, end, places, *sides))
-        whole = told[-1] == len(pieces) - 1 or (last and last[1] == len(said))
+        whole = spoken[-1] == len(pieces) - 1 or (last and last[1] == len(said))
         return [*bounds, len(said) if whole else None]
 
     def _likeliest(
@@ -166,7 +166,7 @@ class Segmenter:
         return float(self._speech.held_out_losses(batch)[0]) * counted
 
     def _judged(
-        self, piece: Utterance, heard: Words, said: Words, edges: tuple[int | None, int | None] | None
+        self, piece: Utterance, transcribed: Words, said: Words, edges: tuple[int | None, int | None] | None
     ) -> Piece:
         seconds = float(piece.columns["end"]) - float(piece.columns["start"])
         if seconds > MAX_SECONDS:
@@ -183,7 +183,7 @@ class Segmenter:
             )
             return Piece(piece, (fault,))
         text = said.text(start, end)
-        share = agreement(Words(text, self._language).tokens, heard.tokens)
+        share = agreement(Words(text, self._language).tokens, transcribed.tokens)
         if share < LEAST_AGREEMENT:
             fault = f"got {share:.0%} of the text's words where the model listens, expected {LEAST_AGREEMENT:.0%} and "
             return Piece(piece, (f"{fault}more: check that they belong together, or take another model.",))
@@ -206,13 +206,13 @@ def _pieces_of(spoken: list[Part]) -> list[Part]:
 
 
 def _blank(source: Utterance, part: Part) -> Utterance:
-    """A part of a recording, without a text."""
+    """Return a part of a recording, without a text."""
     clip = Clip(source.source, part.start, part.end - part.start)
     return Utterance(f"{source.where} at {part.start:.2f} s", clip, "", _placed(source, part.start, part.end))
 
 
 def _placed(utterance: Utterance, start: float, end: float) -> dict[str, str]:
-    """A recording's columns and where a piece of it is, in the file, where there is one."""
+    """Return a recording's columns and where a piece of it is, in the file, where there is one."""
     whole = utterance.source
     offset = whole.start if isinstance(whole, Clip) else 0.0
     source = whole.source if isinstance(whole, Clip) else whole

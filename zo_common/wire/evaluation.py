@@ -38,7 +38,7 @@ class EvaluationReply:
 
 
 def encode_evaluation(reply: EvaluationReply) -> bytes:
-    """Packed reply: 90 bytes, the last two of them the length of the message, and the message."""
+    """Pack the reply: 90 bytes, the last two of them the length of the message, and the message."""
     s = reply.scores
     counts = [*astuple(s.words), *astuple(s.characters), *astuple(s.raw_words), s.utterances]
     head = struct.pack(

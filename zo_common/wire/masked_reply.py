@@ -33,25 +33,25 @@ _MOST_LOG = 60.0
 
 
 def bare(reply: Reply) -> Reply:
-    """A reply without anything that one device measured: no scalars, no loss, no count, and no word if it is OK."""
+    """Return a reply without anything that one device measured: no scalars, loss or count, no message if it is OK."""
     nothing = np.zeros((0, 0), np.float32)
     return replace(reply, num_examples=0, loss=0.0, projected_grads=nothing, curvature=None)
 
 
 def vector_length(local_steps: int, num_queries: int, *, curvature: bool) -> int:
-    """Numbers in each device's vector."""
+    """Return numbers in each device's vector."""
     return local_steps * num_queries + 1 + (CURVATURE_NUMBERS if curvature else 0)
 
 
 def grid_of(privacy: Mechanism | None) -> Quantiser:
-    """The grid of a plan's sums: with device-level privacy the one on which its noise is whole numbers."""
+    """Return the grid of a plan's sums: with device-level privacy the one on which its noise is whole numbers."""
     if privacy is None or privacy.level != "device":
         return GRID
     return Quantiser(privacy.grid.exponent, privacy.grid.bound)
 
 
 def vector_of(reply: Reply, weight: int, total: int, privacy: Mechanism | None = None) -> tuple[NDArray[np.int64], int]:
-    """What a device masks, int64 (`vector_length`,), before any noise, and how many scalars the grid cut off.
+    """Return the vector to mask, int64 (`vector_length`,), before any noise, and how many scalars the grid cut off.
 
     With device-level privacy it is clipped to the clip norm here once more, in whole numbers: noise is for no longer
     vector, whoever measured it.
@@ -88,14 +88,14 @@ def _curvature_numbers(found: Curvature | None, grads: NDArray[np.float32]) -> N
 def means_of(
     total: NDArray[np.int64], weight: int, devices: int, shape: tuple[int, int], grid: Quantiser = GRID
 ) -> tuple[NDArray[np.float64], float]:
-    """Weighted mean of the projected gradients, float64 (K, q), and mean loss, from the sum of the cohort's vectors."""
+    """Return the weighted means of projected gradients, float64 (K, q), and of losses, from the sum of the vectors."""
     count = shape[0] * shape[1]
     mean = grid.mean(total[:count], weight).reshape(shape)
     return mean, float(grid.mean(total[count : count + 1], devices)[0])
 
 
 def mean_curvature_of(total: NDArray[np.int64], devices: int) -> RelativeCurvature:
-    """The cohort's curvature from the last numbers of its sum: the geometric mean of t, the mean of each other one."""
+    """Return the cohort's curvature from the last numbers of its sum: t's geometric mean, the others' means."""
     means = GRID.mean(total[-CURVATURE_NUMBERS:], devices)
     log_t, signal, noise, share = np.clip(means, [-_MOST_LOG, -1, -1, 0], [_MOST_LOG, 1, 1, MOST_OF_ONE]).tolist()
     t = 2.0**log_t
@@ -109,7 +109,7 @@ def encode_masked(reply: Reply, masked: bytes) -> bytes:
 
 
 def is_masked(data: bytes) -> bool:
-    """Whether bytes claim to be such an answer; what is not is a plain reply, as of a device that is behind."""
+    """Return whether bytes claim to be such an answer; what is not is a plain reply, as of a device that is behind."""
     return data[:2] == _MAGIC
 
 

@@ -39,6 +39,11 @@ class Status(IntEnum):
     ERROR = 4
     BUSY = 5
 
+    @property
+    def reason(self) -> str:
+        """Code under which a server counts answers with this status that it refuses."""
+        return f"client-{self.name.lower().replace('_', '-')}"
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -8,7 +8,7 @@ const STATUS = { running: "running", finished: "finished", stopped: "stopped", n
 const RATES = { wer: "word error rate", cer: "character error rate" };
 const rateColumn = () => (state.run.metric === "cer" ? 3 : 2);
 const byId = (id) => document.getElementById(id);
-const fresh = () => ({ run: null, rounds: [], curve: [], checks: [], devices: new Map(), log: [], reasons: {} });
+const fresh = () => ({ run: null, rounds: [], curve: [], checks: [], devices: new Map(), log: [], reasons: Object.create(null) });
 let state = fresh(), page = { rounds: 0, devices: 0 }, waiting = false, announced = 0;
 
 // ---- formats
@@ -205,7 +205,7 @@ function renderDevices() {
 }
 
 function renderRefused() {
-  const total = {};
+  const total = Object.create(null);
   for (const each of state.rounds) for (const [reason, count] of Object.entries(each[8])) total[reason] = (total[reason] ?? 0) + count;
   const found = Object.entries(total).sort((a, b) => b[1] - a[1]);
   const items = found.map(([reason, count]) => element("li", `${count} × ${state.reasons[reason] ?? reason} (${reason})`));

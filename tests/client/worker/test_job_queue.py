@@ -24,7 +24,7 @@ def _request(
     server_round: int = 7, kind: Any = "train", run: tuple[int, int, int] = (1, 2, 3), **changes: Any
 ) -> Request:
     digest = f"{kind} {server_round} {run}".encode()
-    refuse: Callable[[Status, str], bytes] = lambda status, word: f"{status.name}: {word}".encode()  # noqa: E731
+    refuse: Callable[[Status, str], bytes] = lambda status, message: f"{status.name}: {message}".encode()  # noqa: E731
     return replace(Request(kind, digest, server_round, run, refuse, steps=4, num_queries=8), **changes)
 
 
@@ -105,8 +105,8 @@ def test_other_work_is_busy_with_the_seconds_left(queue: JobQueue) -> None:
     known = queue.submit(_request(9, run=(1, 2, 4)), Steps())
 
     assert isinstance(unknown, Busy) and isinstance(known, Busy)
-    assert (unknown.word, unknown.seconds_left < 0) == ("busy with training of round 7", True)
-    assert known.word.startswith("busy with training of round 7 for ") and known.word.endswith(" s more")
+    assert (unknown.message, unknown.seconds_left < 0) == ("busy with training of round 7", True)
+    assert known.message.startswith("busy with training of round 7 for ") and known.message.endswith(" s more")
     assert known.seconds_left >= 0
 
 
@@ -160,7 +160,7 @@ def test_a_later_round_of_the_same_run_stops_the_older_after_its_step(queue: Job
 
     assert _ended(second).answer == b"new"
     assert _ended(first).failure is not None and first.failure.kind == "cancelled"
-    assert "round 8 superseded it" in first.failure.word
+    assert "round 8 superseded it" in first.failure.message
     assert words == ["training of round 7 is stopped after its step: round 8 superseded it"]
 
 
@@ -217,7 +217,7 @@ def test_cancel_stops_after_the_step_and_says_what(queue: JobQueue) -> None:
 
     assert queue.cancel() == "training of round 7"
     work.step()
-    assert _ended(job).failure is not None and "operator" in job.failure.word
+    assert _ended(job).failure is not None and "operator" in job.failure.message
     assert queue.cancel() == ""
 
 
@@ -246,7 +246,7 @@ def test_work_that_nobody_waits_for_is_stopped(queue: JobQueue, words: list[str]
     assert job.stop is not None
     work.step()
 
-    assert _ended(job).failure is not None and "no caller has waited" in job.failure.word
+    assert _ended(job).failure is not None and "no caller has waited" in job.failure.message
     assert "no caller has waited" in words[0]
 
 
@@ -291,7 +291,7 @@ def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(queue: 
 
     job = _ended(_submit(queue, _request(7), fail))
 
-    assert job.failure is not None and (job.failure.kind, job.failure.word) == (
+    assert job.failure is not None and (job.failure.kind, job.failure.message) == (
         "failed",
         "runtime-error: this device's own log says why",
     )
@@ -301,7 +301,7 @@ def test_an_error_nobody_expected_is_told_and_the_next_request_is_served(queue: 
 
 @pytest.mark.parametrize("raised", [RuntimeError("no"), MemoryError(), SystemExit(3)])
 def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> None:
-    def full(word: str) -> None:
+    def full(message: str) -> None:
         raise OSError(28, "No space left on device")
 
     def fail(job: Job) -> tuple[bytes, bool]:
@@ -316,7 +316,7 @@ def test_a_log_that_cannot_be_written_stops_no_work(raised: BaseException) -> No
     later = _submit(queue, _request(9), Steps(b"later", steps=0))  # its word on the older one is lost
     old.step()
 
-    assert failed.failure is not None and failed.failure.word == kind_of_error(raised)
+    assert failed.failure is not None and failed.failure.message == kind_of_error(raised)
     assert _ended(stopped).failure is not None
     assert (_ended(later).answer, queue.job) == (b"later", None)
     assert queue.close(SECONDS)

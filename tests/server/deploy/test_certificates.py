@@ -13,12 +13,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from signed import issued_by
 
 from server.deploy.certificates import (
     Authority,
     client_context,
     days_left,
-    issued_by,
     load_authority,
     new_authority,
     private_pem,

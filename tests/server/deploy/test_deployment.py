@@ -12,9 +12,10 @@ import pytest
 import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
+from signed import issued_by
 
 from server.deploy import folder as deploy_folder
-from server.deploy.certificates import days_left, issued_by, read_certificate
+from server.deploy.certificates import days_left, read_certificate
 from server.deploy.deployment import Deployment, Device, check_host, check_name
 from server.deploy.devices import add_device
 from server.deploy.folder import init_folder, renew

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
 import stat
 from html.parser import HTMLParser
@@ -123,6 +125,20 @@ def test_a_run_without_any_evaluation_has_a_page(tmp_path: Path) -> None:
         read_report(tmp_path)
 
 
+@pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
+def test_losses_that_are_no_numbers_are_left_out_of_the_charts(tmp_path: Path, loss: float) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.evaluation(0, 0.2, 2.5)
+    run.round(loss=loss)
+    run.round(loss=2.0)
+    run.evaluation(2, math.nan, loss)
+    run.end()
+    report = read_report(run.folder)
+
+    assert [len(chart.dots) for chart in report.curves] == [1, 1]
+    assert "NaN" not in render(report).split("<body>")[1].split("<h2>Curve</h2>")[1].split("</svg>")[0]
+
+
 def test_intervals_are_of_the_first_and_the_last_evaluation(run: RunFiles, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"errors": n % 3, "units": 10} for n in range(60)]
     found = intervals(run.folder)
@@ -155,3 +171,21 @@ def test_the_command_writes_a_file_for_its_owner(run: RunFiles) -> None:
     assert done.exit_code == 0, done.output
     assert json.loads(done.output) == {"report": str(path), "bytes": path.stat().st_size, "transcripts": 3}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_report_that_others_could_read_is_the_owners_again(run: RunFiles) -> None:
+    path = run.folder / "report.html"
+    path.touch(mode=0o644)
+    assert CliRunner().invoke(app, [str(run.folder)]).exit_code == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and path.stat().st_size > 1000
+
+
+def test_names_that_are_no_text_are_shown_escaped(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / os.fsdecode(b"run-\xff"), model="model-\udcff")
+    run.round()
+    run.end()
+    done = CliRunner().invoke(app, [str(run.folder), "--output", str(tmp_path / "report.html")])
+
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>run-\\xff</h1>" in page and "model-\\udcff" in page

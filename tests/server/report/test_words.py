@@ -55,9 +55,9 @@ def test_words_are_counted_where_they_turned_right_or_wrong() -> None:
     mended, broken = changed_words(before, after, "en")
 
     assert [(each.word, each.count, each.of) for each in mended] == [("bath", 2, 2)]
-    assert mended[0].heard == {"birth": 1, "bus": 1}
+    assert mended[0].transcribed == {"birth": 1, "bus": 1}
     assert [(each.word, each.count) for each in broken] == [("full", 1), ("path", 1)]
-    assert broken[1].heard == {"": 1}
+    assert broken[1].transcribed == {"": 1}
     assert len(changed_words(before, after, "en", most=1)[1]) == 1
 
 

@@ -64,6 +64,12 @@ class Full(Tracker):
         raise OSError("no space left")
 
 
+class NeedsKey(Tracker):
+    """Cannot be made without an argument."""
+
+    def __init__(self, key: str) -> None: ...
+
+
 @pytest.fixture
 def own_trackers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make this file importable as `own_trackers`."""
@@ -164,6 +170,21 @@ def test_a_missing_library_is_one_sentence(settings: Settings, monkeypatch: pyte
 def test_a_name_that_leads_to_no_tracker_is_refused(settings: Settings, name: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         choice.trackers_of(settings(report_to=name))
+
+
+@pytest.mark.usefixtures("own_trackers")
+def test_a_tracker_that_cannot_be_made_or_imported_is_one_sentence(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_trackers.py").write_text("raise RuntimeError('no key\\nis set')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, expected in (
+        ("own_trackers:NeedsKey", "cannot be made .TypeError: .*key.*: a tracker is made without arguments"),
+        ("broken_trackers:Mine", "cannot be imported .RuntimeError: no key is set.: name a module"),
+    ):
+        with pytest.raises(ConfigError, match=expected) as caught:
+            choice.trackers_of(settings(report_to=name))
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["tensorbord", "", "none,tensorboard", "tensorboard,"])

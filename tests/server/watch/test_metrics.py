@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from server.watch.serve import HEADERS, Listening, guarded
 from zo_common.errors import ConfigError
 
 pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
+from prometheus_client import generate_latest
+
 from client.worker.metrics import WorkerCollector
 from server.watch.exporter import exporter
 from server.watch.metrics import registry_of
@@ -72,6 +75,23 @@ def test_values_are_those_of_the_files(run: RunFiles) -> None:
     assert found["zo_asr_ledger_bytes", ()] == run.ledger.stat().st_size
     assert found["zo_asr_devices_lag_rounds", ()] == 2  # anna answered in round 1
     assert found["zo_asr_disk_free_bytes", ()] > 0
+
+
+def test_a_run_is_finished_once_it_has_ended_with_a_good_result(run: RunFiles) -> None:
+    assert _samples(run)["zo_asr_run_finished", ()] == 0
+    run.end()
+    found = _samples(run)
+    assert found["zo_asr_run_finished", ()] == 1  # after 3 of 40 rounds: a guard may end a run
+    assert found["zo_asr_run_start_timestamp_seconds", ()] == (run.folder / "settings.jsonl").stat().st_mtime
+    run.end(verdict="the result is worse than its start")
+    assert _samples(run)["zo_asr_run_finished", ()] == 0
+
+
+def test_a_name_that_is_no_text_does_not_break_a_scrape(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / os.fsdecode(b"run-\xff"))
+    run.round()
+    registry = registry_of(lambda: [RunFolder(run.folder)], run.folder)
+    assert b'zo_asr_run_last_round{run="run-\\\\xff"} 1.0' in generate_latest(registry)
 
 
 def _all_metrics(run: RunFiles) -> list[Any]:

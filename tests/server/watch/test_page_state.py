@@ -14,6 +14,7 @@ from server.watch.log_tail import MOST_LINES, LogTail
 from server.watch.page_state import State, change, encoded, state_of
 from server.watch.reasons import REASONS, in_words
 from server.watch.run_folder import RunFolder
+from zo_common.wire.plan import Status
 
 SERVER = Path(__file__).parents[3] / "server"
 
@@ -106,7 +107,7 @@ def test_every_reason_of_the_server_has_words() -> None:
     literal = re.compile(r'[rR]efused?\(\s*"([a-z_-]+)"')
     used = {code for path in SERVER.rglob("*.py") for code in literal.findall(path.read_text())}
     used |= set(re.findall(r'refusal = "([a-z-]+)"', "".join(path.read_text() for path in SERVER.rglob("*.py"))))
-    used |= {f"client-{status}" for status in ("non-finite", "checksum", "error", "busy")}
+    used |= {status.reason for status in Status if status not in (Status.OK, Status.BEHIND)}
 
     assert len(used) > 20 and {code for code in used if in_words(code) == code} == set()
     assert set(REASONS) - used - {"client-non-finite"} == set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 from benchmarks.harness.run_files import RunFiles
@@ -54,6 +56,26 @@ def test_a_torn_line_waits_for_its_end_and_malformed_files_are_left_out(tmp_path
     (run.folder / "evaluation.json").write_text("7")
     now = folder.read()
     assert (now.devices, now.status) == ([], "stopped")
+
+
+def test_rows_of_other_kinds_are_left_out(tmp_path: Path) -> None:
+    run, folder = RunFiles(tmp_path / "run", privacy="example"), RunFolder(tmp_path / "run")
+    run.round()
+    path = run.folder / "rounds.jsonl"
+    row = json.loads(path.read_text())
+    for wrong in ({"loss": "low"}, {"refused": None}, {"up": 3}, {"seconds": "9"}, {"answered": None}):
+        with path.open("a") as file:
+            file.write(json.dumps(row | {"server_round": 2} | wrong) + "\n")
+    (run.folder / "devices.json").write_text(json.dumps({"devices": [{"client_id": 0, "refused": None}, {}, 3]}))
+    settings = {"num-server-rounds": "many", "privacy": "example", "target-epsilon": "8"}
+    (run.folder / "settings.jsonl").write_text(json.dumps({"settings": settings}) + "\n")
+    now = folder.read()
+
+    assert (now.last_round, now.devices, now.target_rounds, now.epsilon_limit) == (1, [], 0, 0.0)
+
+
+def test_a_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path / os.fsdecode(b"run-\xff")).name == "run-\\xff"
 
 
 def test_looking_neither_takes_the_lock_nor_writes(tmp_path: Path) -> None:

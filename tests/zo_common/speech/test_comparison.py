@@ -15,6 +15,7 @@ from zo_common.speech.comparison import (
     error_counts,
     group_columns,
     points,
+    rate_intervals,
 )
 
 
@@ -134,6 +135,16 @@ def test_devices_that_answered_once_or_have_other_speech_are_not_compared() -> N
 def test_units_are_characters_where_there_are_no_spaces() -> None:
     assert error_counts("今天天气很好。", "今天天气不好", "zh") == (1, 6)
     assert error_counts("the cat sat", "the hat sat", "en") == (1, 3)
+
+
+def test_both_rates_of_an_evaluation_have_an_interval_around_them() -> None:
+    said, heard = ["the cat sat", "on the mat", "a hat"] * 20, ["the cat sat", "on a mat", "a bat"] * 20
+    found = rate_intervals(said, heard, "en")
+
+    assert set(found) == {"wer_interval", "cer_interval"}
+    assert found["wer_interval"][0] < 2 / 8 < found["wer_interval"][1] < 0.4
+    assert found["cer_interval"][0] < 4 / 26 < found["cer_interval"][1]
+    assert rate_intervals(said[:1], heard[:1], "en") == {}
 
 
 def test_a_change_in_words() -> None:

@@ -58,7 +58,7 @@ class Kernel(ABC):
 
     @abstractmethod
     def peaks(self) -> NDArray[np.int64]:
-        """The largest |n| of every tensor, in units; shape (tensors,)."""
+        """Return the largest |n| of every tensor, in units; shape (tensors,)."""
 
     @abstractmethod
     def checksum_sums(self) -> list[int]:

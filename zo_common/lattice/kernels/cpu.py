@@ -100,7 +100,7 @@ def _add_signed(weights, words, column, coefficient):  # type: ignore[no-untyped
 
 @njit(inline="always")
 def _weights(segment):  # type: ignore[no-untyped-def]
-    """The live weights of a segment."""
+    """Return the live weights of a segment."""
     return carray(_float_pointer(segment[ADDRESS]), (segment[COUNT],), np.float32)
 
 

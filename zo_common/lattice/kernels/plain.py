@@ -38,7 +38,7 @@ def direction_signs(seed: int, tid: int, first_block: int, num_blocks: int, devi
 def shifted_chunks(
     tensor: LatticeTensor, seeds: list[int], units: list[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Chunks of a flattened weight (a live view) and the int64 units each would hold after the shift."""
+    """Yield chunks of a flattened weight (a live view) and the int64 units each would hold after the shift."""
     flat = tensor.weight.view(-1)
     terms = [(seed, unit) for seed, unit in zip(seeds, units, strict=True) if unit]
     total_blocks = -(-flat.numel() // BLOCK_ELEMENTS)
@@ -52,7 +52,7 @@ def shifted_chunks(
 
 
 def peak_after(tensor: LatticeTensor, seeds: list[int], units: list[int]) -> int:
-    """The largest |n| a shift would reach, as exact integers; nothing is changed."""
+    """Return the largest |n| a shift would reach, as exact integers; nothing is changed."""
     return max((int(n.abs().max()) for _, n in shifted_chunks(tensor, seeds, units)), default=0)
 
 

@@ -11,7 +11,7 @@ from zo_common.models.whisper.languages import whisper_code
 
 
 def languages_of(tokenizer: Any) -> list[str]:
-    """The languages of a nested vocabulary; empty where the vocabulary is one for all."""
+    """Return the languages of a nested vocabulary; empty where the vocabulary is one for all."""
     vocabulary = getattr(tokenizer, "vocab", None)
     if not isinstance(vocabulary, dict) or not all(isinstance(letters, dict) for letters in vocabulary.values()):
         return []
@@ -46,7 +46,7 @@ def use_language(source: str, model: Any, tokenizer: Any, language: str) -> None
 
 
 def adapter_tensors(model: Any) -> dict[str, Any]:
-    """What a language's adapter file holds, of a model that has adapters; empty for others."""
+    """Return the content of a language's adapter file, of a model that has adapters; empty for others."""
     if getattr(model.config, "adapter_attn_dim", None) is None or not hasattr(model, "_get_adapters"):
         return {}
     return {name: parameter.detach().contiguous() for name, parameter in model._get_adapters().items()}

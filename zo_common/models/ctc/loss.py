@@ -40,7 +40,7 @@ class CTCBatch:
     labels: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> CTCBatch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         labels = None if self.labels is None else self.labels.to(device)
         return CTCBatch(self.values.to(device), self.lengths.to(device), labels)
 
@@ -48,7 +48,7 @@ class CTCBatch:
 def ctc_batch(
     extractor: Any, waves: Sequence[NDArray[np.float32]], labels: Sequence[Sequence[int]] | None = None
 ) -> CTCBatch:
-    """A batch of mono waveforms at the extractor's rate, with the labels of each from `ctc_text.ctc_labels`."""
+    """Return a batch of mono waveforms at the extractor's rate, with the labels of each from `ctc_text.ctc_labels`."""
     values, lengths = prepare_waves(extractor, waves)
     if labels is None:
         return CTCBatch(values, lengths)
@@ -84,7 +84,7 @@ class CTCLoss:
         self._label_lengths = (batch.labels != IGNORE).sum(dim=1)
 
     def __call__(self) -> torch.Tensor:
-        """Losses (B,), float32."""
+        """Return losses (B,), float32."""
         with autocast(self._precision, self._batch.values.device):
             logits, frames = ctc_logits(self._model, self._batch.values, self._batch.lengths)
         if self.trace is not None:
@@ -92,7 +92,7 @@ class CTCLoss:
         return ctc_losses(logits, frames, self._labels, self._label_lengths, blank_of(self._model))
 
     def _tell(self, trace: OutputTrace, logits: torch.Tensor, frames: torch.Tensor) -> None:
-        """The frames' logits; a frame counts one nth of an utterance of n characters, as its loss is divided by n."""
+        """Report the frames' logits; a frame counts one nth of an utterance of n characters, as in its loss."""
         counted = alignable(frames, self._labels, self._label_lengths)[:, None] & frame_mask(frames, logits.shape[1])
         units = torch.where(self._label_lengths > 0, self._label_lengths, frames.clamp(min=1))
         rows = counted.nonzero()[:, 0]
@@ -154,7 +154,7 @@ class AdaptationLoss:
         return self
 
     def __call__(self) -> torch.Tensor:
-        """Losses (B,), float32."""
+        """Return losses (B,), float32."""
         logits, frames = self._logits()
         if self._frozen is None:
             self._frozen = self._decide(logits, frames)

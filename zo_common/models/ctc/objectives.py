@@ -15,7 +15,7 @@ from zo_common.models.objectives import entropy, masked_mean
 def ctc_losses(
     logits: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor, blank: int
 ) -> torch.Tensor:
-    """Negative log-likelihood of each example's labels under CTC, in nats a character.
+    """Return the negative log-likelihood of each example's labels under CTC, in nats a character.
 
     The loss is normalised by characters, so that long and short utterances have the same weight, and the value is
     comparable to Whisper's nats per token. Sums are in float64, since a step measures differences of two losses.
@@ -42,24 +42,24 @@ def ctc_losses(
 
 
 def alignable(lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor) -> torch.Tensor:
-    """Which examples have an alignment, bool (B,): a frame for each character, one more between two equal ones."""
+    """Return which examples have an alignment, bool (B,): a frame for each character, one more between equal ones."""
     places = torch.arange(labels.shape[1], device=labels.device)
     repeats = (labels[:, 1:] == labels[:, :-1]) & (places[1:] < label_lengths[:, None])
     return label_lengths + repeats.sum(dim=1) <= lengths
 
 
 def frame_mask(lengths: torch.Tensor, frames: int) -> torch.Tensor:
-    """Which of `frames` frames are an example's own, bool (B, frames), for lengths (B,)."""
+    """Return which of `frames` frames are an example's own, bool (B, frames), for lengths (B,)."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
 def non_blank_mask(logits: torch.Tensor, lengths: torch.Tensor, blank: int) -> torch.Tensor:
-    """Which frames (of logits (B, T, V), the first `lengths` (B,)) are most likely a character, bool (B, T)."""
+    """Return which frames (of logits (B, T, V), first `lengths` (B,)) are most likely a character, bool (B, T)."""
     return (logits.argmax(dim=2) != blank) & frame_mask(lengths, logits.shape[1])
 
 
 def frame_entropy(logits: torch.Tensor, mask: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Mean entropy of the marked frames, in nats.
+    """Return the mean entropy of the marked frames, in nats.
 
     Args:
         logits: (B, T, V), divided by `temperature`.
@@ -80,7 +80,7 @@ def confidence_weights(logits: torch.Tensor, mask: torch.Tensor, temperature: fl
 
 
 def class_confusion(logits: torch.Tensor, weights: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """Minimum class confusion of each example's frames: the mean share of a class's confusion with other classes.
+    """Return the minimum class confusion of each example's frames: a class's mean share of confusion with others.
 
     With p_lj the probability of class j in frame l and w_l its weight, the confusion matrix is C = pᵀ diag(w) p, and
     the loss 1/V · Σ_j Σ_{i≠j} C_ij / Σ_i C_ij. As the classes of a frame add up to one, Σ_i C_ij = Σ_l w_l p_lj, so it

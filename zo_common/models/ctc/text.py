@@ -75,7 +75,7 @@ class CTCVocabulary:
         return labels, lacking
 
     def _of_word(self, word: str, lacking: Counter[str]) -> list[int]:
-        """The longest tokens from the left, as the tokenizer itself splits."""
+        """Return the longest tokens from the left, as the tokenizer itself splits."""
         labels: list[int] = []
         place = 0
         while place < len(word):
@@ -93,12 +93,12 @@ class CTCVocabulary:
         return labels
 
     def _written_otherwise(self, character: str) -> str:
-        """The same in characters that are known, or nothing."""
+        """Return the same in characters that are known, or nothing."""
         found = self._plain(character)
         return found if all(c in self._tokens and c != self._space for c in found) else ""
 
     def _plain(self, character: str) -> str:
-        """What a keyboard has for a character, or with `fold_accents` its letter; else nothing."""
+        """Return a keyboard's form of a character, or with `fold_accents` its letter; else nothing."""
         found = _PLAIN.get(character, "")
         if found or not self._fold:
             return found
@@ -126,12 +126,12 @@ class CTCVocabulary:
 
 
 def ctc_labels(tokenizer: Any, text: str, classes: int) -> list[int]:
-    """The labels of one text; see `CTCVocabulary`."""
+    """Return the labels of one text; see `CTCVocabulary`."""
     return CTCVocabulary(tokenizer, classes).labels(text)[0]
 
 
 def left_out_sentence(lacking: Iterable[Counter[str]]) -> str:
-    """A sentence on the characters that labels leave out; empty where there are none."""
+    """Return a sentence on the characters that labels leave out; empty where there are none."""
     total: Counter[str] = Counter()
     for counts in lacking:
         total.update(counts)

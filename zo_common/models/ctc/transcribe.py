@@ -22,7 +22,7 @@ def transcribe_waves(
     batch_size: int = 1,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Transcripts of mono waveforms at the processor's sampling rate, without a language model.
+    """Return transcripts of mono waveforms at the processor's sampling rate, without a language model.
 
     Args:
         batch_size: padding affects models with a group norm, so published results use 1.
@@ -45,7 +45,7 @@ def transcribe_waves(
 
 
 def spelled(tokenizer: Any, classes: torch.Tensor, blank: int) -> str:
-    """The text of the likeliest classes of an utterance's frames, (T,)."""
+    """Return the text of the likeliest classes of an utterance's frames, (T,)."""
     if hasattr(tokenizer, "word_delimiter_token"):
         return str(tokenizer.decode(classes))  # which joins repeats and drops blanks
     joined = [int(c) for c in torch.unique_consecutive(classes) if int(c) != blank]

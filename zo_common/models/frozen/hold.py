@@ -143,7 +143,7 @@ def _torchao() -> Any:
 
 
 def _int8(weight: torch.Tensor) -> torch.Tensor:
-    """An int8 tensor with a scale for each row, which linear layers multiply with in bfloat16."""
+    """Return an int8 tensor with a scale for each row, which linear layers multiply with in bfloat16."""
     torchao = _torchao()
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)

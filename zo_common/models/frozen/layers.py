@@ -16,7 +16,7 @@ from zo_common.models.frozen.originals import Read
 
 
 class Held:
-    """What the layers below have in common; they are made by `hold`, not constructed.
+    """Base of the layers below, which are made by `hold`, not constructed.
 
     Attributes:
         weight: not trained, of any type.

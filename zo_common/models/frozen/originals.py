@@ -15,7 +15,7 @@ Read = Callable[[], torch.Tensor]
 
 
 class Originals:
-    """Where each weight of a saved model is.
+    """Places of the weights of a saved model.
 
     A file is mapped for one tensor at a time: pages of a mapping count as memory of the process until it is closed.
 
@@ -50,7 +50,7 @@ class Originals:
 
 
 def _files(source: str) -> dict[str, str]:
-    """Tensor name → file."""
+    """Return tensor name → file."""
     from transformers.utils.hub import cached_file
 
     def path(name: str) -> str | None:

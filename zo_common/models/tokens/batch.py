@@ -22,7 +22,7 @@ class TokenBatch:
     labels: torch.Tensor
 
     def to(self, device: torch.device) -> TokenBatch:
-        """The same batch on a device."""
+        """Return the same batch on a device."""
         return TokenBatch({name: value.to(device) for name, value in self.inputs.items()}, self.labels.to(device))
 
 
@@ -35,6 +35,6 @@ def padded(rows: list[list[int]], fill: int) -> torch.Tensor:
 
 
 def next_tokens(prompts: list[list[int]], texts: list[list[int]], end: int) -> torch.Tensor:
-    """Labels of prompts followed by texts: position i predicts token i + 1, where that is of the text or its end."""
+    """Return labels of prompts before texts: position i predicts token i + 1, if that is of the text or its end."""
     rows = [[*[IGNORE] * (len(p) - 1), *text, end] for p, text in zip(prompts, texts, strict=True)]
     return padded(rows, IGNORE)

@@ -32,13 +32,13 @@ class Form(Protocol):
     masked: bool
 
     def tokens(self, text: str) -> list[int]:
-        """The tokens of a text, without prompt and end."""
+        """Return the tokens of a text, without prompt and end."""
 
     def batch(self, waves: Sequence[Wave], texts: list[list[int]]) -> TokenBatch:
-        """Inputs and labels of mono waveforms (n,) at the processor's rate, with the tokens of their texts."""
+        """Return inputs and labels of mono waveforms (n,) at the processor's rate, with the tokens of their texts."""
 
     def to_generate(self, waves: Sequence[Wave]) -> tuple[dict[str, torch.Tensor], int]:
-        """Arguments of `generate`, and how many tokens of its answer are the prompt."""
+        """Return arguments of `generate`, and how many tokens of its answer are the prompt."""
 
 
 class _Tokens:
@@ -96,7 +96,7 @@ class Seq2SeqForm(_Tokens):
         return {name: value for name, value in made.items() if name in known}
 
     def _started(self, language: str) -> list[int]:
-        """The prompt, its start token first."""
+        """Return the prompt, its start token first."""
         if hasattr(self._processor, "apply_transcription_request"):
             silence = np.zeros(self._rate, np.float32)
             try:
@@ -156,7 +156,7 @@ class CausalForm(_Tokens):
 
 
 def _setting(model: Any, name: str) -> Any:
-    """A special token of generation, else of the model."""
+    """Return a special token of generation, else of the model."""
     own = getattr(model.generation_config, name, None)
     for config in (model.config, model.config.get_text_config(decoder=True)):
         own = getattr(config, name, None) if own is None else own
@@ -164,7 +164,7 @@ def _setting(model: Any, name: str) -> Any:
 
 
 def _first(tokens: Any, otherwise: int) -> int:
-    """One of the tokens that a setting names."""
+    """Return one of the tokens that a setting names."""
     if tokens is None:
         return otherwise
     return int(tokens[0] if isinstance(tokens, list | tuple) else tokens)

@@ -27,12 +27,12 @@ class TokenLoss:
         self._model, self._batch, self._precision = model, batch, precision
 
     def __call__(self) -> torch.Tensor:
-        """Losses (B,), float32."""
+        """Return losses (B,), float32."""
         counted, logits = self.logits()
         return label_losses(logits, self._batch.labels, counted, self.trace)
 
     def logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Which positions are labelled, bool (B, L), and their logits, float32 (P, V)."""
+        """Return which positions are labelled, bool (B, L), and their logits, float32 (P, V)."""
         labels = self._batch.labels
         with autocast(self._precision, labels.device):
             logits = self._model(**self._batch.inputs, use_cache=False).logits

@@ -22,7 +22,7 @@ def transcribe_tokens(
     waves: Sequence[Wave],
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[tuple[str, list[int]]]:
-    """Transcripts of mono waveforms at the processor's rate, and the text tokens that they consist of.
+    """Return transcripts of mono waveforms at the processor's rate, and the text tokens that they consist of.
 
     Models affected by padding decode one utterance at a time; a repetition loop is decoded again, as with Whisper.
 
@@ -34,13 +34,13 @@ def transcribe_tokens(
     found: list[tuple[str, list[int]]] = []
     for start in range(0, len(waves), size):
         group = waves[start : start + size]
-        heard = _written(processor, special, _generate(model, form, group))
-        loops = [row for row, (text, _) in enumerate(heard) if is_loop(text)]
+        written = _written(processor, special, _generate(model, form, group))
+        loops = [row for row, (text, _) in enumerate(written) if is_loop(text)]
         if loops:
             rows = _generate(model, form, [group[row] for row in loops], no_repeat_ngram_size=NO_REPEAT_NGRAM_SIZE)
             for row, one in zip(loops, _written(processor, special, rows), strict=True):
-                heard[row] = one
-        found += heard
+                written[row] = one
+        found += written
         if on_progress is not None:
             on_progress(len(found), len(waves))
     return found
@@ -57,6 +57,6 @@ def _generate(model: Any, form: Form, waves: Sequence[Wave], **others: Any) -> t
 
 
 def _written(processor: Any, special: set[int], rows: torch.Tensor) -> list[tuple[str, list[int]]]:
-    """The text of each row, and its tokens without control tokens."""
+    """Return the text of each row, and its tokens without control tokens."""
     kept = [[token for token in row if token not in special] for row in rows.tolist()]
     return [(str(processor.tokenizer.decode(tokens, skip_special_tokens=True)).strip(), tokens) for tokens in kept]

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from zo_common.speech.audio import stated_audio
-from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing, Row, short_name
-from zo_common.speech.layouts.nemo import named_by_files, timed_row
-from zo_common.speech.layouts.parquet import HeldAudio, is_damaged
-from zo_common.speech.layouts.parts import all_parts, beside, first_parts
-from zo_common.speech.layouts.rows import first_columns, read_rows
+from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing
+from zo_common.speech.layouts.nemo import named_by_files, read_table
+from zo_common.speech.layouts.parquet import is_damaged
+from zo_common.speech.layouts.parts import beside, first_parts
+from zo_common.speech.layouts.rows import first_columns
 
 NAME = "a table"
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -44,19 +42,4 @@ def tables(place: Path) -> Iterable[Path]:
 
 def read(place: Path) -> Listing:
     """As `Layout.read`."""
-    columns: dict[str, None] = {}
-    listed: list[Row | str] = []
-    for part in all_parts(place):
-        own, rows = read_rows(part)
-        columns.update(dict.fromkeys(own))
-        column = _audio_column(own)
-        listed += [_row(short_name(part), place.parent, column, line, row) for line, row in rows]
-    return Listing(short_name(place), tuple(columns), tuple(listed), audio=_audio_column(columns), texts=_TEXTS)
-
-
-def _row(name: str, folder: Path, column: str, line: int, row: dict[str, Any] | str) -> Row | str:
-    if isinstance(row, str):
-        return f"{name}:{line}: {row}"
-    value = row.get(column)
-    audio = value if isinstance(value, HeldAudio) else stated_audio([folder], value, column=column)
-    return timed_row(f"{name}:{line}", audio, column, row)
+    return read_table(place, _audio_column, _TEXTS)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from zo_common.errors import DataError
 from zo_common.speech.audio import stated_audio
 from zo_common.speech.layouts.layout import Listing, Row, short_name
+from zo_common.speech.layouts.parquet import HeldAudio
 from zo_common.speech.layouts.parts import all_parts, beside, first_parts, table_name
 from zo_common.speech.layouts.rows import first_columns, read_rows, seconds_of
 
@@ -51,22 +52,38 @@ def tables(place: Path) -> Iterable[Path]:
 
 def read(place: Path) -> Listing:
     """As `Layout.read`."""
+    return read_table(place, lambda columns: _AUDIO, ("text", "transcription"))
+
+
+def read_table(place: Path, audio_column: Callable[[Iterable[str]], str], texts: tuple[str, ...]) -> Listing:
+    """Read a table in all its parts.
+
+    Args:
+        audio_column: returns the column of recordings among a part's columns.
+        texts: as in `Listing`.
+
+    Raises:
+        ListingFault: a part is missing or malformed.
+    """
     columns: dict[str, None] = {}
     listed: list[Row | str] = []
     for part in all_parts(place):
         own, rows = read_rows(part)
         columns.update(dict.fromkeys(own))
-        listed += [_row(short_name(part), place.parent, line, row) for line, row in rows]
-    return Listing(short_name(place), tuple(columns), tuple(listed), audio=_AUDIO, texts=("text", "transcription"))
+        column = audio_column(own)
+        listed += [_row(short_name(part), place.parent, column, line, row) for line, row in rows]
+    return Listing(short_name(place), tuple(columns), tuple(listed), audio=audio_column(columns), texts=texts)
 
 
-def _row(name: str, folder: Path, line: int, row: dict[str, Any] | str) -> Row | str:
+def _row(name: str, folder: Path, column: str, line: int, row: dict[str, Any] | str) -> Row | str:
     if isinstance(row, str):
         return f"{name}:{line}: {row}"
-    return timed_row(f"{name}:{line}", stated_audio([folder], row.get(_AUDIO), column=_AUDIO), _AUDIO, row)
+    value = row.get(column)
+    audio = value if isinstance(value, HeldAudio) else stated_audio([folder], value, column=column)
+    return _timed_row(f"{name}:{line}", audio, column, row)
 
 
-def timed_row(where: str, audio: Any, column: str, row: dict[str, Any]) -> Row:
+def _timed_row(where: str, audio: Any, column: str, row: dict[str, Any]) -> Row:
     """Return a row with the part given by its `offset` and `duration`, in seconds."""
     offset, duration = seconds_of(row.get("offset"), "offset"), seconds_of(row.get("duration"), "duration")
     fields = {key: value for key, value in row.items() if key != column}
