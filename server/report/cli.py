@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from zo_common.bar import working
 from zo_common.cli import AsJson, run_typer
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -22,11 +23,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page that stands alone: curve, speakers, words mended and broken, transcripts before and after."""
-    from server.report.data import read_report
-    from server.report.page import render
+    with working("reading the run"):
+        from server.report.data import read_report
+        from server.report.page import render
 
-    path = output or run / "report.html"
-    found = read_report(run, transcripts)
+        path = output or run / "report.html"
+        found = read_report(run, transcripts)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.write(render(found))
     if as_json:
