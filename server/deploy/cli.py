@@ -57,13 +57,12 @@ def init(
     )  # fmt: skip
     init_folder(deployment, device or [], make_keys=make_keys)
     console.print(f"wrote {folder}")
+    enroll_them = f"then: zo-asr server enroll {folder}"
     if make_keys or not device:
-        console.print(f"next: {deployment.root}/start.sh, then: zo-asr server enroll {folder}{'' if device else ' NAME'}")
+        console.print(f"next: {deployment.root}/start.sh, {enroll_them}{'' if device else ' NAME'}")
     else:
         console.print(f"next: {deployment.root}/start.sh, and carry {folder}/devices/NAME/ to each device")
-        console.print(
-            f"each makes its own key, as its README.md says; then: zo-asr server enroll {folder} NAME --public-key 'LINE'"
-        )
+        console.print(f"each makes its own key, as its README.md says; {enroll_them} NAME --public-key 'LINE'")
 
 
 @app.command()
@@ -168,7 +167,8 @@ def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: b
 
     deployment = Deployment.open(folder)
     starting = "server and devices load the model"
-    with _progress(deployment, run, 0, starting, quiet=quiet, as_json=as_json) as progress:  # before this start writes anything
+    # before this start writes anything
+    with _progress(deployment, run, 0, starting, quiet=quiet, as_json=as_json) as progress:
         run_id = begin(deployment, run, changes, resume=resume)
         progress.say(headline(run, run_settings(deployment, run, changes, resume=resume)))
         progress.say(f"{starting} now; the bar appears with the first round")

@@ -261,7 +261,7 @@ def test_stop_stops_the_last_start(deployment: Deployment, flower: Flower, call:
     assert flower.asked[-1] == ["stop", "12", "deployment", "--format", "json"]
     ended = "Stopping run ID 12... [code: 18] Run is already finished."
     flower.answer({"stop": {"success": False, "error-message": ended}})
-    with pytest.raises(ConfigError, match="^example has ended already, expected a run in progress"):
+    with pytest.raises(ConfigError, match=r"^example has ended already, expected a run in progress"):
         call("stop", "example")
 
 
