@@ -17,8 +17,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 LONGEST_MEAN = 25
 LONGEST = 30
-DENSE = ("docs/protocol.md", "docs/privacy.md", "docs/results/privacy.md")
-"""Specifications, whose definitions may be longer."""
+DENSE = ("CHANGELOG.md", "docs/protocol.md", "docs/privacy.md", "docs/results/privacy.md")
+"""Lists of changes and specifications, which may be longer."""
 # word → what the pages say in its place
 WORDS = {
     "utilize": "use",
