@@ -27,12 +27,13 @@ reference: $(STAMP)  ## docs/settings.md and docs/commands.md, from the settings
 	$(BIN)/python -m benchmarks.pages.settings
 	$(BIN)/python -m benchmarks.pages.commands
 
-lint: $(STAMP)  ## style, types, layers, spelling, and that the pages show the committed numbers, settings and commands
+lint: $(STAMP)  ## style, types, layers, spelling, wording, and that the pages show the committed numbers, settings and commands
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/proselint check --config .proselintrc.json README.md CONTRIBUTING.md CHANGELOG.md SECURITY.md docs
 	$(BIN)/python -m benchmarks.pages.readme --check
 	$(BIN)/python -m benchmarks.pages.settings --check
 	$(BIN)/python -m benchmarks.pages.commands --check

@@ -55,7 +55,7 @@ def read_train_split(config: RunConfig) -> Manifest:
     """Read the table of the devices' recordings; no audio is decoded.
 
     Raises:
-        ConfigError: a row cannot be used (unless `skip-bad`), or none can.
+        ConfigError: a row cannot be used (unless `skip-bad`), none can, or there is nothing to read.
     """
     if not config.data:
         raise ConfigError("data is not set: give a folder with metadata.csv, a saved dataset directory or a hub id")
@@ -63,17 +63,13 @@ def read_train_split(config: RunConfig) -> Manifest:
         manifest = read_manifest(
             config.data, split=config.train_split or None, text_column=config.text_column, need_text=config.needs_text
         )
-    except DataError as error:
-        raise _uncorrected(error) from None
+    except DataError as error:  # the source as a whole: there are no rows to correct or to leave out
+        raise ConfigError(str(error)) from None
     manifest = named_rows(manifest, config.partition_by)
     if manifest.problems and not (config.skip_bad and manifest.utterances):
-        raise _uncorrected(DataError(manifest.problems))
+        head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
+        raise ConfigError(f"{head}\n  {DataError(manifest.problems)}")
     return manifest
-
-
-def _uncorrected(error: DataError) -> ConfigError:
-    head = "the data must be corrected before training starts (skip-bad=true trains on what is good):"
-    return ConfigError(f"{head}\n  {error}")
 
 
 def _check_shares(config: RunConfig, manifest: Manifest, devices: int) -> None:

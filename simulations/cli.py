@@ -114,7 +114,12 @@ def corpus(
     with console.status("synthesising speech"):
         made = write_corpus(directory, config)
     minutes = sum(made.seconds.values()) / 60
-    console.print(f"{'kept' if made.reused else 'wrote'} {directory}: {made.utterances}, {minutes:.1f} min")
+    console.print(f"{'kept' if made.reused else 'wrote'} {directory}: {_counts(made.utterances)}, {minutes:.1f} min")
+
+
+def _counts(utterances: dict[str, int]) -> str:
+    """Return the number of recordings of each split in words."""
+    return ", ".join(f"{split} {count}" for split, count in utterances.items()) + " recordings"
 
 
 @app.command()
@@ -128,8 +133,10 @@ def prompts(
     """Real human speech: Asterisk's telephone prompts as a Hugging Face `audiofolder` with three splits."""
     from simulations.speech.telephone_prompts import write_prompts
 
-    made = write_prompts(directory, language, unpacked=unpacked)
-    console.print(f"wrote {directory}: {made.utterances}, {sum(made.seconds.values()) / 60:.1f} min")
+    with console.status("converting prompts"):
+        made = write_prompts(directory, language, unpacked=unpacked)
+    minutes = sum(made.seconds.values()) / 60
+    console.print(f"wrote {directory}: {_counts(made.utterances)}, {minutes:.1f} min")
 
 
 @app.command("import-whisper")

@@ -26,6 +26,7 @@ from zo_common.models.export import count_parameters
 from zo_common.models.load import model_config
 from zo_common.speech.model_kinds import kind_of
 
+STARTING = "Ray and the models"
 GRACE = 5.0
 """Seconds that a simulation has to end after a signal; then its process is killed."""
 
@@ -54,7 +55,7 @@ def run_scenario(
         _say_speech(console, corpus)
     check_simulation(config, devices)
     _say_what(console, scenario, config, devices)
-    with RunProgress(console, config.num_server_rounds) as progress:
+    with RunProgress(console, config.num_server_rounds, STARTING) as progress:
         run_federation(
             config, devices, progress.events(), scenario.actors, grace=GRACE, on_start=lambda: _say_start(console)
         )
@@ -80,7 +81,8 @@ def leave_results(
         The numbers of `result.json`, and `output`.
     """
     output = Path(config.output)
-    numbers = _numbers(config, output, devices, start)
+    with console.status("replaying the ledger in another process"):
+        numbers = _numbers(config, output, devices, start)
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / EVALUATION).read_text())["curve"]
     if curve:
@@ -106,7 +108,7 @@ def _say_what(console: Console, scenario: Scenario, config: RunConfig, devices: 
 
 
 def _say_start(console: Console) -> None:
-    console.print("Ray and the models start now; the bar appears with the first round", highlight=False)
+    console.print(f"{STARTING} start now; the bar appears with the first round", highlight=False)
 
 
 def _numbers(config: RunConfig, output: Path, devices: int, start: float) -> dict[str, Any]:

@@ -43,10 +43,12 @@ def train(
     chosen: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     chosen |= {"device": device, "resume": resume, "skip-bad": skip_bad} | parse_settings(setting)
     start = time.monotonic()
-    from train.run import config_for
+    console = progress_console(quiet=quiet, as_json=as_json)
+    with console.status("reading settings and recordings"):
+        from train.run import config_for
 
-    config = config_for(recordings, chosen)
-    numbers = _run(config, start, progress_console(quiet=quiet, as_json=as_json))
+        config = config_for(recordings, chosen)
+    numbers = _run(config, start, console)
     if as_json:
         print(json.dumps(numbers))
     if numbers["verdict"]:
@@ -59,17 +61,20 @@ def _run(config: RunConfig, start: float, console: Console) -> dict[str, Any]:
     from train.progress import TrainProgress
     from train.run import run_here
 
-    console.print(headline("train", config))
-    console.print("Model, loss check and first evaluation now; the bar appears with the first round", highlight=False)
     command = shlex.join(["zo-asr", *sys.argv[1:]])
     try:
         with TrainProgress(console, config) as progress:
-            run_here(config, progress.events())
+            run_here(config, progress.events(), on_start=lambda: _say_start(console, headline("train", config)))
         figure = f"train: split {config.eval_split}"
         return leave_results(config, 1, console, command, "train: one machine", start, figure=figure)
     except (KeyboardInterrupt, SystemExit) as end:  # of SIGINT and SIGTERM
         print(_interrupted(config, command), file=sys.stderr)
         raise SystemExit(end.code if isinstance(end, SystemExit) else 130) from None
+
+
+def _say_start(console: Console, head: str) -> None:
+    console.print(head)
+    console.print("Model, loss check and first evaluation now; the bar appears with the first round", highlight=False)
 
 
 def _interrupted(config: RunConfig, command: str) -> str:

@@ -19,7 +19,7 @@ class TrainProgress(RunProgress):
     """
 
     def __init__(self, console: Console, config: RunConfig) -> None:
-        super().__init__(console, config.num_server_rounds)
+        super().__init__(console, config.num_server_rounds, "model, loss check, first evaluation")
         self.last_round = 0
         self._forwards = config.estimator_config.forwards * config.local_steps
         self._looks = Path(config.output) / GUARD_LOG

@@ -12,12 +12,16 @@ from client.device.warm import forget_all
 from server.app import run_on
 from server.devices.enrolment import Enrolment
 from server.rounds.events import Events
+from server.rounds.federation import refuse_used_ledger
 from server.rounds.result import RunResult
 from server.run.log import RoundReport
+from server.run.output import check_output
+from simulations.before_start import read_train_split
 from simulations.models.whisper_import import bundled_whisper
 from train.one_process import OneProcess
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
+from zo_common.models.load import model_config
 from zo_common.speech.splits import splits_of
 
 ALONE: dict[str, int] = {"num_server_rounds": 320, "guard_every": 32}
@@ -88,12 +92,30 @@ def refuse_several_devices(config: RunConfig) -> None:
             )
 
 
-def run_here(config: RunConfig, events: Events | None = None) -> None:
+def check_here(config: RunConfig) -> None:
+    """Raise at once what the run would raise later: on the table of recordings, the name of the model, the output.
+
+    Raises:
+        ConfigError, ModelNotFound, UnsupportedModel: one sentence, with the remedy.
+    """
+    read_train_split(config)
+    model_config(config.model)
+    check_output(config)
+    refuse_used_ledger(config)
+
+
+def run_here(config: RunConfig, events: Events | None = None, on_start: Callable[[], None] | None = None) -> None:
     """Run all rounds in this process, with one copy of the model; writes the files of a run to `output`.
+
+    Args:
+        on_start: called after the checks that need no model.
 
     Raises:
         ZOError: as `train`.
     """
+    check_here(config)
+    if on_start is not None:
+        on_start()
     forget_all()  # of an earlier run in this process
     place = OneProcess(config)
     try:

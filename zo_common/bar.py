@@ -1,4 +1,4 @@
-"""A progress bar on stderr for work of unknown length, out of the way of results on stdout."""
+"""Progress on stderr, out of the way of results on stdout: a bar, or a spinner where there is nothing to count."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.status import Status
 
 PATIENCE = 2.0  # seconds without a bar
+
+
+def working(what: str) -> Status:
+    """Return a context that shows words with a spinner, on a terminal alone: imports, loading of a model."""
+    return Console(stderr=True).status(what)
 
 
 class Bar:

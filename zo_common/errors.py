@@ -109,9 +109,10 @@ class DataError(OperatorError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
-        count = len(self.problems)
-        head = f"{count} problem{'s' if count != 1 else ''} in the data:"
-        super().__init__("\n  ".join([head, *self.problems]))
+        if len(self.problems) == 1:
+            super().__init__(self.problems[0])
+        else:
+            super().__init__("\n  ".join([f"{len(self.problems)} problems in the data:", *self.problems]))
 
     @property
     def public_text(self) -> str:

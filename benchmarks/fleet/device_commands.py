@@ -30,7 +30,7 @@ def worker_command(
     """Return the device's resident worker."""
     key = deployment.device_folder_of(name) / "node.key"
     return [
-        f"{deployment.bin}/zo-asr-worker",
+        f"{deployment.bin}/zo-asr", "worker",
         "--model", str(model), "--data", str(data), "--listen", socket, "--state", str(state),
         "--node-key", str(key),
     ]  # fmt: skip

@@ -40,12 +40,12 @@ All settings with their defaults. They are keys of `--run-config` in `flwr run`,
 `runs/NAME.toml` in a deployment, and of `--set key=value` in `zo-asr sim run`, `zo-asr server start` and `zo-asr
 server resume`. An unknown key is answered with the nearest valid one, a value out of range with what is expected.
 
-**Resuming.** A run that is resumed (`resume=true`) keeps every setting that the last column calls *fixed*: another
-value is refused before a device is asked, with the setting's name, both values and what to set, and nothing is
-written. Settings that are *free* may change; the run reports them in one line (but for `resume`, `output`,
-`feature-cache` and `torch-threads`, which belong to one start or one machine), and every start adds a line to
-`settings.jsonl` in `output`, with all settings and what was changed. What an older ledger does not record is not
-compared. `trained-tensors=auto` and `noise-multiplier=0` take what the ledger records.
+**Resuming.** A run that is resumed (`resume=true`) keeps every setting that the last column calls *fixed*. Another
+value is refused before a device is asked, with the setting's name, both values and what to set; nothing is written.
+Settings that are *free* may change. The run reports them in one line, but for `resume`, `output`, `feature-cache` and
+`torch-threads`, which belong to one start or one machine. Every start adds a line to `settings.jsonl` in `output`, with
+all settings and what was changed. What an older ledger does not record is not compared. `trained-tensors=auto` and
+`noise-multiplier=0` take what the ledger records.
 
 **The device's engine.** A change of a setting marked † makes a device build its model anew.
 """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from zo_common.bar import working
 from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
@@ -104,7 +105,8 @@ def adapt(
     """Print the transcript of each recording before and after adapting to it."""
     from client.adapt.run import prepare_records, read_references
 
-    settings = _settings(ctx.params)
+    with working("starting"):
+        settings = _settings(ctx.params)
     if batch < 1:
         raise ConfigError(f"batch is {batch}, expected 1 or more recordings")
     references = read_references(reference, text_column) if reference else None
@@ -170,19 +172,20 @@ def _bounds(continual: bool, max_drift: float | None, anchor: float | None) -> D
 
 
 def _adapter(model: str, settings: AdaptSettings, device: str, threads: int) -> Adapter:
-    import torch
+    with working("loading the model"):
+        import torch
 
-    from client.adapt.adapter import Adapter
-    from zo_common.models.compute import choose_device
-    from zo_common.models.load import load_model
-    from zo_common.models.quiet import quiet_transformers
+        from client.adapt.adapter import Adapter
+        from zo_common.models.compute import choose_device
+        from zo_common.models.load import load_model
+        from zo_common.models.quiet import quiet_transformers
 
-    quiet_transformers()
-    if threads:
-        torch.set_num_threads(threads)
-    loaded = load_model(model, language=settings.language)
-    loaded.model.to(choose_device(device))
-    return Adapter(loaded, settings)
+        quiet_transformers()
+        if threads:
+            torch.set_num_threads(threads)
+        loaded = load_model(model, language=settings.language)
+        loaded.model.to(choose_device(device))
+        return Adapter(loaded, settings)
 
 
 @contextmanager

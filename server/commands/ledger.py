@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from zo_common.bar import working
 from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.console import printable
 from zo_common.errors import ConfigError
@@ -53,7 +54,7 @@ def show(
     for label, value in (
         ("base model", f"{header.model}  fingerprint {header.fingerprint[:16]}…"),
         ("trained", f"{header.pattern}: {len(header.tensors)} tensors, scale {header.scale}"),
-        ("estimator", f"{header.estimator}, epsilon {header.epsilon:g}, run seed {header.run_seed}"),
+        ("estimator", f"{header.estimator}, epsilon {header.epsilon or 'auto'}, run seed {header.run_seed}"),
         ("settings", ", ".join(f"{k} {v}" for k, v in header.settings.items())),
         ("created", header.created),
         ("rounds", f"{found.last_round}, {updates} directions, {size} bytes"),
@@ -102,7 +103,6 @@ def replay_command(
     as_json: AsJson = False,
 ) -> None:
     """Replay a ledger on its base model into a directory for `from_pretrained`, processor included."""
-    from zo_common.ledger.replay import restore_state
     from zo_common.models.card import model_card
     from zo_common.models.export import export_model
 
@@ -115,8 +115,7 @@ def replay_command(
         found = Ledger(found.header, found.records[:rounds])
     base = model or found.header.model
     loaded = _base(found, model)
-    state = restore_state(loaded.model, found.header, threads=threads or None)
-    _replay_with_bar(state, found)
+    state = _restored(loaded, found, threads)
     language = str(found.header.settings.get("language", ""))  # older ledgers lack it
     card = model_card(base, language or "en", rounds=found.last_round, trained=found.header.pattern)
     export_model(loaded.model, loaded.processor, output, language=language, card=card)
@@ -156,26 +155,26 @@ def combine_command(
 
 def _base(ledger: Ledger, model: str) -> LoadedModel:
     """Load a ledger's base model; if it has one adapter for each language, with the adapter of the run's language."""
-    from zo_common.models.load import load_model
+    with working("loading the base model"):
+        from zo_common.models.load import load_model
 
-    return load_model(model or ledger.header.model, language=str(ledger.header.settings.get("language", "")))
+        return load_model(model or ledger.header.model, language=str(ledger.header.settings.get("language", "")))
 
 
 def _replayed(ledger: Ledger, model: str, threads: int) -> LatticeState:
-    from zo_common.ledger.replay import restore_state
-
-    loaded = _base(ledger, model)
-    state = restore_state(loaded.model, ledger.header, threads=threads or None)
-    _replay_with_bar(state, ledger)
-    return state
+    return _restored(_base(ledger, model), ledger, threads)
 
 
-def _replay_with_bar(state: LatticeState, ledger: Ledger) -> None:
-    from zo_common.ledger.replay import replay
+def _restored(loaded: LoadedModel, ledger: Ledger, threads: int) -> LatticeState:
+    """Return the state after a ledger's last round; a bar counts directions."""
+    from zo_common.ledger.replay import replay, restore_state
 
+    with working("comparing the base model with the ledger's"):
+        state = restore_state(loaded.model, ledger.header, threads=threads or None)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("replaying directions", total=None)
         replay(state, ledger, lambda done, total: progress.update(task, completed=done, total=total))
+    return state
 
 
 main = run_typer(app)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from zo_common.bar import working
 from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.directions.seeds import Directions
 from zo_common.errors import ConfigError
@@ -45,7 +46,8 @@ def plan(
         cast(Privacy, level), epsilon, delta, rounds, steps, batch, examples, queries, devices, clip_norm,
         gradient_square, gradient_variance, cast(Directions, directions),
     )  # fmt: skip
-    cost = asked.result()
+    with working("finding the noise"):
+        cost = asked.result()
     if as_json:
         print(json.dumps({"plan": asdict(asked), "cost": asdict(cost)}))
         return

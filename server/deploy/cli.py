@@ -57,9 +57,12 @@ def init(
     )  # fmt: skip
     init_folder(deployment, device or [], make_keys=make_keys)
     console.print(f"wrote {folder}")
-    console.print(f"next: {deployment.root}/start.sh, then: zo-asr server enroll {folder}")
-    if device and not make_keys:
-        console.print(f"devices make their own keys: carry {folder}/devices/NAME/ to each, and see the README.md in it")
+    enroll_them = f"then: zo-asr server enroll {folder}"
+    if make_keys or not device:
+        console.print(f"next: {deployment.root}/start.sh, {enroll_them}{'' if device else ' NAME'}")
+    else:
+        console.print(f"next: {deployment.root}/start.sh, and carry {folder}/devices/NAME/ to each device")
+        console.print(f"each makes its own key, as its README.md says; {enroll_them} NAME --public-key 'LINE'")
 
 
 @app.command()
@@ -100,7 +103,8 @@ def enroll(
         if not device.public_key:
             console.print(without_key(name))
             continue
-        console.print(f"{name}: client {device.client_id}, node {device.node_id}; carry {folder}/devices/{name}/ to it")
+        todo = f"carry {folder}/devices/{name}/ to it{', unless it has that' if public_key else ''}"
+        console.print(f"{name}: client {device.client_id}, node {device.node_id}; {todo}")
 
 
 @app.command()
@@ -162,22 +166,26 @@ def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: b
     from server.watch.progress import headline
 
     deployment = Deployment.open(folder)
-    with _progress(deployment, run, 0, quiet=quiet, as_json=as_json) as progress:  # before this start writes anything
+    starting = "server and devices load the model"
+    # before this start writes anything
+    with _progress(deployment, run, 0, starting, quiet=quiet, as_json=as_json) as progress:
         run_id = begin(deployment, run, changes, resume=resume)
         progress.say(headline(run, run_settings(deployment, run, changes, resume=resume)))
-        progress.say("the server and the devices load the model now; the bar appears with the first round")
+        progress.say(f"{starting} now; the bar appears with the first round")
         ended = _ended(deployment, folder, run, run_id)
     _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
 @contextmanager
-def _progress(deployment: Deployment, run: str, recent: int, *, quiet: bool, as_json: bool) -> Iterator[RunProgress]:
+def _progress(
+    deployment: Deployment, run: str, recent: int, starting: str = "", *, quiet: bool, as_json: bool
+) -> Iterator[RunProgress]:
     """Show a run's messages and rounds within a block; on stderr if a JSON object goes to stdout."""
     from server.watch.follower import RunFollower
     from server.watch.progress import RunProgress
 
     shown_on = Console(stderr=as_json, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    with RunProgress(shown_on, 0) as progress, RunFollower(deployment.runs / run, progress, recent):
+    with RunProgress(shown_on, 0, starting) as progress, RunFollower(deployment.runs / run, progress, recent):
         yield progress
 
 
@@ -205,13 +213,15 @@ def _tell(
 ) -> None:
     """Say how a run has ended; exit with 1 unless it is complete."""
     output, failed = deployment.runs / run, status != "finished:completed"
-    if failed and not quiet:
+    stopped = status == "finished:stopped"
+    if failed and not (stopped or quiet):
         print(*lines, f"all of Flower's log: {output / FLOWER_LOG}", sep="\n", file=sys.stderr)
     if as_json:
         print(json.dumps({"run": run, "status": status, "details": details, "output": str(output)}))
         raise typer.Exit(failed)
     if failed:
-        console.print(f"{run}: {status}{f' ({details})' if details else ''}: resume goes on from the ledger")
+        what = "stopped" if stopped else f"{status}{f' ({details})' if details else ''}"
+        console.print(f"{run}: {what}; continue with: zo-asr server resume {deployment.root} {run}")
         raise typer.Exit(1)
     if not quiet:
         console.print(f"{run}: finished; ledger and model are in {output}")

@@ -285,7 +285,7 @@ class Deployment:
 
     def proxy_command(self) -> list[str]:
         """Return the command of the reverse proxy that devices connect to."""
-        return [f"{self.bin}/zo-asr-server", "proxy", str(self.root)]
+        return [f"{self.bin}/zo-asr", "server", "proxy", str(self.root)]
 
     # devices
 

@@ -13,7 +13,7 @@ from zo_common.errors import NetworkError
 PATIENCE_SECONDS = 60.0
 
 
-RUN_NOT_FOUND, KEY_IN_USE, NODE_NOT_FOUND = 16, 23, 24  # SuperLink's codes
+RUN_NOT_FOUND, RUN_ENDED, KEY_IN_USE, NODE_NOT_FOUND = 16, 18, 23, 24  # SuperLink's codes
 
 
 class FlowerError(NetworkError):
@@ -58,7 +58,8 @@ def run_status(deployment: Deployment, run_id: str, timeout: float = PATIENCE_SE
     runs = flwr_json(deployment, "ls", CONNECTION, "--run-id", run_id, timeout=timeout).get("runs")
     if not runs:
         raise FlowerError(f"flwr ls: SuperLink does not know run {run_id}: start or resume it", RUN_NOT_FOUND)
-    return str(runs[0]["status"]), str(runs[0].get("status-details") or "")
+    details = str(runs[0].get("status-details") or "")
+    return str(runs[0]["status"]), "" if details == "N/A" else details
 
 
 def _last_json(text: str) -> dict[str, Any] | None:

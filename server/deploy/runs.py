@@ -13,7 +13,7 @@ import tomli_w
 
 from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml
 from server.deploy.files import write_app
-from server.deploy.flower import RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
+from server.deploy.flower import RUN_ENDED, RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
 from server.rounds.federation import LEDGER_NAME, refuse_used_ledger
 from server.run.lock import is_locked
 from zo_common.binary.durable import write_durably
@@ -184,5 +184,14 @@ def _stream(deployment: Deployment, run_id: str, skip: int, show: Callable[[str]
 
 
 def stop(deployment: Deployment, run: str) -> None:
-    """Stop a run; its ledger stays and can be resumed."""
-    flwr_json(deployment, "stop", run_id_of(deployment, run), CONNECTION)
+    """Stop a run; its ledger stays and can be resumed.
+
+    Raises:
+        ConfigError: it is not running.
+    """
+    try:
+        flwr_json(deployment, "stop", run_id_of(deployment, run), CONNECTION)
+    except FlowerError as error:
+        if error.code != RUN_ENDED:
+            raise
+        raise ConfigError(f"{run} has ended already, expected a run in progress: see zo-asr server status") from None

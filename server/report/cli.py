@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from zo_common.bar import working
 from zo_common.binary.durable import PRIVATE, write_durably
 from zo_common.cli import AsJson, run_typer
 
@@ -22,12 +23,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Write a page that stands alone: curve, speakers, words mended and broken, transcripts before and after."""
-    from server.report.data import read_report
-    from server.report.page import render
+    with working("reading the run"):
+        from server.report.data import read_report
+        from server.report.page import render
 
-    path = output or run / "report.html"
-    found = read_report(run, transcripts)
-    write_durably(path, render(found).encode(errors="backslashreplace"), PRIVATE)
+        path = output or run / "report.html"
+        found = read_report(run, transcripts)
+        write_durably(path, render(found).encode(errors="backslashreplace"), PRIVATE)
     if as_json:
         print(json.dumps({"report": str(path), "bytes": path.stat().st_size, "transcripts": len(found.transcripts)}))
     else:

@@ -9,7 +9,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from server.run.log import RoundReport
 from zo_common.console import LineHandler, shown
@@ -37,11 +45,14 @@ class RunProgress:
 
     On a quiet console only warnings are shown, on stderr.
 
+    Args:
+        starting: what is done before the first round, in words; a moving bar shows them until then. "" shows none.
+
     Attributes:
         num_rounds: of the whole run.
     """
 
-    def __init__(self, console: Console, num_rounds: int) -> None:
+    def __init__(self, console: Console, num_rounds: int, starting: str = "") -> None:
         self._console = console
         self.num_rounds = num_rounds
         self._sent = 0
@@ -50,7 +61,7 @@ class RunProgress:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
             TimeElapsedColumn(),
             TextColumn("elapsed,"),
@@ -59,6 +70,7 @@ class RunProgress:
             console=console,
             disable=not console.is_terminal,  # a log file gets one line per round instead
         )
+        self._starting = self._progress.add_task(starting, total=None, text="") if starting else None
 
     def __enter__(self) -> RunProgress:
         self._shown.enter_context(self._progress)
@@ -104,6 +116,8 @@ class RunProgress:
         """Show a round that has ended."""
         self._sent += report.up.payload
         if self._task is None:
+            if self._starting is not None:
+                self._progress.remove_task(self._starting)
             self._task = self._progress.add_task("rounds", total=self.num_rounds, text="", completed=0)
         message = self._text(report)
         self._progress.update(self._task, total=self.num_rounds, completed=report.server_round, text=message)

@@ -81,7 +81,7 @@ def test_the_proxy_gets_four_files_and_no_users_rights(deployment: Deployment, t
     given = dict(line.removeprefix("LoadCredential=").split(":") for line in unit if line.startswith("LoadCredential="))
     assert "DynamicUser=yes" in unit and not [line for line in unit if line.startswith(("User=", "WorkingDirectory="))]
     assert set(given) == {"deployment.toml", "ca.crt", "server.crt", "server.key"}
-    assert f"ExecStart={deployment.bin}/zo-asr-server proxy ${{CREDENTIALS_DIRECTORY}}" in unit
+    assert f"ExecStart={deployment.bin}/zo-asr server proxy ${{CREDENTIALS_DIRECTORY}}" in unit
     for name, path in given.items():
         (tmp_path / name).write_bytes(Path(path).read_bytes())
 

@@ -86,7 +86,8 @@ def test_an_expired_server_certificate_is_refused_by_devices(fleet: Fleet, tmp_p
     certificate, key = server_certificate(authority, there.hosts, now=datetime.now(UTC) - timedelta(days=366))
     (forgotten / "keys" / "server.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
     write_private(forgotten / "keys" / "server.key", private_pem(key))
-    proxy = fleet.children.start("expired", [f"{there.bin}/zo-asr-server", "proxy", str(forgotten)], fleet.environment)
+    command = [f"{there.bin}/zo-asr", "server", "proxy", str(forgotten)]
+    proxy = fleet.children.start("expired", command, fleet.environment)
     wait_until("a proxy with an expired certificate", lambda: "running on" in proxy.log.read_text(), 30)
 
     status, said = fleet.attempt("expired-node", _supernode(fleet, superlink=f"127.0.0.1:{port}"))

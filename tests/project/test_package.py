@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,13 @@ def test_every_package_is_listed() -> None:
 
     assert found == set(PACKAGES)
     assert {name.rstrip("*") for name in PYPROJECT["tool"]["setuptools"]["packages"]["find"]["include"]} == found
+
+
+def test_every_extra_is_in_the_contributors_table() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| extra | for |")[1].split("\n\n")[0]
+    listed = {name for line in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", line.split("|")[1])}
+
+    assert listed == set(PYPROJECT["project"]["optional-dependencies"])
 
 
 def test_flowers_bundle_is_within_its_limits(sources: Path) -> None:

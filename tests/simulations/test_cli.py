@@ -101,10 +101,7 @@ def test_a_scenario_that_is_not_there(tmp_path: Path) -> None:
         ("trained-tensors=encodr-early", ("'encodr-early' matches none", "did you mean 'encoder-early'")),
         ("device=nonsense", ("device 'nonsense' cannot be used", "use auto, cpu, cuda")),
         ("model=/nowhere/model", ("model '/nowhere/model' is neither a local directory nor a hub id",)),
-        (
-            "data=/nowhere/speech",
-            ("the data must be corrected before training starts", "'/nowhere/speech' is not there"),
-        ),
+        ("data=/nowhere/speech", ("error: '/nowhere/speech' is not there, expected a folder with metadata.csv",)),
     ],
 )
 def test_what_the_run_itself_finds(

@@ -67,6 +67,18 @@ def test_ctrl_c_says_how_to_go_on_and_the_bits_are_the_same(
     assert result["checksum"] == result["replayed_checksum"] == f"{whole.checksum:016x}"
 
 
+@pytest.mark.parametrize("words", [["/nothing"], ["/nothing", "--json"], ["{speech}", "--model", "/nothing"]])
+def test_what_is_not_there_is_the_only_line_and_leaves_no_folder(
+    mini_corpus: Path, tmp_path: Path, words: list[str]
+) -> None:
+    words = [word.format(speech=mini_corpus) for word in words]
+    done = _run(*words, "--output", str(tmp_path / "results"), status=1)
+
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and "'/nothing' is n" in line
+    assert done.stdout == "" and not (tmp_path / "results").exists()
+
+
 def test_an_output_that_is_taken_and_a_setting_that_is_mistyped(
     tiny_whisper: Path, mini_corpus: Path, tmp_path: Path
 ) -> None:

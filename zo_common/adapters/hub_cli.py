@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from zo_common.bar import working
 from zo_common.cli import AsJson, command_group, run_typer
 from zo_common.console import printable
 
@@ -32,21 +33,22 @@ def push(
     as_json: AsJson = False,
 ) -> None:
     """Publish a run's ledger with its description, result and model card, without recordings and weights."""
-    from zo_common.adapters.hub import known_revision
-    from zo_common.adapters.hub import push as upload
-    from zo_common.adapters.published import Publication, write_adapter
-    from zo_common.adapters.source import find_ledger
-    from zo_common.ledger.file import read_ledger_header
+    with working("writing the adapter" if dry_run is not None else "publishing the adapter"):
+        from zo_common.adapters.hub import known_revision
+        from zo_common.adapters.hub import push as upload
+        from zo_common.adapters.published import Publication, write_adapter
+        from zo_common.adapters.source import find_ledger
+        from zo_common.ledger.file import read_ledger_header
 
-    named = base or read_ledger_header(find_ledger(run)).model
-    said = Publication(named, revision or known_revision(named), data, license)
-    if dry_run is not None:
-        config = write_adapter(run, dry_run, repository, said)
-        address = str(dry_run)
-    else:
-        with tempfile.TemporaryDirectory(prefix="zo-asr-hub-") as scratch:
-            config = write_adapter(run, Path(scratch), repository, said)
-            address = upload(Path(scratch), repository, private=private)
+        named = base or read_ledger_header(find_ledger(run)).model
+        said = Publication(named, revision or known_revision(named), data, license)
+        if dry_run is not None:
+            config = write_adapter(run, dry_run, repository, said)
+            address = str(dry_run)
+        else:
+            with tempfile.TemporaryDirectory(prefix="zo-asr-hub-") as scratch:
+                config = write_adapter(run, Path(scratch), repository, said)
+                address = upload(Path(scratch), repository, private=private)
     if as_json:
         print(json.dumps({"repository": repository, "address": address, "checksum": config.checksum}))
     else:
@@ -63,11 +65,12 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Fetch an adapter, check its ledger against its description, and print its path."""
-    from zo_common.adapters.hub import pull as download
-    from zo_common.adapters.published import check_adapter
+    with working("fetching the adapter"):
+        from zo_common.adapters.hub import pull as download
+        from zo_common.adapters.published import check_adapter
 
-    folder = download(repository, output, revision or None)
-    config = check_adapter(folder)
+        folder = download(repository, output, revision or None)
+        config = check_adapter(folder)
     if as_json:
         found = {"folder": str(folder), "base": config.base_model_name_or_path, "revision": config.revision}
         print(json.dumps(found | {"checksum": config.checksum, "rounds": config.rounds}))

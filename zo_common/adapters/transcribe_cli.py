@@ -15,7 +15,6 @@ from zo_common.cli import run_typer
 from zo_common.errors import ConfigError
 
 if TYPE_CHECKING:
-    from zo_common.adapters.adapted import AdaptedModel
     from zo_common.bar import Bar
     from zo_common.speech.speech_model import SpeechModel, Wave
 
@@ -48,16 +47,16 @@ def transcribe(
         raise ConfigError("neither --model nor --ledger is given, expected a model: name one, or a ledger that does")
     if not 0 < max_seconds < float("inf"):
         raise ConfigError(f"max-seconds is {max_seconds}, expected a positive number of seconds")
-    from zo_common.bar import Bar
+    from zo_common.bar import Bar, working
     from zo_common.speech.conversions import counted
     from zo_common.speech.long_audio import find_recordings
-    from zo_common.speech.model_kinds import speech_model
 
     paths, problems = find_recordings(audio)
     if not any(path.exists() for path in paths):  # told before a model is loaded
         raise ConfigError(" ".join(problems) or f"there is no recording '{paths[0]}', expected an audio file: name one")
-    adapted, spoken = _load(model, ledger, language, device, torch_threads)
-    work = _Work(speech_model(adapted.loaded), spoken, batch_size, max_seconds, as_json)
+    with working("loading the model"):
+        speech, spoken = _load(model, ledger, language, device, torch_threads)
+    work = _Work(speech, spoken, batch_size, max_seconds, as_json)
     with Bar("transcribing", len(paths)) as bar, counted() as changes:
         for problem in problems:
             work.fail(bar, problem)
@@ -68,7 +67,7 @@ def transcribe(
         raise ConfigError(f"{work.failures} of {len(paths) + len(problems)} could not be used, see above")
 
 
-def _load(model: str, ledger: str, language: str, device: str, threads: int) -> tuple[AdaptedModel, str]:
+def _load(model: str, ledger: str, language: str, device: str, threads: int) -> tuple[SpeechModel, str]:
     """Return the model with the ledger applied, and the spoken language."""
     import torch
 
@@ -76,6 +75,7 @@ def _load(model: str, ledger: str, language: str, device: str, threads: int) -> 
     from zo_common.adapters.source import find_ledger
     from zo_common.ledger.file import read_ledger_header
     from zo_common.models.quiet import quiet_transformers
+    from zo_common.speech.model_kinds import speech_model
 
     quiet_transformers()
     if threads:
@@ -83,7 +83,8 @@ def _load(model: str, ledger: str, language: str, device: str, threads: int) -> 
     header = read_ledger_header(find_ledger(ledger)) if ledger else None
     spoken = language or (str(header.settings.get("language", "")) if header else "") or "en"
     base = model or (header.model if header else "")
-    return load_adapted(base, ledger or None, device=device, language=language), spoken
+    adapted = load_adapted(base, ledger or None, device=device, language=language)
+    return speech_model(adapted.loaded), spoken
 
 
 class _Work:

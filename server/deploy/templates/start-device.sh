@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Starts the worker and the SuperNode of device {{name}}; starts again what ends; SIGTERM or SIGINT ends both.
-# ZO_ASR_BIN: the folder of flower-supernode and zo-asr-worker, where they are not on PATH.
+# ZO_ASR_BIN: the folder of flower-supernode and zo-asr, where they are not on PATH.
 # ZO_ASR_SOCKET: where the two meet. ZO_ASR_SUPERLINK: another address of the server. Further arguments go to the worker.
 set -u
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd) || exit 1
@@ -66,7 +66,7 @@ end_all() {
 }
 
 trap end_all TERM INT HUP
-keep worker 2 zo-asr-worker --model "$ZO_ASR_MODEL" --data "$ZO_ASR_DATA" --listen "unix:$socket" --state "$here/state" \
+keep worker 2 zo-asr worker --model "$ZO_ASR_MODEL" --data "$ZO_ASR_DATA" --listen "unix:$socket" --state "$here/state" \
   --node-key "$here/node.key" "$@" &
 supervisors+=($!)
 # the server refuses a device that was cut off until it has seen it offline, up to 60 s: the pause bounds the tries

@@ -1,4 +1,4 @@
-"""`zo-asr-server` before a stand-in for Flower's command line."""
+"""`zo-asr server` before a stand-in for Flower's command line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ __all__ = ["call", "deployment", "flower"]  # fixtures
 
 def test_init_and_its_refusals_are_one_sentence(tmp_path: Path) -> None:
     command = [
-        str(Path(sys.executable).parent / "zo-asr-server"),
+        str(Path(sys.executable).parent / "zo-asr"),
+        "server",
         "init",
         "made",
         "--host",
@@ -47,6 +48,7 @@ def test_init_and_its_refusals_are_one_sentence(tmp_path: Path) -> None:
     )
 
     assert first.returncode == 0, first.stderr
+    assert "zo-asr server enroll made NAME --public-key 'LINE'" in first.stdout
     assert Deployment.open(tmp_path / "made").device("a").client_id == 0
     assert second.returncode == 1
     assert second.stderr.startswith("error: ")
@@ -257,6 +259,21 @@ def test_stop_stops_the_last_start(deployment: Deployment, flower: Flower, call:
 
     assert "resume" in call("stop", "example")
     assert flower.asked[-1] == ["stop", "12", "deployment", "--format", "json"]
+    ended = "Stopping run ID 12... [code: 18] Run is already finished."
+    flower.answer({"stop": {"success": False, "error-message": ended}})
+    with pytest.raises(ConfigError, match=r"^example has ended already, expected a run in progress"):
+        call("stop", "example")
+
+
+def test_a_run_that_was_stopped_is_one_line(flower: Flower, call: Call) -> None:
+    flower.answer(
+        {"run": {"success": True, "run-id": "12"}, "log": "a line", "ls": _finished("finished:stopped", "N/A")}
+    )
+
+    said = call("start", "example", fails=True)
+
+    assert "example: stopped; continue with: zo-asr server resume" in said
+    assert "N/A" not in said and "a line" not in said
 
 
 def _node(node: str, status: str) -> dict[str, str]:

@@ -55,5 +55,7 @@ def test_quiet_says_only_what_went_wrong(deployment: Deployment, flower: Flower)
     done = _follow(deployment, flower, "finished:failed", "--quiet")
 
     assert done.exit_code == 1
-    assert done.stdout.strip() == "example: finished:failed (the details): resume goes on from the ledger"
+    assert done.stdout.strip() == (
+        f"example: finished:failed (the details); continue with: zo-asr server resume {deployment.root} example"
+    )
     assert done.stderr.strip() == "guard: worse"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,12 +25,12 @@ from server.deploy.folder import init_folder
 from zo_common.config.run import RunConfig
 
 NGINX = shutil.which("nginx") or ("/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "")
-PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode", "zo-asr-server", "zo-asr-worker")
+PROGRAMS = ("flower-superlink", "flower-superexec", "flower-supernode", "zo-asr")
 # records its start and its arguments; the first of a script needs longest to end, as a worker in a step does
 STAND_IN = """#!/usr/bin/env python3
 import os, pathlib, signal, sys, time
 mark = pathlib.Path({folder!r}) / f"{{pathlib.Path(sys.argv[0]).name}}.{{os.getpid()}}"
-pause = 2 if mark.stem in ("flower-superlink", "zo-asr-worker") else 0.2
+pause = 2 if mark.stem == "flower-superlink" or sys.argv[1] == "worker" else 0.2
 signal.signal(signal.SIGTERM, lambda *_: (time.sleep(pause), mark.unlink(), os._exit(0)))
 whole = mark.with_name(f".{{mark.name}}")
 whole.write_text("\\n".join(sys.argv[1:]))
@@ -99,6 +100,19 @@ def test_base_models_are_kept_where_the_server_may_write(deployment: Deployment)
 
     assert f"Environment=HF_HOME={deployment.root}/state/huggingface\n" in unit
     assert "HF_HOME=${HF_HOME:-$root/state/huggingface}" in (deployment.root / "start.sh").read_text()
+
+
+def test_scripts_and_units_run_commands_by_their_names_of_today(deployment: Deployment) -> None:
+    """`zo-asr-server`, `zo-asr-worker` … end with the next release."""
+    old = re.compile(r"(?:/| )zo-asr-(?:server|worker|sim|ledger|privacy|adapt)(?= )")
+    written = [path for path in deployment.root.rglob("*") if path.suffix in (".sh", ".service")]
+
+    assert len(written) >= 6 and [path.name for path in written if old.search(_commands(path))] == []
+
+
+def _commands(path: Path) -> str:
+    """The lines of a script or unit that run something."""
+    return "\n".join(line for line in path.read_text().splitlines() if line.startswith(("ExecStart=", "keep ")))
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -208,10 +222,10 @@ def test_start_ends_all_it_started_before_it_ends(
     deployment: Deployment, run_script: Callable[[Path], Script], sign: signal.Signals
 ) -> None:
     script = run_script(deployment.root / "start.sh")
-    _wait(lambda: all(map(script.pid, ("flower-superlink", "flower-superexec", "zo-asr-server"))))
+    _wait(lambda: all(map(script.pid, ("flower-superlink", "flower-superexec", "zo-asr"))))
     assert script.arguments("flower-superlink") == deployment.superlink_command()[1:]
     assert script.arguments("flower-superexec") == deployment.superexec_command()[1:]
-    assert script.arguments("zo-asr-server") == ["proxy", str(deployment.root)]
+    assert script.arguments("zo-asr") == ["server", "proxy", str(deployment.root)]
 
     said = script.end(sign)
 
@@ -238,12 +252,13 @@ def test_a_devices_script_gives_worker_and_supernode_one_address(
     monkeypatch.setenv("ZO_ASR_BIN", str(deployment.bin))
     monkeypatch.setenv("ZO_ASR_SOCKET", "/tmp/zo-asr-test.sock")
     script = run_script(folder / "start-device.sh")
-    _wait(lambda: all(map(script.pid, ("flower-supernode", "zo-asr-worker"))))
+    _wait(lambda: all(map(script.pid, ("flower-supernode", "zo-asr"))))
 
-    worker, supernode = script.arguments("zo-asr-worker"), script.arguments("flower-supernode")
+    worker, supernode = script.arguments("zo-asr"), script.arguments("flower-supernode")
 
     address = "unix:/tmp/zo-asr-test.sock"
     assert worker == [
+        "worker",
         "--model",
         "/models/a model",
         "--data",

@@ -33,3 +33,16 @@ def test_a_quiet_console_has_warnings_alone_on_stderr(capsys: pytest.CaptureFixt
 
     found = capsys.readouterr()
     assert found.out == "" and found.err == "an answer is [refused]\n"
+
+
+def test_a_terminal_shows_what_comes_before_the_first_round_until_it_ends() -> None:
+    console = Console(file=(said := io.StringIO()), width=120, force_terminal=True)
+    with RunProgress(console, 2, "loading the model") as progress:
+        progress._progress.refresh()
+        before = said.getvalue()
+        progress.events().on_round(RoundReport(1, 0.1, 3, 3, loss=2.5))
+        said.truncate(0)
+        progress._progress.refresh()
+
+    assert "loading the model" in before
+    assert "loading the model" not in said.getvalue() and "1/2" in said.getvalue()
