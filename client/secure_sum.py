@@ -26,7 +26,6 @@ from client.device.secure_sums import SecureSums
 from client.device.sum_keys import SumKeys, seeds_beside, sum_keys
 from client.device_identity import identity_of, known_identity
 from client.error_text import error_text
-from zo_common.config.run import RunConfig
 from zo_common.errors import Refusal, SecureAggregationError, ZOError
 from zo_common.secure_sum.device import Phase, SecureDevice
 from zo_common.secure_sum.state import dump_device, load_device
@@ -109,6 +108,8 @@ def _train(record: Mapping[str, Any], settings: Mapping[str, Any], context: Cont
         _, payload = ask()
         assert isinstance(payload, bytes)
         return decode_reply(payload)
+
+    from zo_common.config.run import RunConfig  # imports torch, which a process that only relays does not load
 
     asked = RunConfig.from_mapping(settings)
     return _sums(context).train(decode_plan(record["plan"]), asked, record[KEY], work)

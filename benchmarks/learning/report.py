@@ -239,7 +239,7 @@ def curve_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
         for row in of(known, task, method)[:1]:
             points = row["curve"][:: max(1, len(row["curve"]) // 8)]
             lines.append([METHODS[method].title, "; ".join(f"{p:,}: {loss:.3f}" for p, loss in points)])
-    return measured_table(["method", "passes: dev loss"], lines, [])
+    return measured_table(["method", "passes: dev loss"], lines, [] if lines else ["curves"])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

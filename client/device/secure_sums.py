@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Lock
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from client.device.masked_seeds import Seeds
 from client.device.sum_keys import NO_PEERS, SumKeys
 from client.error_text import DroppedOut
-from zo_common.config.run import RunConfig
 from zo_common.errors import SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
@@ -30,7 +29,9 @@ from zo_common.secure_sum.masks import public_of
 from zo_common.secure_sum.messages import Invitation, KeyList, RevealRequest, Sharers, Survivors
 from zo_common.wire.masked_reply import bare, encode_masked, vector_of
 from zo_common.wire.plan import Plan, Reply, Status, encode_reply
-from zo_common.wire.plan_digest import plan_digest
+
+if TYPE_CHECKING:  # its module imports torch, which a process that only relays does not load
+    from zo_common.config.run import RunConfig
 
 logger = logging.getLogger(__name__)
 FAILED = "training failed on this device: its own log says why"
@@ -162,6 +163,8 @@ class SecureSums:
             SecureAggregationError, CodecError, Refusal: the device refuses, and has dropped out of the sum.
         """
         sharers = Sharers.decode(message)
+        from zo_common.wire.plan_digest import plan_digest  # imports torch
+
         with self._lock:
             device = self._present(sharers.session)
             phase, device.phase = device.phase, Phase.ENDED

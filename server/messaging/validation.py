@@ -144,6 +144,7 @@ class RoundInbox:
             self.behind[node_id] = reply.have_round
         else:
             self.replies[node_id] = reply
+            self.failed.pop(node_id, None)  # such as an answer to an earlier round, that came first
             if reply.message:
                 self.words.append(f"client {reply.client_id}: {plain(reply.message)}")
 

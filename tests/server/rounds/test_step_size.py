@@ -327,7 +327,7 @@ def test_rows_name_what_was_measured(measured: Any, tmp_path: Path) -> None:
 
     assert list(row) == [
         "server_round", "learning_rate", "per_direction", "along_signal", "along_noise", "noise_share", "along_error",
-            "devices", "room", "share_error", "square", "mean_square",
+            "devices", "room", "share_error", "square", "mean_square", "kept",
     ]  # fmt: skip
     assert row["per_direction"] == 250.0  # the mean of two
     assert astuple(numbers_of())[1:4] == (row["along_signal"], row["along_noise"], row["noise_share"])

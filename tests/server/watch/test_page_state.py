@@ -104,7 +104,7 @@ def test_a_log_is_read_once_and_only_its_end(tmp_path: Path) -> None:
 
 
 def test_every_reason_of_the_server_has_words() -> None:
-    literal = re.compile(r'[rR]efused?\(\s*"([a-z_-]+)"')
+    literal = re.compile(r'(?:[rR]efused?\(\s*|_fail\([^,"]+, )"([a-z_-]+)"')
     used = {code for path in SERVER.rglob("*.py") for code in literal.findall(path.read_text())}
     used |= set(re.findall(r'refusal = "([a-z-]+)"', "".join(path.read_text() for path in SERVER.rglob("*.py"))))
     used |= {status.reason for status in Status if status not in (Status.OK, Status.BEHIND)}
