@@ -230,7 +230,7 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--targets", type=float, nargs="+", default=[math.inf, 8.0, 2.0], help="ε; inf is no privacy")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=["device"])
     parser.add_argument("--delta", type=float, default=1e-3)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--queries", type=int, default=8)
     parser.add_argument("--utterances", type=int, default=64, help="a round, over all devices")
     parser.add_argument("--perturbation", type=float, default=2.0**-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from quadratic import QuadraticCrowd
 
+from benchmarks.harness.rows import RESULTS
 from benchmarks.hostile.rounds import Setting
 from benchmarks.hostile.rounds import run as hostile_run
 from benchmarks.privacy.rounds import Outcome, run
@@ -17,6 +19,7 @@ from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy.utility import Cell, cells, measure, parse, plain_config, private_config
 from zo_common.config.run import RunConfig
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE
 
 DEVICES = 12
 SLOPES = Slopes(1e-3, 1e-2)
@@ -174,3 +177,11 @@ def test_a_config_of_a_crowd_is_the_runs_without_its_seed() -> None:
     """What `measure` builds a crowd with: recordings are the same for all seeds."""
     parsed = arguments("--devices", "8")
     assert replace(plain_config(parsed, 8, 5), run_seed=0) == plain_config(parsed, 8, 0)
+
+
+def test_the_planner_knows_the_default_tensors() -> None:
+    """Its figures are those of the committed rows."""
+    slopes = json.loads((RESULTS / "privacy_utility.json").read_text())["slopes"]
+
+    assert pytest.approx(slopes["gradient_square"], rel=0.02) == GRADIENT_SQUARE
+    assert pytest.approx(slopes["gradient_variance"], rel=0.02) == GRADIENT_VARIANCE
