@@ -86,10 +86,10 @@ def utility() -> str:
         f"`{UTILITY_COMMAND}`: {row['model']}, supervised, {about['trained_tensors']}, {about['rounds']} rounds of "
         f"{about['queries']} shared directions, {about['utterances']} utterances a round over all devices, "
         f"learning rate {about['learning_rate']}, δ = {about['delta']:g}; "
-        f"{'mean ± standard deviation over ' * (len(row['seeds']) > 1)}{_over(row['seeds'])}. Planned with the measured |g|² = {slopes['gradient_square']:.3g} and "
-        f"v = {slopes['gradient_variance']:.3g}: from so many devices of "
-        "one utterance a round on, all of them asked each round, device-level privacy costs at most twice the steps: "
-        f"{needed}."
+        f"{'mean ± standard deviation over ' * (len(row['seeds']) > 1)}{_over(row['seeds'])}. Planned with the "
+        f"measured |g|² = {slopes['gradient_square']:.3g} and v = {slopes['gradient_variance']:.3g}: from so many "
+        "devices of one utterance a round on, all of them asked each round, device-level privacy costs at most twice "
+        f"the steps: {needed}."
     )
     return "\n\n".join([errors("wer"), errors("cer"), errors("loss"), noise(), text])
 
