@@ -216,10 +216,13 @@ def status(
 
 
 @app.command()
-def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None) -> None:
+def cancel(listen: Listen = DEFAULT_LISTEN, token_file: TokenFile = None, as_json: AsJson = False) -> None:
     """Stop the work in progress after its step; the server gets an error."""
     message = _ask(listen, token_file, lambda worker: worker.cancel())
-    print(f"stopping the {message}" if message else "nothing to stop")
+    if as_json:
+        print(json.dumps({"stopping": message or None}))
+    else:
+        print(f"stopping the {message}" if message else "nothing to stop")
 
 
 @app.command()

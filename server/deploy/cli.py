@@ -84,6 +84,7 @@ def enroll(
     node: Annotated[str, typer.Argument(help="The device's name; without one, all that are not registered yet.")] = "",
     public_key: Annotated[str, typer.Option(help="The line that its zo-asr worker key prints, or a file.")] = "",
     make_keys: MakeKeys = False,
+    as_json: AsJson = False,
 ) -> None:
     """Register devices at the running SuperLink, and write the folder to copy to each."""
     from server.deploy.devices import enroll as enroll_one
@@ -98,22 +99,33 @@ def enroll(
         raise ConfigError(without_key(unknown[0].name))
     if not node and not waiting:
         raise ConfigError("no device waits for its registration: name a new one, or one to be looked up at SuperLink")
+    done = []
     for name in [node] if node else waiting:
         device = enroll_one(deployment, name, public_key, make_key=make_keys)
+        done.append({"name": name, "client_id": device.client_id, "node_id": device.node_id or None})
+        if as_json:
+            continue
         if not device.public_key:
             console.print(without_key(name))
             continue
         todo = f"carry {folder}/devices/{name}/ to it{', unless it has that' if public_key else ''}"
         console.print(f"{name}: client {device.client_id}, node {device.node_id}; {todo}")
+    if as_json:
+        print(json.dumps({"devices": done}))
 
 
 @app.command()
-def revoke(folder: Folder, node: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
+def revoke(
+    folder: Folder, node: Annotated[str, typer.Argument(help="The device's name.")], as_json: AsJson = False
+) -> None:
     """Revoke a device: it can no longer connect."""
     from server.deploy.devices import revoke as revoke_one
 
-    revoke_one(Deployment.open(folder), node)
-    console.print(f"{node}: revoked; its past rounds stay in the ledgers")
+    device = revoke_one(Deployment.open(folder), node)
+    if as_json:
+        print(json.dumps({"name": node, "client_id": device.client_id, "revoked": device.revoked}))
+    else:
+        console.print(f"{node}: revoked; its past rounds stay in the ledgers")
 
 
 @app.command()
@@ -153,12 +165,16 @@ def follow(folder: Folder, run: Run, quiet: Quiet = False, as_json: AsJson = Fal
 
 
 @app.command()
-def stop(folder: Folder, run: Run) -> None:
+def stop(folder: Folder, run: Run, as_json: AsJson = False) -> None:
     """Stop a run; `resume` continues it."""
     from server.deploy.runs import stop as stop_run
 
     stop_run(Deployment.open(folder), run)
-    console.print(f"{run}: stopped; continue with: zo-asr server resume {folder} {run}")
+    resume_it = f"zo-asr server resume {folder} {run}"
+    if as_json:
+        print(json.dumps({"run": run, "stopped": True, "resume": resume_it}))
+    else:
+        console.print(f"{run}: stopped; continue with: {resume_it}")
 
 
 def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: bool, as_json: bool) -> None:

@@ -259,6 +259,9 @@ def test_stop_stops_the_last_start(deployment: Deployment, flower: Flower, call:
 
     assert "resume" in call("stop", "example")
     assert flower.asked[-1] == ["stop", "12", "deployment", "--format", "json"]
+    found = json.loads(call("stop", "example", "--json"))
+    assert (found["run"], found["stopped"]) == ("example", True)
+    assert found["resume"].startswith("zo-asr server resume ") and found["resume"].endswith(" example")
     ended = "Stopping run ID 12... [code: 18] Run is already finished."
     flower.answer({"stop": {"success": False, "error-message": ended}})
     with pytest.raises(ConfigError, match=r"^example has ended already, expected a run in progress"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_enroll_registers_those_who_wait(deployment: Deployment, flower: Flower,
     assert flower.asked == [asked]
     with pytest.raises(ConfigError, match="no device waits"):
         call("enroll")
+
+
+def test_commands_answer_programs_in_json(deployment: Deployment, flower: Flower, call: Call) -> None:
+    flower.answer({"supernode": {"success": True, "node-id": 7}})
+
+    found = json.loads(call("enroll", "--json"))
+
+    client = deployment.device("anna").client_id
+    assert found == {"devices": [{"name": "anna", "client_id": client, "node_id": "7"}]}
+    assert json.loads(call("enroll", "cleo", "--json"))["devices"][0]["node_id"] is None  # without a key
+    assert json.loads(call("revoke", "anna", "--json")) == {"name": "anna", "client_id": client, "revoked": True}
 
 
 def test_a_device_that_could_not_be_registered_still_waits(deployment: Deployment, flower: Flower, call: Call) -> None:
