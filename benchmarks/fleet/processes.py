@@ -306,7 +306,7 @@ class Fleet:
             data=self.recordings_of(name),
         )
         if stand_in:
-            command[:1] = stand_in
+            command[:2] = stand_in  # instead of `zo-asr worker`
         command = [*self.before.get(name, []), *command, "--torch-threads", "1"]
         self.children.start(f"worker-{name}", command, self.environment, pause=1.0)
 
