@@ -10,7 +10,7 @@ from typing import Protocol
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from server.messaging.byte_counts import ByteCounts
+from server.messaging.byte_counts import Traffic
 from server.messaging.catch_up import CatchUp, Outgoing
 from server.messaging.foreign_text import plain
 from zo_common.errors import CodecError
@@ -82,7 +82,7 @@ class Exchange:
     """Sends plans to nodes and fills an inbox until all, or enough, have answered or the deadline has passed.
 
     Attributes:
-        down, up: bytes of this exchange; `by_node` has the payload of each node, [down, up].
+        traffic: bytes of this exchange.
     """
 
     def __init__(
@@ -107,9 +107,7 @@ class Exchange:
         self._behind: dict[int, int] = {}
         self._reached: dict[int, int] = {}
         self._deadline = 0.0
-        self.down = ByteCounts()
-        self.up = ByteCounts()
-        self.by_node: dict[int, list[int]] = {}
+        self.traffic = Traffic()
 
     def run(self, plans: dict[int, Plan], inbox: Inbox, first: Iterator[tuple[int, Outgoing]], enough: int = 0) -> None:
         """Run one round: every node gets its plan; one that is behind gets the missing rounds and then the plan again.
@@ -160,7 +158,8 @@ class Exchange:
             extra = {"secure": self._attached[node]} if out.final and node in self._attached else {}
             parts = ConfigRecord({out.key: out.payload, SECONDS_LEFT: left, **self._also, **extra})
             content = RecordDict({CONTENT: parts})
-            self._count(self.down, 0, node, len(out.payload) + sum(map(len, extra.values())), content)
+            payload = len(out.payload) + sum(map(len, extra.values()))
+            self.traffic.sent(node, payload, serialised_size(content))
             message = Message(
                 content,
                 dst_node_id=node,
@@ -186,17 +185,13 @@ class Exchange:
             else:
                 inbox.refuse("no-answer", f"client {plans[node].client_id}: its plan could not be sent", node)
 
-    def _count(self, kind: ByteCounts, direction: int, node: int, payload: int, content: RecordDict) -> None:
-        kind.add(payload, serialised_size(content))
-        self.by_node.setdefault(node, [0, 0])[direction] += payload
-
     def _take(self, answer: Message, plans: dict[int, Plan], inbox: Inbox) -> list[tuple[int, Outgoing]]:
         """Process one answer; return what to send next to a device that is behind."""
         name = answer.metadata.reply_to_message_id
         if name in self._late.waiting:
             node, server_round = self._late.waiting.pop(name)
             if not answer.has_error():
-                self._count(self.up, 1, node, len(payload_of(answer)), answer.content)
+                self.traffic.received(node, len(payload_of(answer)), serialised_size(answer.content))
                 if (client := self._late.catching_up.pop(name, None)) is not None:
                     if is_ok(answer) is not None:
                         self._catch_up.acknowledge(client)
@@ -208,7 +203,7 @@ class Exchange:
             inbox.refuse("no-answer", f"client {plans[node].client_id}: {plain(str(answer.error.reason))}", node)
             return []
         data = payload_of(answer)
-        self._count(self.up, 1, node, len(data), answer.content)
+        self.traffic.received(node, len(data), serialised_size(answer.content))
         if message := device_error(answer):
             inbox.refuse("device-error", f"client {plans[node].client_id}: {message}", node)
         elif self._final.get(name, True):

@@ -50,14 +50,9 @@ class Attempt:
 
     def after(self, first: Attempt) -> Attempt:
         """Return this attempt with what is to be recorded of an earlier one at the same round."""
-        inbox, exchange, before = self.inbox, self.exchange, first.exchange
+        inbox = self.inbox
         inbox.refused.update(first.inbox.refused)
         inbox.details[:0] = first.inbox.details
         inbox.failed = first.inbox.failed | inbox.failed
-        exchange.down.add(before.down.payload, before.down.serialised)
-        exchange.up.add(before.up.payload, before.up.serialised)
-        for node, (down, up) in before.by_node.items():
-            found = exchange.by_node.setdefault(node, [0, 0])
-            found[0] += down
-            found[1] += up
+        self.exchange.traffic.include(first.exchange.traffic)
         return replace(self, plans=first.plans, faulty=first.faulty | self.faulty)

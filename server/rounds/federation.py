@@ -265,7 +265,7 @@ class Federation:
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late, also=self._also)
-        inbox = EvaluationInbox(plans, exchange.down, exchange.up)
+        inbox = EvaluationInbox(plans, exchange.traffic.down, exchange.traffic.up)
         exchange.run(plans, inbox, first_plans(plans))
         return inbox
 
@@ -288,7 +288,7 @@ class Federation:
         rebuild(self.grid, self.config.round_timeout, self.statuses, plans, self._also)
         self._write_down(server_round, lambda: self.statuses.save(Path(self.config.output), server_round))
         report.asked = len(found.plans)
-        report.down, report.up = exchange.down, exchange.up
+        report.down, report.up = exchange.traffic.down, exchange.traffic.up
         report.seconds = time.monotonic() - start
         return report
 
@@ -380,7 +380,7 @@ class Federation:
             self._catch_up.begin_again(plan.client_id)
             status = self.statuses.of(plan.client_id)
             status.node_id, status.name = node, self.members[node].name
-            down, up = exchange.by_node.get(node, [0, 0])
+            down, up = exchange.traffic.by_node.get(node, [0, 0])
             status.payload_down += down
             status.payload_up += up
             if node in inbox.failed:  # also after its reply, in a secure sum's last steps

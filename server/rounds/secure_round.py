@@ -19,7 +19,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from server.messaging.byte_counts import ByteCounts
+from server.messaging.byte_counts import Traffic
 from server.messaging.exchange import (
     CONTENT,
     SECONDS_LEFT,
@@ -164,8 +164,7 @@ class SecureRound:
         self.plans = dict(plans)
         self.attached: dict[int, bytes] = {}
         self.inbox = SecureInbox(plans, run.config.max_scalar, server)
-        self._down, self._up = ByteCounts(), ByteCounts()
-        self._by_node: dict[int, list[int]] = {}
+        self._traffic = Traffic()
         self.others: set[int] = set()
 
     @property
@@ -215,12 +214,7 @@ class SecureRound:
             self.others = inbox.replies.keys() - inbox.failed.keys()
         if not inbox.scalars():
             inbox.replies.clear()
-        exchange.down.add(self._down.payload, self._down.serialised)
-        exchange.up.add(self._up.payload, self._up.serialised)
-        for node, (down, up) in self._by_node.items():
-            found = exchange.by_node.setdefault(node, [0, 0])
-            found[0] += down
-            found[1] += up
+        exchange.traffic.include(self._traffic)
         return len(inbox.replies)
 
     def _fail(self, node: int, reason: str, detail: str) -> None:
@@ -258,7 +252,7 @@ class SecureRound:
                 self._fail(node, "no-answer", f"client {client}: {plain(str(answer.error.reason))}")
                 continue
             data = payload_of(answer)
-            self._count(self._up, 1, node, len(data), answer.content)
+            self._traffic.received(node, len(data), serialised_size(answer.content))
             try:
                 if message := device_error(answer):
                     raise SecureAggregationError(message)
@@ -271,13 +265,9 @@ class SecureRound:
 
     def _message(self, node: int, data: bytes, timeout: float) -> Message:
         content = RecordDict({CONTENT: ConfigRecord({"secure": data, SECONDS_LEFT: max(1, round(timeout))})})
-        self._count(self._down, 0, node, len(data), content)
+        self._traffic.sent(node, len(data), serialised_size(content))
         group = str(self._all[node].server_round)
         return Message(content, dst_node_id=node, message_type=SECURE, ttl=timeout + _TTL_SLACK, group_id=group)
-
-    def _count(self, kind: ByteCounts, direction: int, node: int, payload: int, content: RecordDict) -> None:
-        kind.add(payload, serialised_size(content))
-        self._by_node.setdefault(node, [0, 0])[direction] += payload
 
 
 def secure_aggregation(config: RunConfig, grid: Grid, header: LedgerHeader) -> SecureAggregation | None:

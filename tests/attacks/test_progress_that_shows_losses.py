@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -23,13 +21,6 @@ from zo_common.wire.plan import Plan, Status, decode_reply, encode_plan
 
 LOSS = 3.25  # which a caller sees as the bytes of a float, or as text
 SECRET = "coefficient -2.28e29 of alice.wav"
-
-
-@pytest.fixture
-def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Victim]:
-    made = Victim(tmp_path, monkeypatch)
-    yield made
-    made.close()
 
 
 class Watched:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from listening import listen
@@ -17,13 +15,6 @@ from zo_common.privacy.mechanism import Mechanism
 from zo_common.wire.plan import Status
 
 EXAMPLES = 4
-
-
-@pytest.fixture
-def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Victim]:
-    made = Victim(tmp_path, monkeypatch)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("before", [0, 1])

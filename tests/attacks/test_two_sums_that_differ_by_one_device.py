@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,13 +23,6 @@ from zo_common.wire.plan import Status, decode_reply
 
 AGAIN = "were masked in another sum"
 BARE = "were masked in a secure sum and are not answered in the clear"
-
-
-@pytest.fixture
-def victim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Victim]:
-    made = Victim(tmp_path, monkeypatch)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +20,15 @@ SECONDS = 20.0
 ORPHAN_SECONDS = 1.0  # long beside what a test does meanwhile
 
 
+def _refused(status: Status, message: str) -> bytes:
+    return f"{status.name}: {message}".encode()
+
+
 def _request(
     server_round: int = 7, kind: Any = "train", run: tuple[int, int, int] = (1, 2, 3), **changes: Any
 ) -> Request:
     digest = f"{kind} {server_round} {run}".encode()
-    refuse: Callable[[Status, str], bytes] = lambda status, message: f"{status.name}: {message}".encode()  # noqa: E731
-    return replace(Request(kind, digest, server_round, run, refuse, steps=4, num_queries=8), **changes)
+    return replace(Request(kind, digest, server_round, run, _refused, steps=4, num_queries=8), **changes)
 
 
 class Steps:
