@@ -10,11 +10,12 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import serving, startup, switch, tracking
+from benchmarks.cost import held_differences, serving, startup, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import report as learning
@@ -156,7 +157,14 @@ COST = {
 
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
     "README.md": (BLOCKS, {}),
-    "docs/precision.md": ({"serving": serving.table, "learning-precision": learning.PRECISION}, {}),
+    "docs/precision.md": (
+        {
+            "serving": serving.table,
+            "held-differences": lambda: held_differences.table(_row(held_differences.NAME)),
+            "learning-precision": learning.PRECISION,
+        },
+        {f"pass-{kind}": partial(serving.time_of_a_pass, kind) for kind in ("bfloat16", "int8")},
+    ),
     "docs/train.md": ({}, {"startup": startup_text}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
     "docs/tracking.md": ({}, {"tracker-cost": tracking.text}),
