@@ -19,8 +19,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.kept import Kept, Outcome
 from benchmarks.harness.command import PLACES, command
+from benchmarks.harness.kept import Kept, Outcome
 from benchmarks.harness.revision import revision
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.crowd import Crowd

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import held_differences, serving, startup, switch, tracking
+from benchmarks.cost import serving, startup, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
+from benchmarks.learning import held_differences
 from benchmarks.learning import report as learning
 from benchmarks.pages import comparison, secure_sums, table
 from benchmarks.pages import privacy as privacy_report

@@ -1,6 +1,6 @@
 """How far losses and their differences are from float32's where frozen weights are held in another precision.
 
-    python -m benchmarks.cost.held_differences
+    python -m benchmarks.learning.held_differences
 
 On a few French telephone prompts with Whisper-base, along random directions of the default tensors, at one ε. Errors
 are those that the loss check compares. How often the check would take a precision is counted over all choices of some

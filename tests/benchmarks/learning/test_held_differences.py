@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.cost.held_differences import batch_noise, numbers
+from benchmarks.learning.held_differences import batch_noise, numbers
 from zo_common.models.loss_comparison import Probe
 
 LOSSES = np.array([1.0, 1.0, 1.0])
