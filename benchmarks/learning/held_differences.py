@@ -1,4 +1,4 @@
-"""How far losses and their differences are from float32's where frozen weights are held in another precision.
+"""Errors of losses and of their differences with frozen weights in another precision, relative to float32.
 
     python -m benchmarks.learning.held_differences
 
