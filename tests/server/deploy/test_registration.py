@@ -68,7 +68,6 @@ def _lose_the_answer(superlink: SuperLink, deployment: Deployment, name: str = "
     with pytest.raises(Killed):
         register_device(deployment, name)
     superlink.answer_is_lost = False
-    assert deployment.device(name).node_id == ""
     (node_id,) = set(superlink.nodes) - before
     return node_id
 
@@ -163,6 +162,18 @@ def test_what_superlink_listed_is_written_down_before_the_key_is_sent(
     register_device(deployment, "anna")
     table = tomllib.loads(deployment.devices_file.read_text())["devices"]["anna"]
     assert sorted(table) == ["client-id", "node-id", "public-key", "revoked"]
+
+
+def test_revoke_after_the_database_was_lost_and_the_new_registration_cut_off(
+    superlink: SuperLink, deployment: Deployment
+) -> None:
+    before = register_device(deployment, "anna").node_id
+    superlink.nodes.clear()
+    assert _lose_the_answer(superlink, deployment) != before == deployment.device("anna").node_id
+
+    revoke(deployment, "anna")
+
+    assert not superlink.accepts(_key(deployment))
 
 
 def test_two_registrations_that_were_cut_off(superlink: SuperLink, deployment: Deployment) -> None:
