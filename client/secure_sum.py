@@ -148,11 +148,11 @@ class _SeedsInContext:
         data = _value(self._records, _SEEDS, "seeds", bytes) or b""
         return dict(_SEED.iter_unpack(data))
 
-    def claim(self, seed: int, whom: bytes) -> None:
+    def claim(self, seed: int, part: bytes) -> None:
         """As `MaskedSeeds.claim`."""
         known = self._known()
-        check_claim(seed, known.get(seed, whom) == whom)
-        packed = b"".join(_SEED.pack(*each) for each in (known | {seed: whom}).items())
+        check_claim(seed, known.get(seed, part) == part)
+        packed = b"".join(_SEED.pack(*each) for each in (known | {seed: part}).items())
         self._records[_SEEDS] = ConfigRecord({"seeds": packed})
 
     def refuse_bare(self, seed: int) -> None:

@@ -213,12 +213,12 @@ class Adapter:
             self.state.expect_checksum(self.base_checksum)
         cut = [self._pieces(wave) for wave in waves]
         utterances = [_Utterance(pieces, self._listen(pieces)) for pieces in cut]
-        held = tuple(r.seed for r in self._guard.records) if self._guard else ()
+        applied_seeds = tuple(r.seed for r in self._guard.records) if self._guard else ()
         record, objectives = self._steps(utterances, self._seed(waves), on_step)
         before = after = [_text(u.transcripts) for u in utterances]
-        made_of, reached, refused = held, record.end, ""
+        made_of, reached, refused = applied_seeds, record.end, ""
         if record.steps:
-            made_of = (*held, record.seed)
+            made_of = (*applied_seeds, record.seed)
             after, refused = self._finish(utterances, record, objectives[-1])
         if refused:
             made_of, reached = (), self.base_checksum

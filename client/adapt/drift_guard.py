@@ -54,12 +54,12 @@ class DriftGuard:
         self._bounds = bounds or DriftBounds()
         self._base = state.checksum()
         self._size = math.sqrt(sum(float(part.double().square().sum()) for _, part in state.pieces()))
-        self._held: deque[tuple[AdaptationRecord, NDArray[np.float64]]] = deque()
+        self._applied: deque[tuple[AdaptationRecord, NDArray[np.float64]]] = deque()
 
     @property
     def records(self) -> tuple[AdaptationRecord, ...]:
         """The records applied beyond the base, oldest first."""
-        return tuple(record for record, _ in self._held)
+        return tuple(record for record, _ in self._applied)
 
     def accept(self, record: AdaptationRecord, objective: float) -> bool:
         """Add an adaptation that has just been applied.
@@ -70,11 +70,11 @@ class DriftGuard:
         Returns:
             Whether the state is still adapted; False if it is the base again.
         """
-        self._held.append((record, self._energy(record)))
-        excess = max(int(self._bounds.anchor * len(self._held)), len(self._held) - self._bounds.window)
+        self._applied.append((record, self._energy(record)))
+        excess = max(int(self._bounds.anchor * len(self._applied)), len(self._applied) - self._bounds.window)
         for _ in range(excess):
-            undo(self._state, self._held[0][0])
-            self._held.popleft()
+            undo(self._state, self._applied[0][0])
+            self._applied.popleft()
         if self.drift() <= self._bounds.max_drift and objective <= self._bounds.max_objective:
             return True
         self.reset()
@@ -87,21 +87,21 @@ class DriftGuard:
         quanta add up. No weight is read and no base stored; for tensors of some thousand elements the error is below 1
         %.
         """
-        if not self._held:
+        if not self._applied:
             return 0.0
-        energy = np.sum([energy for _, energy in self._held], axis=0)
+        energy = np.sum([energy for _, energy in self._applied], axis=0)
         sizes = np.array([t.weight.numel() * 4.0**t.grid_exponent for t in self._state.tensors])
         return math.sqrt(float(sizes @ energy)) / max(self._size, np.finfo(np.float64).tiny)
 
     def reset(self) -> None:
-        """Undo everything held.
+        """Undo every adaptation that is applied.
 
         Raises:
             ChecksumMismatch: this does not lead to the base, as something else has moved the weights.
         """
-        while self._held:
-            undo(self._state, self._held[-1][0])
-            self._held.pop()
+        while self._applied:
+            undo(self._state, self._applied[-1][0])
+            self._applied.pop()
         self._state.expect_checksum(self._base)
 
     def _energy(self, record: AdaptationRecord) -> NDArray[np.float64]:

@@ -133,10 +133,7 @@ def decode_adaptation(data: bytes) -> AdaptationRecord:
     Raises:
         CodecError: the data is truncated, altered, of another version, or has scalars that are not finite.
     """
-    reader = Reader(data, "adaptation record")
-    magic, version = reader.take("2sB")
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise CodecError(f"adaptation record starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}")
+    reader = Reader.open(data, "adaptation record", _MAGIC, _VERSION)
     layout, seed, learning_rate, start, end, steps, queries = reader.take("BQdQQHH")
     if layout >= len(_LAYOUTS):
         raise CodecError(f"adaptation record has unknown layout {layout}")

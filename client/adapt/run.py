@@ -124,7 +124,7 @@ class Run:
         spoken, before, after = ([row[i] for row in self._spoken] for i in range(3))
         no_rate = Scores()
         language = self._adapter.settings.language
-        first, last = (score(spoken, heard, language=language) if spoken else no_rate for heard in (before, after))
+        first, last = (score(spoken, texts, language=language) if spoken else no_rate for texts in (before, after))
         self._view.rates(first, last, self.successes - len(spoken), language)
 
     def replay(self, paths: Sequence[Path], record: Path, file: AdaptationFile) -> None:

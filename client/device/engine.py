@@ -146,9 +146,9 @@ class Engine(Follower):
         self, base: Reply, plan: Plan, data: Recordings, on_step: Callable[[int, float], None] | None
     ) -> Reply:
         choice, new = self._choices.of(plan, data)
-        said = [choice.sentence] if new else []
-        said += data.notes if plan.server_round == 1 and plan.privacy is None else ()
-        text = "" if self.config.secure_aggregation else "; ".join(filter(None, said))
+        messages = [choice.sentence] if new else []
+        messages += data.notes if plan.server_round == 1 and plan.privacy is None else ()
+        text = "" if self.config.secure_aggregation else "; ".join(filter(None, messages))
         if choice != self.choice or choice.frozen != self.held_in:
             self._use(choice)
         with fits_memory(f"a step of batch-size {plan.batch_size}", self.device, "a smaller batch-size"):

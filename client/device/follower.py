@@ -103,9 +103,9 @@ class Follower(Replica):
         if server_round < self.start_round:
             self.rebuild()
             return
-        kept = server_round - self.start_round
-        apply_all(self.state, all_updates(self.applied[kept:]), sign=-1)
-        del self.applied[kept:]
+        remaining = server_round - self.start_round
+        apply_all(self.state, all_updates(self.applied[remaining:]), sign=-1)
+        del self.applied[remaining:]
 
     def sync(self, plan: Plan) -> Status:
         """Bring the weights to the state before `plan.server_round`.

@@ -176,7 +176,9 @@ class LossChoices:
 def _checked(raw: dict[str, Any]) -> LossChoice:
     """Return the stored choice; raise ValueError, TypeError or KeyError for what no check has written."""
     tail, reasons = raw["tail_tokens"], tuple(raw["reasons"])
-    if not (tail is None or (type(tail) is int and tail >= 0)) or not all(isinstance(word, str) for word in reasons):
+    if not (tail is None or (type(tail) is int and tail >= 0)) or not all(
+        isinstance(reason, str) for reason in reasons
+    ):
         raise ValueError("not a choice")
     frozen = raw.get("frozen", "float32")
     if raw["precision"] not in get_args(Precision) or not 0 < float(raw["epsilon"]) < 1:

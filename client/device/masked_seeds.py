@@ -27,7 +27,7 @@ _LOST = (
 class Seeds(Protocol):
     """A memory of masked seeds."""
 
-    def claim(self, seed: int, whom: bytes) -> None:
+    def claim(self, seed: int, part: bytes) -> None:
         """As `MaskedSeeds.claim`."""
 
     def refuse_bare(self, seed: int) -> None:
@@ -40,11 +40,11 @@ class MaskedSeeds:
     def __init__(self, path: Path) -> None:
         self._file = SealedJson(path, b"ZOMS", 1, _LOST)
 
-    def claim(self, seed: int, whom: bytes) -> None:
+    def claim(self, seed: int, part: bytes) -> None:
         """Enter a seed, on disk when this returns; what is masked must not leave if this raises. Processes take turns.
 
         Args:
-            whom: digest of the session, of this device's key in it and of the devices in the sum.
+            part: digest of the session, of this device's key in it and of the devices in the sum.
 
         Raises:
             Refusal: the seed was masked for others.
@@ -53,9 +53,9 @@ class MaskedSeeds:
         try:
             with locked(self._file.path):
                 known, key = self._file.read(), f"{seed:016x}"
-                check_claim(seed, known.get(key, whom.hex()) == whom.hex())
+                check_claim(seed, known.get(key, part.hex()) == part.hex())
                 if key not in known:
-                    self._file.write(known | {key: whom.hex()})
+                    self._file.write(known | {key: part.hex()})
         except OSError as error:  # of the lock
             raise ConfigError(f"{self._file.path} cannot be written ({error.strerror}): nothing is answered") from None
 

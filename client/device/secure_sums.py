@@ -176,7 +176,7 @@ class SecureSums:
                 "the plan, or a setting, is not the one that the devices of this secure sum signed: all are to be "
                 "asked alike"
             )
-        self._seeds.claim(plan.seed, _whom(device, message))
+        self._seeds.claim(plan.seed, _part_digest(device, message))
         try:
             reply = work()
         except (ZOError, DroppedOut):
@@ -196,7 +196,7 @@ class SecureSums:
         return answer
 
 
-def _whom(device: SecureDevice, sharers: bytes) -> bytes:
+def _part_digest(device: SecureDevice, sharers: bytes) -> bytes:
     """Return the digest of a device's part in a sum and of its devices, 16 bytes; its key is of this sum alone."""
     data = device.terms.session + public_of(device.memory.mask_key) + sharers
     return hashlib.blake2b(data, digest_size=16, person=b"zo-asr/masked/v1").digest()

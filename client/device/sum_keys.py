@@ -16,7 +16,6 @@ from zo_common.secure_sum.device import LEAST_COHORT
 from zo_common.secure_sum.node_keys import PEERS_NAME, NodeSigner, PeerKeys
 
 logger = logging.getLogger(__name__)
-SUM_OPTIONS = ("node-key", "peer-keys", "secure-cohort")
 NO_PEERS = (
     "secure aggregation: there is no peers.keys beside node.key, so this device trusts the server not to swap other "
     "devices' keys; copy the deployment's peers.keys there, and compare it on another way than through the server"

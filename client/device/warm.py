@@ -103,9 +103,9 @@ def warm_dataset(config: RunConfig, engine: Engine, partition_id: int | None, nu
     reader = engine.speech.reader(**config.reading, cache_dir=cache)
     dataset = read_speech(_share(config, partition_id, num_partitions), reader, skip_bad=config.skip_bad)
     _datasets[key] = sum(example.features.nbytes for example in dataset.examples), dataset
-    held = sum(size for size, _ in _datasets.values())
-    while held > MAX_FEATURE_BYTES and len(_datasets) > 1:
-        held -= _datasets.popitem(last=False)[1][0]
+    total = sum(size for size, _ in _datasets.values())
+    while total > MAX_FEATURE_BYTES and len(_datasets) > 1:
+        total -= _datasets.popitem(last=False)[1][0]
     return dataset
 
 

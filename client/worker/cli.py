@@ -155,8 +155,8 @@ def _run_worker(options: Options) -> None:
     server, service, address = start_server(runtime, queue, options.listen, options.token)
     logger.info(f"listening on {address}, state in {options.state}")
     if serve is not None:
-        kept = (account, options.state / ACCOUNT_NAME) if account is not None else None
-        serve(options.metrics, lambda: service.status(look=False), kept)
+        spending = (account, options.state / ACCOUNT_NAME) if account is not None else None
+        serve(options.metrics, lambda: service.status(refresh=False), spending)
         logger.info(f"metrics on http://{options.metrics}/metrics")
     notify("READY=1")
     stop.wait()
@@ -200,15 +200,15 @@ def status(
 ) -> None:
     """Show the worker's model, data, state and work in progress."""
 
-    def look(worker: WorkerClient) -> dict[str, Any]:
+    def read_status(worker: WorkerClient) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(worker.info().status)
         return found
 
     if follow:
         with Follower() as follower:
-            _ask(listen, token_file, lambda worker: follower.run(lambda: look(worker)))
+            _ask(listen, token_file, lambda worker: follower.run(lambda: read_status(worker)))
         return
-    found = _ask(listen, token_file, look)
+    found = _ask(listen, token_file, read_status)
     if as_json:
         print(json.dumps(found, indent=2))
     else:

@@ -40,18 +40,18 @@ class WorkerError(NetworkError):
 
     Args:
         address: the worker's.
-        word: what it did.
-        details: what else there is to say to whoever is at the device.
+        message: what it did; the server may see it.
+        details: for whoever is at the device.
     """
 
     def __init__(self, address: str, message: str, details: str = "") -> None:
         super().__init__(f"the worker at {address} {message}{f' ({details})' if details else ''}")
-        self._word = message
+        self._message = message
 
     @property
     def public_text(self) -> str:
         """The message without the address, which may be a path."""
-        return f"the worker {self._word}"
+        return f"the worker {self._message}"
 
 
 def read_token(path: Path) -> str:
@@ -170,8 +170,9 @@ class WorkerClient:
     def _ask(self, call: Callable[..., Iterable[Any]], on_event: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Call until there is an answer; return the last event of a stream. An unreachable worker is called again.
 
-        gRPC's own retry policy makes at most five attempts, and none once a stream has begun; a worker that restarts in
-        the middle of a training loads its model first.
+        gRPC's own retry policy makes at most five attempts, and none once a stream has begun. A worker that restarts in
+        the middle of a training loads its model first. `wait_for_ready` waits for a socket that does not exist yet, but
+        until the call's deadline, which is the round's: a device without a worker would be silent all that time.
         """
         deadline = time.monotonic() + self._timeout
         lost: float | None = None

@@ -173,9 +173,9 @@ class Journal:
             self._identity = identity
         file = self._file
         assert file is not None
-        kept = _common(file.ledger.records, engine.applied)
-        file.cut(engine.start_round + kept)
-        file.extend(engine.applied[kept:])
+        common = _common(file.ledger.records, engine.applied)
+        file.cut(engine.start_round + common)
+        file.extend(engine.applied[common:])
         if engine.applied and not engine.applied[-1].checksum:
             self._write_state(engine, engine.have_round, engine.state.checksum())
 

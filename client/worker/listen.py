@@ -122,11 +122,11 @@ def _refuse(_: object, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
 
 
-def notify(word: str) -> None:
+def notify(state: str) -> None:
     """Send `READY=1` or `STOPPING=1` to systemd, if it asked for notifications."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect("\0" + address[1:] if address.startswith("@") else address)
-        sender.sendall(word.encode())
+        sender.sendall(state.encode())

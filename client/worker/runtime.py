@@ -130,11 +130,11 @@ class WorkerRuntime:
             finally:
                 self._lock.release()
         else:
-            refusal = {"client_id": identity.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
+            refusal = {"client_id": identity.client_id, "error": self._busy_message(job), "stop": False, "busy": True}
             introduction = self._hellos.get(key) or refusal
         return json.dumps(introduction).encode()
 
-    def _busy_word(self, job: Job | None) -> str:
+    def _busy_message(self, job: Job | None) -> str:
         doing = f"round {job.request.server_round} of another run" if job else "another introduction"
         return f"this device is busy with {doing}: ask it again later"
 
@@ -213,7 +213,7 @@ class WorkerRuntime:
                     status = found.status.name.lower() + (f": {found.message}" if found.message else "")
                 finally:
                     self._settle()
-                    self._tell(job, status, time.monotonic() - started)
+                    self._report_outcome(job, status, time.monotonic() - started)
             return encode_answer(found), False
 
         described = repr(("calibrate", engine_key(config), identity)).encode()
@@ -253,7 +253,7 @@ class WorkerRuntime:
             finally:
                 if not settled:
                     self._settle()
-                self._tell(job, status, time.monotonic() - started)
+                self._report_outcome(job, status, time.monotonic() - started)
             answer = encode_evaluation(reply) if isinstance(reply, EvaluationReply) else encode_reply(reply)
             again = reply.status is Status.OK and job.request.kind != "sync"
             if again:
@@ -267,10 +267,10 @@ class WorkerRuntime:
                 self._masked.refuse_bare(plan.seed)
         except ConfigError as error:
             return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
-        kept = self._account, self._seeds_of(config), self._demands
         hidden = plan.privacy is not None or config.secure_aggregation
         on_step = job.on_hidden_step if hidden else job.on_step
-        return device.train(config, plan, identity, on_step, self._synced, *kept)
+        seeds = self._seeds_of(config)
+        return device.train(config, plan, identity, on_step, self._synced, self._account, seeds, self._demands)
 
     def _masked_work(
         self, job: Job, config: RunConfig, sent: RunConfig, plan: Plan, identity: DeviceIdentity, secure: bytes
@@ -286,12 +286,12 @@ class WorkerRuntime:
             except Cancelled:
                 raise
             except ZOError as error:
-                word = error_text(error, identity)
-                status = f"refused: {word}"
-                answer = refusal("train", plan, None, self.have_round, Status.ERROR, word)
+                message = error_text(error, identity)
+                status = f"refused: {message}"
+                answer = refusal("train", plan, None, self.have_round, Status.ERROR, message)
             finally:
                 self._settle()
-                self._tell(job, status, time.monotonic() - started)
+                self._report_outcome(job, status, time.monotonic() - started)
         return answer, is_masked(answer)
 
     def _prepare(self, config: RunConfig) -> None:
@@ -347,7 +347,7 @@ class WorkerRuntime:
             )
             os._exit(_EX_SOFTWARE)
 
-    def _tell(self, job: Job, status: str, seconds: float) -> None:
+    def _report_outcome(self, job: Job, status: str, seconds: float) -> None:
         r = job.request
         self.last = {"kind": r.kind, "round": r.server_round, "status": status, "seconds": round(seconds, 3)}
         self.last["at"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -378,10 +378,10 @@ class WorkerRuntime:
                 self._lock.release()
         return self._state[1]
 
-    def status(self, *, look: bool = True) -> dict[str, Any]:
-        """Return the status for people and scripts; `look` computes the checksum again if the engine is idle."""
+    def status(self, *, refresh: bool = True) -> dict[str, Any]:
+        """Return the status for people and scripts; `refresh` computes the checksum again if the engine is idle."""
         engine = self._engine
-        checksum = self._reached() if look else self._state[1]
+        checksum = self._reached() if refresh else self._state[1]
         return {
             "model": self._own.get("model", ""),
             "data": self._own.get("data", ""),

@@ -45,7 +45,7 @@ class WorkerService(WorkerServicer):
                 hello = self._runtime.hello(self._runtime.settings(request.hello.settings), _identity(request.hello))
             except ZOError as error:
                 _abort(context, grpc.StatusCode.INVALID_ARGUMENT, error_text(error))
-        return InfoReply(status=json.dumps(self.status(look=not hello)), hello=hello)
+        return InfoReply(status=json.dumps(self.status(refresh=not hello)), hello=hello)
 
     def Sync(self, request: Request, context: Any) -> Event:  # noqa: N802
         """Catch up; return the reply alone."""
@@ -72,10 +72,10 @@ class WorkerService(WorkerServicer):
         message = self._queue.cancel()
         return CancelReply(cancelled=bool(message), word=message)
 
-    def status(self, *, look: bool = True) -> dict[str, Any]:
-        """Return the runtime's status (`look`: see there), the work in progress, and counts of past answers."""
+    def status(self, *, refresh: bool = True) -> dict[str, Any]:
+        """Return the runtime's status (`refresh`: see there), the work in progress, and counts of past answers."""
         job = self._queue.job
-        return self._runtime.status(look=look) | {
+        return self._runtime.status(refresh=refresh) | {
             "job": asdict(job.progress()) | {"callers": job.callers} if job else None,
             "counts": dict(self._counts),
             "memory_bytes": _resident_bytes(),

@@ -66,13 +66,13 @@ class Follower:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def run(self, look: Callable[[], dict[str, Any]], looks: int | None = None) -> None:
-        """Read the status and draw the bar, `looks` times or without end."""
+    def run(self, read_status: Callable[[], dict[str, Any]], times: int | None = None) -> None:
+        """Read the status and draw the bar, `times` times or without end."""
         done = 0
-        while looks is None or done < looks:
-            job = look()["job"]
+        while times is None or done < times:
+            job = read_status()["job"]
             total, step = (max(1, job["steps"]), job["step"]) if job else (1, 0)
             self._bar.update(self._task, description=job_text(job), total=total, completed=step)
             done += 1
-            if looks is None or done < looks:
+            if times is None or done < times:
                 time.sleep(_LOOK_SECONDS)

@@ -45,10 +45,10 @@ def show(
     header, size = found.header, ledger.stat().st_size
     updates = sum(c.coefficients.size for r in found.records for c in r.contributions)
     if as_json:
-        kept = {key: value for key, value in asdict(header).items() if key not in ("base_checksum", "tensors")}
-        held = {"tensors": len(header.tensors), "rounds": found.last_round, "directions": updates, "bytes": size}
+        settings = {key: value for key, value in asdict(header).items() if key not in ("base_checksum", "tensors")}
+        contents = {"tensors": len(header.tensors), "rounds": found.last_round, "directions": updates, "bytes": size}
         listed = {"records": [_row(record) for record in found.records]} if rounds else {}
-        print(json.dumps(kept | held | {"checksum": _last_checksum(found) or None} | listed))
+        print(json.dumps(settings | contents | {"checksum": _last_checksum(found) or None} | listed))
         return
     table = Table(title=str(ledger), title_justify="left", show_header=False)
     for label, value in (

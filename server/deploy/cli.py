@@ -91,7 +91,7 @@ def enroll(
     from server.deploy.devices import without_key
 
     deployment = Deployment.open(folder)
-    unknown = [device for device in deployment.devices().values() if not (device.node_id or device.revoked)]
+    unknown = [device for device in deployment.devices().values() if device.waits]
     waiting = [device.name for device in unknown if device.public_key or make_keys]
     if public_key and not node:
         raise ConfigError("--public-key needs the name of the device whose key it is")
@@ -161,7 +161,7 @@ def follow(folder: Folder, run: Run, quiet: Quiet = False, as_json: AsJson = Fal
     run_id = run_id_of(deployment, run)
     with _progress(deployment, run, _RECENT, quiet=quiet, as_json=as_json):
         ended = _ended(deployment, folder, run, run_id)
-    _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
+    _report_end(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
 @app.command()
@@ -189,7 +189,7 @@ def _begin(folder: Path, run: str, changes: list[str], *, resume: bool, quiet: b
         progress.say(headline(run, run_settings(deployment, run, changes, resume=resume)))
         progress.say(f"{starting} now; the bar appears with the first round")
         ended = _ended(deployment, folder, run, run_id)
-    _tell(deployment, run, *ended, quiet=quiet, as_json=as_json)
+    _report_end(deployment, run, *ended, quiet=quiet, as_json=as_json)
 
 
 @contextmanager
@@ -224,7 +224,7 @@ def _ended(deployment: Deployment, folder: Path, run: str, run_id: str) -> tuple
             raise typer.Exit(130) from None
 
 
-def _tell(
+def _report_end(
     deployment: Deployment, run: str, status: str, details: str, lines: list[str], *, quiet: bool, as_json: bool
 ) -> None:
     """Say how a run has ended; exit with 1 unless it is complete."""

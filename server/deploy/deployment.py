@@ -96,6 +96,8 @@ class Device:
     Attributes:
         public_key: empty until the device has made one and its operator has brought it.
         node_id: Flower's, empty until it is registered.
+        nodes_before: ids that SuperLink listed before a registration that has not been completed yet; None: there is
+            none. While it is set, SuperLink may have a node of this device whose id is not in `node_id`.
     """
 
     __pydantic_config__ = ConfigDict(**STRICT, alias_generator=lambda name: name.replace("_", "-"))
@@ -104,12 +106,18 @@ class Device:
     public_key: str
     node_id: str = ""
     revoked: bool = False
+    nodes_before: list[str] | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether its registration is still to be made or completed."""
+        return not self.revoked and (not self.node_id or self.nodes_before is not None)
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return the device's table for devices.toml."""
+        """Return the device's table for devices.toml, which has no null."""
         values = {f.name.replace("_", "-"): getattr(self, f.name) for f in fields(self)}
         del values["name"]
-        return values
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def _device_of(path: Path, name: str, table: Any) -> Device:
@@ -249,6 +257,11 @@ class Deployment:
         """Folder with `NAME.toml` and, once started, `NAME/` of every run."""
         return self.root / "runs"
 
+    @property
+    def devices_file(self) -> Path:
+        """The file of all devices ever added."""
+        return self.root / "devices.toml"
+
     def device_folder_of(self, name: str) -> Path:
         """Return the folder to copy to a device."""
         return self.root / "devices" / name
@@ -291,7 +304,7 @@ class Deployment:
 
     def devices(self) -> dict[str, Device]:
         """Return all devices ever added, by name."""
-        path = self.root / "devices.toml"
+        path = self.devices_file
         if not path.exists():
             return {}
         tables = read_toml(path).get("devices", {})
@@ -322,11 +335,15 @@ class Deployment:
                 raise ConfigError(f"another command is changing the devices of {self.root}: try again") from None
             devices = self.devices()
             yield devices
-            tables = {"devices": {device.name: device.to_mapping() for device in devices.values()}}
-            write_durably(self.root / "devices.toml", tomli_w.dumps(tables).encode())
-            lines = [
-                peer_line(device.client_id, device.public_key)
-                for device in devices.values()
-                if device.public_key and not device.revoked
-            ]
-            write_durably(self.root / PEERS_NAME, "".join(lines).encode())
+            self.write_devices(devices)
+
+    def write_devices(self, devices: dict[str, Device]) -> None:
+        """Write the devices inside `change_devices`, for what must be on disk before its block goes on."""
+        tables = {"devices": {device.name: device.to_mapping() for device in devices.values()}}
+        write_durably(self.devices_file, tomli_w.dumps(tables).encode())
+        lines = [
+            peer_line(device.client_id, device.public_key)
+            for device in devices.values()
+            if device.public_key and not device.revoked
+        ]
+        write_durably(self.root / PEERS_NAME, "".join(lines).encode())

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
-
-from server.deploy.deployment import CONNECTION, Deployment, Device, check_name
+from server.deploy.deployment import Deployment, Device, check_name
 from server.deploy.files import write_device_files
-from server.deploy.flower import KEY_IN_USE, NODE_NOT_FOUND, FlowerError, flwr_json
+from server.deploy.registration import register, unregister
 from zo_common.binary.durable import PRIVATE, write_durably
 from zo_common.device_key import KEY_NAME, PUBLIC_NAME, new_device_key, read_public_key
 from zo_common.errors import ConfigError
@@ -60,25 +55,15 @@ def register_device(deployment: Deployment, name: str) -> Device:
 
     Raises:
         ConfigError: no such device, a revoked one, or one without a key.
-        FlowerError: SuperLink is not running or refuses the key, or its database cannot be read.
+        FlowerError: SuperLink is not running or refuses the key, or does not tell which node has it.
     """
     with deployment.change_devices() as devices:
-        device = deployment.device(name)
+        device = devices[name] = deployment.device(name)
         if device.revoked:
             raise ConfigError(f"device {name!r} is revoked: enroll it again to give it a new key")
         if not device.public_key:
             raise ConfigError(without_key(name))
-        if not (device.node_id and _listed(deployment, device.node_id)):
-            key = deployment.device_folder_of(name) / PUBLIC_NAME
-            write_durably(key, device.public_key.encode() + b"\n")
-            try:
-                answer = flwr_json(deployment, "supernode", "register", str(key), CONNECTION, "--name", name)
-                device.node_id = str(answer["node-id"])
-            except FlowerError as error:
-                if error.code != KEY_IN_USE:
-                    raise
-                device.node_id = _known_node(deployment, device)
-        devices[name] = device
+        register(deployment, devices, device)
         return device
 
 
@@ -105,62 +90,14 @@ def revoke(deployment: Deployment, name: str) -> Device:
 
     Raises:
         ConfigError: no such device, or it is revoked already.
-        FlowerError: SuperLink is not running, or its database cannot be read.
+        FlowerError: SuperLink is not running, or does not tell which node has the device's key.
     """
     with deployment.change_devices() as devices:
-        device = deployment.device(name)
+        device = devices[name] = deployment.device(name)
         if device.revoked:
             raise ConfigError(f"device {name!r} is revoked already")
-        if not (device.node_id and _unregister(deployment, device.node_id)):
-            # registered under another id, or without a recorded id: SuperLink's database has it
-            node_id, active = _node_of_key(deployment, device.public_key) if device.public_key else ("", False)
-            if active:
-                _unregister(deployment, node_id)
-        device.revoked, device.node_id = True, ""
-        devices[name] = device
+        if device.public_key:
+            unregister(deployment, devices, device)
+        device.revoked = True
         (deployment.device_folder_of(name) / KEY_NAME).unlink(missing_ok=True)
         return device
-
-
-def _listed(deployment: Deployment, node_id: str) -> bool:
-    nodes = flwr_json(deployment, "supernode", "list", CONNECTION).get("nodes", [])
-    return any(node["node-id"] == node_id and node["status"] != "unregistered" for node in nodes)
-
-
-def _unregister(deployment: Deployment, node_id: str) -> bool:
-    """Remove a node from SuperLink; return whether it was registered."""
-    try:
-        flwr_json(deployment, "supernode", "unregister", node_id, CONNECTION)
-    except FlowerError as error:
-        if error.code == NODE_NOT_FOUND:
-            return False
-        raise
-    return True
-
-
-def _known_node(deployment: Deployment, device: Device) -> str:
-    """Return the node of a key that SuperLink has already, e.g. if registration was cut off before it was recorded."""
-    node_id, active = _node_of_key(deployment, device.public_key)
-    if not active:
-        raise FlowerError(
-            f"SuperLink takes no key again once it was revoked: revoke {device.name} and enroll it with a new key",
-            KEY_IN_USE,
-        )
-    return node_id
-
-
-def _node_of_key(deployment: Deployment, public_key: str) -> tuple[str, bool]:
-    """Return the node with a key and whether it may connect; only the database, not `flwr supernode list`, has keys."""
-    if not deployment.database.exists():
-        return "", False  # SuperLink has never run
-    key = load_ssh_public_key(public_key.encode()).public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    try:
-        with closing(sqlite3.connect(f"file:{deployment.database}?mode=ro", uri=True, timeout=10.0)) as database:
-            row = database.execute("SELECT node_id, status FROM node WHERE public_key = ?", (key,)).fetchone()
-    except sqlite3.Error as error:
-        raise FlowerError(
-            f"{deployment.database} does not tell which node has the key ({error}): "
-            "find it with flwr supernode list and end it with flwr supernode unregister"
-        ) from None
-    # ids are unsigned, the database's integers are not
-    return (str(row[0] % 2**64), row[1] != "unregistered") if row else ("", False)

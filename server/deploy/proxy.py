@@ -149,14 +149,14 @@ async def _content(answered: httpx.Response) -> AsyncIterator[bytes]:
 
 
 def _request_headers(request: Request) -> list[tuple[bytes, bytes]]:
-    kept = _end_to_end(request.scope["headers"])
-    return [*kept, (b"x-forwarded-for", _caller(request).encode()), (b"x-forwarded-proto", b"https")]
+    headers = _end_to_end(request.scope["headers"])
+    return [*headers, (b"x-forwarded-for", _caller(request).encode()), (b"x-forwarded-proto", b"https")]
 
 
 def _end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers without hop-by-hop ones: the standard set and those that `Connection` names."""
     named = {
-        word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
+        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
     }
     dropped = _OF_ONE_HOP | named
     return [(name.lower(), value) for name, value in headers if name.lower() not in dropped]

@@ -71,10 +71,10 @@ def _running(mark: str) -> str:
         return "unknown"
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            arguments = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue  # it has ended
-        if mark in words and any(Path(word).name == "flower-superexec" for word in words[:2]):
+        if mark in arguments and any(Path(path).name == "flower-superexec" for path in arguments[:2]):
             return "up"
     return "down"
 
@@ -179,8 +179,8 @@ def show(status: dict[str, Any], console: Console) -> None:
         console.print(_round_table(status))
     elif status.get("runs"):
         console.print(_plain(f"runs: {', '.join(status['runs'])}"))
-    for word in warnings(status):
-        console.print(Text.assemble(("warning: ", "yellow"), _plain(word)))
+    for message in warnings(status):
+        console.print(Text.assemble(("warning: ", "yellow"), _plain(message)))
 
 
 def _plain(value: Any) -> Text:
@@ -198,8 +198,8 @@ def _device_table(rows: list[dict[str, Any]]) -> Table:
         standing = str(row.get("standing", ""))
         if row.get("until_round"):
             standing += f" until round {row['until_round']}"
-        for word in filter(None, (row.get("word"), row.get("suspected"))):
-            standing += f": {word}"
+        for reason in filter(None, (row.get("word"), row.get("suspected"))):
+            standing += f": {reason}"
         numbers = [str(row.get(key, "")) for key in ("have_round", "last_seen_round", "payload_up", "payload_down")]
         cells = (row["name"], row["client_id"], row["state"], *numbers, refused, standing)
         table.add_row(*map(_plain, cells))

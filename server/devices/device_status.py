@@ -114,17 +114,17 @@ class DeviceStatuses:
         """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""
         status = self.of(client_id)
         if status.drifts:
-            word = "its weights were off again after a rebuild: check its base model, memory and release"
-            self.exclude(client_id, word)
+            reason = "its weights were off again after a rebuild: check its base model, memory and release"
+            self.exclude(client_id, reason)
         elif not status.excluded:
             logger.warning(f"device {client_id} must rebuild from its base model")
         return not status.excluded
 
-    def exclude(self, client_id: int, word: str) -> None:
+    def exclude(self, client_id: int, reason: str) -> None:
         """Ask the client no more in this run."""
         status = self.of(client_id)
-        status.excluded, status.word = True, word
-        logger.warning(f"device {client_id} is excluded: {word}")
+        status.excluded, status.word = True, reason
+        logger.warning(f"device {client_id} is excluded: {reason}")
 
     def rebuilt(self, client_id: int) -> None:
         """Record that the client reported a rebuild of its weights."""

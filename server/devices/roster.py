@@ -111,10 +111,13 @@ class _Registrations:
             self.stop = self.stop or bool(introduction.get("stop"))
             if introduction.get("busy") is True:
                 self.busy.add(node)
-            what, who = printable(str(introduction["error"])[:20_000]), plain(str(introduction.get("client_id")), 20)
-            for fault in _faults(introduction) or [what]:
-                self._refusals.setdefault(fault, []).append(who)
-            self.messages[node] = f"device {who}: {what}"
+            problem, name = (
+                printable(str(introduction["error"])[:20_000]),
+                plain(str(introduction.get("client_id")), 20),
+            )
+            for fault in _faults(introduction) or [problem]:
+                self._refusals.setdefault(fault, []).append(name)
+            self.messages[node] = f"device {name}: {problem}"
             return
         client, examples, skipped = (introduction.get(key, 0) for key in ("client_id", "num_examples", "skipped"))
         if not all(type(number) is int for number in (client, examples, skipped)):
@@ -132,14 +135,14 @@ class _Registrations:
 
     def _shared(self, introduction: dict[str, Any]) -> dict[str, Any]:
         """Return a device's description of its base model; equal descriptions are one shared object."""
-        said = {key: value for key, value in introduction.items() if key in DESCRIPTION}
-        if said != self._description:
-            self._description = said
+        description = {key: value for key, value in introduction.items() if key in DESCRIPTION}
+        if description != self._description:
+            self._description = description
         return self._description
 
     def problems(self) -> list[str]:
         """Return one line per distinct problem: virtual devices on one data set all see its faulty rows."""
-        return self._problems + [f"{_devices(who)}: {what}" for what, who in self._refusals.items()]
+        return self._problems + [f"{_devices(names)}: {problem}" for problem, names in self._refusals.items()]
 
 
 def _faults(introduction: dict[str, Any]) -> list[str]:
@@ -150,11 +153,11 @@ def _faults(introduction: dict[str, Any]) -> list[str]:
     return [printable(fault[:_LONGEST_FAULT]) for fault in problems if isinstance(fault, str)]
 
 
-def _devices(who: list[str]) -> str:
-    who = sorted(who, key=lambda name: (len(name), name))  # numeric order
-    if len(who) > _MOST_NAMED:
-        return f"{len(who)} devices ({', '.join(who[:_MOST_NAMED])}, …)"
-    return f"device{'s' if len(who) > 1 else ''} {', '.join(who)}"
+def _devices(names: list[str]) -> str:
+    names = sorted(names, key=lambda name: (len(name), name))  # numeric order
+    if len(names) > _MOST_NAMED:
+        return f"{len(names)} devices ({', '.join(names[:_MOST_NAMED])}, …)"
+    return f"device{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _register(

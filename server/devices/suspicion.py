@@ -114,8 +114,8 @@ class Suspicions:
                 rows, columns = np.nonzero(unit[start : start + _ROWS] @ unit.T > SAME)
                 alike |= {(ids[start + i], ids[j]) for i, j in zip(rows, columns, strict=True) if start + i < j}
         here = set(ids)
-        kept = {pair: count for pair, count in self._pairs.items() if pair in alike or not here.issuperset(pair)}
-        self._pairs = kept | {pair: kept.get(pair, 0) + 1 for pair in alike}
+        continued = {pair: count for pair, count in self._pairs.items() if pair in alike or not here.issuperset(pair)}
+        self._pairs = continued | {pair: continued.get(pair, 0) + 1 for pair in alike}
 
     def _count_echoes(self, ids: list[int], unit: Vectors, last: Record | None) -> None:
         if last is None or len(last.contributions) != 1 or _votes(unit):

@@ -6,7 +6,7 @@ import logging
 import math
 from typing import Any
 
-from server.guards.closing import averaged_rounds, kept_records
+from server.guards.closing import applied_records, averaged_rounds
 from server.guards.guard import Progress
 from server.guards.logged_guard import Check, LoggedGuard
 from server.run.log import RoundReport
@@ -92,13 +92,13 @@ class BestStateGuard(LoggedGuard[Check]):
         checksum = f"{self._state.checksum:016x}" if self._state.checksum else ""
         return RoundReport(number, 0.0, 0, 0, checksum=checksum, ledger_bytes=size, closing=closing)
 
-    def _kept(self, after: int) -> tuple[Record, ...]:
-        return kept_records(self._state.ledger.ledger.records, self.taken_back, after)
+    def _applied_records(self, after: int) -> tuple[Record, ...]:
+        return applied_records(self._state.ledger.ledger.records, self.taken_back, after)
 
     def _averaged(self) -> tuple[Record, ...]:
         """Return the rounds whose states are averaged."""
         first = max([self._rows[0]["server_round"], *(row["server_round"] for row in self._closing_rows)])
-        made = self._kept(first)
+        made = self._applied_records(first)
         return made[len(made) - averaged_rounds(len(made)) :]
 
     def summary(self) -> dict[str, Any] | None:

@@ -42,7 +42,7 @@ class Candidate:
         return mean if np.isfinite(mean) else float("inf")
 
 
-def kept_records(records: Iterable[Record], taken_back: Iterable[tuple[int, int]], after: int) -> tuple[Record, ...]:
+def applied_records(records: Iterable[Record], taken_back: Iterable[tuple[int, int]], after: int) -> tuple[Record, ...]:
     """Return the records after round `after` whose contributions are in the weights.
 
     Args:

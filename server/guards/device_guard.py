@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.guards.best_state_guard import BestStateGuard, check_change, check_closing
-from server.guards.closing import kept_records, to_average
+from server.guards.closing import applied_records, to_average
 from server.guards.device_losses import LEAST_DEVICES, DeviceLosses, compare
 from server.guards.guard import Contributions
 from server.guards.logged_guard import check_state, negated
@@ -240,10 +240,10 @@ class DeviceGuard(BestStateGuard[CheckedLosses]):
         """
         name, best = self._known_best()
         after = self._best_round if name == "best" else self._good_round
-        contributions = back + (negated(self._kept(after)) if name == "best" else ())
+        contributions = back + (negated(self._applied_records(after)) if name == "best" else ())
         known: dict[str, float | None] = {name: best.level}
         known |= {other: level if math.isfinite(level) else None for other, level in losses.items()}
-        if name == "best" and self._last is not None and not self._kept(self._good_round):
+        if name == "best" and self._last is not None and not self._applied_records(self._good_round):
             known["last"] = self._last.level
         others = ", ".join(f"{n} {level:.4f}" for n, level in known.items() if level is not None and n != name)
         of = f"the state after round {self._best_round}, the best one evaluated" if name == "best" else "the last state"
@@ -255,16 +255,16 @@ class DeviceGuard(BestStateGuard[CheckedLosses]):
     def _known_best(self) -> tuple[str, CheckedLosses]:
         """Return the last state, unless it was not checked or the best one's loss is lower, by mean and median."""
         assert self._best is not None
-        if not self._kept(self._best_round):
+        if not self._applied_records(self._best_round):
             return "last", self._best
-        if self._kept(self._good_round) or self._last is None:
+        if self._applied_records(self._good_round) or self._last is None:
             return "best", self._best
         rise = compare(self._last.losses, self._best.losses)
         return ("best", self._best) if rise is None or rise.higher else ("last", self._last)
 
-    def _kept(self, after: int) -> tuple[Record, ...]:
+    def _applied_records(self, after: int) -> tuple[Record, ...]:
         undone = [*self.taken_back, *((number, number) for number in self._trials)]
-        return kept_records(self._records, undone, after)
+        return applied_records(self._records, undone, after)
 
     def _settle_on(self, server_round: int, found: CheckedLosses, closing: dict[str, Any]) -> None:
         self._note(server_round, found, good=True, closing=closing)

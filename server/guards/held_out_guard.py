@@ -152,9 +152,9 @@ class HeldOutGuard(BestStateGuard[Losses], RoundGuard[Losses]):
 
     def _candidates(self) -> list[Candidate]:
         assert self._best is not None and self._last is not None
-        unseen = self._kept(self._good_round)
+        unseen = self._applied_records(self._good_round)
         found = [Candidate("last", "the last state", (), self._measure() if unseen else self._last)]
-        if since := self._kept(self._best_round):
+        if since := self._applied_records(self._best_round):
             of = f"the state after round {self._best_round}, the best one evaluated"
             found.append(Candidate("best", of, negated(since), self._best))
         if average := self._average(self._averaged()):

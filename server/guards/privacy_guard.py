@@ -44,9 +44,9 @@ def settle_noise(config: RunConfig, members: Sequence[Member], ledger: Path) -> 
     if settings is None:
         return config
     if config.resume and ledger.exists():
-        kept = float(read_ledger(ledger).header.settings.get("noise-multiplier", 0.0))
-        if kept and settings.noise_multiplier in (0.0, kept):
-            return replace(config, noise_multiplier=kept)
+        stored = float(read_ledger(ledger).header.settings.get("noise-multiplier", 0.0))
+        if stored and settings.noise_multiplier in (0.0, stored):
+            return replace(config, noise_multiplier=stored)
         return config  # `refuse_fixed_changes` reports the difference
     counts = [m.num_examples for m in members]
     median = median_low(counts)
@@ -178,12 +178,12 @@ class PrivacyGuard:
     def describe(self) -> str:
         """Return the run's privacy guarantee in words, for the operator."""
         s, noise = self._settings, self._config.noise_multiplier
-        who = "one utterance" if s.level == "example" else f"one device, noise by the {s.noise_by}"
+        unit = "one utterance" if s.level == "example" else f"one device, noise by the {s.noise_by}"
         if s.level == "device" and s.noise_by == "devices":
             seen = "under the masks" if self._config.secure_aggregation else "each reply itself has a share of it alone"
-            who += f", {seen}"
+            unit += f", {seen}"
         return (
-            f"privacy: {s.level}-level ({who}), at most ε {s.target_epsilon:g} at δ {s.target_delta:g}; clip norm "
+            f"privacy: {s.level}-level ({unit}), at most ε {s.target_epsilon:g} at δ {s.target_delta:g}; clip norm "
             f"{s.clip_norm:g}, noise multiplier {noise:g}, spent so far ε {self.epsilon:.3f}"
         )
 

@@ -38,7 +38,7 @@ class _Transfer:
     checksum: int
     data: bytes
     sent: int = 0
-    held: int = 0
+    acknowledged: int = 0
 
 
 class CatchUp:
@@ -68,12 +68,12 @@ class CatchUp:
     def acknowledge(self, client_id: int) -> None:
         """Record that a device has received the last part."""
         if transfer := self._transfers.get(client_id):
-            transfer.held = transfer.sent
+            transfer.acknowledged = transfer.sent
 
     def begin_again(self, client_id: int) -> None:
         """Start a round: parts without an acknowledgement are sent again; devices accept repeated parts."""
         if transfer := self._transfers.get(client_id):
-            transfer.sent = transfer.held
+            transfer.sent = transfer.acknowledged
 
     def start_over(self, client_id: int) -> None:
         """Record that a device has lost the parts of its snapshot."""

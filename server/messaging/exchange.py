@@ -28,7 +28,11 @@ _TTL_SLACK = 900.0  # seconds: a device's clock may be off by minutes, and late 
 
 
 def serialised_size(content: RecordDict) -> int:
-    """Return the size in bytes of a message's content as Flower's protobuf; Flower has no public function for it."""
+    """Return the size in bytes of a message's content as Flower's protobuf.
+
+    This needs a module that is private to Flower. Its public methods count something else: `ConfigRecord.count_bytes`
+    leaves out the protobuf's own bytes, and `deflate` makes the objects that Flower keeps in a store.
+    """
     from flwr.common.serde import recorddict_to_proto
 
     return int(recorddict_to_proto(content).ByteSize())
@@ -124,7 +128,7 @@ class Exchange:
             names = [*self._pending, *self._late.waiting]
             answers = list(self._grid.pull_messages(names)) if names else []
             seconds = time.monotonic() - asked
-            outgoing = [out for answer in answers for out in self._take(answer, plans, inbox)]
+            outgoing = [out for answer in answers for out in self._receive(answer, plans, inbox)]
             if not (self._pending or outgoing):
                 break
             if enough and inbox.accepted >= enough:
@@ -151,7 +155,7 @@ class Exchange:
 
     def _push(self, outgoing: Iterable[tuple[int, Outgoing]], plans: dict[int, Plan], inbox: Inbox) -> None:
         """Hand messages to Flower in slices of bounded size."""
-        held: list[tuple[int, Outgoing, Message]] = []
+        batch: list[tuple[int, Outgoing, Message]] = []
         size = 0
         for node, out in outgoing:
             left = max(1, round(self._deadline - time.monotonic()))  # after that, the answer is no longer awaited
@@ -167,25 +171,25 @@ class Exchange:
                 ttl=self._timeout + _TTL_SLACK,
                 group_id=str(plans[node].server_round),
             )
-            held.append((node, out, message))
+            batch.append((node, out, message))
             size += len(out.payload)
             if size >= PUSH_BYTES:
-                self._hand_over(held, plans, inbox)
-                held, size = [], 0
-        self._hand_over(held, plans, inbox)
+                self._hand_over(batch, plans, inbox)
+                batch, size = [], 0
+        self._hand_over(batch, plans, inbox)
 
-    def _hand_over(self, held: list[tuple[int, Outgoing, Message]], plans: dict[int, Plan], inbox: Inbox) -> None:
-        if not held:
+    def _hand_over(self, batch: list[tuple[int, Outgoing, Message]], plans: dict[int, Plan], inbox: Inbox) -> None:
+        if not batch:
             return
-        names = list(self._grid.push_messages([message for _, _, message in held])) or [""] * len(held)
-        for (node, out, _), name in zip(held, names, strict=True):
+        names = list(self._grid.push_messages([message for _, _, message in batch])) or [""] * len(batch)
+        for (node, out, _), name in zip(batch, names, strict=True):
             if name:
                 self._pending[str(name)] = node
                 self._final[str(name)] = out.final
             else:
                 inbox.refuse("no-answer", f"client {plans[node].client_id}: its plan could not be sent", node)
 
-    def _take(self, answer: Message, plans: dict[int, Plan], inbox: Inbox) -> list[tuple[int, Outgoing]]:
+    def _receive(self, answer: Message, plans: dict[int, Plan], inbox: Inbox) -> list[tuple[int, Outgoing]]:
         """Process one answer; return what to send next to a device that is behind."""
         name = answer.metadata.reply_to_message_id
         if name in self._late.waiting:

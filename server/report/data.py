@@ -91,9 +91,9 @@ def intervals(folder: Path) -> tuple[Interval, Interval] | None:
 
 def _loss(run: RunNow) -> Chart | None:
     train = [(row["server_round"], row["loss"]) for row in run.rounds if row.get("loss") is not None]
-    held = [(row["server_round"], row["loss"]) for row in run.curve if row.get("loss") is not None]
+    held_out = [(row["server_round"], row["loss"]) for row in run.curve if row.get("loss") is not None]
     checks = [(row["server_round"], row["loss"]) for row in run.checks if row.get("loss") is not None]
-    lines = [Line("train", train), Line("guard", checks, dots=True), Line("held", held, dots=True)]
+    lines = [Line("train", train), Line("guard", checks, dots=True), Line("held", held_out, dots=True)]
     return line_chart("Loss, nats a token or character", "round", lines, lambda loss: f"{loss:.2f}")
 
 

@@ -71,9 +71,9 @@ def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
     if ledger.exists():
         return replace(config, trained_tensors=read_ledger(ledger).header.pattern)
     try:
-        kept = json.loads((Path(config.output) / FILE_NAME).read_text())
-        if kept["run"] == _run(config) and isinstance(kept["pattern"], str):
-            return replace(config, trained_tensors=kept["pattern"])
+        stored = json.loads((Path(config.output) / FILE_NAME).read_text())
+        if stored["run"] == _run(config) and isinstance(stored["pattern"], str):
+            return replace(config, trained_tensors=stored["pattern"])
     except (OSError, ValueError, TypeError, KeyError):
         pass
     return config

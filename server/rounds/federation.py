@@ -281,7 +281,7 @@ class Federation:
             logger.warning(f"round {server_round}: {len(others)} devices are asked again, along other directions")
             found = self._ask(server_round, others).after(found)
         inbox, exchange = found.inbox, found.exchange
-        drifted = self._take_note(server_round, found)
+        drifted = self._record_outcomes(server_round, found)
         report = self._close_round(server_round, inbox)
         report.answered = found.summed if self._secure and report.answered else report.answered
         plans = {n: replace(self._plan(server_round + 1, self.members[n], 0.0), records=()) for n in drifted}
@@ -371,11 +371,11 @@ class Federation:
     def _shown(self) -> dict[int, int]:
         return {m.client_id: m.num_examples for m in self.members.values()}
 
-    def _take_note(self, server_round: int, found: Attempt) -> list[int]:
+    def _record_outcomes(self, server_round: int, found: Attempt) -> list[int]:
         """Record the round in the devices' status; return the nodes whose weights differ from the server's."""
         drifted, inbox, exchange = [], found.inbox, found.exchange
-        for client, word in found.faulty.items():
-            self.statuses.exclude(client, word)
+        for client, reason in found.faulty.items():
+            self.statuses.exclude(client, reason)
         for node, plan in found.plans.items():
             self._catch_up.begin_again(plan.client_id)
             status = self.statuses.of(plan.client_id)

@@ -177,7 +177,7 @@ class SecureRound:
         server = self._server
         try:
             self._step(dict.fromkeys(self._nodes, server.invitation()), server.add_advertisement)
-            self._tell(server.signed(), len(self._nodes))
+            self._report_signatures(server.signed(), len(self._nodes))
             self._step(server.close_advertising(), server.add_shares)
             sharers = server.close_sharing(self._weights)
         except SecureAggregationError as error:
@@ -186,7 +186,7 @@ class SecureRound:
         self.attached = {self._nodes[client]: data for client, data in sharers.items()}
         self.plans = {node: plan for node, plan in self._all.items() if node in self.attached}
 
-    def _tell(self, signed: int, asked: int) -> None:
+    def _report_signatures(self, signed: int, asked: int) -> None:
         if not self._run.reported:
             self._run.reported = True
             trust = (
@@ -208,8 +208,8 @@ class SecureRound:
         except SecureAggregationError as error:
             inbox.refuse("too-few", f"secure sum: {error}")
         suspects = server.disputed | server.faulty
-        for client, word in suspects.items():
-            self._fail(self._nodes[client], "secure-sum", word)
+        for client, reason in suspects.items():
+            self._fail(self._nodes[client], "secure-sum", reason)
         if suspects and self._run.attempts.count < _MOST_REPEATED:
             self.others = inbox.replies.keys() - inbox.failed.keys()
         if not inbox.scalars():

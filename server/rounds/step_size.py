@@ -163,13 +163,13 @@ class MeasuredStep:
 
         if self._config.aggregation != "mean":
             found = without_extremes(found, faults(self._config.byzantine_share, len(found)), rate_of)
-        kept, held = trusted(found, rate_of)
-        if held:
+        limited, changed = trusted(found, rate_of)
+        if changed:
             logger.debug(  # honest devices vary as much with small batches
-                f"round {server_round}: the curvature of {held} device(s) would move the step by more than a factor of "
-                "two, and is held to that"
+                f"round {server_round}: the curvature of {changed} device(s) would move the step by more than a factor "
+                "of two, and is held to that"
             )
-        now = self.pool(kept)
+        now = self.pool(limited)
         room = min(self._room(replies), _RATES[1])
         rate = self.planned(trained)  # the server uses the devices' rate, if they had one
         if not rate:
@@ -237,15 +237,15 @@ class MeasuredStep:
         return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
 
     def _limited(self, server_round: int, rate: float, devices: int, room: float) -> float:
-        held, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
-        if held > room:
-            held, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
-        far = not 1 / MOST_CHANGE < rate / held < MOST_CHANGE  # a slow drift is no news
-        limit = f"{'below' if rate < held else 'above'}: {why}" if far else ""
+        limited, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"
+        if limited > room:
+            limited, why = room, "what the lattice has room for: the loss hardly depends on the trained tensors"
+        far = not 1 / MOST_CHANGE < rate / limited < MOST_CHANGE  # a slow drift is no news
+        limit = f"{'below' if rate < limited else 'above'}: {why}" if far else ""
         if limit and limit != self._limit:  # nor is the next round of the same
-            logger.info(f"round {server_round}: the measured learning rate {rate:.3g} is held at {held:.3g}, {why}")
+            logger.info(f"round {server_round}: the measured learning rate {rate:.3g} is held at {limited:.3g}, {why}")
         self._limit = limit
-        return held
+        return limited
 
     def _room(self, replies: Measured) -> float:
         """Return the rate with which weights move by `MAX_STEP_UNITS`, for scalars of the median device's size.

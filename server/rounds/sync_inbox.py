@@ -24,18 +24,18 @@ class SyncInbox:
     def put(self, node_id: int, data: bytes) -> None:
         """Process one node's reply."""
         plan = self._plans[node_id]
-        who = f"client {plan.client_id}"
+        device = f"client {plan.client_id}"
         try:
             reply = decode_reply(data)
         except CodecError as error:
-            self.refuse("malformed", f"{who}: {error}")
+            self.refuse("malformed", f"{device}: {error}")
             return
         if reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status is not Status.OK:
-            self.refuse(reply.status.name, f"{who}: {plain(reply.message) or reply.status.name}")
+            self.refuse(reply.status.name, f"{device}: {plain(reply.message) or reply.status.name}")
         elif plan.checksum and reply.checksum != plan.checksum:
-            self.refuse("wrong-checksum", f"{who} is at {reply.checksum:016x}, expected {plan.checksum:016x}")
+            self.refuse("wrong-checksum", f"{device} is at {reply.checksum:016x}, expected {plan.checksum:016x}")
         else:
             self.reached.add(plan.client_id)
 

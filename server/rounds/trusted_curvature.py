@@ -30,24 +30,24 @@ def trusted(
     much influence, too: a device that is not odd by more than that factor is left alone, unless it is the oddest. Of
     two devices it is unknown which one lies.
     """
-    kept, changed = list(found), set[int]()
-    if len(kept) > FEWEST_TRUSTED:
+    limited, changed = list(found), set[int]()
+    if len(limited) > FEWEST_TRUSTED:
         usual, square = median(each.per_direction for each in found), median(each.square for each in found)
-        kept = [_possible(each, usual, square) for each in found]
-    typical = RelativeCurvature(*(median(column) for column in zip(*map(astuple, kept), strict=True)))
-    while len(own := [i for i in range(len(kept)) if i not in changed]) > FEWEST_TRUSTED:
-        rate = rate_of([kept[i] for i in own])
-        outermost = [own[i] for i in _outermost([kept[i] for i in own])]
-        odd = {i: _oddness(kept[i], typical, rate_of) for i in outermost}
+        limited = [_possible(each, usual, square) for each in found]
+    typical = RelativeCurvature(*(median(column) for column in zip(*map(astuple, limited), strict=True)))
+    while len(own := [i for i in range(len(limited)) if i not in changed]) > FEWEST_TRUSTED:
+        rate = rate_of([limited[i] for i in own])
+        outermost = [own[i] for i in _outermost([limited[i] for i in own])]
+        odd = {i: _oddness(limited[i], typical, rate_of) for i in outermost}
         limit = min(max(odd.values()), math.log(MOST_INFLUENCE))
-        others = {i: rate_of([kept[j] for j in own if j != i]) for i in outermost if odd[i] >= limit}
+        others = {i: rate_of([limited[j] for j in own if j != i]) for i in outermost if odd[i] >= limit}
         moved = [i for i, other in others.items() if abs(math.log(rate / other)) > math.log(MOST_INFLUENCE)]
         if not moved:
             break
         worst = max(moved, key=lambda i: odd[i])
-        kept[worst] = _brought_near(kept[worst], [kept[j] for j in own if j != worst], rate_of)
+        limited[worst] = _brought_near(limited[worst], [limited[j] for j in own if j != worst], rate_of)
         changed.add(worst)
-    return kept, len(changed)
+    return limited, len(changed)
 
 
 def _oddness(

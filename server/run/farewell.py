@@ -23,8 +23,8 @@ class _Farewell(logging.Filter):
         """As `logging.Filter.filter`: all records pass."""
         if record.exc_info and record.exc_info[1] is self._failure:
             record.exc_info, record.exc_text = None, None
-        elif record.levelno >= logging.ERROR and (said := record.getMessage()).startswith(_LAST):
-            record.msg, record.args = f"{said}\n{self._failure}", ()
+        elif record.levelno >= logging.ERROR and (message := record.getMessage()).startswith(_LAST):
+            record.msg, record.args = f"{message}\n{self._failure}", ()
         return True
 
 

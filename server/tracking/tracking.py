@@ -48,7 +48,7 @@ class Tracking(logging.Handler):
         logging.getLogger(_SERVER).removeHandler(self)
         if self._started:
             summary = {**self._summary, "server_round": self._round}
-            self._tell(lambda tracker: tracker.on_end(summary))
+            self._call_all(lambda tracker: tracker.on_end(summary))
         for tracker in self._trackers:
             tracker.close()
         self.close()
@@ -61,7 +61,7 @@ class Tracking(logging.Handler):
         def on_round(report: RoundReport) -> None:
             self._round = report.server_round
             scalars = round_scalars(report, self._config)
-            self._tell(lambda tracker: tracker.on_round(report.server_round, scalars))
+            self._call_all(lambda tracker: tracker.on_round(report.server_round, scalars))
             events.on_round(report)
 
         def on_evaluate(server_round: int, run: EvaluatedRun) -> dict[str, Any] | None:
@@ -81,7 +81,7 @@ class Tracking(logging.Handler):
     def begin(self, run: RunFacts) -> None:
         """Tell the trackers that a run of this description starts, and the warnings so far."""
         self._started, self._round = True, run.last_round
-        self._tell(lambda tracker: tracker.on_run_start(run))
+        self._call_all(lambda tracker: tracker.on_run_start(run))
         for message in self._early:
             self._warn(message)
 
@@ -109,12 +109,12 @@ class Tracking(logging.Handler):
             self._early.append(record.getMessage())
 
     def _warn(self, message: str) -> None:
-        self._tell(lambda tracker: tracker.on_warning(self._round, message))
+        self._call_all(lambda tracker: tracker.on_warning(self._round, message))
 
     def _evaluated(self, server_round: int, scalars: dict[str, float]) -> None:
-        self._tell(lambda tracker: tracker.on_evaluation(server_round, scalars))
+        self._call_all(lambda tracker: tracker.on_evaluation(server_round, scalars))
 
-    def _tell(self, call: Call) -> None:
+    def _call_all(self, call: Call) -> None:
         for tracker in list(self._trackers):
             try:
                 tracker.call(call)

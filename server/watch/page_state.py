@@ -103,7 +103,7 @@ def change(before: State | None, after: State) -> State:
         **{key: _from(old[key], after[key]) for key in ("rounds", "curve", "checks")},
         "devices": {"moving": moving, "seldom": seldom, "gone": gone},
         "log": _added(old["log"], after["log"]),
-        "reasons": {key: word for key, word in after["reasons"].items() if key not in old["reasons"]},
+        "reasons": {key: reason for key, reason in after["reasons"].items() if key not in old["reasons"]},
     }
 
 

@@ -48,8 +48,8 @@ def plot_curve(
         ends = [decoded[0][0], decoded[-1][0]]
         low, high = ([100 * interval[end] for interval in intervals] for end in (0, 1))
         right.fill_between(ends, low, high, color="tab:red", alpha=0.15, linewidth=0, label="95 % interval of the ends")
-    heard = f"held-out {rate.upper()}{', 30 s window' if unit == 'token' else ''} (%)"
-    right.set(xlabel="payload sent up by a device (bytes)", ylabel=heard, ylim=(0, None))
+    axis_label = f"held-out {rate.upper()}{', 30 s window' if unit == 'token' else ''} (%)"
+    right.set(xlabel="payload sent up by a device (bytes)", ylabel=axis_label, ylim=(0, None))
     if decoded or partial:
         right.legend()
     for axis in (left, right):

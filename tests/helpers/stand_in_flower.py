@@ -49,6 +49,8 @@ class Flower:
         self.answer({})
 
     def answer(self, answers: dict[str, Any]) -> None:
+        """Give these answers; without one for it, SuperLink lists no nodes."""
+        answers = {"supernode list": {"success": True, "nodes": []}} | answers
         (self.folder / "answers.json").write_text(json.dumps(answers))
 
     @property

@@ -10,14 +10,18 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from memory_superlink import Killed
 
 from benchmarks.fleet.children import wait_until
 from benchmarks.fleet.device_commands import supernode_command
 from benchmarks.fleet.processes import Fleet, free_ports
+from server.deploy import registration
 from server.deploy.certificates import (
     load_authority,
     new_authority,
@@ -25,6 +29,9 @@ from server.deploy.certificates import (
     server_certificate,
     write_private,
 )
+from server.deploy.deployment import CONNECTION
+from server.deploy.devices import add_device, register_device, revoke
+from server.deploy.flower import KEY_IN_USE, FlowerError, flwr_json
 from zo_common.device_key import new_device_key
 
 pytestmark = [pytest.mark.deployment, pytest.mark.slow, pytest.mark.timeout(180)]
@@ -37,9 +44,9 @@ def fleet(tiny_whisper: Path, mini_corpus: Path, tmp_path_factory: pytest.TempPa
         yield made
 
 
-def _supernode(fleet: Fleet, **changes: str) -> list[str]:
-    """anna's SuperNode with other arguments."""
-    command = supernode_command(fleet.deployment, "anna", socket=fleet.socket_of("anna"))
+def _supernode(fleet: Fleet, name: str = "anna", **changes: str) -> list[str]:
+    """A device's SuperNode with other arguments."""
+    command = supernode_command(fleet.deployment, name, socket=fleet.socket_of(name))
     for key, value in ({"port": str(free_ports(1))} | changes).items():
         command[command.index("--" + key.replace("_", "-")) + 1] = value
     return command
@@ -74,6 +81,70 @@ def test_a_revoked_device_is_cut_off_and_stays_out(fleet: Fleet, tmp_path: Path)
     assert "Failed to activate SuperNode" in said
     assert fleet.online() == set()
     assert not (fleet.deployment.device_folder_of("ben") / "node.key").exists()
+
+
+def _lose_the_answer(fleet: Fleet, monkeypatch: pytest.MonkeyPatch, name: str) -> str:
+    """Add a device, kill its registration where SuperLink has made the node, and return the node's id."""
+    add_device(fleet.deployment, name, make_key=True)
+    answers = []
+
+    def killed(*arguments: Any, **options: Any) -> dict[str, Any]:
+        answers.append(flwr_json(*arguments, **options))
+        if "register" in arguments:
+            raise Killed
+        return answers[-1]
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(registration, "flwr_json", killed)
+        register_device(fleet.deployment, name)
+    device, node_id = fleet.deployment.device(name), str(answers[-1]["node-id"])
+    assert device.node_id == "" and device.nodes_before and node_id not in device.nodes_before
+    return node_id
+
+
+def test_a_registration_that_was_cut_off_is_completed(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    node_id = _lose_the_answer(fleet, monkeypatch, "cleo")
+
+    register_device(fleet.deployment, "cleo")
+
+    assert fleet.deployment.device("cleo").node_id == node_id
+    fleet.children.start("cleo", _supernode(fleet, "cleo"), fleet.environment)
+    wait_until("cleo online", lambda: "cleo" in fleet.online(), 60, every=1)  # the node has this device's key
+    fleet.children.stop("cleo")
+
+
+def test_a_registration_that_was_cut_off_is_revoked(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_id, key = _lose_the_answer(fleet, monkeypatch, "dora"), tmp_path / "kept.key"
+    shutil.copyfile(fleet.deployment.device_folder_of("dora") / "node.key", key)
+
+    revoke(fleet.deployment, "dora")
+
+    nodes = flwr_json(fleet.deployment, "supernode", "list", CONNECTION)["nodes"]
+    assert {node["node-id"]: node["status"] for node in nodes}[node_id] == "unregistered"
+    status, said = fleet.attempt("dora", _supernode(fleet, "dora", auth_supernode_private_key=str(key)))
+    assert status != 0
+    assert "Failed to activate SuperNode" in said
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_revoke_of_a_key_without_a_known_node(fleet: Fleet, tmp_path: Path, by_hand: bool) -> None:
+    name, public = f"emil-{by_hand}", tmp_path / "emil.pub"
+    public.write_text(add_device(fleet.deployment, name, make_key=True).public_key)
+    register_it = partial(flwr_json, fleet.deployment, "supernode", "register", str(public), CONNECTION)
+    if by_hand:
+        node_id = str(register_it()["node-id"])
+        with pytest.raises(FlowerError, match=f"0 nodes have come .* expected 1; it may be .*{node_id}"):
+            revoke(fleet.deployment, name)
+        assert not fleet.deployment.device(name).revoked
+        flwr_json(fleet.deployment, "supernode", "unregister", node_id, CONNECTION)
+    else:
+        revoke(fleet.deployment, name)
+
+    with pytest.raises(FlowerError) as refused:
+        register_it()
+    assert refused.value.code == KEY_IN_USE
 
 
 def test_an_expired_server_certificate_is_refused_by_devices(fleet: Fleet, tmp_path: Path) -> None:

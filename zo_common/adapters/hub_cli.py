@@ -41,13 +41,13 @@ def push(
         from zo_common.ledger.file import read_ledger_header
 
         named = base or read_ledger_header(find_ledger(run)).model
-        said = Publication(named, revision or known_revision(named), data, license)
+        publication = Publication(named, revision or known_revision(named), data, license)
         if dry_run is not None:
-            config = write_adapter(run, dry_run, repository, said)
+            config = write_adapter(run, dry_run, repository, publication)
             address = str(dry_run)
         else:
             with tempfile.TemporaryDirectory(prefix="zo-asr-hub-") as scratch:
-                config = write_adapter(run, Path(scratch), repository, said)
+                config = write_adapter(run, Path(scratch), repository, publication)
                 address = upload(Path(scratch), repository, private=private)
     if as_json:
         print(json.dumps({"repository": repository, "address": address, "checksum": config.checksum}))

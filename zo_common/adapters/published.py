@@ -45,7 +45,7 @@ class Publication:
     license: str = ""
 
 
-def write_adapter(run: Path, folder: Path, repository: str, said: Publication) -> AdapterConfig:
+def write_adapter(run: Path, folder: Path, repository: str, publication: Publication) -> AdapterConfig:
     """Write a repository's files from a run's folder, or from a ledger alone, without names of files and people.
 
     The ledger's rounds and checksums are the run's; if its header names the base by a folder, that is replaced by
@@ -58,7 +58,7 @@ def write_adapter(run: Path, folder: Path, repository: str, said: Publication) -
     """
     source = find_ledger(run)
     ledger = read_ledger(source, tolerate_torn=False)
-    base = said.base or ledger.header.model
+    base = publication.base or ledger.header.model
     if not is_hub_id(base):
         raise ConfigError(
             f"the base is {base!r}, a name on this machine, expected a hub id that others can load: give --base"
@@ -67,9 +67,11 @@ def write_adapter(run: Path, folder: Path, repository: str, said: Publication) -
         raise ConfigError(f"{folder} exists and is not empty: name a new directory")
     header = replace(ledger.header, model=base, settings=_without_paths(ledger.header.settings))
     public = Ledger(header, ledger.records)
-    config = describe(public, said.revision)
+    config = describe(public, publication.revision)
     result = _public_result(source.parent)
-    card = adapter_card(config, header, result, repository, said.data, said.license, privacy=_privacy(header, source))
+    card = adapter_card(
+        config, header, result, repository, publication.data, publication.license, privacy=_privacy(header, source)
+    )
     contents = {
         CONFIG_NAME: (json.dumps(asdict(config), indent=2) + "\n").encode(),
         LEDGER_NAME: encode_ledger(public),

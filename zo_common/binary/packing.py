@@ -23,6 +23,21 @@ class Reader:
         self._at = 0
         self._what = what
 
+    @classmethod
+    def open(cls, data: bytes, what: str, magic: bytes, version: int) -> Reader:
+        """Return a reader behind the two bytes and the version, one byte, that all messages of a kind start with.
+
+        Raises:
+            CodecError: another kind or another version.
+        """
+        reader = cls(data, what)
+        found, spoken = reader.take("2sB")
+        if found != magic:
+            raise CodecError(f"{what} starts with {found!r}, expected {magic!r}: these bytes are something else")
+        if spoken != version:
+            raise CodecError(f"{what} has version {spoken}, this program speaks {version}: update the older side")
+        return reader
+
     @property
     def remaining(self) -> int:
         """Number of unread bytes."""

@@ -26,7 +26,8 @@ from zo_common.lattice.state import LatticeState
 _VERSION = 1
 _SNAPSHOT, _PART = b"ZD", b"ZS"
 _HEAD, _TENSOR = "2sBI", "<IhQ"
-_PART_HEAD = "2sBQQIQIII"
+_PART_FIELDS = "QQIQIII"
+_PART_HEAD = "2sB" + _PART_FIELDS
 _PART_BYTES = struct.calcsize("<" + _PART_HEAD)
 _INPUT_BYTES = 1 << 16  # compressed bytes processed at a time
 MAX_PARTS = 1 << 20
@@ -78,9 +79,8 @@ def decode_part(data: bytes) -> SnapshotPart:
     Raises:
         CodecError: truncated, oversized, empty, or a number out of range.
     """
-    reader = Reader(data, "snapshot part")
-    magic, version, base, client, rnd, checksum, part, parts, length = reader.take(_PART_HEAD)
-    _expect_magic("snapshot part", magic, _PART, version)
+    reader = Reader.open(data, "snapshot part", _PART, _VERSION)
+    base, client, rnd, checksum, part, parts, length = reader.take(_PART_FIELDS)
     if not 0 <= part < parts <= MAX_PARTS or length == 0:
         raise CodecError(f"snapshot part {part} of {parts} with {length} bytes: expected one of 1 … {MAX_PARTS} parts")
     body = reader.raw(length)
@@ -146,13 +146,6 @@ def largest_snapshot(state: LatticeState) -> int:
     return len(_describe(state)) + raw + (raw >> 3) + (raw >> 6) + 64
 
 
-def _expect_magic(what: str, found: bytes, expected: bytes, version: int) -> None:
-    if found != expected:
-        raise CodecError(f"{what} starts with {found!r}, expected {expected!r}: these bytes are something else")
-    if version != _VERSION:
-        raise CodecError(f"{what} has version {version}, this program speaks {_VERSION}: update the older side")
-
-
 def _describe(state: LatticeState) -> bytes:
     table = [struct.pack(_TENSOR, t.tensor_id, t.grid_exponent, t.weight.numel()) for t in state.tensors]
     return struct.pack("<" + _HEAD, _SNAPSHOT, _VERSION, len(table)) + b"".join(table)
@@ -160,9 +153,8 @@ def _describe(state: LatticeState) -> bytes:
 
 def _expect_tensors(state: LatticeState, data: bytes) -> memoryview:
     """Return the compressed bytes of a snapshot of just this state's tensors."""
-    reader = Reader(data, "snapshot")
-    magic, version, count = reader.take(_HEAD)
-    _expect_magic("snapshot", magic, _SNAPSHOT, version)
+    reader = Reader.open(data, "snapshot", _SNAPSHOT, _VERSION)
+    (count,) = reader.take("I")
     if count != len(state.tensors):
         raise CodecError(
             f"snapshot has {count} tensors, {len(state.tensors)} are trained here: compare base model and "

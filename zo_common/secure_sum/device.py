@@ -369,15 +369,15 @@ class SecureDevice:
             return
         signed = self._agreed()
         closed = self._graph.closed(self.client_id)
-        held = 1  # its own
+        consents = 1  # its own
         for other in closed:
             if other != self.client_id and other in alive and other in request.signatures:
                 if self._peers.holds(other, signed, request.signatures[other]):
-                    held += 1
+                    consents += 1
                 else:
                     logger.warning(
                         f"secure sum of round {self.terms.server_round}: device {other} did not sign the same survivors"
                     )
         needed = self.terms.needed(len(closed))
-        if held < needed:
-            self._refuse(f"{held} neighbours signed the same survivors, expected at least {needed}")
+        if consents < needed:
+            self._refuse(f"{consents} neighbours signed the same survivors, expected at least {needed}")

@@ -309,9 +309,9 @@ class SecureServer:
         if len(holders) > 1 and 3 * len(holders) >= devices:
             self._blame(owner, f"sealed shares that {len(holders)} devices cannot open")
             return
-        who = ", ".join(map(str, sorted(holders)))
-        word = f"device {owner} sealed shares that devices {who} cannot open, or they can and do not say so"
-        self.disputed |= dict.fromkeys([owner, *holders], word)
+        names = ", ".join(map(str, sorted(holders)))
+        reason = f"device {owner} sealed shares that devices {names} cannot open, or they can and do not say so"
+        self.disputed |= dict.fromkeys([owner, *holders], reason)
 
-    def _blame(self, client: int, word: str) -> None:
-        self.faulty[client] = f"device {client} {word}"
+    def _blame(self, client: int, reason: str) -> None:
+        self.faulty[client] = f"device {client} {reason}"

@@ -91,8 +91,8 @@ def health(
     """Measure the health of a model; see `Health`."""
     found = evaluate(speech, data, language=language, on_progress=on_progress)
     uncertainty = _mean_of_batches(speech.uncertainties, speech, data, 16)
-    said = _word_entropy(data.texts, language)
-    diversity = min(1.0, _word_entropy(found.hypotheses, language) / said) if said else 1.0
+    entropy = _word_entropy(data.texts, language)
+    diversity = min(1.0, _word_entropy(found.hypotheses, language) / entropy) if entropy else 1.0
     return Health(found.loss, found.scores.headline(language), uncertainty, diversity)
 
 

@@ -168,8 +168,8 @@ class _Collector:
         elif isinstance(parts, list):
             for part in parts:
                 clip = Clip(row.audio, row.start + part.start, part.end - part.start)
-                said = _composed(part.text) if self._need_text else ""
-                self.utterances.append(Utterance(f"{row.where} at {part.start:.2f} s", clip, said, columns))
+                transcript = _composed(part.text) if self._need_text else ""
+                self.utterances.append(Utterance(f"{row.where} at {part.start:.2f} s", clip, transcript, columns))
         else:
             whole = row.start == 0 and row.seconds is None
             audio = row.audio if whole else Clip(row.audio, row.start, row.seconds)

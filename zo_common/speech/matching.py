@@ -43,37 +43,37 @@ def _normalized(unit: str, language: str) -> tuple[str, ...]:
     return tuple(whisper_normalizer(language)(unit).split())
 
 
-def sure_spans(said: Words, transcribed: Sequence[Sequence[str]]) -> list[tuple[int, int] | None]:
+def sure_spans(reference: Words, hypotheses: Sequence[Sequence[str]]) -> list[tuple[int, int] | None]:
     """Return for each piece the range of units that surely belong to it, first and one past the last; else None.
 
     The transcripts of all pieces are aligned with the text (Levenshtein); a token that is equal in both surely belongs
     to its piece.
 
     Args:
-        transcribed: tokens of each piece's transcript, normalised as those of `said`.
+        hypotheses: tokens of each piece's transcript, normalised as those of `reference`.
     """
-    found: list[tuple[int, int] | None] = [None] * len(transcribed)
-    for at, piece in enumerate(_sure_pieces(said.tokens, transcribed)):
+    found: list[tuple[int, int] | None] = [None] * len(hypotheses)
+    for at, piece in enumerate(_sure_pieces(reference.tokens, hypotheses)):
         if piece is not None:
             span = found[piece]
-            found[piece] = (said.ends[at] - 1 if span is None else span[0], said.ends[at])
+            found[piece] = (reference.ends[at] - 1 if span is None else span[0], reference.ends[at])
     return found
 
 
-def _sure_pieces(tokens: Sequence[str], transcribed: Sequence[Sequence[str]]) -> list[int | None]:
+def _sure_pieces(tokens: Sequence[str], hypotheses: Sequence[Sequence[str]]) -> list[int | None]:
     """Return for each token of the text the piece whose transcript has an equal token aligned with it."""
-    owners = [piece for piece, each in enumerate(transcribed) for _ in each]
+    owners = [piece for piece, each in enumerate(hypotheses) for _ in each]
     sure: list[int | None] = [None] * len(tokens)
     if tokens and owners:
-        found = jiwer.process_words(" ".join(tokens), " ".join(token for each in transcribed for token in each))
+        found = jiwer.process_words(" ".join(tokens), " ".join(token for each in hypotheses for token in each))
         for part in found.alignments[0]:
             if part.type == "equal":
                 sure[part.ref_start_idx : part.ref_end_idx] = owners[part.hyp_start_idx : part.hyp_end_idx]
     return sure
 
 
-def agreement(said: Sequence[str], transcribed: Sequence[str]) -> float:
+def agreement(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
     """Return the share of aligned equal tokens, relative to the longer text; 1 if both are empty."""
-    if not said or not transcribed:
-        return float(not said and not transcribed)
-    return jiwer.process_words(" ".join(said), " ".join(transcribed)).hits / max(len(said), len(transcribed))
+    if not reference or not hypothesis:
+        return float(not reference and not hypothesis)
+    return jiwer.process_words(" ".join(reference), " ".join(hypothesis)).hits / max(len(reference), len(hypothesis))

@@ -96,12 +96,12 @@ class Segmenter:
         parts = _pieces_of(spoken_parts(wave, rate))
         blank = [_blank(utterance, part) for part in parts]
         transcribed = self._transcripts(wave, parts)
-        said = Words(utterance.text, self._language)
+        reference = Words(utterance.text, self._language)
         spoken = [number for number, words in enumerate(transcribed) if words.tokens]
-        spans = sure_spans(said, [transcribed[number].tokens for number in spoken])
-        bounds = self._bounds(said, spoken, spans, blank)
+        spans = sure_spans(reference, [transcribed[number].tokens for number in spoken])
+        bounds = self._bounds(reference, spoken, spans, blank)
         edges = dict(zip(spoken, zip(bounds[:-1], bounds[1:], strict=True), strict=True))
-        return [self._judged(each, transcribed[n], said, edges.get(n)) for n, each in enumerate(blank)]
+        return [self._judged(each, transcribed[n], reference, edges.get(n)) for n, each in enumerate(blank)]
 
     def _transcripts(self, wave: NDArray[np.float32], parts: list[Part]) -> list[Words]:
         """Return the model's transcript of each part; an empty one for a part that is too long."""
@@ -117,7 +117,7 @@ class Segmenter:
         return found
 
     def _bounds(
-        self, said: Words, spoken: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
+        self, reference: Words, spoken: list[int], spans: list[tuple[int, int] | None], pieces: list[Utterance]
     ) -> list[int | None]:
         """Return where the text of each piece begins, in units, and where the last one ends; None if uncertain.
 
@@ -137,19 +137,19 @@ class Segmenter:
                 bounds.append(None)
                 continue
             start = left[0] if bounds[-1] is None else bounds[-1]
-            end = right[1] if number + 1 < len(spoken) else len(said)
+            end = right[1] if number + 1 < len(spoken) else len(reference)
             places = range(max(start, left[1] - 2) + 1, min(end, right[0] + 2))
             sides = pieces[spoken[number - 1]], pieces[spoken[number]]
-            bounds.append(self._likeliest(said, start, end, places, *sides))
-        whole = spoken[-1] == len(pieces) - 1 or (last and last[1] == len(said))
-        return [*bounds, len(said) if whole else None]
+            bounds.append(self._likeliest(reference, start, end, places, *sides))
+        whole = spoken[-1] == len(pieces) - 1 or (last and last[1] == len(reference))
+        return [*bounds, len(reference) if whole else None]
 
     def _likeliest(
-        self, said: Words, first: int, last: int, places: Sequence[int], left: Utterance, right: Utterance
+        self, reference: Words, first: int, last: int, places: Sequence[int], left: Utterance, right: Utterance
     ) -> int | None:
         """Return the most likely cut by the losses of the texts on both sides; None if several are about as likely."""
         nats = np.array(
-            [self._nats(left, said.text(first, at)) + self._nats(right, said.text(at, last)) for at in places]
+            [self._nats(left, reference.text(first, at)) + self._nats(right, reference.text(at, last)) for at in places]
         )
         if not len(nats) or not math.isfinite(best := float(nats.min())):
             return None
@@ -166,7 +166,7 @@ class Segmenter:
         return float(self._speech.held_out_losses(batch)[0]) * counted
 
     def _judged(
-        self, piece: Utterance, transcribed: Words, said: Words, edges: tuple[int | None, int | None] | None
+        self, piece: Utterance, transcribed: Words, reference: Words, edges: tuple[int | None, int | None] | None
     ) -> Piece:
         seconds = float(piece.columns["end"]) - float(piece.columns["start"])
         if seconds > MAX_SECONDS:
@@ -182,7 +182,7 @@ class Segmenter:
                 f"got no words that say where the text of these {seconds:.1f} s {which}, expected some: cut it by hand."
             )
             return Piece(piece, (fault,))
-        text = said.text(start, end)
+        text = reference.text(start, end)
         share = agreement(Words(text, self._language).tokens, transcribed.tokens)
         if share < LEAST_AGREEMENT:
             fault = f"got {share:.0%} of the text's words where the model listens, expected {LEAST_AGREEMENT:.0%} and "

@@ -70,7 +70,7 @@ def decode_ask(data: bytes) -> CalibrationAsk:
     Raises:
         CodecError: truncated, oversized, of another version, or a field out of range.
     """
-    reader = _open(data, _ASK, "calibration's question")
+    reader = Reader.open(data, "calibration's question", _ASK, VERSION)
     ask = CalibrationAsk(*reader.take(_ASK_LAYOUT))
     reader.finish()
     if not (ask.place < ask.devices and min(ask.passes, ask.batch_size) >= 1):
@@ -102,7 +102,7 @@ def decode_answer(data: bytes) -> CalibrationAnswer:
     Raises:
         CodecError: truncated, oversized, of another version, or numbers that cannot be.
     """
-    reader = _open(data, _ANSWER, "calibration's answer")
+    reader = Reader.open(data, "calibration's answer", _ANSWER, VERSION)
     status, seed, client, count = reader.take(_ANSWER_LAYOUT)
     if status not in set(Status):
         raise CodecError(f"calibration's answer has unknown status {status}")
@@ -120,13 +120,3 @@ def decode_answer(data: bytes) -> CalibrationAnswer:
     message = reader.text()
     reader.finish()
     return CalibrationAnswer(Status(status), seed, client, measures, message)
-
-
-def _open(data: bytes, magic: bytes, what: str) -> Reader:
-    reader = Reader(data, what)
-    found, version = reader.take("2sB")
-    if found != magic:
-        raise CodecError(f"{what} starts with {found!r}, expected {magic!r}: these bytes are something else")
-    if version != VERSION:
-        raise CodecError(f"{what} has version {version}, this program speaks {VERSION}: update the older side")
-    return reader

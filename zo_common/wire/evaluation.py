@@ -62,10 +62,7 @@ def decode_evaluation(data: bytes) -> EvaluationReply:
     Raises:
         CodecError: truncated, of unknown status, or counts that cannot be.
     """
-    reader = Reader(data, "evaluation reply")
-    magic, version = reader.take("2sB")
-    if (magic, version) != (_MAGIC, _VERSION):
-        raise CodecError(f"evaluation reply starts with {magic!r} version {version}, expected {_MAGIC!r} {_VERSION}")
+    reader = Reader.open(data, "evaluation reply", _MAGIC, _VERSION)
     status, rnd, have, client, checksum, loss_sum, *counts = reader.take(_LAYOUT)
     message = reader.text()
     reader.finish()

@@ -145,23 +145,13 @@ def _decode_mechanism(reader: Reader) -> Mechanism | None:
         raise CodecError(f"plan: {error}") from None
 
 
-def _open(data: bytes, magic: bytes, what: str) -> Reader:
-    reader = Reader(data, what)
-    found, version = reader.take("2sB")
-    if found != magic:
-        raise CodecError(f"{what} starts with {found!r}, expected {magic!r}: these bytes are something else")
-    if version != MESSAGE_VERSION:
-        raise CodecError(f"{what} has version {version}, this program speaks {MESSAGE_VERSION}: update the older side")
-    return reader
-
-
 def decode_plan(data: bytes) -> Plan:
     """Inverse of `encode_plan`.
 
     Raises:
         CodecError: truncated, oversized, or a field out of range.
     """
-    reader = _open(data, _PLAN, "plan")
+    reader = Reader.open(data, "plan", _PLAN, MESSAGE_VERSION)
     rnd, seed, client, base, checksum, q, steps, batch, kind, epsilon, rate, curved = reader.take(_PLAN_LAYOUT)
     if kind >= len(_ESTIMATORS) or steps < 1 or batch < 1 or rnd < 1 or not np.isfinite(rate) or curved > 1:
         raise CodecError("plan has a field out of range")
@@ -223,7 +213,7 @@ def decode_reply(data: bytes) -> Reply:
         CodecError: truncated, oversized, or of unknown status.
     """
     one_bit = data[:2] == _VOTES
-    reader = _open(data, _VOTES if one_bit else _REPLY, "reply")
+    reader = Reader.open(data, "reply", _VOTES if one_bit else _REPLY, MESSAGE_VERSION)
     status, rnd, have, client, seed, checksum, steps, queries, examples, loss, curved = reader.take(_REPLY_LAYOUT)
     if status not in set(Status):
         raise CodecError(f"reply has unknown status {status}")

@@ -82,7 +82,7 @@ def test_following_draws_what_it_sees() -> None:
     looks = iter([IDLE, IDLE | {"job": JOB}])
 
     with Follower(Console(file=out, width=200, force_terminal=True)) as follower:
-        follower.run(lambda: next(looks), looks=2)
+        follower.run(lambda: next(looks), times=2)
 
     assert "step 3 of 10" in out.getvalue()
 

@@ -212,7 +212,7 @@ class TestStatus:
         tensor.weight.view(-1)[5] += 2.0**tensor.grid_exponent
 
         assert toy.runtime.status()["checksum"] == f"{toy.engine.state.checksum():016x}"
-        assert toy.runtime.status(look=False)["checksum"] == f"{ours[-1].checksum:016x}"
+        assert toy.runtime.status(refresh=False)["checksum"] == f"{ours[-1].checksum:016x}"
 
     def test_while_the_engine_is_used_or_broken_it_tells_the_last_one_known(
         self, toy: Toy, monkeypatch: pytest.MonkeyPatch

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_engine import history, toy_engine
 
-from server.guards.closing import Candidate, averaged_rounds, kept_records, to_average
+from server.guards.closing import Candidate, applied_records, averaged_rounds, to_average
 from server.guards.logged_guard import negated
 from zo_common.ledger.record import Record, all_updates
 
@@ -21,7 +21,7 @@ def test_the_last_third_is_averaged(count: int, averaged: int) -> None:
 def test_what_was_taken_back_is_not_in_the_weights() -> None:
     records = history(6)
     empty = Record(7, 0, ())
-    kept = kept_records([*records, empty], [(2, 3), (5, 5)], after=1)
+    kept = applied_records([*records, empty], [(2, 3), (5, 5)], after=1)
     assert [record.server_round for record in kept] == [4, 6]
 
 

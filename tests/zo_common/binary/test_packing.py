@@ -106,3 +106,17 @@ def test_any_bytes_give_fields_or_a_codec_error(data: bytes, fields: list[str]) 
     except CodecError:
         return
     assert reader.remaining == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"ZX\x02", r"reply starts with b'ZX', expected b'ZR': these bytes are something else"),
+        (b"ZR\x01", "reply has version 1, this program speaks 2: update the older side"),
+        (b"ZR", "reply ends early"),
+    ],
+)
+def test_bytes_of_another_kind_or_version_are_refused(data: bytes, message: str) -> None:
+    assert Reader.open(b"ZR\x02rest", "reply", b"ZR", 2).rest() == b"rest"
+    with pytest.raises(CodecError, match=message):
+        Reader.open(data, "reply", b"ZR", 2)

@@ -25,16 +25,20 @@ def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], 
         columns = list(file.schema_arrow.names)
         if schema_alone:
             return columns, []
-        held = [field.name for field in file.schema_arrow if _holds_audio(field.type)]
-        plain = [name for name in columns if name not in held]
-        rows = file.read(columns=plain).to_pylist() if plain else [{} for _ in range(file.metadata.num_rows)]
+        audio_columns = [field.name for field in file.schema_arrow if _holds_audio(field.type)]
+        other_columns = [name for name in columns if name not in audio_columns]
+        rows = (
+            file.read(columns=other_columns).to_pylist()
+            if other_columns
+            else [{} for _ in range(file.metadata.num_rows)]
+        )
         groups = [file.metadata.row_group(at).num_rows for at in range(file.metadata.num_row_groups)]
     except (pyarrow.ArrowException, ValueError, OSError, NotImplementedError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ListingFault(f"{short_name(path)} is not a Parquet table ({reason}): write it again.") from None
     places = ((group, inner) for group, count in enumerate(groups) for inner in range(count))
     for row, place in zip(rows, places, strict=True):
-        row.update((name, HeldAudio(path, name, *place)) for name in held)
+        row.update((name, HeldAudio(path, name, *place)) for name in audio_columns)
     return columns, list(enumerate(rows, 1))
 
 
