@@ -44,6 +44,7 @@ def _found(pattern: str, said: str) -> tuple[str, ...]:
 def test_steps_on_any_module_lower_its_loss(tmp_path: Path) -> None:
     said = _run(tmp_path, "zo_step.py")
 
+    assert re.search(r"of the last step:( -?\d+\.\d{3}){8}\n", said)
     before, after = _found(r"loss (\d+\.\d+) -> (\d+\.\d+), checksum [0-9a-f]{16}\n", said)
     assert float(after) < 0.5 * float(before)
 
