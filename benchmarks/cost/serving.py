@@ -212,6 +212,13 @@ def table() -> str:
     return "\n".join([*lines, "", about])
 
 
+def time_of_a_pass(precision: str) -> str:
+    """Return the time of a pass of a step of large-v3 ÷ that in float32, of one utterance."""
+    case = {"architecture": "large-v3", "batch": 1, "kind": "step"}
+    seconds = {r["precision"]: r["seconds_a_pass"] for r in _stored() if case.items() <= r.items()}
+    return f"{seconds[precision] / seconds['float32']:.2f}"
+
+
 def _table_of_others(stored: list[dict[str, Any]]) -> list[str]:
     lines = ["", "| Whisper, float32 | batch | method | peak | ÷ inference |", "|---|---|---|---|---|"]
     for line in stored:

@@ -23,6 +23,7 @@ NAME = "startup"
 STEP = {"num_server_rounds": 1, "num_queries": 2, "batch_size": 1, "eval_split": "", "guard_split": "none"}
 _IMPORTS = "import train.cli, train.run"
 _CHECKED, _UNCHECKED = "with the loss check", "without the loss check"
+KINDS = ("imports", _UNCHECKED, _CHECKED)
 
 
 def processor_seconds(code: str, threads: int = 1) -> float:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.command import command
 from benchmarks.harness.revision import revision
 from simulations.reports.machine import hardware, versions
 
@@ -114,18 +114,11 @@ def row(label: str, numbers: Mapping[str, Any], **about: Any) -> dict[str, Any]:
     return {"row": label, **{key: value for key, value in numbers.items() if key != "values"}, **about}
 
 
-def _program() -> str:
-    """Return the module that runs as the program, as `python -m` takes it."""
-    spec = sys.modules["__main__"].__spec__
-    return spec.name.removesuffix(".__main__") if spec else sys.argv[0]
-
-
 def store(name: str, numbers: dict[str, Any], device: str = "cpu") -> Path:
     """Write `benchmarks/results/<name>.json`, on a GPU `<name>_cuda.json`."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}{'_cuda' if device == 'cuda' else ''}.json"
-    command = " ".join(["python", "-m", _program(), *sys.argv[1:]])
-    about = {"command": command, "revision": revision(), "hardware": hardware(device), "versions": versions()}
+    about = {"command": command(), "revision": revision(), "hardware": hardware(device), "versions": versions()}
     present = {key: value for key, value in about.items() if value is not None}
     path.write_text(json.dumps(present | numbers, indent=1) + "\n")
     return path

@@ -222,7 +222,7 @@ def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> 
 def study_block(study: str, task: str, rows: Callable[[], list[Row]] = load) -> str:
     """Return a study's entries at equal passes."""
     known = matched(rows(), task)
-    base = ["auto"] if study == "variants" else []
+    base = ["auto"] if study in ("variants", "precision") else []
     found_of, missing = _split(known, task, [*base, *STUDIES[study]])
     lines = []
     for name, found in found_of.items():
@@ -253,3 +253,5 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "learning-directions": partial(study_block, "directions", "wm"),
     "learning-variants": partial(study_block, "variants", "wm"),
 }
+# docs/precision.md shows it
+PRECISION = partial(study_block, "precision", "wm")

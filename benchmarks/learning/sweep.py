@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.command import PLACES, command
 from benchmarks.harness.kept import Kept, Outcome
 from benchmarks.harness.revision import revision
 from benchmarks.harness.rows import RESULTS
@@ -36,7 +36,6 @@ from zo_common.models.quiet import quiet_transformers
 ROWS = RESULTS / "learning.jsonl"
 PASSES = 12_288  # 12 rounds of 8 devices × 8 directions × 16 utterances
 MOST_WIDENED = 2
-PLACES = ("--models", "--data", "--debian", "--work", "--rows")
 
 
 class Lab:
@@ -129,20 +128,12 @@ def choose_rate(rates: Sequence[float], loss_of: Callable[[float], float]) -> fl
 
 
 def _about() -> dict[str, Any]:
-    command = " ".join(["python", "-m", "benchmarks.learning", *without_places(sys.argv[1:])])
-    return {"command": command, "revision": revision(), "hardware": hardware(), "versions": versions()}
-
-
-def without_places(arguments: Sequence[str]) -> list[str]:
-    """Return a command line without the options that say where files lie: they change no result."""
-    found, skip = [], False
-    for argument in arguments:
-        skip = skip or argument in PLACES
-        if not skip:
-            found.append(argument)
-        elif argument not in PLACES:
-            skip = False
-    return found
+    return {
+        "command": command("benchmarks.learning", (*PLACES, "--models")),
+        "revision": revision(),
+        "hardware": hardware(),
+        "versions": versions(),
+    }
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,13 +10,15 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import serving, switch, tracking
+from benchmarks.cost import serving, startup, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
+from benchmarks.learning import held_differences
 from benchmarks.learning import report as learning
 from benchmarks.pages import comparison, secure_sums, table
 from benchmarks.pages import privacy as privacy_report
@@ -126,6 +128,13 @@ def _full_round() -> str:
     return f"{full['seconds']:.0f} s" if full else "an unmeasured time"
 
 
+def startup_text() -> str:
+    """Return processor seconds of imports, of a start with its first step, and of one with the loss check."""
+    found = _row("startup")["processor_seconds"]
+    imports, step, check = (f"{found[name]['mean']:.1f}" for name in startup.KINDS)
+    return f"{step} s of processor time, {imports} s of them for imports; with a loss check, {check} s"
+
+
 BLOCKS = {"demo": demo_excerpt, "comparison": comparison.comparison_block}
 COST = {
     "cached-encoder": lambda: _forward("cached_encoder_over_computed"),
@@ -149,7 +158,15 @@ COST = {
 
 PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]]]] = {
     "README.md": (BLOCKS, {}),
-    "docs/precision.md": ({"serving": serving.table}, {}),
+    "docs/precision.md": (
+        {
+            "serving": serving.table,
+            "held-differences": lambda: held_differences.table(_row(held_differences.NAME)),
+            "learning-precision": learning.PRECISION,
+        },
+        {f"pass-{kind}": partial(serving.time_of_a_pass, kind) for kind in ("bfloat16", "int8")},
+    ),
+    "docs/train.md": ({}, {"startup": startup_text}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
     "docs/tracking.md": ({}, {"tracker-cost": tracking.text}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),

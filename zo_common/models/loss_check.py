@@ -310,7 +310,7 @@ class _Check:
     def _fitting(self, setting: Setting, exact: Setting, epsilon: float) -> tuple[float | None, str, float]:
         """Return the ε at which a setting fits or None, its errors in words, and the error of the differences."""
         at, message = self._largest(exact, epsilon), ""
-        limits = self._held_limits if setting.held else self._type_limits
+        limits = self._limits.of_held if setting.held else self._limits.of_types
         while self._affords(setting, (at,), self._missing(exact, at)):
             found, curvature = self._compared(setting, exact, at, limits), self._curvature(exact, at)
             message = message or found.words("float32's")
@@ -322,21 +322,12 @@ class _Check:
         return None, message, 0.0
 
     @property
-    def _type_limits(self) -> Tolerances:
-        """Tolerances of a shorter type: rounding that all losses share leaves their differences, so it may be twice."""
-        return replace(self._limits, loss=2 * self._limits.loss, difference=self._limits.noise)
-
-    @property
-    def _held_limits(self) -> Tolerances:
-        return replace(self._type_limits, difference=self._limits.turn)
-
-    @property
     def _expected_of_held(self) -> str:
-        return f"{self._held_limits.loss:.0%} and a cosine of {math.sqrt(1 - self._limits.turn**2):.2f} or more"
+        return f"{self._limits.of_held.loss:.0%} and a cosine of {math.sqrt(1 - self._limits.turn**2):.2f} or more"
 
     @property
     def _expected_of_types(self) -> str:
-        return f"{self._type_limits.loss:.0%} and {self._type_limits.difference:.0%}"
+        return f"{self._limits.of_types.loss:.0%} and {self._limits.of_types.difference:.0%}"
 
     def _largest(self, setting: Setting, epsilon: float) -> float:
         """Return the largest ε for which curvature, growing with its square, leaves room: best for a shorter type."""

@@ -39,6 +39,16 @@ class Tolerances:
         """Return all tolerances times a number."""
         return Tolerances(*(factor * getattr(self, f.name) for f in fields(self)))
 
+    @property
+    def of_types(self) -> Tolerances:
+        """Tolerances of a shorter type: rounding that all losses share leaves their differences, so it may be twice."""
+        return replace(self, loss=2 * self.loss, difference=self.noise)
+
+    @property
+    def of_held(self) -> Tolerances:
+        """Tolerances of frozen weights in another precision, for `compare_held`."""
+        return replace(self.of_types, difference=self.turn)
+
 
 @dataclass(frozen=True)
 class Probe:

@@ -182,8 +182,3 @@ class TestReport:
         block = report.first_order_block("wm", lambda: rows)
         assert "| FedAvg with Adam, all weights | 1 | 30.0% | 0.600 | 4 | 4 MB | 8 kB | 2.0 |" in block
         assert "; FedAvg with Adam, all biases; " in block.splitlines()[-1]
-
-
-def test_a_stored_command_says_nothing_of_where_files_lie() -> None:
-    given = ["--tasks", "wm", "ru", "--models", "/somewhere", "--seeds", "0", "1", "--rows", "/else", "--forgetting"]
-    assert sweep.without_places(given) == ["--tasks", "wm", "ru", "--seeds", "0", "1", "--forgetting"]
