@@ -31,15 +31,26 @@ def load() -> list[Row]:
     """Return rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
     path = RESULTS / "learning.jsonl"
     rows = [row["outcome"] for row in read_rows(path)] if path.exists() else []
-    return chosen([row for row in rows if "method" in row])
+    return chosen(swept([row for row in rows if "method" in row]))
+
+
+def swept(rows: list[Row]) -> list[Row]:
+    """Return rows without those of sweeps under way: a rate that was not compared is no method's best."""
+    rates: dict[str, set[float]] = defaultdict(set)
+    for row in rows:
+        rates[_group(row)].add(row["learning_rate"])
+    return [r for r in rows if r["method"] not in ALL or rates[_group(r)] >= set(ALL[r["method"]].rates)]
+
+
+def _group(row: Row) -> str:
+    return json.dumps([row["task"], row["method"], row["devices"], row["budget"]], sort_keys=True)
 
 
 def chosen(rows: Iterable[Row]) -> list[Row]:
     """Return for each task, method and budget the rate that most seeds ran with, then of the lowest loss."""
     groups: dict[str, dict[float, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        key = json.dumps([row["task"], row["method"], row["devices"], row["budget"]], sort_keys=True)
-        groups[key][row["learning_rate"]].append(row)
+        groups[_group(row)][row["learning_rate"]].append(row)
     return [row for rates in groups.values() for row in max(rates.values(), key=_rank)]
 
 

@@ -156,6 +156,13 @@ class TestReport:
         assert [r["learning_rate"] for r in report.chosen(more)] == [3.0, 3.0]
         assert report.chosen([_row("mezo", rate=1.0, ended="x"), _row("mezo", rate=2.0)])[0]["learning_rate"] == 2.0
 
+    def test_a_sweep_under_way_is_not_measured(self) -> None:
+        rates = METHODS["mezo"].rates
+        assert report.swept([_row("mezo", rate=rate) for rate in rates[1:]] + [_row("auto", rate=0.0)]) == [
+            _row("auto", rate=0.0)
+        ]
+        assert len(report.swept([_row("mezo", rate=rate) for rate in rates])) == len(rates)
+
     def test_passes_to_half_of_the_best_gain_and_to_a_fifth_fewer_errors(self) -> None:
         slow = _row("mezo", rate=0.1, curve=[[0, 1.0], [100, 0.9]], words=[[0, 0.5], [100, 0.45]])
 
