@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import serving, startup, switch, tracking
+from benchmarks.cost import install_size, serving, startup, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import held_differences
@@ -170,7 +170,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     "docs/adapters.md": ({"switch": switch.table}, {}),
     "docs/tracking.md": ({}, {"tracker-cost": tracking.text}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),
-    "docs/results/cost.md": ({"cost": cost_block}, COST),
+    "docs/results/cost.md": ({"cost": cost_block, "install-size": install_size.text}, COST),
     "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),
     "docs/results/deployment.md": ({"wire": wire.table, "soak": soak.text}, {}),
     "docs/results/hostile.md": (privacy_report.HOSTILE, {}),

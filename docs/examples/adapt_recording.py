@@ -7,10 +7,11 @@ from pathlib import Path
 
 import soundfile
 
+import simulations
 from client.adapt import Adapter, AdaptSettings
 from zo_common import load_model
 
-SMALL_CTC = Path(__file__).parents[2] / "simulations/models/pretrained/wav2vec2-tiny-us"
+SMALL_CTC = Path(simulations.__file__).parent / "models/pretrained/wav2vec2-tiny-us"
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("recording", help="mono, at the model's sampling rate (16 kHz for Wav2Vec2 and Whisper)")

@@ -24,5 +24,5 @@ before = float(losses().mean())
 for step in range(50):
     result = zo_step(state, losses, seed=1, step=step, config=config, learning_rate=1e-2)
 
-print(f"projected gradients of the last step: {result.projected_grads.round(3).tolist()}")
+print("projected gradients of the last step:", *(f"{grad:.3f}" for grad in result.projected_grads))
 print(f"loss {before:.5f} -> {float(losses().mean()):.5f}, checksum {state.checksum():016x}")

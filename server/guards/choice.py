@@ -14,6 +14,7 @@ from server.guards.round_guard import OnStage
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
+from zo_common.models.hub import is_hub_id
 from zo_common.speech.splits import DEVELOPMENT, splits_of
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ def _default_guard(config: RunConfig, global_model: GlobalModel, on_stage: OnSta
     if not split and (config.evaluate_on == "clients" or not config.data):
         return _on_devices(config, global_model, ask)
     if not split:
-        logger.warning(f"no guard: {_why_none(config)}; name a split as guard-split")
+        logger.warning(f"no guard: {_why_none(config)}")
         return Guard(config)
     try:
         guard = HeldOutGuard(config, global_model, split, on_stage, skip_bad=True)
@@ -113,9 +114,14 @@ def _on_devices(config: RunConfig, global_model: GlobalModel | None, ask: Ask) -
 
 
 def _why_none(config: RunConfig) -> str:
-    """Return why there is no split for the guard."""
-    if not Path(config.data).expanduser().exists():
-        return f"which splits {config.data!r} has is not asked of the hub, and eval-split is not set"
+    """Return why there is no split for the guard, and the remedy."""
+    data = config.data
+    named = "eval-split is not set; name a split as guard-split"
+    if Path(data).expanduser().exists():
+        return f"{data!r} has no split called {', '.join(DEVELOPMENT)} that is free for it, and {named}"
+    if is_hub_id(data):
+        return f"which splits {data!r} has is not asked of the hub, and {named}"
     return (
-        f"{config.data!r} has no split called {', '.join(DEVELOPMENT)} that is free for it, and eval-split is not set"
+        f"the server has no recordings in {data!r}; put transcribed ones there, with a split dev, or set "
+        "evaluate-on=clients, and the devices' splits called dev are used"
     )

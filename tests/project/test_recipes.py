@@ -183,6 +183,18 @@ def test_a_class_with_a_ctc_head(registered: str, tmp_path: Path) -> None:
     assert adapter.state.checksum() == adapter.base_checksum
 
 
+class MyModel(NewForCTC):
+    """The same class with a name that does not say what it is."""
+
+
+def test_a_registered_class_may_have_any_name(registered: str, tmp_path: Path) -> None:
+    transformers.AutoModelForCTC.register(NewConfig, MyModel, exist_ok=True)
+    model = write_ctc(registered, tmp_path)
+    assert json.loads((model / "config.json").read_text())["architectures"] == ["MyModel"]
+
+    assert type(load_model(str(model)).model) is MyModel
+
+
 def test_a_class_that_is_not_registered_is_refused(
     registered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

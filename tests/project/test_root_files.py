@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FORMS = ROOT / ".github" / "ISSUE_TEMPLATE"
-PRIVACY = ROOT / "docs" / "privacy.md"
+PRIVACY = [ROOT / "docs" / name for name in ("privacy.md", "guarantees.md", "limits.md")]
 PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", ".github/PULL_REQUEST_TEMPLATE.md"),
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
@@ -70,8 +70,8 @@ def test_every_result_says_how_it_was_made() -> None:
 
 
 def test_every_promise_of_privacy_links_to_its_test() -> None:
-    text = PRIVACY.read_text(encoding="utf-8")
-    tables = text.split("## Who is kept from what")[1].split("## The guarantees")[0]
+    text = "".join(page.read_text(encoding="utf-8") for page in PRIVACY)
+    tables = PRIVACY[0].read_text(encoding="utf-8").split("## Who is kept from what")[1]
     rows = [line for line in tables.splitlines() if line.startswith("| ") and not line.startswith("| kept from")]
     links = re.findall(r"\]\(\.\./(tests/[^)]+\.py)\)", text)
 
@@ -83,7 +83,7 @@ def test_every_promise_of_privacy_links_to_its_test() -> None:
 
 def test_every_attack_is_on_the_page_of_what_it_is_kept_from() -> None:
     attacks = {path.name for path in (ROOT / "tests" / "attacks").glob("test_*.py")}
-    pages = [PRIVACY, ROOT / "docs" / "deployment.md"]
+    pages = [*PRIVACY, ROOT / "docs" / "deployment.md"]
     linked = {name for page in pages for name in re.findall(r"\(\.\./tests/attacks/([^)]+)\)", page.read_text())}
 
     assert len(attacks) > 25 and linked == attacks

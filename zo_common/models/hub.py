@@ -10,7 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -59,6 +59,17 @@ def is_hub_id(source: str) -> bool:
     return bool(_HUB_ID.fullmatch(source)) and not os.path.exists(source)  # noqa: PTH110  (never raises)
 
 
+def _clients() -> list[Any]:
+    """Return the modules that say whether the hub may be asked; a device need not have `datasets`."""
+    from huggingface_hub import constants
+
+    with suppress(ImportError):
+        import datasets.config
+
+        return [constants, datasets.config]
+    return [constants]
+
+
 @contextmanager
 def hub_or_cache(source: str) -> Iterator[None]:
     """Within it, a hub id whose hub does not answer is looked for in what was downloaded before, without waiting.
@@ -69,10 +80,7 @@ def hub_or_cache(source: str) -> Iterator[None]:
     if not is_hub_id(source) or hub_answers():
         yield
         return
-    import datasets.config
-    from huggingface_hub import constants
-
-    clients: tuple[Any, ...] = constants, datasets.config
+    clients = _clients()
     before = [client.HF_HUB_OFFLINE for client in clients]
     for client in clients:
         client.HF_HUB_OFFLINE = True

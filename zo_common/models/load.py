@@ -156,9 +156,10 @@ def _load_ctc(source: str, config: Any, language: str) -> tuple[nn.Module, Any]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CTC_MAPPING
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
-    if not any(name.endswith("ForCTC") for name in config.architectures or ["ForCTC"]):
-        raise UnsupportedModel(_headless(source))
     classes: Any = MODEL_FOR_CTC_MAPPING
+    registered = classes[type(config)].__name__  # a class of another package may have any name
+    if not any(name.endswith("ForCTC") or name == registered for name in config.architectures or [registered]):
+        raise UnsupportedModel(_headless(source))
     processors: Any = PROCESSOR_MAPPING
     # by its class: AutoProcessor takes the one that a checkpoint names, which may want a language model
     reads = processors.get(type(config), Wav2Vec2Processor)

@@ -14,7 +14,7 @@ from zo_common.errors import DataError
 from zo_common.models.hub import hub_or_cache
 from zo_common.speech.clip import Clip
 from zo_common.speech.layouts import LAYOUTS, Place, inner_places, own_places, place_of_file
-from zo_common.speech.layouts.layout import TRANSCRIPTION, Listing, ListingFault, Row
+from zo_common.speech.layouts.layout import EXTRA, TRANSCRIPTION, Listing, ListingFault, Row
 from zo_common.speech.layouts.saved import listing_of
 from zo_common.speech.times import LISTS, timed_parts
 from zo_common.speech.utterance import LeftOut, Manifest, Utterance
@@ -193,8 +193,13 @@ def _composed(text: str) -> str:
 
 
 def _read_hub(source: str, split: str | None, text_column: str, need_text: bool) -> Manifest:
-    import datasets
-
+    try:
+        import datasets
+    except ImportError:
+        raise _fault(
+            f"'{source}' is not a folder here, and a data set of the Hugging Face hub needs the package datasets, "
+            f"which is not installed: check the path, or run pip install {EXTRA}."
+        ) from None
     try:
         with hub_or_cache(source):
             loaded = datasets.load_dataset(source, split=split)

@@ -46,8 +46,10 @@ def guarded_split(config: RunConfig) -> str:
 
 
 def _hub_splits(source: str) -> tuple[str, ...]:
-    import datasets
-
+    try:
+        import datasets
+    except ImportError:
+        return ()
     try:
         with hub_or_cache(source):
             return tuple(datasets.get_dataset_split_names(source))

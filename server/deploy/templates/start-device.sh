@@ -52,6 +52,10 @@ keep() { # NAME PAUSE COMMAND…: runs a command for ever, in a process group of
     lived=$((SECONDS - began))
     [ "$stopping" = 0 ] || break
     echo "$(date -u +%FT%TZ) $name ended after $lived s (see log/$name.log); again in $pause s" >&2
+    if [ "$name" = supernode ] && tail -n 20 log/supernode.log | grep -q "Exit Code: 305"; then
+      echo "the server refused this device: its key is not enrolled yet, its clock is wrong, or it was cut off within" \
+        "the last 60 s" >&2
+    fi
     kill -TERM -- "-$child" 2>/dev/null
     child=
     sleep "$pause" &

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -97,6 +98,18 @@ def test_plan_prints_the_noise_and_the_damage(cli: Cli) -> None:
     assert status == 0
     for part in ("noise multiplier", "noise std per scalar", "steps for the same progress", "after round", "1.0981"):
         assert part in out
+
+
+def test_the_tutorial_shows_what_plan_prints(cli: Cli) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tutorials" / "private-run.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^    zo-asr privacy (plan .*)$", page, re.MULTILINE)
+    shown = page.split("price:\n\n")[1].split("\n\n")[0]
+
+    _, out, _ = cli(*command.split())
+
+    assert [line.strip() for line in shown.splitlines()] == [
+        line.strip() for line in out.splitlines()[: len(shown.splitlines())]
+    ]
 
 
 def test_plan_as_json(cli: Cli) -> None:

@@ -276,6 +276,18 @@ def test_a_devices_script_gives_worker_and_supernode_one_address(
     assert list(script.marks.iterdir()) == []
 
 
+def test_a_device_that_the_server_does_not_know_is_told(
+    deployment: Deployment, run_script: Callable[[Path], Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = deployment.bin / "flower-supernode"
+    refused.write_text("#!/bin/sh\necho 'ERROR :     Exit Code: 305'\nexit 1\n")
+    monkeypatch.setenv("ZO_ASR_BIN", str(deployment.bin))
+    script = run_script(deployment.device_folder_of("anna") / "start-device.sh")
+    _wait(lambda: script.pid("zo-asr") and "supernode ended" in script.said.read_text())
+
+    assert "the server refused this device: its key is not enrolled yet" in script.end(signal.SIGTERM)
+
+
 def test_a_device_without_its_key_is_told(deployment: Deployment) -> None:
     folder = deployment.device_folder_of("anna")
     (folder / "node.key").unlink()

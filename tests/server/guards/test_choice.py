@@ -88,6 +88,10 @@ SHARED = {"directions": "shared", "weighting": "uniform"}
             {"data": "some/corpus", "eval_split": ""},
             f"no guard: which splits 'some/corpus' has is not asked of the hub, and eval-split is not set{NAME_ONE}",
         ),
+        (
+            {"data": "/no/speech", "eval_split": ""},
+            "no guard: the server has no recordings in '/no/speech'; put transcribed",
+        ),
         ({"server_model": False, "privacy": "example", **PRIVATE}, f"{CLEAR}privacy is 'example'"),
         ({"data": "", "eval_split": "", "privacy": "device", **PRIVATE, **SHARED}, f"{CLEAR}privacy is 'device'"),
         ({"server_model": False, "secure_aggregation": True, **SHARED}, f"{CLEAR}secure-aggregation is on"),

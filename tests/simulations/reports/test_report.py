@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,3 +160,14 @@ def test_result_json_is_read_from_the_ledger(
 
 def test_a_replay_that_fails_says_why(tmp_path: Path) -> None:
     assert replayed_elsewhere(tmp_path, "/nowhere", threads=1).startswith("failed: error: ledger")
+
+
+def test_a_replay_may_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], timeout: float | None = None, **_: Any) -> subprocess.CompletedProcess[str]:
+        if timeout is not None:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, 0, '{"checksum": "00ff"}', "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+
+    assert replayed_elsewhere(tmp_path, "model", threads=1) == "00ff"

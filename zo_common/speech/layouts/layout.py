@@ -12,6 +12,9 @@ from zo_common.speech.utterance import Source
 TRANSCRIPTION = "transcription"
 """The column of transcripts, unless a run's `text-column` names another."""
 
+EXTRA = "'federated-zo-asr[datasets]'"
+"""The extra with the packages that read Parquet tables, saved data sets and those of the Hugging Face hub."""
+
 
 class ListingFault(ValueError):
     """A table that cannot be read at all; the message is a sentence that begins with its name."""

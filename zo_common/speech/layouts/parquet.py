@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_common.speech.audio import AudioProblem
-from zo_common.speech.layouts.layout import ListingFault, short_name
+from zo_common.speech.layouts.layout import EXTRA, ListingFault, short_name
 from zo_common.speech.table import Row
 
 
@@ -15,11 +15,15 @@ def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], 
     """Return names of the columns, and the rows, counted from 1, with a reader for each recording in the table.
 
     Raises:
-        ListingFault: the file is not Parquet.
+        ListingFault: the file is not Parquet, or the package for it is not installed.
     """
-    import pyarrow
-    from pyarrow import parquet
-
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise ListingFault(
+            f"{short_name(path)} needs the package pyarrow, which is not installed: run pip install {EXTRA}."
+        ) from None
     try:
         file = parquet.ParquetFile(path)
         columns = list(file.schema_arrow.names)
@@ -43,7 +47,7 @@ def parquet_rows(path: Path, *, schema_alone: bool = False) -> tuple[list[str], 
 
 
 def is_damaged(path: Path) -> bool:
-    """Return whether a file is not Parquet."""
+    """Return whether a file cannot be read as Parquet."""
     try:
         parquet_rows(path, schema_alone=True)
     except ListingFault:

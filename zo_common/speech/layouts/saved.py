@@ -10,7 +10,7 @@ from typing import Any
 
 from zo_common.errors import DataError
 from zo_common.speech.audio import stored_audio
-from zo_common.speech.layouts.layout import Listing, Row
+from zo_common.speech.layouts.layout import EXTRA, Listing, Row
 
 NAME = "save_to_disk"
 _DICT, _ONE = "dataset_dict.json", "state.json"
@@ -39,9 +39,12 @@ def tables(place: Path) -> Iterable[Path]:
 
 
 def read(place: Path) -> Listing:
-    """As `Layout.read`. Raises DataError for a folder that no release of `datasets` wrote."""
-    import datasets
-
+    """As `Layout.read`. Raises DataError for a folder that no release of `datasets` wrote, or without that package."""
+    try:
+        import datasets
+    except ImportError:
+        needed = f"'{place}' needs the package datasets, which is not installed: run pip install {EXTRA}."
+        raise DataError([needed]) from None
     try:
         loaded = datasets.load_from_disk(str(place))
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, datasets.exceptions.DatasetsError) as error:
