@@ -28,7 +28,7 @@ from client.device_identity import DeviceIdentity
 from client.error_text import error_text, named_error
 from client.worker.at_start import describe_recordings, settings_at_start
 from client.worker.job import Job, Kind, Request
-from client.worker.job_queue import JobQueue, Work
+from client.worker.job_queue import BUSY, JobQueue, Work
 from client.worker.journal import Journal
 from client.worker.refusals import refusal, status_text
 from client.worker.repeats import may_repeat, terms_of
@@ -130,13 +130,10 @@ class WorkerRuntime:
             finally:
                 self._lock.release()
         else:
-            refusal = {"client_id": identity.client_id, "error": self._busy_word(job), "stop": False, "busy": True}
+            word = f"this device is {BUSY}: ask it again later"
+            refusal = {"client_id": identity.client_id, "error": word, "stop": False, "busy": True}
             introduction = self._hellos.get(key) or refusal
         return json.dumps(introduction).encode()
-
-    def _busy_word(self, job: Job | None) -> str:
-        doing = f"round {job.request.server_round} of another run" if job else "another introduction"
-        return f"this device is busy with {doing}: ask it again later"
 
     def prepare(self, kind: Kind, request: Any, identity: DeviceIdentity) -> tuple[Request, Work]:
         """Decode a request; return its identity and its work.
