@@ -73,7 +73,8 @@ class WorkerRuntime:
         self._account, self._demands = account, demands
         self._seeds = RunSeeds(journal.folder / SEEDS_NAME)
         self._masked = MaskedSeeds(journal.folder / MASKED_NAME)
-        self.sums = SecureSums(keys, self._masked, InMemory())
+        limited = account is not None or demands.least_privacy != "none"
+        self.sums = SecureSums(keys, self._masked, InMemory(), limited=limited)
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
