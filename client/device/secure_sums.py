@@ -54,7 +54,7 @@ def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
     sigma = privacy.share_units(devices)
 
     def add(values: NDArray[np.int64]) -> NDArray[np.int64]:
-        # the last number is the loss, which is 0 for everyone
+        # the last number is 0 for everyone
         return values + np.array([*discrete_gaussians(len(values) - 1, sigma), 0], np.int64)
 
     return add
@@ -189,8 +189,8 @@ class SecureSums:
         if self._limited and plan.privacy is not None and plan.privacy.masked and not device.knows_peers:
             # a server could be all the others, however many it lists, and their shares of the noise none
             raise Refusal(
-                "this device's owner limits ε or demands noise, and most of the plan's noise is other devices': without "
-                "peers.keys nobody knows that there are any; copy the deployment's file to beside the node key"
+                "this device's owner limits ε or demands noise, and most of the plan's noise is other devices': "
+                "without peers.keys nobody knows that there are any; put the deployment's file beside the node key"
             )
         self._seeds.claim(plan.seed, _whom(device, message))
         try:

@@ -1,4 +1,4 @@
-"""Attack: a server reads in a device's refusal, or in the worker's status, what other servers' runs do and have spent."""
+"""Attack: a server reads in a device's refusal, or in a worker's status, what others' runs do and have spent."""
 
 from __future__ import annotations
 
