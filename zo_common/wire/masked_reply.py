@@ -7,7 +7,8 @@ once each: log₂ t cut off at ±60, gᵀFg over m·t of the signal and of the n
 (`estimator.curvature`; m is the mean square of the n = K·q scalars, and quotients by it are n/(n − 2) times too large
 on average). Of a sum no median can be taken, and no device's numbers can be checked: their means are cut off at the
 same limits, and what a liar does to a step is bounded by the rounds before (`server.rounds.step_size`). With
-device-level privacy the grid is that of the clip norm, and every device counts once. `"ZX"`, version u8 = 1, length u32 and the reply, and the masked input.
+device-level privacy the grid is that of the clip norm, and every device counts once. `"ZX"`, version u8 = 1, length u32
+and the reply, and the masked input.
 """
 
 from __future__ import annotations
