@@ -265,7 +265,7 @@ class WorkerRuntime:
                 self._masked.refuse_bare(plan.seed)
         except ConfigError as error:
             return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
-        kept = self._account, self._seeds_of(config), self._demands
+        kept = self._account, self._seeds_of(config, plan), self._demands
         hidden = plan.privacy is not None or config.secure_aggregation
         on_step = job.on_hidden_step if hidden else job.on_step
         return device.train(config, plan, identity, on_step, self._synced, *kept)
@@ -307,9 +307,9 @@ class WorkerRuntime:
             self._stamp = now
             forget_recordings()
 
-    def _seeds_of(self, config: RunConfig) -> RunSeeds | None:
-        """Return the memory of run-seeds, for runs that promise something: in others a late device may join any run."""
-        return self._seeds if config.privacy != "none" or config.secure_aggregation else None
+    def _seeds_of(self, config: RunConfig, plan: Plan) -> RunSeeds | None:
+        """Return the memory of run-seeds, for plans that promise something: else a late device may join any run."""
+        return self._seeds if plan.privacy is not None or config.secure_aggregation else None
 
     def _synced(self, engine: Engine) -> None:
         """Record the global state that the weights are, here and on disk."""
