@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
 
     def handler(kind: str) -> Callable[[Message, Context], Message]:
         def handle(message: Message, context: Context) -> Message:
-            settings = config.to_mapping() if config else dict(context.run_config)
+            settings = _spelled(config.to_mapping() if config else context.run_config)
             record = dict(message.content.config_records[CONTENT])
             problem = _leave_time(record, settings, message.metadata.created_at) or _take_tensors(record, settings)
             if problem is not None:
@@ -70,6 +70,11 @@ def make_client_app(config: RunConfig | None = None) -> ClientApp:
     app.evaluate()(handler("evaluate"))
     app.evaluate("look")(handler("look"))
     return app
+
+
+def _spelled(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by their kebab-case names: `RunConfig` takes both spellings, the checks here look for one."""
+    return {key.replace("_", "-"): value for key, value in settings.items()}
 
 
 def _secured(

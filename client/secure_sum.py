@@ -93,7 +93,9 @@ def _sums(context: Context) -> SecureSums:
     node = context.node_config
     keys = sum_keys(node)
     trusting = "partition-id" not in node
-    return SecureSums(lambda: keys, _seeds(context), _InContext(context, keys), trusting=trusting)
+    limited = "max-epsilon" in node or node.get("least-privacy", "none") != "none"
+    store = _InContext(context, keys)
+    return SecureSums(lambda: keys, _seeds(context), store, trusting=trusting, limited=limited)
 
 
 def _seeds(context: Context) -> Seeds:

@@ -49,13 +49,13 @@ class Demands:
 
     @classmethod
     def of(cls, node: Mapping[str, Any]) -> Demands:
-        """Return the demands in a node config.
+        """Return the demands in a node config, or in a worker's options.
 
         Raises:
-            ConfigError: a value that cannot be used.
+            ConfigError: a value that cannot be used, or a level whose noise may be as little as a plan likes.
         """
         try:
-            return cls(
+            found = cls(
                 str(node.get("least-privacy", "none")),
                 float(node.get("least-noise", 0.0)),
                 bool(node.get("secure-only", False)),
@@ -63,6 +63,12 @@ class Demands:
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"one of {', '.join(NODE_KEYS)} in the node config is no such value ({error})") from None
+        if found.least_privacy != "none" and not (found.least_noise or node.get("max-epsilon")):
+            raise ConfigError(
+                "least-privacy is set without least-noise and max-epsilon, so that a millionth of a plan's noise would "
+                "do: set one of them, such as max-epsilon 8"
+            )
+        return found
 
     def check_plan(self, config: RunConfig, plan: Plan) -> None:
         """Refuse a plan whose answer would show more than the owner allows.

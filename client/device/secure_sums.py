@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from client.device.masked_seeds import Seeds
 from client.device.sum_keys import NO_PEERS, SumKeys
 from client.error_text import DroppedOut
-from zo_common.errors import SecureAggregationError, ZOError
+from zo_common.errors import Refusal, SecureAggregationError, ZOError
 from zo_common.privacy.discrete_gaussian import discrete_gaussians
 from zo_common.privacy.mechanism import Mechanism
 from zo_common.secure_sum.device import Noise, Phase, SecureDevice
@@ -54,7 +54,7 @@ def noise_of(privacy: Mechanism | None, devices: int) -> Noise | None:
     sigma = privacy.share_units(devices)
 
     def add(values: NDArray[np.int64]) -> NDArray[np.int64]:
-        # the last number is the loss, which is 0 for everyone
+        # the last number is 0 for everyone
         return values + np.array([*discrete_gaussians(len(values) - 1, sigma), 0], np.int64)
 
     return add
@@ -103,10 +103,20 @@ class SecureSums:
         keys: reads the device's keys and its peers', for each sum again: devices are enrolled and revoked.
         seeds: the memory of masked seeds.
         trusting: whether to warn that the server is trusted with keys, where it is.
+        limited: whether the device's owner limits ε, or demands noise.
     """
 
-    def __init__(self, keys: Callable[[], SumKeys], seeds: Seeds, store: Store, *, trusting: bool = True) -> None:
+    def __init__(
+        self,
+        keys: Callable[[], SumKeys],
+        seeds: Seeds,
+        store: Store,
+        *,
+        trusting: bool = True,
+        limited: bool = False,
+    ) -> None:
         self._keys, self._seeds, self._store, self._trusting = keys, seeds, store, trusting
+        self._limited = limited
         self._lock = Lock()
 
     def step(self, data: bytes, client_id: int) -> bytes:
@@ -175,6 +185,12 @@ class SecureSums:
             raise SecureAggregationError(
                 "the plan, or a setting, is not the one that the devices of this secure sum signed: all are to be "
                 "asked alike"
+            )
+        if self._limited and plan.privacy is not None and plan.privacy.masked and not device.knows_peers:
+            # a server could be all the others, however many it lists, and their shares of the noise none
+            raise Refusal(
+                "this device's owner limits ε or demands noise, and most of the plan's noise is other devices': "
+                "without peers.keys nobody knows that there are any; put the deployment's file beside the node key"
             )
         self._seeds.claim(plan.seed, _part_digest(device, message))
         try:

@@ -97,7 +97,7 @@ def run(
     own |= {key: message for key, message in words.items() if message}
     token = read_token(token_file) if token_file else ""
     demands = {"least-privacy": least_privacy, "least-noise": least_noise, "secure-only": secure_only}
-    demands["least-weights"] = least_weights
+    demands |= {"least-weights": least_weights, "max-epsilon": max_epsilon}
     sums = {"node-key": node_key, "peer-keys": peer_keys, "secure-cohort": secure_cohort}
     folder = state or default_state_folder()
     given = listen, token, folder, own, orphan_seconds, stop_seconds, max_epsilon, max_delta, demands, sums, metrics

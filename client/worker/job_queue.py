@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 Work = Callable[[Job], tuple[bytes, bool]]  # the packed reply, and whether it may be repeated
 Outcome = tuple[bytes | None, Failure | None, bool]  # with whether the answer may be repeated
 MAX_ANSWERS = 8
+BUSY = "busy with other work"  # which, and for how long, may be about another server's run
 
 
 @dataclass(frozen=True)
 class Busy:
-    """Other work in progress, for about `seconds_left` (negative: unknown)."""
+    """Other work in progress, for about `seconds_left` (negative: unknown), which no server is told."""
 
     message: str
     seconds_left: float
@@ -117,7 +118,8 @@ class JobQueue:
         assert self._running is not None
         now = self._running[0].progress()
         left = f" for {now.seconds_left:.0f} s more" if now.seconds_left >= 0 else ""
-        return Busy(f"busy with {_named(self._running[0].request)}{left}", now.seconds_left)
+        logger.info(f"a request is not taken: busy with {_named(self._running[0].request)}{left}")
+        return Busy(BUSY, now.seconds_left)
 
     def leave(self, job: Job) -> None:
         """Release a caller that has its answer or has disconnected; work without callers is stopped after a while."""

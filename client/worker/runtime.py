@@ -28,7 +28,7 @@ from client.device_identity import DeviceIdentity
 from client.error_text import error_text, named_error
 from client.worker.at_start import describe_recordings, settings_at_start
 from client.worker.job import Job, Kind, Request
-from client.worker.job_queue import JobQueue, Work
+from client.worker.job_queue import BUSY, JobQueue, Work
 from client.worker.journal import Journal
 from client.worker.refusals import refusal, status_text
 from client.worker.repeats import may_repeat, terms_of
@@ -73,7 +73,8 @@ class WorkerRuntime:
         self._account, self._demands = account, demands
         self._seeds = RunSeeds(journal.folder / SEEDS_NAME)
         self._masked = MaskedSeeds(journal.folder / MASKED_NAME)
-        self.sums = SecureSums(keys, self._masked, InMemory())
+        limited = account is not None or demands.least_privacy != "none"
+        self.sums = SecureSums(keys, self._masked, InMemory(), limited=limited)
         self._lock = Lock()  # whoever holds it may use the engine
         self._engine: Engine | None = None
         self._hellos: OrderedDict[object, dict[str, object]] = OrderedDict()
@@ -130,13 +131,10 @@ class WorkerRuntime:
             finally:
                 self._lock.release()
         else:
-            refusal = {"client_id": identity.client_id, "error": self._busy_message(job), "stop": False, "busy": True}
+            message = f"this device is {BUSY}: ask it again later"
+            refusal = {"client_id": identity.client_id, "error": message, "stop": False, "busy": True}
             introduction = self._hellos.get(key) or refusal
         return json.dumps(introduction).encode()
-
-    def _busy_message(self, job: Job | None) -> str:
-        doing = f"round {job.request.server_round} of another run" if job else "another introduction"
-        return f"this device is busy with {doing}: ask it again later"
 
     def prepare(self, kind: Kind, request: Any, identity: DeviceIdentity) -> tuple[Request, Work]:
         """Decode a request; return its identity and its work.
@@ -269,7 +267,7 @@ class WorkerRuntime:
             return Reply(Status.ERROR, plan.server_round, 0, plan.client_id, plan.seed, 0, message=error.public_text)
         hidden = plan.privacy is not None or config.secure_aggregation
         on_step = job.on_hidden_step if hidden else job.on_step
-        seeds = self._seeds_of(config)
+        seeds = self._seeds_of(config, plan)
         return device.train(config, plan, identity, on_step, self._synced, self._account, seeds, self._demands)
 
     def _masked_work(
@@ -309,9 +307,9 @@ class WorkerRuntime:
             self._stamp = now
             forget_recordings()
 
-    def _seeds_of(self, config: RunConfig) -> RunSeeds | None:
-        """Return the memory of run-seeds, for runs that promise something: in others a late device may join any run."""
-        return self._seeds if config.privacy != "none" or config.secure_aggregation else None
+    def _seeds_of(self, config: RunConfig, plan: Plan) -> RunSeeds | None:
+        """Return the memory of run-seeds, for plans that promise something: else a late device may join any run."""
+        return self._seeds if plan.privacy is not None or config.secure_aggregation else None
 
     def _synced(self, engine: Engine) -> None:
         """Record the global state that the weights are, here and on disk."""

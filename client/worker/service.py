@@ -23,7 +23,7 @@ from client.worker.worker_pb2 import Busy as BusyEvent
 from client.worker.worker_pb2 import CancelReply, CancelRequest, Event, InfoReply, InfoRequest, Request
 from client.worker.worker_pb2 import Progress as ProgressEvent
 from client.worker.worker_pb2_grpc import WorkerServicer, add_WorkerServicer_to_server
-from zo_common.errors import ZOError
+from zo_common.errors import Refusal, ZOError
 from zo_common.wire.plan import Status
 
 MAX_CALLS = 32  # at once; each holds a thread while it waits
@@ -145,8 +145,17 @@ def start_server(
 
 
 def _identity(request: Request) -> DeviceIdentity:
-    partition = request.partition_id if request.HasField("partition_id") else None
-    return DeviceIdentity(request.client_id, partition, max(1, request.num_partitions))
+    """Return whom a caller asks.
+
+    Raises:
+        Refusal: for a share of the recordings, which would be by a column and of a size of the caller's choice.
+    """
+    if request.HasField("partition_id"):
+        raise Refusal(
+            "a share of the recordings was asked for, a worker's recordings are one device's: remove partition-id "
+            "from its node config"
+        )
+    return DeviceIdentity(request.client_id)
 
 
 def _abort(context: Any, code: grpc.StatusCode, message: str) -> NoReturn:

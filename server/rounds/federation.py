@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import MessageType
 from flwr.serverapp import Grid
 
+from server.devices.absences import Absences
 from server.devices.base_models import mismatched_devices, reference_view
 from server.devices.device_status import DRIFT, DeviceStatuses
 from server.devices.enrolment import Enrolment
@@ -111,7 +112,7 @@ class Federation:
         self.log = RunLog(Path(config.output), resume_after=self.ledger.ledger.last_round)
         self.log.add_introduction(asdict(self.roster.introductions), resumed=self.resumed)
         self._secure = secure_aggregation(config, self.grid, self.ledger.ledger.header)
-        self.statuses = DeviceStatuses()
+        self.statuses, self._absences = DeviceStatuses(), Absences()
         if self.resumed:
             self.statuses.load(Path(config.output), self.ledger.ledger.last_round)
         self._selection = Selection(config, self.roster, self.statuses)
@@ -261,12 +262,14 @@ class Federation:
         return self._ask_held_out(self.last_round, LOOK, self.roster.online).losses()
 
     def _ask_held_out(self, server_round: int, kind: str, nodes: Container[int]) -> EvaluationInbox:
-        asked = [m for n, m in self.members.items() if n in nodes and not self.statuses.of(m.client_id).excluded]
+        here = [m for n, m in self.members.items() if n in nodes and not self.statuses.of(m.client_id).excluded]
+        asked = self._absences.willing(here)
         plans = {m.node_id: self._plan(server_round + 1, m, 0.0) for m in asked}
         self._catch_up.begin_round(self.ledger.ledger.records)
         exchange = Exchange(self.grid, self.config.round_timeout, self._catch_up, kind, self._late, also=self._also)
         inbox = EvaluationInbox(plans, exchange.traffic.down, exchange.traffic.up)
         exchange.run(plans, inbox, first_plans(plans))
+        self._absences.note(asked, inbox.absent)
         return inbox
 
     def run_round(self, server_round: int) -> RoundReport:
@@ -352,13 +355,13 @@ class Federation:
             self._bad_rounds = -1  # the update that made devices fail is undone: start counting anew
             logger.warning(f"round {server_round}: {message}")
         self.state.commit(server_round, contributions)
-        losses = [reply.loss for reply in inbox.replies.values()]
+        losses = [] if self.privacy or self._secure else [reply.loss for reply in inbox.replies.values()]
         return RoundReport(
             server_round=server_round,
             learning_rate=rate,
             asked=0,
             answered=len(scalars),
-            loss=sum(losses) / len(losses) if losses and self.privacy is None else None,
+            loss=sum(losses) / len(losses) if losses else None,
             epsilon_spent=self.privacy.epsilon if self.privacy is not None else None,
             checksum=f"{self.checksum:016x}" if self.checksum else "",
             refused=inbox.refused,

@@ -8,6 +8,7 @@ from dataclasses import astuple, replace
 from statistics import median
 from typing import Any
 
+from server.devices.absences import WAITED_FOR
 from server.guards.device_losses import DeviceLosses
 from server.messaging.byte_counts import ByteCounts
 from server.messaging.foreign_text import plain
@@ -35,6 +36,7 @@ class EvaluationInbox:
         self.replies: dict[int, EvaluationReply] = {}
         self.broken: dict[int, EvaluationReply] = {}  # replies whose loss is not finite
         self.behind: dict[int, int] = {}
+        self.absent: set[int] = set()  # nodes that were waited for in vain
 
     @property
     def accepted(self) -> int:
@@ -56,7 +58,7 @@ class EvaluationInbox:
         elif reply.status is Status.BEHIND:
             self.behind[node_id] = reply.have_round
         elif reply.status not in (Status.OK, Status.NON_FINITE):
-            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}")
+            self.refuse(reply.status.reason, f"client {plan.client_id}: {plain(reply.message)}", node_id)
         elif plan.checksum and reply.checksum != plan.checksum:
             self.refuse("wrong-checksum", f"client {plan.client_id} evaluated at {reply.checksum:016x}")
         elif reply.status is Status.NON_FINITE:
@@ -69,6 +71,8 @@ class EvaluationInbox:
         """Count a refusal."""
         self.refused[reason] += 1
         self.details.append(detail)
+        if node_id is not None and reason in WAITED_FOR:
+            self.absent.add(node_id)
 
     def losses(self) -> DeviceLosses:
         """Return the losses at the state that most devices hold: a server may not know its checksum."""

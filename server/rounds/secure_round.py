@@ -86,10 +86,9 @@ class SecureInbox(RoundInbox):
             raise Refused("malformed", str(error)) from None
         return reply
 
-    def settle(self, mean: ClientScalars, loss: float, curvature: RelativeCurvature | None = None) -> None:
+    def settle(self, mean: ClientScalars, curvature: RelativeCurvature | None = None) -> None:
         """Set the cohort's mean, once the sum is known."""
         self._mean, self._curvature = mean, curvature
-        self.replies = {node: replace(reply, loss=loss) for node, reply in self.replies.items()}
 
     def scalars(self) -> list[ClientScalars]:
         """Return the cohort's mean as one client's scalars, float64; empty as long as the sum is unknown."""
@@ -226,12 +225,12 @@ class SecureRound:
         config, plan = self._run.config, next(iter(self.plans.values()))
         weight = sum(self._server.weights[client] for client in masked)
         shape, grid = (config.local_steps, config.num_queries), grid_of(plan.privacy)
-        mean, loss = means_of(self._noised(total, plan), weight, len(masked), shape, grid)
+        mean = means_of(self._noised(total, plan), weight, shape, grid)
         curvature = mean_curvature_of(total, len(masked)) if plan.curvature else None
-        self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), loss, curvature)
+        self.inbox.settle(ClientScalars(min(masked), plan.seed, weight, mean), curvature)
 
     def _noised(self, total: NDArray[np.int64], plan: Plan) -> NDArray[np.int64]:
-        """Return the sum with the server's noise, if the server adds it; the loss stays 0."""
+        """Return the sum with the server's noise, if the server adds it; the last number stays 0."""
         config = self._run.config
         if config.privacy != "device" or config.noise_by != "server" or plan.privacy is None:
             return total

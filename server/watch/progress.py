@@ -108,7 +108,8 @@ class RunProgress:
 
     def _text(self, report: RoundReport) -> str:
         """Return the text beside the bar after a round."""
-        loss = f"loss {report.loss:.3f}" if report.loss is not None else "no valid reply"
+        without = "no loss is sent" if report.answered else "no valid reply"
+        loss = f"loss {report.loss:.3f}" if report.loss is not None else without
         message = f"{loss}, {self._sent} B up"
         return f"{message}, held-out loss {report.evaluation['loss']:.3f}" if report.evaluation else message
 

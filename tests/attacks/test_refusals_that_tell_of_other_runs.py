@@ -1,14 +1,20 @@
-"""Attack: a server reads in a device's refusal, or in the worker's status, what other servers' runs have spent."""
+"""Attack: a server reads in a device's refusal, or in a worker's status, what others' runs do and have spent."""
 
 from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
 
 import pytest
 from listening import listen
 from secure_worker import Victim
+from toy_fleet import CrowdEngine
 
+from client.device_identity import DeviceIdentity
+from client.worker.client import make_request
 from zo_common.privacy.accountant import epsilon_spent
 from zo_common.privacy.charges import release_of
 from zo_common.privacy.mechanism import Mechanism
@@ -35,3 +41,27 @@ def test_a_spent_budget_reads_alike_whatever_was_spent(victim: Victim, before: i
     status = json.loads(victim.client.info().status)["last"]["status"]
     assert status == f"error: {told}" and not re.search(r"\d", status)
     assert any("would take it from" in line for line in logged)
+
+
+def test_a_busy_device_names_no_other_run(victim: Victim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the round that it works on for another server, nor how long that takes."""
+    logged, begun, go_on, honest = listen("client"), Event(), Event(), CrowdEngine._measured
+
+    def measured(*arguments: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30.0)
+        return honest(*arguments)
+
+    monkeypatch.setattr(CrowdEngine, "_measured", measured)
+    plan, told = victim.plan(), victim.config.to_mapping() | {"secure-aggregation": False, "trained-tensors": "all"}
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(victim.in_clear, plan)
+        assert begun.wait(30.0)
+        reply = victim.in_clear(victim.plan(learning_rate=0.25))
+        hello = victim.client.info(make_request(b"", told | {"run-seed": 5}, DeviceIdentity(9))).hello
+        go_on.set()
+        assert other.result(30.0).status is Status.OK
+
+    assert (reply.status, reply.message) == (Status.BUSY, "busy with other work")
+    assert json.loads(hello)["error"] == "this device is busy with other work: ask it again later"
+    assert any("busy with training of round 1" in line for line in logged)

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from references import split_snapshot
+from secure_worker import Victim
 from toy_engine import history, toy_engine
 from toy_fleet import CrowdEngine, Utterances
 
 from client.device import requests as device
 from client.device.run_seeds import RunSeeds
 from client.device_identity import DeviceIdentity
+from client.worker.client import make_request
+from client.worker.worker_pb2 import Request
 from zo_common.config.run import RunConfig
-from zo_common.directions.seeds import client_seed
+from zo_common.directions.seeds import client_seed, shared_seed
 from zo_common.ledger.record import Record
 from zo_common.ledger.snapshot import SnapshotPart, decode_part, encode_part, encode_snapshot
-from zo_common.wire.plan import Plan, Reply, Status
+from zo_common.privacy.mechanism import Mechanism
+from zo_common.wire.plan import Plan, Reply, Status, decode_reply
 
 CONFIG = RunConfig(model="toy", data="none", trained_tensors="all", num_queries=2)
 Train = Callable[..., Reply]
@@ -103,6 +107,26 @@ def test_another_client_id_gives_no_other_directions(engine: CrowdEngine, train:
     assert (refused.status, refused.projected_grads.size) == (Status.ERROR, 0)
     assert "by another client id" in refused.message
     assert train(4, 0, checksum=checksum).status is Status.OK
+
+
+@pytest.mark.parametrize("settings", [{"privacy": "none"}, {"privacy": "device", "clip_norm": 1.0}], ids=str)
+def test_a_worker_remembers_wherever_a_plan_promises_something(victim: Victim, settings: dict[str, Any]) -> None:
+    """Also where the run's settings, which are the server's to write, promise nothing."""
+    privacy = Mechanism("device", 1.0, 2.0, 1)
+    assert victim.in_clear(victim.plan(privacy=privacy), **settings).status is Status.OK
+    records = history(3)
+    for part in _snapshot(victim.engine, records):
+        config, identity = victim.config.to_mapping(), DeviceIdentity(3)
+        sent = decode_reply(victim.client.sync(make_request(encode_part(part), config, identity, Request.PART)))
+        assert sent.status is Status.OK, sent.message
+    victim.restart()
+    checksum = records[-1].checksum
+    plan = victim.plan(4, privacy=privacy, checksum=checksum, seed=shared_seed(1234, 4))
+    refused = victim.in_clear(plan, run_seed=1234, **settings)
+    assert (refused.status, refused.projected_grads.size) == (Status.ERROR, 0)
+    assert "run-seed that it does not know" in refused.message
+    honest = victim.in_clear(victim.plan(4, privacy=privacy, checksum=checksum), **settings)
+    assert honest.status is Status.OK, honest.message
 
 
 def test_a_damaged_memory_answers_nothing(train: Train, tmp_path: Path) -> None:

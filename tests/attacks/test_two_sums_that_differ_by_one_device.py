@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from secure_cohort import node_key
-from secure_worker import Sum, Victim
-from toy_fleet import TOY, toy_grids
+from secure_worker import Sum, Victim, _bare
+from toy_fleet import TOY, Utterances, toy_grids
 
 from client.app import make_client_app
 from server.rounds.federation import Federation
 from zo_common.config.run import RunConfig
+from zo_common.directions.seeds import shared_seed
 from zo_common.errors import SecureAggregationError
 from zo_common.secure_sum.messages import Sharers
 from zo_common.wire.plan import Status, decode_reply
@@ -58,6 +59,16 @@ def test_another_list_of_devices_once_the_device_has_caught_up(victim: Victim) -
     fewer = replace(Sharers.decode(sharers[0]), bitmap=attacked.server._graph.bitmap(range(5)))
     reply = decode_reply(victim.train(attacked.plan, fewer.encode()))
     assert reply.status is Status.ERROR and AGAIN in reply.message
+
+
+def test_a_loss_has_no_directions_and_is_in_no_sum(victim: Victim) -> None:
+    """A round that is begun again has other directions and, with a batch of all a device has, the same loss."""
+    totals = []
+    for attempt, others in enumerate((range(1, 6), range(1, 5))):
+        plan = victim.plan(seed=shared_seed(0, 1, attempt), batch_size=65535)
+        totals.append(Sum(victim, others, plan).run())
+        assert victim.engine._measured(decode_reply(_bare(plan)), plan, Utterances(4)).loss > 0
+    assert all(total[:-1].all() and total[-1] == 0 for total in totals)
 
 
 class TestFederation:

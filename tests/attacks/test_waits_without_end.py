@@ -1,4 +1,4 @@
-"""Attack: a device is busy, or catches up, in every round, and each round waits for it to its time-out."""
+"""Attack: a device is busy, catches up or is silent, and each round or evaluation waits for it to its time-out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ import pytest
 from fake_grid import FakeGrid
 from toy_fleet import TOY, toy_grids
 
+from client.device import requests as device
+from client.error_text import DroppedOut
+from server.devices.absences import Absences
 from server.devices.device_status import DeviceStatuses
+from server.devices.roster import Member
+from server.rounds.events import Events
 from server.rounds.federation import Federation
+from server.rounds.held_out import HeldOut
+from server.run.log import RoundReport
 from zo_common.config.run import RunConfig
 from zo_common.secure_sum.messages import RevealRequest, Survivors
+from zo_common.speech.metrics import Scores
+from zo_common.wire.evaluation import EvaluationReply
 from zo_common.wire.plan import Status, decode_reply, encode_reply
 
 Settings = Callable[..., RunConfig]
@@ -77,3 +86,54 @@ def test_a_device_that_masks_and_then_falls_silent_is_asked_less_and_less(
 
     assert sorted(set(trained)) == [1, 2, 3, 5, 8]
     assert [r.answered for r in observed.reports] == [5, 5, 5, 4, 5, 4, 4, 5, 4]
+
+
+class TestEvaluations:
+    """A device that answers each training may let each evaluation wait: answers to one do not forgive the other."""
+
+    def _run(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[int], Any], rounds: int = 14
+    ) -> tuple[list[RoundReport], list[int]]:
+        """A run with an evaluation after each round; when device 1 was asked for one, for which `answer` speaks."""
+        evaluates: dict[str, Any] = {"evaluate_on": "clients", "evaluate_every": 1, "eval_split": "test"}
+        config = RunConfig(
+            **{**TOY, **evaluates, "num_server_rounds": rounds, "round_timeout": 300.0, "guard_split": "none"},
+            output=str(tmp_path / "run"),
+        )
+        asked: list[int] = []
+        reports: list[RoundReport] = []
+
+        def evaluate(config: RunConfig, plan: Any, identity: Any, **_: Any) -> EvaluationReply:
+            if identity.client_id == 1:
+                asked.append(plan.server_round - 1)
+                if (status := answer(plan.server_round - 1)) is not Status.OK:
+                    return EvaluationReply(status, plan.server_round, 0, 1, 0)
+            engine = device.warm_engine(config)
+            reply = EvaluationReply(engine.sync(plan), plan.server_round, engine.have_round, plan.client_id, 0)
+            return replace(reply, checksum=engine.state.checksum(), scores=Scores(utterances=10))
+
+        monkeypatch.setattr(device, "evaluate", evaluate)
+        events = Events(on_evaluate=HeldOut(config), on_round=reports.append)
+        Federation(config, toy_grids(monkeypatch, 3)(config), events).run()
+        return reports, asked
+
+    def test_the_silent_are_asked_less_and_less(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def silent(server_round: int) -> Any:
+            raise DroppedOut("silent")
+
+        observed, asked = self._run(tmp_path, monkeypatch, silent)
+        assert asked == [0, 1, 2, 4, 7, 12]
+        assert [report.answered for report in observed] == [3] * 14  # it trains all the same
+
+    def test_an_answer_forgives_and_an_error_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        statuses = {0: Status.BUSY, 1: Status.BUSY, 3: Status.BUSY, 4: Status.BUSY}
+        _, asked = self._run(tmp_path, monkeypatch, lambda n: statuses.get(n, Status.OK), rounds=6)
+        assert asked == list(range(7))
+        _, asked = self._run(tmp_path / "2", monkeypatch, lambda _: Status.ERROR, rounds=6)
+        assert asked == list(range(7))
+
+    def test_where_all_are_absent_all_are_asked(self) -> None:
+        absences, members = Absences(), [Member(100 + n, n, 5, {}) for n in range(2)]
+        for _ in range(3):
+            absences.note(absences.willing(members), {100, 101})
+        assert absences.willing(members) == members

@@ -227,6 +227,11 @@ class SecureDevice:
                     )
 
     @property
+    def knows_peers(self) -> bool:
+        """Whether the others' keys are those of enrolled devices, and not the server's word."""
+        return self._peers is not None
+
+    @property
     def least_survivors(self) -> int:
         """Minimum number of survivors with which this device helps to open the sum, and so of shares of noise in it."""
         return self.terms.needed(len(self._graph.cohort))

@@ -1,13 +1,14 @@
 """A device's answer to a plan under secure aggregation: a reply without scalars or loss, and the masked vector.
 
-The vector holds K·q projected gradients in grid units times the device's weight, steps first, and then the loss in grid
-units, once. Where the plan asks for the curvature, four numbers without a dimension follow, once each: log₂ t cut off
-at ±60, gᵀFg over m·t of the signal and of the noise at ±1, and v/m less its bias at 3 (`estimator.curvature`; m is the
-mean square of the n = K·q scalars, and quotients by it are n/(n − 2) times too large on average). Of a sum no median
-can be taken, and no device's numbers can be checked: their means are cut off at the same limits, and what a liar does
-to a step is bounded by the rounds before (`server.rounds.step_size`). With device-level privacy the grid is that of the
-clip norm, every device counts once, and the loss is 0: it carries no noise. `"ZX"`, version u8 = 1, length u32 and the
-reply, and the masked input.
+The vector holds K·q projected gradients in grid units times the device's weight, steps first, and then a zero. There
+the loss once was: it does not depend on the directions, so that two sums at one state, over sets that differ by one
+device, would show that device's loss. Where the plan asks for the curvature, four numbers without a dimension follow,
+once each: log₂ t cut off at ±60, gᵀFg over m·t of the signal and of the noise at ±1, and v/m less its bias at 3
+(`estimator.curvature`; m is the mean square of the n = K·q scalars, and quotients by it are n/(n − 2) times too large
+on average). Of a sum no median can be taken, and no device's numbers can be checked: their means are cut off at the
+same limits, and what a liar does to a step is bounded by the rounds before (`server.rounds.step_size`). With
+device-level privacy the grid is that of the clip norm, and every device counts once. `"ZX"`, version u8 = 1, length u32
+and the reply, and the masked input.
 """
 
 from __future__ import annotations
@@ -68,9 +69,8 @@ def vector_of(reply: Reply, weight: int, total: int, privacy: Mechanism | None =
             )
         return np.append(privacy.grid.clip(reply.projected_grads.reshape(-1, 1))[:, 0], np.int64(0)), 0
     units, clipped = GRID.quantise(reply.projected_grads.ravel())
-    loss, _ = GRID.quantise(np.array([reply.loss]))
     curved, _ = GRID.quantise(_curvature_numbers(reply.curvature, reply.projected_grads))
-    return np.concatenate([GRID.weighted(units, weight, total), loss, curved]), clipped
+    return np.concatenate([GRID.weighted(units, weight, total), [np.int64(0)], curved]), clipped
 
 
 def _curvature_numbers(found: Curvature | None, grads: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -86,12 +86,10 @@ def _curvature_numbers(found: Curvature | None, grads: NDArray[np.float32]) -> N
 
 
 def means_of(
-    total: NDArray[np.int64], weight: int, devices: int, shape: tuple[int, int], grid: Quantiser = GRID
-) -> tuple[NDArray[np.float64], float]:
-    """Return the weighted means of projected gradients, float64 (K, q), and of losses, from the sum of the vectors."""
-    count = shape[0] * shape[1]
-    mean = grid.mean(total[:count], weight).reshape(shape)
-    return mean, float(grid.mean(total[count : count + 1], devices)[0])
+    total: NDArray[np.int64], weight: int, shape: tuple[int, int], grid: Quantiser = GRID
+) -> NDArray[np.float64]:
+    """Return the weighted means of projected gradients, float64 (K, q), from the sum of the vectors."""
+    return grid.mean(total[: shape[0] * shape[1]], weight).reshape(shape)
 
 
 def mean_curvature_of(total: NDArray[np.int64], devices: int) -> RelativeCurvature:

@@ -22,7 +22,9 @@ def _add(folder: Path, name: str, *lines: str) -> None:
 
 def _round(number: int, loss: float | None = 2.0) -> str:
     up = {"payload": 82, "serialised": 100}
-    return json.dumps({"server_round": number, "asked": 3, "answered": 3, "loss": loss, "up": up, "seconds": 1.5})
+    return json.dumps(
+        {"server_round": number, "asked": 3, "answered": 3 if loss else 0, "loss": loss, "up": up, "seconds": 1.5}
+    )
 
 
 def _follower(folder: Path, recent: int = 0, *, quiet: bool = False) -> tuple[RunFollower, io.StringIO]:

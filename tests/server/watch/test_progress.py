@@ -46,3 +46,12 @@ def test_a_terminal_shows_what_comes_before_the_first_round_until_it_ends() -> N
 
     assert "loading the model" in before
     assert "loading the model" not in said.getvalue() and "1/2" in said.getvalue()
+
+
+@pytest.mark.parametrize(("answered", "text"), [(3, "no loss is sent"), (0, "no valid reply")])
+def test_a_round_without_a_loss(answered: int, text: str) -> None:
+    """Replies with noise or under masks hold none."""
+    said = io.StringIO()
+    with RunProgress(Console(file=said, width=200), 2) as progress:
+        progress.events().on_round(RoundReport(1, 0.1, 3, answered))
+    assert f"round 1/2: {text}, 0 B up" in said.getvalue()
