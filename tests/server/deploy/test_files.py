@@ -169,7 +169,7 @@ def test_a_devices_own_settings_outlive_a_rewrite(deployment: Deployment) -> Non
     assert "zo.example.org" in (folder / "README.md").read_text()
 
 
-def _wait(condition: Callable[[], object], seconds: float = 20) -> None:
+def _wait(condition: Callable[[], object], seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
