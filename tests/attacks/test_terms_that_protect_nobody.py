@@ -10,7 +10,7 @@ import pytest
 from secure_worker import Sum, Victim
 
 from client.worker.client import WorkerError
-from zo_common.secure_sum.messages import Sharers
+from zo_common.secure_sum.messages import Sharers, agreement
 from zo_common.wire.plan import Status, decode_reply
 
 
@@ -80,6 +80,14 @@ def test_the_others_weights_are_listed_and_weighed(victim: Victim) -> None:
         told = Sharers.decode(attacked.share({0: 4, 1: 3, 2: 3})[0])
         reply = decode_reply(attacked.mask({0: replace(told, weights=weights).encode()}))
         assert reply.status is Status.ERROR and not reply.projected_grads.size
+
+
+def test_what_devices_sign_names_the_weights() -> None:
+    """Else a server could show each device other weights, and have one consent for all."""
+    signed = {
+        agreement(Sharers(b"s" * 16, b"\x07", weights), b"c", b"\x07", 1) for weights in ((4, 3, 3), (4, 3, 2), ())
+    }
+    assert len(signed) == 3
 
 
 def test_what_is_over_the_threshold_is_summed(victim: Victim) -> None:

@@ -19,11 +19,19 @@ from client.worker.job_queue import JobQueue
 from zo_common.config.run import RunConfig
 from zo_common.directions.seeds import client_seed
 from zo_common.errors import LedgerError
+from zo_common.ledger.snapshot import SnapshotPart, encode_part
+from zo_common.wire.calibration import CalibrationAsk, encode_ask
 from zo_common.wire.plan import Plan, encode_plan
 
 Settings = Callable[..., RunConfig]
 SECRET = "meet me at the old bridge"
 KINDS = {"query": "hello", "train": "plan", "evaluate": "plan", "evaluate.look": "plan"}
+PART = encode_part(SnapshotPart(0, 5, 1, 0, 0, 2, b"data"))
+# kinds of messages that ask for no plan's work: key and payload
+OTHERS = {
+    "query.calibrate": ("calibration", encode_ask(CalibrationAsk(1, 5, 0, 1, 4, 2))),
+    "query.sync": ("part", PART),
+}
 
 
 @pytest.fixture
@@ -39,15 +47,17 @@ def home(mini_corpus: Path, tmp_path: Path) -> Path:
 
 def _answers(config: RunConfig, node: dict[str, Any]) -> list[bytes]:
     """All that goes back for one message of each kind."""
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
     plan = Plan(1, client_seed(0, 1, 5), 5, 1, 1, 1, 1, 1e-6, config.estimator_config)
-    found = []
-    for kind, key in KINDS.items():
-        content = RecordDict({"zo": ConfigRecord({key: encode_plan(plan) if key == "plan" else b""})})
-        context = Context(1, 5, {"client-id": 5} | node, RecordDict(), config.to_mapping())
-        answer = make_client_app()(Message(content, dst_node_id=5, message_type=kind), context)
-        found.append(recorddict_to_proto(answer.content).SerializeToString())
-    return found
+    payloads = {kind: (key, encode_plan(plan) if key == "plan" else b"") for kind, key in KINDS.items()}
+    return [_answer(kind, *payload, config, node) for kind, payload in payloads.items()]
+
+
+def _answer(kind: str, key: str, payload: bytes, config: RunConfig, node: dict[str, Any]) -> bytes:
+    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+    context = Context(1, 5, {"client-id": 5} | node, RecordDict(), config.to_mapping())
+    content = RecordDict({"zo": ConfigRecord({key: payload})})
+    answer = make_client_app()(Message(content, dst_node_id=5, message_type=kind), context)
+    return recorddict_to_proto(answer.content).SerializeToString()
 
 
 def test_broken_recordings_are_counted_to_the_server_and_listed_to_the_device(settings: Settings, home: Path) -> None:
@@ -65,6 +75,13 @@ def test_a_devices_own_paths_stay_there(settings: Settings, tmp_path: Path, sett
     for answer in _answers(config, {setting: str(tmp_path / "alice-divorce")}):
         assert b"this device's own log says why" in answer or b"problem" in answer
         assert b"alice" not in answer
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_nor_do_they_leave_in_answers_without_a_plan(settings: Settings, tmp_path: Path, kind: str) -> None:
+    answer = _answer(kind, *OTHERS[kind], settings(), {"model": str(tmp_path / "alice-divorce")})
+    assert b"this device's own log says why" in answer
+    assert b"alice" not in answer
 
 
 def test_what_nobody_foresaw_is_told_by_its_kind(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
