@@ -260,6 +260,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "learning-memory": memory_block,
     "learning-forgetting": forgetting_block,
     "learning-curve": curve_block,
+    "learning-curve-ru": partial(curve_block, "ru"),
     "learning-tensors": partial(study_block, "tensors", "ctc-wm"),
     "learning-directions": partial(study_block, "directions", "wm"),
     "learning-variants": partial(study_block, "variants", "wm"),
