@@ -29,9 +29,9 @@ class Gaussian:
         """
         scale = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
         values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
-        kept = values > _NULL * values.max()
-        root = np.sqrt(values[kept])
-        whiten = vectors[:, kept] / root / scale[:, None]
+        large = values > _NULL * values.max()
+        root = np.sqrt(values[large])
+        whiten = vectors[:, large] / root / scale[:, None]
         return cls(mean, whiten, float(np.log(root).sum() + np.log(scale).sum()))
 
     def log_density(self, values: Array, mean: Array | None = None) -> Array:

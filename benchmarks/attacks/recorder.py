@@ -35,11 +35,11 @@ _SESSION = bytes(16)
 class Listened(CTCDataset):
     """A data set that records the seconds of audio in each batch."""
 
-    heard: list[float] = field(default_factory=list)
+    seconds_used: list[float] = field(default_factory=list)
 
     def batch(self, indices: Any) -> CTCBatch:
         """As `CTCDataset.batch`."""
-        self.heard.append(sum(self.examples[index].seconds for index in indices))
+        self.seconds_used.append(sum(self.examples[index].seconds for index in indices))
         return super().batch(indices)
 
 
@@ -80,23 +80,23 @@ def lengths(
 
 def timing(engine: Engine, data: CTCDataset, settings: Settings, guarantee: Mechanism | None) -> dict[str, float]:
     """Return how seconds of a reply go with the seconds of audio in its batch."""
-    heard = Listened(data.examples, data.extractor)
-    audio, took = [], []
+    speech = Listened(data.examples, data.extractor)
+    audio, durations = [], []
     for index in range(REPLIES + 1):
         plan = replace(plan_of(engine, settings, 1, 0), seed=shared_seed(0, 1 + index), privacy=guarantee)
-        heard.heard.clear()
+        speech.seconds_used.clear()
         started = time.process_time()
-        engine.train(plan, heard)
-        took.append(time.process_time() - started)
-        audio.append(sum(heard.heard))
-    audio, took = audio[1:], took[1:]  # the first one warms up
+        engine.train(plan, speech)
+        durations.append(time.process_time() - started)
+        audio.append(sum(speech.seconds_used))
+    audio, durations = audio[1:], durations[1:]  # the first one warms up
     return {
         "replies": REPLIES,
         "least_audio": min(audio),
         "most_audio": max(audio),
-        "least_seconds": min(took),
-        "most_seconds": max(took),
-        "correlation": float(np.corrcoef(audio, took)[0, 1]),
+        "least_seconds": min(durations),
+        "most_seconds": max(durations),
+        "correlation": float(np.corrcoef(audio, durations)[0, 1]),
     }
 
 

@@ -49,8 +49,8 @@ def slopes(settings: Settings, seed: int, work: Path) -> Table:
             np.savez(partial, **vars(found))
             os.replace(partial, path)
             print(f"seed {seed} round {server_round}: {time.process_time() - started:.0f} s", flush=True)
-        with np.load(path) as kept:
-            rounds.append(Table(**kept))
+        with np.load(path) as arrays:
+            rounds.append(Table(**arrays))
     return joined(rounds)
 
 
@@ -117,7 +117,7 @@ def _together(values: list[Any]) -> Any:
     return spread(values)
 
 
-def kept(path: Path, make: Callable[[], Row]) -> Row:
+def cached(path: Path, make: Callable[[], Row]) -> Row:
     """Return a row of the work folder, made now where it is missing."""
     if path.exists():
         found: Row = json.loads(path.read_text())
@@ -150,8 +150,8 @@ def main() -> None:
     rows = []
     for seed in arguments.seeds:
         table = slopes(settings, seed, folder)
-        rows.append(kept(folder / f"seed-{seed}.json", lambda t=table, s=seed: seed_row(settings, t, s)))  # type: ignore[misc]
-    wire = kept(folder / "wire.json", lambda: recorder.seen(settings))
+        rows.append(cached(folder / f"seed-{seed}.json", lambda t=table, s=seed: seed_row(settings, t, s)))  # type: ignore[misc]
+    wire = cached(folder / "wire.json", lambda: recorder.seen(settings))
     numbers = {
         "seeds": arguments.seeds,
         "settings": about,

@@ -60,10 +60,10 @@ def cached_encoder_ratio(model: Any, batch: WhisperBatch, repeats: int) -> dict[
     state = LatticeState(model, "decoder-ffn")
     config = EstimatorConfig("two-sided", 8, 1e-3)
 
-    def kept() -> None:
+    def cached() -> None:
         zo_step(state, WhisperLoss(model, batch, FrozenPrefix(model, state.exponents)), 3, 0, config, 0.0)
 
-    return ratio(kept, lambda: zo_step(state, whole_forward(model, batch), 3, 0, config, 0.0), repeats)
+    return ratio(cached, lambda: zo_step(state, whole_forward(model, batch), 3, 0, config, 0.0), repeats)
 
 
 def noise(model: Any, batch: WhisperBatch) -> list[dict[str, Any]]:

@@ -160,8 +160,8 @@ def _open(
         random = np.frombuffer(os.urandom(8 * terms.length), "<u8").astype(np.uint64)
         data = MaskedInput(terms.session, client, random).encode() if client else masked
         values[client] = cost.server(lambda c=client, d=data: server.check_masked(c, d))  # type: ignore[misc]
-    told = cost.server(lambda: server.close_masking(values))
-    consent = cost.device(lambda: real.consent(Survivors.decode(told[0]))).encode()
+    survivors = cost.server(lambda: server.close_masking(values))
+    consent = cost.device(lambda: real.consent(Survivors.decode(survivors[0]))).encode()
     graph = others.graph
     agreed = agreement(listed, graph.digest, graph.bitmap(alive), 0)
     for client in sorted(alive):
@@ -172,7 +172,7 @@ def _open(
     requests = cost.server(server.close_consent)
     revealed = cost.device(lambda: real.reveal(RevealRequest.decode(requests[0])))
     cost.up += len(consent) + len(revealed.encode())
-    cost.down += len(told[0]) + len(requests[0])
+    cost.down += len(survivors[0]) + len(requests[0])
     for client in sorted(alive):
         shown = (revealed if client == 0 else others.revealed(client, alive)).encode()
         cost.server(lambda c=client, s=shown: server.add_revealed(c, s))  # type: ignore[misc]

@@ -40,10 +40,10 @@ def check_agreement(fleet: Fleet, run: Run, names: tuple[str, ...], model: Path 
     if run.rows:
         assert run.rows[-1]["checksum"] == f"{checksum:016x}"
     for name in names:
-        held = fleet.info(name)
-        at = ledger.header.base_checksum if not held["round"] else ledger.records[held["round"] - 1].checksum
-        assert held["checksum"] == f"{at:016x}", f"{name} at round {held['round']}: {held}"
-        assert sync_to_end(fleet, run, name, held["round"]) == checksum, name
+        status = fleet.info(name)
+        at = ledger.header.base_checksum if not status["round"] else ledger.records[status["round"] - 1].checksum
+        assert status["checksum"] == f"{at:016x}", f"{name} at round {status['round']}: {status}"
+        assert sync_to_end(fleet, run, name, status["round"]) == checksum, name
     return ledger
 
 

@@ -29,7 +29,7 @@ class Child:
     process: subprocess.Popen[bytes]
     starts: int = 1
     ended: float | None = None
-    held: bool = False
+    paused: bool = False
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Children:
     def stop(self, name: str, patience: float = 20.0) -> None:
         """End a command and its group; it stays away until `again`."""
         child = self._children[name]
-        child.held = True
+        child.paused = True
         _end_group(child.process, patience)
 
     def again(self, name: str) -> None:
@@ -75,7 +75,7 @@ class Children:
         with self._lock:
             child.process, child.ended = _popen(child.command, child.env, child.log), None
             child.starts += 1
-            child.held = False
+            child.paused = False
 
     def tails(self, lines: int = 25) -> str:
         """Return the last lines of every log."""
@@ -124,7 +124,7 @@ class Children:
                     self._check(child)
 
     def _check(self, child: Child) -> None:
-        if child.pause is None or child.held or child.process.poll() is None:
+        if child.pause is None or child.paused or child.process.poll() is None:
             return
         now = time.monotonic()
         if child.ended is None:

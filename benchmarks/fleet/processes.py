@@ -74,11 +74,11 @@ def write_own_recordings(corpus: Path, target: Path, speaker: str) -> Path:
         folder.mkdir(parents=True)
         with (corpus / split / "metadata.csv").open(newline="") as file:
             head, *rows = csv.reader(file)
-        kept = [row for row in rows if split == "test" or row[2] == speaker]
-        for row in kept:
+        chosen = [row for row in rows if split == "test" or row[2] == speaker]
+        for row in chosen:
             shutil.copyfile(corpus / split / row[0], folder / row[0])
         with (folder / "metadata.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([head, *kept])
+            csv.writer(file).writerows([head, *chosen])
     return target
 
 

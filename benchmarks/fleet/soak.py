@@ -50,13 +50,13 @@ class Memory:
 
     def _alive(self) -> list[tuple[str, int]]:
         children = self.fleet.children
-        kept = [
+        targets = [
             "superlink",
             "superexec",
             "proxy",
             *(f"{kind}-{n}" for n in self.fleet.names for kind in ("worker", "supernode")),
         ]
-        return [(name, children[name].process.pid) for name in kept] + [
+        return [(name, children[name].process.pid) for name in targets] + [
             ("ServerApp", pid) for pid in children.of_marker("flwr-serverapp")[:1]
         ]
 

@@ -36,10 +36,10 @@ def idle(fleet: Any, seconds: float) -> dict[str, Any]:
     """Return bytes a day of a device that is connected and asked nothing."""
     before, start = counters(fleet), time.monotonic()
     time.sleep(seconds)
-    took = time.monotonic() - start
+    seconds = time.monotonic() - start
     found = since(fleet, before)
-    days = {f"{way}_a_day": spread([count * DAY / took for count in found[way]]) for way in found}
-    return {"seconds": took, **days}
+    days = {f"{way}_a_day": spread([count * DAY / seconds for count in found[way]]) for way in found}
+    return {"seconds": seconds, **days}
 
 
 def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
     before, start, first = counters(fleet), time.monotonic(), len(run.rows)
     run.wait_for_round(first + rounds - 1, 300)
     counted = len(run.rows) - first
-    found, took = since(fleet, before), time.monotonic() - start
+    found, seconds = since(fleet, before), time.monotonic() - start
     rows = run.rows[first : first + counted]
     if run.finish(300) != 0:
         raise SystemExit(f"the run failed:\n{run.said}")
@@ -64,7 +64,7 @@ def rounds_of(fleet: Any, local_steps: int, rounds: int) -> dict[str, Any]:
         for way in ("up", "down")
     }
     wire = {f"wire_{way}": spread([count / counted for count in found[way]]) for way in found}
-    return {"local_steps": local_steps, "rounds": counted, "seconds_a_round": took / counted, **sums, **wire}
+    return {"local_steps": local_steps, "rounds": counted, "seconds_a_round": seconds / counted, **sums, **wire}
 
 
 def table() -> str:

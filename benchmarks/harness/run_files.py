@@ -84,11 +84,11 @@ class RunFiles:
         with (self.folder / RUN_LOG).open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
 
-    def transcripts(self, heard: Sequence[tuple[str, str, str, str]]) -> None:
-        """Write transcripts of the held-out split: speaker, reference, heard before, heard after."""
+    def transcripts(self, lines: Sequence[tuple[str, str, str, str]]) -> None:
+        """Write transcripts of the held-out split: speaker, reference, lines before, lines after."""
         for name, place in ((BEFORE, 2), (AFTER, 3)):
             rows = []
-            for number, each in enumerate(heard):
+            for number, each in enumerate(lines):
                 errors, units = error_counts(each[1], each[place], "en")
                 row = {"where": f"{number}.wav", "reference": each[1], "hypothesis": each[place]}
                 rows.append({**row, "errors": errors, "units": units, "columns": {"speaker": each[0]}})

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.dialect.speech import SMALL, dialect_folder, whisper
-from benchmarks.harness.kept import Kept
+from benchmarks.harness.result_cache import ResultCache
 from benchmarks.harness.rows import spread, store
 from benchmarks.hostile.rounds import Crowd, Setting, SpeechCrowd, run, slope
 from simulations.attacks import ATTACKS
@@ -69,7 +69,7 @@ def cell(outcomes: list[tuple[Setting, dict[str, Any]]]) -> dict[str, Any]:
 
 def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str, Any]:
     """Measure all cells; return them with the base model's numbers and the settings."""
-    kept = Kept(arguments.work)
+    cache = ResultCache(arguments.work)
     crowd.restart()
     before = crowd.evaluate()
     rows: dict[tuple[str, str, float], list[tuple[Setting, dict[str, Any]]]] = {}
@@ -77,7 +77,7 @@ def measure(arguments: argparse.Namespace, crowd: Crowd, about: str) -> dict[str
         probe = next(settings(arguments, seed, arguments.learning_rate))
         vote_rate = arguments.learning_rate * slope(crowd, probe)
         for setting in settings(arguments, seed, vote_rate):
-            outcome = kept([about, asdict(setting)], lambda chosen=setting: asdict(run(crowd, chosen, before)))
+            outcome = cache([about, asdict(setting)], lambda chosen=setting: asdict(run(crowd, chosen, before)))
             rows.setdefault((setting.aggregation, setting.attack, setting.share), []).append((setting, outcome))
             print(f"seed {seed}  {line(cell([(setting, outcome)]))}", flush=True)
     shown = (

@@ -140,9 +140,9 @@ def run(crowd: Crowd, setting: Setting, before: dict[str, float] | None = None) 
         rate = float(np.float32(config.learning_rate_at(server_round)))
         plan = round_plan(config, server_round, 0.0, base_id)  # one step, which a device would undo
         clients = _clients(crowd, plan, hostile, setting.attack, change, last)
-        heard = [rule.used_part(client) for client in clients]
-        outcome.words += suspicions.review(server_round, heard, last)
-        record = Record(server_round, 0, rule.aggregate(heard, rate))
+        used = [rule.used_part(client) for client in clients]
+        outcome.words += suspicions.review(server_round, used, last)
+        record = Record(server_round, 0, rule.aggregate(used, rate))
         try:
             crowd.move(record)
         except LatticeOverflow:

@@ -43,7 +43,7 @@ class GuardedRounds(LatticeRounds):
         self._every = ALONE["guard_every"] if crowd.devices == 1 else defaults.guard_every
         self._most_bad = defaults.max_bad_rounds
         self._data = spread(crowd.dev, min(defaults.guard_utterances, len(crowd.dev)))
-        self._kept: list[Round] = []
+        self._good: list[Round] = []
         self._checked, self._best_at, self._bad, self._factor = 0, 0, 0, 1.0
         self._best, self._cost = self._measure(), Cost()
         self._last, self._progress = self._best, list[Progress]()
@@ -54,7 +54,7 @@ class GuardedRounds(LatticeRounds):
         if self._bad >= self._most_bad:
             return self._cost
         cost = self._cost = super().round(number)
-        self._kept.append(self.rounds[-1])
+        self._good.append(self.rounds[-1])
         if number % self._every == 0:
             self._check(number)
         return cost
@@ -71,13 +71,13 @@ class GuardedRounds(LatticeRounds):
             self._tell()
         higher, error = rise(found, self._best)
         if np.isfinite(found).all() and higher <= max(0.0, NOISE * error):
-            self._checked, self._bad, self._last = len(self._kept), 0, found
+            self._checked, self._bad, self._last = len(self._good), 0, found
             if found.mean() <= self._best.mean():
-                self._best, self._best_at = found, len(self._kept)
+                self._best, self._best_at = found, len(self._good)
             return
         logger.info(f"guard: after round {number} the loss is higher by {higher:.4f} ± {error:.4f}: undone")
-        self._move(_undoing(self._kept[self._checked :]))
-        self._kept = self._kept[: self._checked]
+        self._move(_undoing(self._good[self._checked :]))
+        self._good = self._good[: self._checked]
         self._bad, self._factor = self._bad + 1, self._factor * _SMALLER
 
     def _tell(self) -> None:
@@ -86,10 +86,10 @@ class GuardedRounds(LatticeRounds):
 
     def finish(self) -> None:
         """Choose the state that the run ends with."""
-        last, losses = self._kept[len(self._kept) - averaged_rounds(len(self._kept)) :], self._measure()
+        last, losses = self._good[len(self._good) - averaged_rounds(len(self._good)) :], self._measure()
         average = to_average([Record(n + 1, 0, one) for n, one in enumerate(last)])
         candidates: list[tuple[float, str, Sequence[Contribution]]] = [(_mean(losses), "the last state", ())]
-        candidates.append((_mean(self._best), "the best state", _undoing(self._kept[self._best_at :])))
+        candidates.append((_mean(self._best), "the best state", _undoing(self._good[self._best_at :])))
         if average:
             updates = [u for c in average for u in c.updates()]
             apply_all(self.state_of_weights, updates)
@@ -108,15 +108,15 @@ class GuardedRounds(LatticeRounds):
 
     def state(self) -> dict[str, Any]:
         """As `Method.state`, with what was checked."""
-        kept = [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self._kept]
+        good = [[(c.seed, c.client_id, c.coefficients.tolist()) for c in one] for one in self._good]
         checks = [self._checked, self._best_at, self._bad, self._factor, asdict(self._cost)]
-        told = {"last": self._last.tolist(), "progress": [asdict(each) for each in self._progress]}
-        return super().state() | {"kept": kept, "best": self._best.tolist(), "checks": checks} | told
+        measured = {"last": self._last.tolist(), "progress": [asdict(each) for each in self._progress]}
+        return super().state() | {"kept": good, "best": self._best.tolist(), "checks": checks} | measured
 
     def restore(self, state: dict[str, Any]) -> None:
         """As `Method.restore`."""
         super().restore(state)
-        self._kept = restored(state["kept"])
+        self._good = restored(state["kept"])
         self._best = np.asarray(state["best"], np.float64)
         self._checked, self._best_at, self._bad, self._factor, cost = state["checks"]
         self._cost = Cost(**cost)

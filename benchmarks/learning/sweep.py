@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.command import PLACES, command
-from benchmarks.harness.kept import Kept, Outcome
+from benchmarks.harness.result_cache import Outcome, ResultCache
 from benchmarks.harness.revision import revision
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.crowd import Crowd
@@ -45,8 +45,10 @@ class Lab:
         work: folder of checkpoints and features.
     """
 
-    def __init__(self, kept: Kept, places: Places, budget: Budget, work: Path, threads: int, forgetting: bool) -> None:
-        self._kept, self._places, self._budget = kept, places, budget
+    def __init__(
+        self, cache: ResultCache, places: Places, budget: Budget, work: Path, threads: int, forgetting: bool
+    ) -> None:
+        self._cache, self._places, self._budget = cache, places, budget
         self._work, self._threads, self._forgetting = work, threads, forgetting
 
     def outcome(self, task: Task, entry: Entry, settings: Settings) -> Outcome:
@@ -60,13 +62,13 @@ class Lab:
             found = self._run(task, entry, settings, self._work / f"{name}.pt")
             return {**asked, **found, **_about()}
 
-        return self._kept(asked, measure)
+        return self._cache(asked, measure)
 
     def _run(self, task: Task, entry: Entry, settings: Settings, checkpoint: Path) -> Outcome:
         before = self._before(task)
         crowd = self._crowd(task, settings.devices, settings.seed)
         method = entry.make(crowd, settings, self._budget)
-        run = learn(crowd, method, self._budget, checkpoint, lambda word: print("  " + word, flush=True))
+        run = learn(crowd, method, self._budget, checkpoint, lambda message: print("  " + message, flush=True))
         found = run.plain() | {"before": before, "after": None, "chosen": crowd.choices}
         if not run.ended:
             found["after"] = asdict(crowd.judge(most=self._budget.test_utterances))
@@ -82,11 +84,11 @@ class Lab:
     def _before(self, task: Task) -> Outcome:
         most = self._budget.test_utterances
         asked = {"task": task.name, "base": "test", "test_utterances": most}
-        return self._kept(asked, lambda: asdict(self._crowd(task, 1, 0).judge(most=most)))
+        return self._cache(asked, lambda: asdict(self._crowd(task, 1, 0).judge(most=most)))
 
     def _others_before(self, task: Task) -> Outcome:
         asked = {"model": Path(task.model).name, "base": "others"}
-        return self._kept(asked, lambda: others_wer(self._crowd(task, 1, 0), self._places))
+        return self._cache(asked, lambda: others_wer(self._crowd(task, 1, 0), self._places))
 
     def row(self, task: Task, entry: Entry, seeds: Sequence[int], devices: int | None = None) -> list[Outcome]:
         """Return the outcomes of a method for some seeds, its learning rate chosen first where it is swept."""
@@ -182,7 +184,7 @@ def main() -> None:
     quiet_transformers()
     places = Places(arguments.models, arguments.data, arguments.debian)
     budget = Budget(arguments.passes, arguments.minutes, arguments.points, arguments.words, arguments.test_utterances)
-    lab = Lab(Kept(arguments.rows), places, budget, arguments.work, arguments.threads, arguments.forgetting)
+    lab = Lab(ResultCache(arguments.rows), places, budget, arguments.work, arguments.threads, arguments.forgetting)
     with shown(LineHandler(lambda message: print(f"  {message}", flush=True))):
         _run_all(arguments, lab, places)
 

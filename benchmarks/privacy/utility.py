@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.dialect.speech import dialect_folder, natural_partition, whisper
-from benchmarks.harness.kept import Kept
+from benchmarks.harness.result_cache import ResultCache
 from benchmarks.harness.rows import spread, store
 from benchmarks.hostile.rounds import Crowd, SpeechCrowd
 from benchmarks.privacy.rounds import Outcome
@@ -103,8 +103,8 @@ def private_config(cell: Cell, config: RunConfig, cost: PrivacyCost | None) -> R
 
 def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd, run_of: Run) -> dict[str, Any]:
     """Measure all places over all seeds, a seed after the other, so that a part of them is a table too."""
-    kept = Kept(arguments.work)
-    slopes = _slopes(arguments, kept, make_crowd)
+    cache = ResultCache(arguments.work)
+    slopes = _slopes(arguments, cache, make_crowd)
     print(f"|g|² {slopes.gradient_square:.4g}, variance of an utterance's {slopes.gradient_variance:.4g}", flush=True)
     found: dict[Cell, list[dict[str, Any]]] = {}
     for seed in arguments.seeds:
@@ -112,7 +112,7 @@ def measure(arguments: argparse.Namespace, make_crowd: MakeCrowd, run_of: Run) -
             config = plain_config(arguments, cell.devices, seed)
             cost = cost_of(cell, config, slopes, _fewest(cell, config, make_crowd))
             chosen = private_config(cell, config, cost)
-            outcome = kept(_asked(chosen, cell), lambda c=chosen, n=cell.devices: run_of(c, n).plain())
+            outcome = cache(_asked(chosen, cell), lambda c=chosen, n=cell.devices: run_of(c, n).plain())
             found.setdefault(cell, []).append(outcome | {"planned": asdict(cost) if cost else None})
             print(f"seed {seed}  {line(row(cell, chosen, found[cell][-1:]))}", flush=True)
     return _numbers(arguments, slopes, found)
@@ -132,7 +132,7 @@ def _asked(config: RunConfig, cell: Cell) -> list[Any]:
     return [named, cell.devices]
 
 
-def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) -> Slopes:
+def _slopes(arguments: argparse.Namespace, cache: ResultCache, make_crowd: MakeCrowd) -> Slopes:
     """Measure on the development split, one utterance a device: no device's recordings are in it."""
     config = plain_config(arguments, arguments.devices[0])
     config = replace(
@@ -144,7 +144,7 @@ def _slopes(arguments: argparse.Namespace, kept: Kept, make_crowd: MakeCrowd) ->
         run_seed=1 << 32,
         learning_rate=1.0,  # no step is made
     )
-    found = kept(
+    found = cache(
         ["slopes", *_asked(config, Cell("none", math.inf, arguments.probes))],
         lambda: asdict(measure_slopes(make_crowd(config, arguments.probes), config)),
     )

@@ -86,12 +86,12 @@ def _exchange(grid: Grid, nodes: Iterable[int], size: int) -> None:
     while pending and time.monotonic() < deadline:
         asked = time.monotonic()
         answers = list(grid.pull_messages(pending))
-        took = time.monotonic() - asked
+        seconds = time.monotonic() - asked
         pending -= {answer.metadata.reply_to_message_id for answer in answers}
         if any(answer.has_error() for answer in answers):
             raise RuntimeError("a device of the floor failed")
         if pending:
-            time.sleep(pause(took))
+            time.sleep(pause(seconds))
 
 
 def _client(sizes: Sizes) -> ClientApp:

@@ -124,9 +124,9 @@ def first_order(
         backwards = 0
         with _trainable(list(weights.values())) as tensors:
             for one in spoken:
-                (heard,) = listen(speech, reader, [one.wave], "en")
-                if heard.tokens or speech.adapts_to_silence:
-                    make = episode(speech, reader, [(one.wave, heard)], list(weights), losses, "float32")
+                (transcribed,) = listen(speech, reader, [one.wave], "en")
+                if transcribed.tokens or speech.adapts_to_silence:
+                    make = episode(speech, reader, [(one.wave, transcribed)], list(weights), losses, "float32")
                     adam_steps(make, tensors, learning_rate, steps)
                     backwards += steps
                 texts.append(listen(speech, reader, [one.wave], "en")[0].text)

@@ -126,18 +126,18 @@ def run_all(trials: list[Trial], workers: int) -> list[dict[str, Any]]:
         for done, row in enumerate(pool.imap_unordered(run, trials), 1):
             rows.append(row)
             wer = " ".join(f"{k}: {v:.1%}" for k, v in row["wer"].items())
-            told = " ".join(str(row[k]) for k in ("method", "condition", "tensors", "scale", "objective"))
+            label = " ".join(str(row[k]) for k in ("method", "condition", "tensors", "scale", "objective"))
             numbers = f"lr {row['learning_rate']:g} eps {row['epsilon']:g} q {row['queries']}"
-            print(f"{done}/{len(trials)} {told} {numbers} | {wer}", flush=True)
+            print(f"{done}/{len(trials)} {label} {numbers} | {wer}", flush=True)
     return rows
 
 
 def merge(name: str, rows: list[dict[str, Any]]) -> Path:
     """Store rows under a study's name, beside those of other studies and models."""
     path = RESULTS / f"{NAME}.json"
-    held = json.loads(path.read_text())["studies"] if path.exists() else {}
-    held[name] = rows
-    return store(NAME, {"studies": held})
+    studies = json.loads(path.read_text())["studies"] if path.exists() else {}
+    studies[name] = rows
+    return store(NAME, {"studies": studies})
 
 
 def parser() -> argparse.ArgumentParser:

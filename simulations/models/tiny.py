@@ -69,8 +69,8 @@ def shorten_tokenizer(folder: Path, languages: bool) -> dict[int, int]:
     special[:] = [
         each for each in special if each["content"] not in dropped and not re.match(r"<\|\d+\.\d\d\|>", each["content"])
     ]
-    kept = sorted({*range(TEXT_TOKENS), *(each["id"] for each in special)})
-    ids = {old: new for new, old in enumerate(kept)}
+    chosen = sorted({*range(TEXT_TOKENS), *(each["id"] for each in special)})
+    ids = {old: new for new, old in enumerate(chosen)}
     model["vocab"] = {token: ids[old] for token, old in model["vocab"].items() if old in ids}
     model["merges"] = model["merges"][: TEXT_TOKENS - 256]
     for each in special:

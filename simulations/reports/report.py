@@ -83,12 +83,12 @@ def write_result(output: Path, config: RunConfig, devices: int, numbers: dict[st
 
 def chosen(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the run's automatic choices: each round's learning rate, and each device's first report on its loss."""
-    told: dict[str, str] = {}
+    messages: dict[str, str] = {}
     for row in rows:
-        for client, word in row.get("told", {}).items():
-            told.setdefault(client, word)
+        for client, message in row.get("told", {}).items():
+            messages.setdefault(client, message)
     rates = [row["learning_rate"] for row in rows if not row.get("closing")]
-    return {"learning_rates": rates, "devices": dict(sorted(told.items()))}
+    return {"learning_rates": rates, "devices": dict(sorted(messages.items()))}
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -17,7 +17,7 @@ from benchmarks.attacks.membership import Population, private_attack, study, sum
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.slopes import Table, joined, measure_round, round_seed
 from benchmarks.attacks.speech import Speech, speech
-from benchmarks.attacks.table import folder_of, kept, over_seeds
+from benchmarks.attacks.table import cached, folder_of, over_seeds
 from client.device import private_steps as private_training
 from client.device.engine import Engine
 from zo_common.privacy import mechanism as privacy
@@ -79,7 +79,7 @@ class TestComposition:
         drawn = [i for i in _subsets(POOL, settings.batch) if _close(reply, compose.plain_scalars(table.pool[1], i))]
         assert len(drawn) == 1  # exactly one batch explains the scalars and the loss
         heard = sum(spoken.pool.examples[i].seconds for i in drawn[0])
-        assert watched.heard == [pytest.approx(heard)]
+        assert watched.seconds_used == [pytest.approx(heard)]
 
     def test_a_device_under_a_guarantee_sends_what_is_composed_to_the_bit(
         self,
@@ -254,6 +254,6 @@ def test_rows_over_seeds_are_spreads() -> None:
 
 def test_a_finished_seed_is_kept_for_its_settings_alone(tmp_path: Path) -> None:
     first, second = (folder_of(tmp_path, {"pool": pool}) for pool in (1, 2))
-    assert kept(first / "seed.json", lambda: {"n": 1}) == {"n": 1}
-    assert kept(first / "seed.json", lambda: {"n": 2}) == {"n": 1}
-    assert kept(second / "seed.json", lambda: {"n": 2}) == {"n": 2}
+    assert cached(first / "seed.json", lambda: {"n": 1}) == {"n": 1}
+    assert cached(first / "seed.json", lambda: {"n": 2}) == {"n": 1}
+    assert cached(second / "seed.json", lambda: {"n": 2}) == {"n": 2}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness.kept import Kept
+from benchmarks.harness.result_cache import ResultCache
 from benchmarks.learning import report, sweep
 from benchmarks.learning.learn import Budget
 from benchmarks.learning.methods import METHODS, STUDIES, Entry
@@ -45,7 +45,7 @@ class TestChooseRate:
 class TestLab:
     def _lab(self, tmp_path: Path) -> Lab:
         budget = Budget(48, points=1, test_utterances=2)
-        return Lab(Kept(tmp_path / "rows.jsonl"), Places(), budget, tmp_path / "work", 0, False)
+        return Lab(ResultCache(tmp_path / "rows.jsonl"), Places(), budget, tmp_path / "work", 0, False)
 
     def test_a_row_has_all_that_a_table_needs_and_is_measured_once(
         self, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from server.run.log import read_rows, write_rows
 Outcome = dict[str, Any]
 
 
-class Kept:
+class ResultCache:
     """A cache of results that measures missing ones. Several processes may append to one file.
 
     Args:
