@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness.rows import RESULTS, spread
+from benchmarks.privacy import planned
 
 ATTACKERS = "python -m benchmarks.hostile.attackers"
 UTILITY_COMMAND = "python -m benchmarks.privacy.utility"
@@ -94,23 +95,9 @@ def utility() -> str:
     return "\n\n".join([errors("wer"), errors("cer"), errors("loss"), noise(), text])
 
 
-def early() -> str:
-    """Return what a guarantee costs with other tensors and a fixed rate, beside the defaults."""
-    lines = [
-        "| tensors | learning rate | devices | guarantee | steps for the same progress | WER, % | loss |",
-        "|---" * 7 + "|",
-    ]
-    other = _load("privacy_utility_early")
-    asked = {(c["level"], c["target"], c["devices"]) for c in other["cells"]}
-    for row in (_load("privacy_utility"), other):
-        about = row["settings"]
-        for cell in row["cells"]:
-            if (cell["level"], cell["target"], cell["devices"]) in asked:
-                label = "none" if cell["target"] is None else f"ε = {cell['target']:g}, {cell['level']}-level"
-                slower = f"× {cell['slow_down']:.3g}" if "slow_down" in cell else "–"
-                first = [about["trained_tensors"], str(about["learning_rate"]), str(cell["devices"]), label, slower]
-                lines.append("| " + " | ".join([*first, _percent(cell["wer"]), _loss(cell["loss"])]) + " |")
-    return "\n".join(lines)
+def planned_costs() -> str:
+    """Return the planned cost of a guarantee for different trained tensors."""
+    return planned.table(_load(planned.NAME))
 
 
 def resistance() -> str:
@@ -178,6 +165,6 @@ def _measured(name: str, command: str, make: Callable[[], str]) -> Callable[[], 
 
 UTILITY = {
     "utility": _measured("privacy_utility", UTILITY_COMMAND, utility),
-    "utility-early": _measured("privacy_utility_early", f"{UTILITY_COMMAND} --name privacy_utility_early …", early),
+    "planned-costs": _measured(planned.NAME, "python -m benchmarks.privacy.planned", planned_costs),
 }
 HOSTILE = {"resistance": _measured("attackers", ATTACKERS, resistance)}

@@ -1,8 +1,6 @@
 """Cost of privacy: word error rate against ε on the demo's dialect, with few and with many devices.
 
     python -m benchmarks.privacy.utility
-    python -m benchmarks.privacy.utility --name privacy_utility_early --trained-tensors encoder-early \
-        --perturbation 1e-3 --learning-rate 2e-3 --devices 8 --targets inf 8    # of earlier settings
 
 Held-out speakers and sentences, mean and spread over seeds. A seed changes directions and batches; noise is never
 repeated. Nothing about privacy is typed: slopes are measured on the development split's speakers, the planner makes of
@@ -37,6 +35,15 @@ from zo_common.privacy.plan import PrivacyCost
 MEASURES = ("wer", "cer", "loss")
 LEVELS = ("device", "example")
 PROBE_QUERIES = 16
+# settings of a measurement of slopes, on speech that no device trains on
+PROBE: dict[str, Any] = {
+    "train_split": "dev",
+    "partition_by": "round-robin",
+    "batch_size": 1,
+    "num_queries": PROBE_QUERIES,
+    "run_seed": 1 << 32,
+    "learning_rate": 1.0,  # no step is made
+}
 MakeCrowd = Callable[[RunConfig, int], Crowd]
 Run = Callable[[RunConfig, int], Outcome]  # of settings and a number of devices
 
@@ -135,15 +142,7 @@ def _asked(config: RunConfig, cell: Cell) -> list[Any]:
 def _slopes(arguments: argparse.Namespace, cache: ResultCache, make_crowd: MakeCrowd) -> Slopes:
     """Measure on the development split, one utterance a device: no device's recordings are in it."""
     config = plain_config(arguments, arguments.devices[0])
-    config = replace(
-        config,
-        train_split="dev",
-        partition_by="round-robin",
-        batch_size=1,
-        num_queries=PROBE_QUERIES,
-        run_seed=1 << 32,
-        learning_rate=1.0,  # no step is made
-    )
+    config = replace(config, **PROBE)
     found = cache(
         ["slopes", *_asked(config, Cell("none", math.inf, arguments.probes))],
         lambda: asdict(measure_slopes(make_crowd(config, arguments.probes), config)),

@@ -66,13 +66,12 @@ def test_errors_stand_under_their_devices_and_beside_their_epsilon(results: Path
     assert "1,024 at ε = 2 (δ = 0.0001)" in text
     assert "over 2 seeds" in text
 
-    fixed = settings | {"trained_tensors": "y", "learning_rate": 0.002}
-    (results / "privacy_utility_early.json").write_text(
-        json.dumps(numbers | {"settings": fixed, "cells": [_utility_cell("device", 2.0, 8, [0.7])]})
-    )
-    assert privacy_report.early().splitlines()[2:] == [
-        "| x | auto | 8 | ε = 2, device-level | × 3.25 | 60.0 ± 0.0 | 0.600 ± 0.000 |",
-        "| y | 0.002 | 8 | ε = 2, device-level | × 3.25 | 70.0 | 0.700 |",
+    costs = [{"devices": d, "target": t, "slow_down": d * t / 8} for d in (8, 64) for t in (8.0, 2.0)]
+    (results / "privacy_planned.json").write_text(json.dumps({"rows": [{"tensors": "x", "costs": costs}]}))
+    assert privacy_report.planned_costs().splitlines() == [
+        "| trained tensors | 8 devices, ε = 8 | 8 devices, ε = 2 | 64 devices, ε = 8 | 64 devices, ε = 2 |",
+        "|---|---|---|---|---|",
+        "| `x` | × 8.00 | × 2.00 | × 64.00 | × 16.00 |",
     ]
 
 
