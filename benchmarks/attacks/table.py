@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ from benchmarks.attacks.membership import Attack, private_attack, study, sums_at
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.slopes import Table, joined, measure_round
 from benchmarks.attacks.speech import speech
+from benchmarks.harness.result_cache import ResultCache
 from benchmarks.harness.rows import spread, store
 from client.device.warm import warm_engine
-from server.run.log import write_whole
 from zo_common.privacy.accountant import noise_for
 from zo_common.privacy.mechanism import Mechanism
 
@@ -117,16 +118,6 @@ def _together(values: list[Any]) -> Any:
     return spread(values)
 
 
-def cached(path: Path, make: Callable[[], Row]) -> Row:
-    """Return a row of the work folder, made now where it is missing."""
-    if path.exists():
-        found: Row = json.loads(path.read_text())
-        return found
-    row = make()
-    write_whole(path, json.dumps(row))
-    return row
-
-
 def folder_of(work: Path, about: Row) -> Path:
     """Return where tables and rows of these settings lie."""
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
@@ -147,11 +138,12 @@ def main() -> None:
     settings = replace(Settings(), rounds=arguments.rounds)
     about = json.loads(json.dumps(asdict(settings) | {"model": Path(settings.model).name}))
     folder = folder_of(arguments.work, about)
+    cache = ResultCache(folder / "rows.jsonl")
     rows = []
     for seed in arguments.seeds:
         table = slopes(settings, seed, folder)
-        rows.append(cached(folder / f"seed-{seed}.json", lambda t=table, s=seed: seed_row(settings, t, s)))  # type: ignore[misc]
-    wire = cached(folder / "wire.json", lambda: recorder.seen(settings))
+        rows.append(cache(["seed", seed], partial(seed_row, settings, table, seed)))
+    wire = cache("wire", partial(recorder.seen, settings))
     numbers = {
         "seeds": arguments.seeds,
         "settings": about,

@@ -173,25 +173,13 @@ class SecureSums:
             SecureAggregationError, CodecError, Refusal: the device refuses, and has dropped out of the sum.
         """
         sharers = Sharers.decode(message)
-        from zo_common.wire.plan_digest import plan_digest  # imports torch
-
         with self._lock:
             device = self._present(sharers.session)
             phase, device.phase = device.phase, Phase.ENDED
             self._store.save(device)
         if phase is not Phase.SHARED:
             raise SecureAggregationError(f"a plan came in phase {phase.name} of a secure sum, expected SHARED")
-        if plan_digest(plan, asked) != device.terms.plan:
-            raise SecureAggregationError(
-                "the plan, or a setting, is not the one that the devices of this secure sum signed: all are to be "
-                "asked alike"
-            )
-        if self._limited and plan.privacy is not None and plan.privacy.masked and not device.knows_peers:
-            # a server could be all the others, however many it lists, and their shares of the noise none
-            raise Refusal(
-                "this device's owner limits ε or demands noise, and most of the plan's noise is other devices': "
-                "without peers.keys nobody knows that there are any; put the deployment's file beside the node key"
-            )
+        self._check(device, plan, asked)
         self._seeds.claim(plan.seed, _part_digest(device, message))
         try:
             reply = work()
@@ -210,6 +198,21 @@ class SecureSums:
         with self._lock:
             self._store.save(device)
         return answer
+
+    def _check(self, device: SecureDevice, plan: Plan, asked: RunConfig) -> None:
+        from zo_common.wire.plan_digest import plan_digest  # imports torch
+
+        if plan_digest(plan, asked) != device.terms.plan:
+            raise SecureAggregationError(
+                "the plan, or a setting, is not the one that the devices of this secure sum signed: all are to be "
+                "asked alike"
+            )
+        if self._limited and plan.privacy is not None and plan.privacy.masked and not device.knows_peers:
+            # a server could be all the others, however many it lists, and their shares of the noise none
+            raise Refusal(
+                "this device's owner limits ε or demands noise, and most of the plan's noise is other devices': "
+                "without peers.keys nobody knows that there are any; put the deployment's file beside the node key"
+            )
 
 
 def _part_digest(device: SecureDevice, sharers: bytes) -> bytes:

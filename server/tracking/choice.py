@@ -39,7 +39,7 @@ def _tracker(name: str) -> Tracker:
         raise ConfigError(f"report-to names {name}, which is no tracker: name a subclass of server.Tracker")
     try:
         return found()
-    except Exception as error:  # as above
+    except Exception as error:  # the user's own code may raise anything
         raise ConfigError(
             f"report-to names {name}, which cannot be made ({_says(error)}): a tracker is made without arguments"
         ) from None

@@ -17,7 +17,7 @@ from benchmarks.attacks.membership import Population, private_attack, study, sum
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.slopes import Table, joined, measure_round, round_seed
 from benchmarks.attacks.speech import Speech, speech
-from benchmarks.attacks.table import cached, folder_of, over_seeds
+from benchmarks.attacks.table import folder_of, over_seeds
 from client.device import private_steps as private_training
 from client.device.engine import Engine
 from zo_common.privacy import mechanism as privacy
@@ -252,8 +252,6 @@ def test_rows_over_seeds_are_spreads() -> None:
     assert (found["mean"], found["std"]) == (pytest.approx(1.5), pytest.approx(1.0))
 
 
-def test_a_finished_seed_is_kept_for_its_settings_alone(tmp_path: Path) -> None:
+def test_settings_have_a_folder_each(tmp_path: Path) -> None:
     first, second = (folder_of(tmp_path, {"pool": pool}) for pool in (1, 2))
-    assert cached(first / "seed.json", lambda: {"n": 1}) == {"n": 1}
-    assert cached(first / "seed.json", lambda: {"n": 2}) == {"n": 1}
-    assert cached(second / "seed.json", lambda: {"n": 2}) == {"n": 2}
+    assert first != second and first == folder_of(tmp_path, {"pool": 1})
