@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 
+from server.devices.back_off import MOST_SKIPPED_WAITING, WAITED_FOR, skipped
 from server.devices.roster import Member
 
-_PATIENCE = 3  # evaluations in a row that waited for it before some are skipped
-_MOST_SKIPPED = 8
-WAITED_FOR = frozenset({"no-answer", "client-busy", "catching-up"})
+ABSENT = WAITED_FOR | {"no-answer"}
 
 
 class Absences:
@@ -35,5 +34,5 @@ class Absences:
         for member in asked:
             client = member.client_id
             waits = self._waits[client] = self._waits.get(client, 0) + 1 if member.node_id in absent else 0
-            if waits >= _PATIENCE:
-                self._skips[client] = min(_MOST_SKIPPED, 1 << min(waits - _PATIENCE, _MOST_SKIPPED))
+            if skips := skipped(waits, MOST_SKIPPED_WAITING):
+                self._skips[client] = skips

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from server.devices.back_off import MOST_SKIPPED_WAITING, WAITED_FOR, skipped
 from server.devices.evidence import Evidence
 from server.run.log import write_whole
 from zo_common.checked import STRICT, read_values
@@ -21,10 +22,8 @@ from zo_common.checked import STRICT, read_values
 logger = logging.getLogger(__name__)
 DEVICES_NAME = "devices.json"
 DRIFT = frozenset({"wrong-checksum", "client-checksum"})
-_WAITED_FOR = frozenset({"client-busy", "catching-up"})  # no fault, but a round may wait for it to its end
 _NOT_ITS_FAULT = frozenset({"late", "duplicate", "no-majority"})
-_PATIENCE = 3  # failures, or rounds waited, in a row before rounds are skipped
-_MOST_SKIPPED, _MOST_SKIPPED_WAITING = 32, 8
+_MOST_SKIPPED = 32
 
 
 @dataclass
@@ -100,15 +99,14 @@ class DeviceStatuses:
             status.last_seen_round = server_round
         if reason in _NOT_ITS_FAULT:
             return
-        if reason in _WAITED_FOR:
+        if reason in WAITED_FOR:
             status.waits += 1
-            times, most = status.waits, _MOST_SKIPPED_WAITING
+            times, most = status.waits, MOST_SKIPPED_WAITING
         else:
             status.failures += 1
             times, most = status.failures, _MOST_SKIPPED
-        if times >= _PATIENCE:
-            # the file may hold any number of failures: bound the shift
-            status.until_round = server_round + 1 + (1 << min(times - _PATIENCE, most.bit_length() - 1))
+        if rounds := skipped(times, most):
+            status.until_round = server_round + 1 + rounds
 
     def drifted(self, client_id: int) -> bool:
         """Record weights that differ from the server's; True: it must rebuild, False: it did so and is excluded."""

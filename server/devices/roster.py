@@ -111,10 +111,8 @@ class _Registrations:
             self.stop = self.stop or bool(introduction.get("stop"))
             if introduction.get("busy") is True:
                 self.busy.add(node)
-            problem, name = (
-                printable(str(introduction["error"])[:20_000]),
-                plain(str(introduction.get("client_id")), 20),
-            )
+            problem = printable(str(introduction["error"])[:20_000])
+            name = plain(str(introduction.get("client_id")), 20)
             for fault in _faults(introduction) or [problem]:
                 self._refusals.setdefault(fault, []).append(name)
             self.messages[node] = f"device {name}: {problem}"

@@ -8,7 +8,7 @@ from dataclasses import astuple, replace
 from statistics import median
 from typing import Any
 
-from server.devices.absences import WAITED_FOR
+from server.devices.absences import ABSENT
 from server.guards.device_losses import DeviceLosses
 from server.messaging.byte_counts import ByteCounts
 from server.messaging.foreign_text import plain
@@ -71,7 +71,7 @@ class EvaluationInbox:
         """Count a refusal."""
         self.refused[reason] += 1
         self.details.append(detail)
-        if node_id is not None and reason in WAITED_FOR:
+        if node_id is not None and reason in ABSENT:
             self.absent.add(node_id)
 
     def losses(self) -> DeviceLosses:

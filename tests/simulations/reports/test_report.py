@@ -85,6 +85,9 @@ def test_the_interval_and_the_groups_are_shown_in_any_script() -> None:
 def test_checksums_that_differ_are_not_overlooked() -> None:
     assert "DIFFER" in _printed(NUMBERS | {"checksums_agree": False})
 
+    failed = NUMBERS | {"checksums_agree": False, "replayed_checksum": "failed: no answer within 600 s"}
+    assert "NOT REPLAYED" in _printed(failed) and "the replay failed: no answer within 600 s" in _printed(failed)
+
 
 def test_a_run_without_evaluation_has_no_rates() -> None:
     assert "WER" not in _printed(NUMBERS | {"before": None, "after": None})
@@ -162,12 +165,13 @@ def test_a_replay_that_fails_says_why(tmp_path: Path) -> None:
     assert replayed_elsewhere(tmp_path, "/nowhere", threads=1).startswith("failed: error: ledger")
 
 
-def test_a_replay_may_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], timeout: float | None = None, **_: Any) -> subprocess.CompletedProcess[str]:
-        if timeout is not None:
-            raise subprocess.TimeoutExpired(command, timeout)
-        return subprocess.CompletedProcess(command, 0, '{"checksum": "00ff"}', "")
+def test_a_replay_that_takes_too_long_costs_no_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], timeout: float, **_: Any) -> subprocess.CompletedProcess[str]:
+        raise subprocess.TimeoutExpired(command, timeout)
 
     monkeypatch.setattr(subprocess, "run", run)
 
-    assert replayed_elsewhere(tmp_path, "model", threads=1) == "00ff"
+    said = replayed_elsewhere(tmp_path, "model", threads=1)
+
+    assert said.startswith("failed: no answer within 600 s; try again with zo-asr ledger verify ")
+    assert said.endswith("ledger.zo --model model")
