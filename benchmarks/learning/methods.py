@@ -22,6 +22,7 @@ from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
 
 BIASES = "encoder-residual-bias"
+MORE_BIASES = "encoder-decoder-bias"
 EARLY = "encoder-early"
 BIAS_EPSILON = 2e-2  # where a thousandth of the loss's differences along few biases would be rounding noise
 
@@ -116,6 +117,11 @@ METHODS: dict[str, Entry] = {
         "ours, default tensors, learning rate swept", _rounds(), replace(_OURS, method="bias-swept"), _BIAS_RATES
     ),
     "auto": Entry("ours, auto", _rounds(GuardedRounds), _OURS),
+    "auto-decoder": Entry(
+        "ours, auto, with the decoder's biases",
+        _rounds(GuardedRounds),
+        replace(_OURS, method="auto-decoder", tensors=MORE_BIASES),
+    ),
     "auto-tensors": Entry(
         "ours, auto, calibrated tensors", _rounds(AutoTensors), replace(_OURS, method="auto-tensors", tensors="auto")
     ),

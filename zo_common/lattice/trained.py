@@ -72,6 +72,18 @@ def _encoder_residual_bias(names: Collection[str]) -> Patterns:
     return _of_kinds(names, "residual-bias", place="-first") or _of_kinds(names, "gain", place="-first") or known
 
 
+def _encoder_decoder_bias(names: Collection[str]) -> Patterns:
+    """Return the default's biases, and those of the decoder's values and feed-forward outputs, as far as there are any.
+
+    Where a model knows a language fairly well, the decoder's have more signal for their curvature and noise.
+    """
+    known = ("*decoder.layers.*.fc2.bias", "*decoder.layers.*.v_proj.bias")
+    if not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in known):
+        written = _of_kinds(names, "residual-bias")
+        known = tuple(name for name in written if any(f"{word}." in name for word in _WRITERS))
+    return (*_encoder_residual_bias(names), *known)
+
+
 def _norms(names: Collection[str]) -> Patterns:
     """Return weights and biases of all normalisations, found by name or by group kind."""
     return (*_NORMS, *_of_kinds(names, "gain", "norm"))
@@ -82,6 +94,7 @@ PRESETS: dict[str, Patterns | Callable[[Collection[str]], Patterns]] = {
     "all": ("*",),
     # a few thousand weights that reach every later layer: the most progress per forward pass; gains in CTC models
     "encoder-residual-bias": _encoder_residual_bias,
+    "encoder-decoder-bias": _encoder_decoder_bias,
     "encoder": ("*encoder.*", "*audio_tower.*", "!*embed_positions*", "!decoder.*"),
     # where a dialect is learned: the first convolution and the feed-forward weights of the first two layers
     "encoder-early": (

@@ -88,6 +88,42 @@ class TestEncoderResidualBias:
             select(nn.Linear(2, 2), "encoder-residual-bias")
 
 
+class TestWithTheDecoder:
+    def test_whisper_has_the_decoders_values_and_feed_forward_outputs_besides(self) -> None:
+        model = small_whisper()
+
+        found = _names(model, "encoder-decoder-bias")
+
+        more = found - _names(model, "encoder-residual-bias")
+        layers = range(model.config.decoder_layers)
+        modules = ("fc2", "self_attn.v_proj", "encoder_attn.v_proj")
+        assert more == {f"model.decoder.layers.{n}.{m}.bias" for n in layers for m in modules}
+        assert found > more
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_a_model_without_one_has_the_default(self, kind: str) -> None:
+        model = tiny_ctc(kind)
+
+        assert _names(model, "encoder-decoder-bias") == _names(model, "encoder-residual-bias")
+
+    def test_other_names_are_found_by_their_shapes(self) -> None:
+        named = small_whisper()
+        model = nn.ModuleDict({"listener": named.model.encoder, "decoder": named.model.decoder})
+        for layer in model["decoder"].layers:
+            layer.up, layer.down = layer.fc1, layer.fc2
+            del layer.fc1, layer.fc2
+            for attention in (layer.self_attn, layer.encoder_attn):
+                attention.values = attention.v_proj
+                del attention.v_proj
+
+        more = {n for n in _names(model, "encoder-decoder-bias") if n.startswith("decoder.")}
+
+        layers = range(named.config.decoder_layers)
+        written = ("self_attn.out_proj", "encoder_attn.out_proj")
+        assert more >= {f"decoder.layers.{n}.{m}.bias" for n in layers for m in written}
+        assert not any("values" in name or ".up." in name for name in more)
+
+
 class TestMeasuredGroups:
     @pytest.mark.parametrize("model", [small_whisper(), *map(tiny_ctc, KINDS)], ids=["whisper", *KINDS])
     def test_the_default_is_compared_with_groups_that_share_nothing_with_it(self, model: nn.Module) -> None:
