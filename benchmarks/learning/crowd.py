@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from zo_common.models.compute import resolve_precision
 from zo_common.models.load import load_model
 from zo_common.models.loss_check import MOST_UTTERANCES, Asked, check_loss
 from zo_common.models.whisper.objectives import whisper_losses
+from zo_common.speech.comparison import error_counts
 from zo_common.speech.evaluation import evaluate, held_out_loss
 from zo_common.speech.loss_settings import LossSettings
 from zo_common.speech.manifest import read_manifest
@@ -34,12 +35,18 @@ _EVAL_BATCH = 8
 
 @dataclass(frozen=True)
 class Judgement:
-    """Held-out speech on the full window: mean loss in nats a token or character, and word errors."""
+    """Held-out speech on the full window: mean loss in nats a token or character, and word errors.
+
+    Attributes:
+        errors, units: of each utterance, as `error_counts` has them; from them follows how sure a change is.
+    """
 
     loss: float
     wer: float
     cer: float
     utterances: int
+    errors: list[int] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
 
 
 class Crowd:
@@ -110,8 +117,11 @@ class Crowd:
         data = self.test if data is None else data
         data = spread(data, most) if most else data
         found = evaluate(self.speech, data, language=self.task.language)
-        scores = found.scores
-        return Judgement(full_loss(self.speech, data), scores.wer, scores.cer, scores.utterances)
+        scores, language = found.scores, self.task.language
+        pairs = zip(data.texts, found.hypotheses, strict=True)
+        counts = [error_counts(said, heard, language) for said, heard in pairs]
+        errors, units = ([count[place] for count in counts] for place in (0, 1))
+        return Judgement(full_loss(self.speech, data), scores.wer, scores.cer, scores.utterances, errors, units)
 
     def read(self, folder: str, split: str = "test") -> Recordings:
         """Read other speech for this model."""

@@ -10,12 +10,15 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
+
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning.learn import passes_to
 from benchmarks.learning.methods import ALL, METHODS, STUDIES
 from benchmarks.learning.tasks import CTC_TASKS, OTHER_ACCENTS, TASKS, TITLES
 from server.run.log import read_rows
 from simulations.reports.report import human_bytes
+from zo_common.speech.comparison import change_of
 
 MISSING = "not measured yet"
 OURS = ("fixed", "fixed-swept", "bias-swept", "auto")
@@ -102,14 +105,15 @@ def measured_table(head: list[str], lines: list[list[str]], missing: list[str]) 
 
 def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
     """Return every task: word errors and loss before and after, with the defaults and as tuned by hand."""
-    head = ["task", "method", "devices", "seeds", "WER before", "WER after"]
+    head = ["task", "method", "devices", "seeds", "WER before", "WER after", "change in points, 95% interval"]
     head += ["dev loss before", "after", "passes", "minutes", "what the loss check chose"]
     known, lines, missing = rows(), list[list[str]](), list[str]()
     for task in TASKS:
         by_hand = "fixed-ctc" if task in CTC_TASKS else "fixed"
         same = matched(known, task)
-        for method, devices in (("auto", 8), (by_hand, 8), ("auto", 1), (by_hand, 1)):
-            found = of(same, task, method, devices=devices)
+        more = () if task in CTC_TASKS else (("auto-decoder", 8),)
+        for method, devices in (("auto", 8), *more, (by_hand, 8), ("auto", 1), (by_hand, 1)):
+            found = of(same if method != "auto-decoder" else known, task, method, devices=devices)
             start = [TITLES[task], METHODS[method].title, str(devices)]
             if found:
                 lines.append([*start, *_task_cells(found)])
@@ -122,10 +126,20 @@ def _task_cells(found: list[Row]) -> list[str]:
     return [
         str(len(found)),
         mean(r["before"]["wer"] for r in found), mean(r["after"]["wer"] for r in found),
+        _sureness(found),
         mean((r["curve"][0][1] for r in found), ".3f"), mean((r["curve"][-1][1] for r in found), ".3f"),
         f"{fmean(r['forwards'] for r in found):,.0f}", mean((r["minutes"] for r in found), ".1f"),
         "; ".join(sorted({_choice(sentence) for r in found for sentence in r["chosen"]})) or "–",
     ]  # fmt: skip
+
+
+def _sureness(found: list[Row]) -> str:
+    """Return the interval of the change of errors, of the same utterances before and after; seeds are added up."""
+    if not all(r[when].get("errors") for r in found for when in ("before", "after")):
+        return MISSING
+    before, after = (np.sum([r[when]["errors"] for r in found], axis=0) for when in ("before", "after"))
+    interval = change_of(before, after, np.sum([r["before"]["units"] for r in found], axis=0)).interval
+    return " … ".join(f"{100 * end:+.1f}" for end in interval).replace("-", "−") if interval else "–"
 
 
 def _choice(sentence: str) -> str:

@@ -60,6 +60,7 @@ class TestLab:
         row = rows[0]
         assert (row["forwards"], row["rounds"], row["ended"]) == (48, 4, "")
         assert row["before"]["utterances"] == row["after"]["utterances"] == 2
+        assert sum(row["after"]["errors"]) / sum(row["after"]["units"]) == pytest.approx(row["after"]["wer"])
         assert row["curve"][0][0] == 0 and row["curve"][-1][0] == 48
         assert row["command"].startswith("python -m benchmarks.learning") and row["hardware"]["cores"] >= 1
         assert list((tmp_path / "work").glob("*.pt")) == []
@@ -137,9 +138,22 @@ class TestReport:
         line = next(line for line in report.tasks_block().splitlines() if "auto" in line)
 
         assert line == (
-            "| West Midlands, Whisper-tiny.en | ours, auto | 8 | 1 | 50.0% | 30.0% | 1.000 | 0.600 | 100 | 2.0 "
+            "| West Midlands, Whisper-tiny.en | ours, auto | 8 | 1 | 50.0% | 30.0% | not measured yet | 1.000 | 0.600 "
+            "| 100 | 2.0 "
             "| tail-tokens 32, float32, epsilon 0.0312 |"
         )
+
+    def test_a_change_has_an_interval_of_the_same_utterances_and_all_seeds(self) -> None:
+        errors = [4] * 50 + [0] * 50
+        before = {"loss": 1.0, "wer": 0.5, "cer": 0.2, "utterances": 100, "errors": errors, "units": [8] * 100}
+        better = before | {"wer": 0.125, "errors": [2] * 50 + [0] * 50}
+        rows = [_row(seed=seed, before=before, after=after) for seed, after in enumerate((better, before))]
+
+        line = next(line for line in report.tasks_block(lambda: rows).splitlines() if "ours, auto" in line)
+
+        # of both seeds half of the utterances lose 2 of 16 words' errors: 6.25 points, known to within a tenth of them
+        low, high = (float(end.replace("−", "-")) for end in line.split(" | ")[6].split(" … "))
+        assert -7.8 < low < -6.25 < high < -4.7
 
     def test_methods_are_compared_at_the_budget_that_most_of_them_had(self) -> None:
         long, short = {"budget": {"passes": 200}}, {"budget": {"passes": 50}}
