@@ -77,7 +77,7 @@ def _encoder_decoder_bias(names: Collection[str]) -> Patterns:
 
     Where a model knows a language fairly well, the decoder's have more signal for their curvature and noise.
     """
-    known = ("*decoder.layers.*.fc2.bias", "*decoder.layers.*.v_proj.bias")
+    known: Patterns = ("*decoder.layers.*.fc2.bias", "*decoder.layers.*.v_proj.bias")
     if not any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in known):
         written = _of_kinds(names, "residual-bias")
         known = tuple(name for name in written if any(f"{word}." in name for word in _WRITERS))
