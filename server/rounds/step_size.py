@@ -115,8 +115,8 @@ class MeasuredStep:
        factor of two.
     2. They are averaged with those of the last rounds, more rounds if devices are few (`history`): a round's few
        scalars determine the signal's share, and curvature along the gradient, only within a factor of two or three.
-    3. The rate is limited to half and twice the median of the same last rounds', and to the range of the lattice, which
-       matters where the loss hardly depends on the trained tensors.
+    3. The rate is limited to half and twice the median of the same last rounds' (of the last round's, while there are
+       fewer), and to the range of the lattice, which matters where the loss hardly depends on the trained tensors.
     4. It is written to `<output>/steps.jsonl`, durably, before the round is in the ledger: a killed and resumed run
        continues with the same rates. Lines of rounds that the ledger lacks are dropped.
 
@@ -232,9 +232,13 @@ class MeasuredStep:
         return coefficient * apart
 
     def _near(self, rate: float, devices: int) -> float:
-        """Limit a rate to a factor of `MOST_CHANGE` of the last rounds' median."""
+        """Limit a rate to a factor of `MOST_CHANGE` of the last rounds' median; early, of the last round's."""
         recent = [row.learning_rate for row in self._rows[-self._history(devices) :]]
-        return min(max(rate, median(recent) / MOST_CHANGE), median(recent) * MOST_CHANGE) if recent else rate
+        if not recent:
+            return rate
+        # early, the median would grow by its first value a round, after a first round that saw no signal
+        usual = recent[-1] if len(self._rows) < self._history(devices) else median(recent)
+        return min(max(rate, usual / MOST_CHANGE), usual * MOST_CHANGE)
 
     def _limited(self, server_round: int, rate: float, devices: int, room: float) -> float:
         limited, why = self._near(rate, devices), f"within a factor of {MOST_CHANGE:g} of the rounds before"

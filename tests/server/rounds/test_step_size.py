@@ -161,6 +161,19 @@ class TestHistory:
         assert "round 2: the measured learning rate" in words[0]
         assert "is held at" in words[0]
 
+    def test_a_first_round_that_saw_no_signal_holds_the_next_ones_back_by_doubling_alone(self, measured: Any) -> None:
+        step, _ = measured()
+        blind = [numbers_of(t=1e5)] * 8  # as if hardly a step were allowed
+
+        rates = [step.used(1, Replies(blind), 1)]
+        for number in range(2, 6):
+            rates.append(step._limited(number, 1e3 * rates[0], 8, 1e6))
+            step._write(replace(step._rows[-1], server_round=number, learning_rate=rates[-1]))
+
+        assert rates == pytest.approx([rates[0] * 2**power for power in range(5)])
+        # five rounds are a history: their median holds
+        assert step._limited(6, 1e3 * rates[0], 8, 1e6) == pytest.approx(2 * rates[2])
+
     def test_a_rate_that_stays_held_is_told_once(self, measured: Any) -> None:
         step, words = measured()
         usual = step.used(1, Replies([numbers_of()] * 3), 1)
