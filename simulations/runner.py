@@ -23,9 +23,10 @@ from server.rounds.federation import LEDGER_NAME, Events
 from simulations.environment import quiet_environment
 from simulations.stopping import GivenUp, Stop, ray_out_of_signals
 from zo_common.config.run import RunConfig
+from zo_common.console import at_level
 from zo_common.errors import ConfigError, ZOError
 from zo_common.ledger.file import read_ledger
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 _FEATURES = "features-"
 
@@ -56,6 +57,13 @@ def _remove_features(output: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Show errors alone of transformers, Flower and Ray within a block; their levels are restored afterwards."""
+    with transformers_quiet(), at_level("flwr", logging.ERROR), at_level("ray", logging.ERROR):
+        yield
+
+
 def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int, stop: Stop | None = None) -> None:
     """Run two Flower apps in the simulation engine, in this process, with `actors` Ray processes.
 
@@ -66,11 +74,8 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
     with warnings.catch_warnings(), stop or Stop() as asked:  # before what takes seconds to import
         warnings.simplefilter("ignore")
         quiet_environment()
-        quiet_transformers()
         from flwr.simulation import run_simulation as flower_simulation
 
-        logging.getLogger("flwr").setLevel(logging.ERROR)
-        logging.getLogger("ray").setLevel(logging.ERROR)
         cpus = available_cpus()
         ray = {"num_cpus": cpus, "log_to_driver": False, "include_dashboard": False, "logging_level": "error"}
         backend = {
@@ -82,7 +87,7 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         try:
             asked.check()
-            with ray_out_of_signals(**ray):
+            with _quiet_libraries(), ray_out_of_signals(**ray):
                 asked.listen()
                 flower_simulation(asked.server(server), client, num_supernodes=num_devices, backend_config=backend)  # type: ignore[arg-type]
         except GivenUp:

@@ -41,19 +41,20 @@ def shown(handler: logging.Handler) -> Iterator[None]:
             logger = logging.getLogger(name)
             stack.callback(logger.removeHandler, handler)
             logger.addHandler(handler)
-            stack.enter_context(_level(name, min(logger.level or logging.INFO, logging.INFO)))
+            stack.enter_context(at_level(name, min(logger.level or logging.INFO, logging.INFO)))
         yield
 
 
 @contextmanager
 def hushed(name: str) -> Iterator[None]:
     """Silence a package's logger within a block, e.g. for a check before a run that would log the same again."""
-    with _level(name, logging.CRITICAL):
+    with at_level(name, logging.CRITICAL):
         yield
 
 
 @contextmanager
-def _level(name: str, level: int) -> Iterator[None]:
+def at_level(name: str, level: int) -> Iterator[None]:
+    """Give a logger a level within a block; afterwards it has its own again."""
     logger = logging.getLogger(name)
     before = logger.level
     logger.setLevel(level)

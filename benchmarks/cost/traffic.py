@@ -1,10 +1,11 @@
 """Bytes of a device in one round: ours, FedAvg of the whole model, FedAvg of LoRA matrices. All of it is serialised.
 
 Payload is what a method has to say; serialised is Flower's protobuf of the message's content around it, for all alike
-(`server.devices.roster.serialised_size`). Plan and reply are real ones of eight devices and eight directions; the plan
-brings the ledger record of the round before. FedAvg's messages are those of `flwr.serverapp.strategy.FedAvg`: arrays
-and a config down, arrays and metrics up; its payload is the tensors' bytes. LoRA has r = 8 on `q_proj` and `v_proj` of
-all attention layers: PEFT's default for BART, whose layers Whisper's are (it names none for Whisper).
+(`server.devices.roster.serialised_size`). Plan and reply are real ones of eight devices and eight directions, with the
+measured learning rate of a run's defaults; the plan brings the ledger record of the round before. FedAvg's messages are
+those of `flwr.serverapp.strategy.FedAvg`: arrays and a config down, arrays and metrics up; its payload is the tensors'
+bytes. LoRA has r = 8 on `q_proj` and `v_proj` of all attention layers: PEFT's default for BART, whose layers Whisper's
+are (it names none for Whisper).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from benchmarks.harness import workload
 from benchmarks.harness.rows import amount, row, store
 from server.devices.roster import CONTENT, serialised_size
 from zo_common.directions.seeds import fold_in
+from zo_common.estimator.curvature import Curvature
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.trained import unique_parameters
 from zo_common.ledger.record import Contribution, Record
@@ -44,14 +46,16 @@ class Bytes:
     serialised_up: int
 
 
-def ours(local_steps: int, queries: int = QUERIES, devices: int = DEVICES) -> Bytes:
-    """Return a plan with one ledger record, and its reply."""
+def ours(local_steps: int, queries: int = QUERIES, devices: int = DEVICES, *, curvature: bool = False) -> Bytes:
+    """Return a plan with one ledger record, and its reply; with the curvature where the learning rate is measured."""
     scalars = np.random.default_rng(0).normal(size=(local_steps, queries)).astype(np.float32)
     record = Record(1, fold_in(1), tuple(Contribution(fold_in(0, 1, d), d, scalars) for d in range(devices)))
     estimator = EstimatorConfig("two-sided", queries, workload.EPSILON)
     seed, checksum = fold_in(0, 2, 0), fold_in(2)
-    plan = encode_plan(Plan(2, seed, 0, fold_in(3), checksum, local_steps, 8, 1e-3, estimator, (record,)))
-    reply = encode_reply(Reply(Status.OK, 2, 1, 0, seed, checksum, 100, 1.5, scalars))
+    asked = Plan(2, seed, 0, fold_in(3), checksum, local_steps, 8, 1e-3, estimator, (record,), curvature=curvature)
+    found = Curvature(1.0, 1.0, 1.0, 1.0) if curvature else None
+    plan = encode_plan(asked)
+    reply = encode_reply(Reply(Status.OK, 2, 1, 0, seed, checksum, 100, 1.5, scalars, curvature=found))
     down, up = (
         RecordDict({CONTENT: ConfigRecord({"plan": plan})}),
         RecordDict({CONTENT: ConfigRecord({"reply": reply})}),
@@ -88,7 +92,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=("tiny.en", *workload.ARCHITECTURES), default="tiny.en")
     arguments = parser.parse_args()
     model = workload.whisper(arguments.architecture)
-    counted = {f"ours, K = {steps}": ours(steps) for steps in STEPS}
+    counted = {f"ours, K = {steps}": ours(steps, curvature=True) for steps in STEPS}
     counted |= {f"LoRA r = {RANK}": fedavg(lora(model)), "FedAvg": fedavg(weights(model))}
     sizes = {name: asdict(size) for name, size in counted.items()}
     rows = []

@@ -14,6 +14,7 @@ import tomli_w
 from server.deploy.deployment import CONNECTION, Deployment, check_name, read_toml
 from server.deploy.files import write_app
 from server.deploy.flower import RUN_ENDED, RUN_NOT_FOUND, FlowerError, flwr_command, flwr_json, run_status
+from server.deploy.slow_start import watched_start
 from server.rounds.federation import LEDGER_NAME, refuse_used_ledger
 from server.run.lock import is_locked
 from zo_common.binary.durable import write_durably
@@ -147,18 +148,19 @@ def follow(deployment: Deployment, run_id: str, show: Callable[[str], None]) -> 
         FlowerError: SuperLink cannot be reached for two minutes.
     """
     shown, lost_since = 0, time.monotonic()
-    while True:
-        shown = _stream(deployment, run_id, shown, show)
-        try:
-            status, details = run_status(deployment, run_id)
-        except FlowerError:
-            if time.monotonic() - lost_since > _LOST_SECONDS:
-                raise
-        else:
-            if status.startswith("finished"):
-                return status, details
-            lost_since = time.monotonic()
-        time.sleep(_PAUSE_SECONDS)
+    with watched_start(deployment, run_id):
+        while True:
+            shown = _stream(deployment, run_id, shown, show)
+            try:
+                status, details = run_status(deployment, run_id)
+            except FlowerError:
+                if time.monotonic() - lost_since > _LOST_SECONDS:
+                    raise
+            else:
+                if status.startswith("finished"):
+                    return status, details
+                lost_since = time.monotonic()
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _stream(deployment: Deployment, run_id: str, skip: int, show: Callable[[str], None]) -> int:

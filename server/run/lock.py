@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -16,25 +18,62 @@ _PROBED_SECONDS = 0.05  # at most, between attempts while others only look
 class RunLock:
     """An advisory lock on a run's directory; the operating system releases it when the process ends.
 
-    Who only looks whether a server runs (`is_locked`) holds the file shared for a moment: a start then tries again.
+    Who only looks whether a server runs (`is_locked`) holds the file shared for a moment: a start then tries again. A
+    directory that the lock made, and that holds nothing else when it is released, is removed.
 
     Raises:
         ConfigError: another process holds it.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._file = (directory / ".lock").open("w")
+        self._path, self._made = directory / ".lock", False
+        while True:
+            self._made = _make(directory) or self._made
+            try:
+                self._file = self._path.open("w")
+            except FileNotFoundError:  # another run has just removed the directory
+                continue
+            self._take()
+            if self._is_the_file():
+                return
+            self._file.close()
+
+    def _take(self) -> None:
         while not _take(self._file, fcntl.LOCK_EX):
             if not _take(self._file, fcntl.LOCK_SH):
                 self._file.close()
-                raise ConfigError(f"another server is running in {directory}: stop it first, or name another output")
+                raise ConfigError(
+                    f"another server is running in {self._path.parent}: stop it first, or name another output"
+                )
             fcntl.flock(self._file, fcntl.LOCK_UN)
             time.sleep(random.uniform(0.0, _PROBED_SECONDS))  # two that start at once must not meet for ever
 
+    def _is_the_file(self) -> bool:
+        """Return whether the locked file is the one in the directory: a run that ended may have removed that."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         """Release the run for another server."""
+        if self._file.closed:
+            return
+        if self._made:
+            with suppress(OSError):  # it is left as it is
+                if [each.name for each in self._path.parent.iterdir()] == [self._path.name]:
+                    self._path.unlink()
+                    self._path.parent.rmdir()
         self._file.close()
+
+
+def _make(directory: Path) -> bool:
+    """Make a directory, and return whether it was not there."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
 
 
 def is_locked(directory: Path) -> bool:

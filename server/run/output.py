@@ -18,15 +18,17 @@ SPARE_BYTES = 16 << 20
 def check_output(config: RunConfig) -> None:
     """Refuse, before the first round, an output folder in which a run could not save its ledger and its model.
 
+    The folder is not made: a run that fails while it loads leaves none.
+
     Raises:
         ConfigError: the folder cannot be written, holds an earlier model, or its disk is too full; names the remedy.
     """
     output = Path(config.output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output) as file:
+        place = next(each for each in (output, *output.absolute().parents) if each.exists())
+        with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\0")
-        free = shutil.disk_usage(output).free
+        free = shutil.disk_usage(place).free
     except OSError as error:
         raise ConfigError(f"output {output} cannot be written ({error.strerror}): name another") from None
     refuse_occupied(config)

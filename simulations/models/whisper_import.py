@@ -34,7 +34,7 @@ from simulations.speech.source_folders import SourceFolders
 from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 from zo_common.models.export import export_model
 from zo_common.models.load import load_model, model_config
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 
 @dataclass(frozen=True)
@@ -266,10 +266,10 @@ def _write(source: SourceFolders, output: Path, dtype: torch.dtype | None) -> No
         raise UnsupportedModel(f"{source} does not fit a Whisper; convert it again: {detail}") from None
     model.tie_weights()
     model.generation_config = _generation_config(config, ids, settings)
-    quiet_transformers(warnings=False)
-    model.save_pretrained(output)
-    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)  # type: ignore[no-untyped-call]
-    WhisperProcessor(extractor, tokenizer).save_pretrained(output)  # type: ignore[no-untyped-call]
+    with transformers_quiet():
+        model.save_pretrained(output)
+        extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)  # type: ignore[no-untyped-call]
+        WhisperProcessor(extractor, tokenizer).save_pretrained(output)  # type: ignore[no-untyped-call]
 
 
 def import_whisper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from train import train
 from train.one_process import OneProcess
 from train.run import config_for, run_here
 from zo_common.config.run import RunConfig
-from zo_common.errors import ConfigError, DataError, LatticeOverflow
+from zo_common.errors import ConfigError, DataError, LatticeOverflow, ModelNotFound
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.ledger.file import read_ledger
 from zo_common.ledger.ledger import Ledger
@@ -214,3 +215,14 @@ def test_a_run_with_frozen_weights_in_bfloat16_leaves_the_base_in_float32(settin
     ledger = _ledger(config)
     assert replay(restore_state(base, ledger.header), ledger) == ledger.records[-1].checksum
     assert fingerprint(exported) == fingerprint(base)
+
+
+def test_a_run_that_fails_while_it_loads_leaves_no_folder(
+    settings: Settings, tiny_whisper: Path, tmp_path: Path
+) -> None:
+    damaged = shutil.copytree(tiny_whisper, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    config = settings(model=str(damaged), output=str(tmp_path / "results" / "run"))
+    with pytest.raises(ModelNotFound):
+        run_here(config)
+    assert not (tmp_path / "results" / "run").exists()

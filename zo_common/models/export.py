@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from zo_common.errors import ConfigError, ExportFailed
 from zo_common.models.ctc.language import adapter_tensors
+from zo_common.models.quiet import transformers_quiet
 from zo_common.models.whisper.languages import whisper_code
 
 _FLOAT32 = 4
@@ -81,10 +82,11 @@ def count_parameters(folder: Path) -> int:
 
 
 def _save(model: Any, processor: Any, folder: Path, card: str) -> None:
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    # transformers 5 writes it into processor_config.json alone; CTranslate2 and older programs look for this file
-    processor.feature_extractor.save_pretrained(folder)
+    with transformers_quiet():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        # transformers 5 writes it into processor_config.json alone; CTranslate2 and older programs look for this file
+        processor.feature_extractor.save_pretrained(folder)
     _copy_normalizer(processor, folder)
     _write_language(model, processor, folder)
     if card:

@@ -16,7 +16,7 @@ from zo_common.models.ctc.language import use_language
 from zo_common.models.ctc.loss import blank_of
 from zo_common.models.foreign import refuse_foreign, refuse_non_finite
 from zo_common.models.hub import from_hub_or_cache
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 from zo_common.models.whisper.generation_defaults import complete_generation_config
 from zo_common.models.whisper.silent_tail import mark_sinks
 
@@ -86,10 +86,10 @@ def model_config(source: str) -> Any:
     """Return the configuration of a source, its weights unread; raises as `load_model` does."""
     from transformers import AutoConfig
 
-    quiet_transformers(warnings=False)
     refuse_foreign(source)
     try:
-        return AutoConfig.from_pretrained(source)
+        with transformers_quiet():
+            return AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
         raise ModelNotFound(_not_found(source, error)) from None
 
@@ -195,7 +195,8 @@ def _load_tokens(source: str, config: Any) -> tuple[nn.Module, Any]:
 def _loading(source: str, config: Any) -> Iterator[None]:
     """Turn errors of transformers on missing packages and files into errors of ours."""
     try:
-        yield
+        with transformers_quiet():
+            yield
     except ImportError as error:
         raise UnsupportedModel(_needs_package(source, config, error)) from None
     except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

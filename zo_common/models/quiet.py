@@ -2,11 +2,61 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_inside = 0
+_restore: Callable[[], None] = lambda: None
+
 
 def quiet_transformers(*, warnings: bool = True) -> None:
-    """No progress bars of transformers in this process, and with `warnings` no warnings either."""
+    """No progress bars of transformers in this process from here on, and with `warnings` no warnings either.
+
+    This is for commands. What a Python program may call uses `transformers_quiet`.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if warnings:
         logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def transformers_quiet() -> Iterator[None]:
+    """No progress bars and no warnings of transformers within; afterwards both are as the caller had set them.
+
+    Several threads may be within at a time: the last one that leaves restores.
+    """
+    global _inside, _restore
+    with _lock:
+        if _inside == 0:
+            _restore = _as_now()
+            quiet_transformers()
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _restore()
+
+
+def _as_now() -> Callable[[], None]:
+    """Return a function that sets warnings and bars as they are now."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_downloads = are_progress_bars_disabled()
+
+    def restore() -> None:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            if no_downloads:  # the line before shows those, too
+                disable_progress_bars()
+
+    return restore

@@ -17,6 +17,7 @@ def test_payload_of_plan_and_reply(steps: int, queries: int, devices: int) -> No
     found = ours(steps, queries, devices)
     assert found.payload_down == 59 + 4 + RECORD + devices * (CONTRIBUTION + 4 * steps * queries)
     assert found.payload_up == 51 + 4 * steps * queries
+    assert ours(steps, queries, devices, curvature=True).payload_up == found.payload_up + 4 * 4
     assert 0 < found.serialised_down - found.payload_down < 64
     assert 0 < found.serialised_up - found.payload_up < 64
 

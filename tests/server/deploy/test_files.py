@@ -166,7 +166,9 @@ def test_a_devices_own_settings_outlive_a_rewrite(deployment: Deployment) -> Non
     write_device_files(deployment, deployment.device("anna"))
 
     assert (folder / "device.env").read_text() == 'ZO_ASR_MODEL="mine"\n'
-    assert "zo.example.org" in (folder / "README.md").read_text()
+    page = (folder / "README.md").read_text()
+    assert "zo.example.org" in page
+    assert "pip install -c constraints.txt ." in page  # the versions of the tutorial
 
 
 def _wait(condition: Callable[[], object], seconds: float = 20) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zo_common.models.loops import NO_REPEAT_NGRAM_SIZE, is_loop
+from zo_common.models.quiet import transformers_quiet
 from zo_common.models.tokens.forms import Form, Wave
 
 MAX_NEW_TOKENS = 224
@@ -52,7 +53,8 @@ def _generate(model: Any, form: Form, waves: Sequence[Wave], **others: Any) -> t
     inputs, prompt = form.to_generate(waves)
     inputs = {name: value.to(device) for name, value in inputs.items()}
     most = min(MAX_NEW_TOKENS, form.most)
-    rows: torch.Tensor = model.generate(**inputs, max_new_tokens=most, num_beams=1, do_sample=False, **others)
+    with transformers_quiet():
+        rows: torch.Tensor = model.generate(**inputs, max_new_tokens=most, num_beams=1, do_sample=False, **others)
     return rows[:, prompt:]
 
 

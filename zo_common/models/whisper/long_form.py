@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from zo_common.models.quiet import transformers_quiet
 from zo_common.models.whisper.languages import whisper_code
 
 FRAMES_A_SECOND = 100
@@ -54,7 +55,7 @@ def transcribe_long(
     if on_progress is not None:
         options["monitor_progress"] = lambda p: on_progress(float(p.min(dim=1).values.sum()) / FRAMES_A_SECOND)
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), transformers_quiet():
         torch.manual_seed(0)
         found = model.generate(
             inputs.input_features.to(device), attention_mask=inputs.attention_mask.to(device), **options

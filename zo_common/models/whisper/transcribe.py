@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from zo_common.models.loops import NO_REPEAT_NGRAM_SIZE, is_loop
+from zo_common.models.quiet import transformers_quiet
 from zo_common.models.whisper.languages import whisper_code
 
 MAX_NEW_TOKENS = 224  # half the text context, as OpenAI's Whisper decodes by default
@@ -92,4 +93,6 @@ def _generate(
         options |= {"language": whisper_code(language), "task": "transcribe"}
     for start in range(0, len(features), batch_size):
         window = torch.stack(list(features[start : start + batch_size]))
-        yield model.generate(window.to(next(model.parameters()).device), **options)
+        with transformers_quiet():
+            tokens = model.generate(window.to(next(model.parameters()).device), **options)
+        yield tokens
