@@ -133,6 +133,8 @@ def test_alert_rules_and_the_dashboard_have_what_their_programs_need() -> None:
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 6
     assert all(rule["expr"] and rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
     assert len({panel["id"] for panel in panels}) == len(panels)
+    ages = [rule["expr"] for rule in rules if "humanizeDuration" in rule["annotations"]["summary"]]
+    assert ages and all(expression.startswith("time() - ") for expression in ages)  # the value is the left operand's
     assert all(each["gridPos"]["x"] + each["gridPos"]["w"] <= 24 and each["targets"] for each in panels)
     assert scraped["rule_files"] == ["alerts.yml"]
 
@@ -183,6 +185,9 @@ def test_others_need_the_token(run: RunFiles, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("short\n")
     with pytest.raises(ConfigError, match="has 5 characters, expected 16"):
+        Listening.of("0.0.0.0:9464", token)
+    token.write_bytes(b"\xff" * 40)
+    with pytest.raises(ConfigError, match="is no text: openssl rand -hex 16"):
         Listening.of("0.0.0.0:9464", token)
     token.write_text("0123456789abcdef\n")
     open_to_all = Listening.of("0.0.0.0:9464", token)
