@@ -86,7 +86,9 @@ def intervals(folder: Path) -> tuple[Interval, Interval] | None:
     return (ends[0], ends[1]) if ends[0] and ends[1] else None
 
 
-def band_of(rows: Rows, rate: str, ends: tuple[Interval, Interval] | None) -> list[tuple[int, Interval]]:
+def band_of(
+    rows: Sequence[Mapping[str, Any]], rate: str, ends: tuple[Interval, Interval] | None
+) -> list[tuple[int, Interval]]:
     """Return places in `rows` and the rate's interval there: that of each evaluation, or else those of the two ends.
 
     Args:

@@ -21,7 +21,7 @@ from zo_common.errors import ConfigError
 pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
 from prometheus_client import generate_latest
 
-from client.worker.metrics import WorkerCollector
+from client.worker.metrics import WorkerCollector, serve_metrics
 from server.watch.exporter import exporter
 from server.watch.metrics import registry_of
 
@@ -159,6 +159,19 @@ def test_the_worker_says_what_it_does_and_counts_its_budget_only_when_the_accoun
     path.write_bytes(b"12")
     list(worker.collect())
     assert limit.asked == 2
+
+
+def test_the_worker_serves_its_metrics_and_warns_where_others_can_read_them(caplog: pytest.LogCaptureFixture) -> None:
+    port, end = serve_metrics("127.0.0.1:0", lambda: IDLE)
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
+    finally:
+        end()
+    assert answer.status_code == 200 and 'zo_asr_worker_answers_total{outcome="answered"} 2.0' in answer.text
+    assert "process_cpu_seconds_total" in answer.text and caplog.text == ""
+
+    serve_metrics("0.0.0.0:0", lambda: IDLE)[1]()
+    assert "can be read by whoever reaches it" in caplog.text
 
 
 async def _get(run: RunFiles, listening: Listening, host: str, method: str = "GET", **headers: str) -> httpx.Response:
