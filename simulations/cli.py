@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from simulations.environment import quiet_environment
 from simulations.scenario import Scenario, read_scenario
@@ -20,7 +19,7 @@ from zo_common.errors import ConfigError, RunStopped
 
 quiet_environment()
 app = command_group("Simulate federations of speech devices.")
-console = Console(highlight=False)
+console = progress_console(quiet=False, as_json=False)
 SCENARIOS = Path(__file__).parent / "scenarios"
 
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Train on the rest where recordings are bad; count them.")]

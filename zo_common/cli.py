@@ -41,10 +41,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and er
 
 
 def progress_console(*, quiet: bool, as_json: bool) -> Console:
-    """Return where a long command shows its progress: nowhere if quiet, on stderr if a JSON object goes to stdout."""
+    """Return where a long command shows its progress: nowhere if quiet, on stderr if a JSON object goes to stdout.
+
+    A message is one line, however long, and shown as it is: folders and speakers may be called `[b]` or `:key:`.
+    """
     from rich.console import Console
 
-    return Console(highlight=False, quiet=quiet, stderr=as_json)
+    return Console(quiet=quiet, stderr=as_json, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def command_group(help: str) -> typer.Typer:

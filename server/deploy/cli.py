@@ -15,7 +15,7 @@ from rich.console import Console
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
 from server.deploy.flower_log import FLOWER_LOG, FlowerLog
-from zo_common.cli import AsJson, Quiet, command_group, run_typer
+from zo_common.cli import AsJson, Quiet, command_group, progress_console, run_typer
 from zo_common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -200,8 +200,10 @@ def _progress(
     from server.watch.follower import RunFollower
     from server.watch.progress import RunProgress
 
-    shown_on = Console(stderr=as_json, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)
-    with RunProgress(shown_on, 0, starting) as progress, RunFollower(deployment.runs / run, progress, recent):
+    with (
+        RunProgress(progress_console(quiet=quiet, as_json=as_json), 0, starting) as progress,
+        RunFollower(deployment.runs / run, progress, recent),
+    ):
         yield progress
 
 

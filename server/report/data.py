@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,6 @@ class Report:
 
     Attributes:
         evaluation: the run's evaluation.json.
-        intervals: of the main error rate at the first and the last evaluation; None without them.
         curves: loss and error rate over rounds, where they were measured.
         slopes: a chart for each column that groups the held-out split, that of the speakers first.
         mended, broken: words; empty where transcripts are the devices' own.
@@ -35,7 +35,6 @@ class Report:
 
     run: RunNow
     evaluation: Mapping[str, Any]
-    intervals: tuple[Interval, Interval] | None
     curves: Sequence[Chart]
     slopes: Sequence[SlopeChart]
     mended: Sequence[WordChange] = field(default_factory=list)
@@ -54,14 +53,12 @@ def read_report(folder: Path, most_transcripts: int = 12) -> Report:
     if not evaluation:
         raise ConfigError(f"{folder} has no {EVALUATION}, which a run writes at its end: name the output of such a run")
     language = str(run.settings.get("language", "en"))
-    ends = intervals(folder)
     before, after = _transcripts(folder) if most_transcripts else ([], [])
     mended, broken = changed_words(before, after, language)
     return Report(
         run,
         evaluation,
-        ends,
-        [chart for chart in (_loss(run), _rate(run, ends)) if chart is not None],
+        [chart for chart in (_loss(run), _rate(run, intervals(folder))) if chart is not None],
         _slopes(evaluation, str(run.settings.get("partition-by", "speaker"))),
         mended,
         broken,
@@ -89,6 +86,30 @@ def intervals(folder: Path) -> tuple[Interval, Interval] | None:
     return (ends[0], ends[1]) if ends[0] and ends[1] else None
 
 
+def band_of(
+    rows: Sequence[Mapping[str, Any]], rate: str, ends: tuple[Interval, Interval] | None
+) -> list[tuple[int, Interval]]:
+    """Return places in `rows` and the rate's interval there: that of each evaluation, or else those of the two ends.
+
+    Args:
+        rows: two or more evaluations of the whole split; fewer have no band.
+        ends: intervals for rows of runs that measured none.
+    """
+    if len(rows) < 2:
+        return []
+    own = [(place, found) for place, row in enumerate(rows) if (found := _interval(row.get(f"{rate}_interval")))]
+    if len(own) == len(rows):
+        return own
+    return [(0, ends[0]), (len(rows) - 1, ends[1])] if ends else []
+
+
+def _interval(found: Any) -> Interval | None:
+    if not isinstance(found, (list, tuple)) or len(found) != 2:
+        return None
+    ends = [float(end) for end in found if isinstance(end, (int, float)) and math.isfinite(end)]
+    return (ends[0], ends[1]) if len(ends) == 2 else None
+
+
 def _loss(run: RunNow) -> Chart | None:
     train = [(row["server_round"], row["loss"]) for row in run.rounds if row.get("loss") is not None]
     held_out = [(row["server_round"], row["loss"]) for row in run.curve if row.get("loss") is not None]
@@ -104,7 +125,7 @@ def _rate(run: RunNow, ends: tuple[Interval, Interval] | None) -> Chart | None:
     most = max((row.get("utterances", 0) for row in rows), default=0)
     whole = [row for row in rows if row.get("utterances", 0) == most]
     points = [(row["server_round"], row[name]) for row in whole]
-    band = [(whole[place]["server_round"], *ends[place]) for place in (0, -1)] if ends and len(whole) > 1 else []
+    band = [(whole[place]["server_round"], *interval) for place, interval in band_of(whole, name, ends)]
     title = f"{name.upper()} on {most} held-out utterances"
     line = Line("held", points, dots=True, band=band)
     return line_chart(title, "round", [line], lambda rate: f"{100 * rate:.0f}%", from_zero=True)

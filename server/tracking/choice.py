@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 
 from server.tracking.tracker import Tracker
@@ -13,15 +14,22 @@ _BUILT_IN = {
     "wandb": "server.tracking.wandb:WandbTracker",
     "mlflow": "server.tracking.mlflow:MlflowTracker",
 }
+_SILENT = {"WANDB_ERROR_REPORTING": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Switches of the libraries' own telemetry, which goes to their makers also where a run is offline."""
 
 
 def trackers_of(config: RunConfig) -> list[Tracker]:
     """Import and return the trackers that `report-to` names; a built-in one's library is imported here only.
 
+    The libraries' own telemetry is off, unless a user's environment has it on.
+
     Raises:
         ConfigError: a library is missing, with the command that installs it, a name leads to no tracker, or a tracker
             cannot be made.
     """
+    if config.trackers:
+        for variable, value in _SILENT.items():  # before the libraries are imported, which read them
+            os.environ.setdefault(variable, value)
     return [_tracker(name) for name in config.trackers]
 
 

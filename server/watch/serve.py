@@ -37,7 +37,8 @@ HEADERS: Mapping[str, str] = {
 _COOKIE = "zo-asr-token"
 _MOST_FORM_BYTES = 4096
 _SIGN_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Sign in</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"></head><body><main><h1>Sign in</h1>
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,"></head><body><main><h1>Sign in</h1>
 <form method="post" action="/sign-in"><p><label>Token <input type="password" name="token" required
 autocomplete="current-password"></label> <button>Sign in</button></p></form><p role="status">{message}</p></main></body>
 </html>"""
@@ -66,10 +67,11 @@ class Listening:
         """Read the options of a command.
 
         Raises:
-            ConfigError: an address that others reach without a token, a short token, or half of a key pair.
+            ConfigError: an address that others reach without a token, a token that is short or no text, or half of a
+                key pair.
         """
         host, port = host_and_port(address)
-        token = token_file.read_text(encoding="utf-8").strip() if token_file else ""
+        token = _token_of(token_file) if token_file else ""
         if token_file and len(token) < _LEAST_TOKEN:
             raise ConfigError(
                 f"{token_file} has {len(token)} characters, expected {_LEAST_TOKEN}: openssl rand -hex 16"
@@ -87,6 +89,13 @@ class Listening:
         """The address for a browser."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http{'s' if self.certificate else ''}://{host}:{self.port}/"
+
+
+def _token_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no text: openssl rand -hex 16 makes a token") from None
 
 
 def guarded(app: Starlette, listening: Listening) -> ASGIApp:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-Interval = tuple[float, float]
+from server.report.data import Interval, band_of
 
 
 def plot_curve(
@@ -22,7 +22,7 @@ def plot_curve(
     Args:
         curve: rows of `evaluation.json`.
         unit: unit of the loss, e.g. "token"; "character" for CTC models.
-        intervals: of the error rate at the first and the last evaluation of the whole split, drawn as a band.
+        intervals: of the error rate at the first and the last evaluation of the whole split, for rows without any.
     """
     import matplotlib as mpl
 
@@ -44,10 +44,10 @@ def plot_curve(
     ):
         if points:
             right.plot([s for s, _ in points], [100 * r[rate] for _, r in points], label=label, **style)
-    if intervals is not None and len(decoded) > 1:
-        ends = [decoded[0][0], decoded[-1][0]]
-        low, high = ([100 * interval[end] for interval in intervals] for end in (0, 1))
-        right.fill_between(ends, low, high, color="tab:red", alpha=0.15, linewidth=0, label="95 % interval of the ends")
+    if band := band_of([row for _, row in decoded], rate, intervals):
+        low, high = ([100 * interval[end] for _, interval in band] for end in (0, 1))
+        across = [decoded[place][0] for place, _ in band]
+        right.fill_between(across, low, high, color="tab:red", alpha=0.15, linewidth=0, label="95 % interval")
     axis_label = f"held-out {rate.upper()}{', 30 s window' if unit == 'token' else ''} (%)"
     right.set(xlabel="payload sent up by a device (bytes)", ylabel=axis_label, ylim=(0, None))
     if decoded or partial:

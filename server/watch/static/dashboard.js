@@ -43,6 +43,15 @@ function row(cells) {
   for (const [text, kind] of cells) node.append(element("td", text, kind));
   return node;
 }
+// What has not changed stays: a selection, or the place of a screen reader, outlives a redraw.
+function fill(parent, made) {
+  made.forEach((node, place) => {
+    const old = parent.children[place];
+    if (!old) parent.append(node);
+    else if (!old.isEqualNode(node)) old.replaceWith(node);
+  });
+  while (parent.children.length > made.length) parent.lastElementChild.remove();
+}
 function setText(id, text) {
   const node = byId(id);
   if (node.textContent !== text) node.textContent = text;
@@ -107,7 +116,7 @@ function renderHead() {
     const { spent, limit, delta } = run.privacy;
     tiles.push(["privacy, ε spent", `${decimals(spent ?? 0, 2)} of ${limit}`, delta ? `δ ${delta.toExponential()}` : ""]);
   }
-  byId("tiles").replaceChildren(...tiles.map(([name, value, more]) => {
+  fill(byId("tiles"), tiles.map(([name, value, more]) => {
     const group = element("div"), shown = element("dd", value);
     if (more) shown.append(element("small", more));
     group.append(element("dt", name), shown);
@@ -174,7 +183,7 @@ function renderRounds() {
     [`${number}`], [decimals(loss, 4)], [closing ? "–" : `${answered} of ${asked}`], [decimals(seconds, 1)], [bytes(up)], [bytes(down)],
     [closing ? `record of the guard: back to ${closing}` : inWords(refused), "words"],
   ]));
-  byId("rounds").tBodies[0].replaceChildren(...made);
+  fill(byId("rounds").tBodies[0], made);
 }
 
 const RANK = { excluded: 0, "backing-off": 1, ok: 2 };
@@ -190,7 +199,7 @@ const collator = new Intl.Collator(undefined, { numeric: true });
 function renderDevices() {
   const wanted = byId("find").value.trim().toLowerCase();
   let found = [...state.devices.values()];
-  if (wanted) found = found.filter((each) => `${each.client} ${each.seldom[0]} ${each.seldom[1]}`.toLowerCase().includes(wanted));
+  if (wanted) found = found.filter((each) => `${nameOf(each)} client ${each.client} ${each.seldom[1]}`.toLowerCase().includes(wanted));
   found.sort(ORDERS[byId("order").value]);
   const start = pages("devices-pages", "devices", found.length, DEVICES_SHOWN, ["previous", "next"]);
   const made = found.slice(start, start + DEVICES_SHOWN).map((each) => {
@@ -199,9 +208,10 @@ function renderDevices() {
     const stands = standing === "backing-off" ? `waits until round ${until}` : standing;
     const said = [inWords(refused), word].filter(Boolean).join(" — ");
     const cells = row([[nameOf(each), "name"], [stands, kind], [`${seen}`], [`${lag(each)}`], [bytes(up)], [bytes(down)], [said, "words"]]);
+    if (each.seldom[0]) cells.firstChild.append(element("small", `client ${each.client}`));  // names may be alike
     return cells;
   });
-  byId("devices").tBodies[0].replaceChildren(...made);
+  fill(byId("devices").tBodies[0], made);
 }
 
 function renderRefused() {
@@ -209,13 +219,13 @@ function renderRefused() {
   for (const each of state.rounds) for (const [reason, count] of Object.entries(each[8])) total[reason] = (total[reason] ?? 0) + count;
   const found = Object.entries(total).sort((a, b) => b[1] - a[1]);
   const items = found.map(([reason, count]) => element("li", `${count} × ${state.reasons[reason] ?? reason} (${reason})`));
-  byId("refused").replaceChildren(...(items.length ? items : [element("li", "none", "quiet")]));
+  fill(byId("refused"), items.length ? items : [element("li", "none", "quiet")]);
 }
 
 function renderLedger() {
   const { ledger, resume, status } = state.run;
   const pairs = [["head of its chain", ledger.head || "–"], ["checksum of the weights", ledger.checksum || "–"], ["size", bytes(ledger.bytes)]];
-  byId("ledger").replaceChildren(...pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
+  fill(byId("ledger"), pairs.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
   byId("resume").hidden = !resume || status !== "stopped";
   setText("command", resume);
 }

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from benchmarks.harness.run_files import RunFiles
 from server.report.chart import Line, line_chart, slope_chart, ticks
 from server.report.cli import app
-from server.report.data import intervals, read_report
+from server.report.data import band_of, intervals, read_report
 from server.report.page import render
 from zo_common.errors import ConfigError
 from zo_common.speech.comparison import rate_interval
@@ -82,7 +82,7 @@ def test_the_page_stands_alone_and_has_the_runs_numbers(run: RunFiles) -> None:
     assert "the answer came after its round had closed" in text
     assert run.log.rows[-1]["checksum"] in text
     assert ">bath</td><td>1 of 1</td>" in text and "<mark>birth</mark>" in text
-    assert 'class="band held"' in text
+    assert 'class="band held"' in text and "The band joins" in text
 
 
 def test_texts_of_devices_and_speakers_are_escaped(run: RunFiles) -> None:
@@ -110,7 +110,7 @@ def test_a_run_whose_devices_evaluate_has_no_transcripts_and_says_so(run: RunFil
     (run.folder / "settings.jsonl").write_text(json.dumps(settings) + "\n")
     report = read_report(run.folder)
 
-    assert not report.transcripts and report.intervals is not None
+    assert not report.transcripts and report.curves[1].bands
     assert "transcripts did not leave them" in render(report)
 
 
@@ -147,6 +147,17 @@ def test_intervals_are_of_the_first_and_the_last_evaluation(run: RunFiles, tmp_p
     assert found is not None and found[0][0] <= 2 / 14 <= found[0][1]
     assert 0 < low < 0.1 < high < 0.2
     assert rate_interval(rows[:1]) is None and intervals(tmp_path) is None
+
+
+def test_a_band_is_of_each_evaluations_own_interval_where_all_have_one() -> None:
+    rows: list[dict[str, Any]] = [{"wer": 0.2, "wer_interval": [0.1, 0.3 + place / 10]} for place in range(3)]
+    ends = ((0.0, 1.0), (0.0, 0.9))
+
+    assert band_of(rows, "wer", None) == [(place, (0.1, 0.3 + place / 10)) for place in range(3)]
+    assert band_of(rows[:1], "wer", ends) == []
+    for damaged in (None, [0.1], ["a", "b"], [0.1, math.nan], "ab"):
+        rows[1]["wer_interval"] = damaged
+        assert band_of(rows, "wer", ends) == [(0, ends[0]), (2, ends[1])] and band_of(rows, "wer", None) == []
 
 
 def test_charts_are_within_their_boxes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 from fake_grid import FakeGrid
 
 from server.app import run_on
+from server.messaging.byte_counts import ByteCounts
 from server.rounds.events import Events
-from server.run.log import read_rows
+from server.run.log import RoundReport, read_rows
+from server.tracking.scalars import round_scalars
+from server.tracking.tracker import RunFacts
 from zo_common.config.run import RunConfig
 
 Settings = Callable[..., RunConfig]
@@ -95,3 +99,36 @@ def test_a_measured_step_and_the_guards_check_are_in_the_event_files(ctc_setting
     guarded = _values(found, "guard/loss")
     assert guarded
     assert guarded == pytest.approx({round_: checks[round_] for round_ in guarded})
+
+
+def test_every_number_of_a_round_is_in_the_event_file(tmp_path: Path) -> None:
+    from server.tracking.tensorboard import TensorBoardTracker
+
+    refused = Counter({"late": 1, "no-answer": 2})
+    sent = {"up": ByteCounts(410, 500), "down": ByteCounts(1170, 1300)}
+    report = RoundReport(7, 0.5, 8, 5, 2.5, 1.25, refused=refused, **sent, ledger_bytes=900, seconds=9.5)
+    tracker = TensorBoardTracker()
+    tracker.on_run_start(RunFacts(tmp_path, {}, {}, 6, resumed=True))
+    tracker.on_round(7, round_scalars(report, RunConfig(num_queries=8)))
+    tracker.on_end({"status": "failed", "server_round": 7})
+
+    found = _events(tmp_path)
+    assert {name: _values(found, name) for name in found.Tags()["scalars"]} == {
+        name: {7: value}
+        for name, value in {
+            "train/loss": 2.5,
+            "step/learning_rate": 0.5,
+            "step/directions": 8 * 5,
+            "step/zero_quanta_share": 0,
+            "devices/asked": 8,
+            "devices/answered": 5,
+            "devices/refused": 3,
+            "refused/late": 1,
+            "refused/no-answer": 2,
+            "bytes/up": 410,
+            "bytes/down": 1170,
+            "bytes/ledger": 900,
+            "time/round_seconds": 9.5,
+            "privacy/epsilon_spent": 1.25,
+        }.items()
+    }

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -120,3 +123,42 @@ def test_a_run_and_its_resume_are_one_run_of_mlflow(tmp_path: Path, monkeypatch:
     assert run.data.tags["end.checksum"] == "bb"
     texts = {each.path for each in client.list_artifacts(run.info.run_id)}
     assert texts == {"warnings-after-0.txt", "warnings-after-2.txt"}
+
+
+REACHED = """
+import socket, sys
+from pathlib import Path
+from server.tracking.choice import trackers_of
+from server.tracking.tracker import RunFacts
+from zo_common.config.run import RunConfig
+
+def refuse(host, *rest, **more):
+    print("asked for", host, flush=True)
+    raise socket.gaierror("no network")
+
+socket.getaddrinfo = refuse
+output = Path(sys.argv[1])
+for tracker in trackers_of(RunConfig(report_to="wandb,mlflow")):
+    tracker.on_run_start(RunFacts(output, {}, {}, 0, False))
+    tracker.on_round(1, {"train/loss": 1.0})
+    tracker.on_end({"status": "finished", "server_round": 1})
+"""
+
+
+def test_no_library_reports_to_its_maker(tmp_path: Path) -> None:
+    """Both have telemetry of their own, which is on by default, also offline."""
+    for name in ("wandb", "mlflow"):
+        pytest.importorskip(name, reason=f"{name} is not installed")
+    # MLflow's telemetry is off in tests and in continuous integration, which it knows by variables
+    mine = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    found = subprocess.run(
+        [sys.executable, "-c", REACHED, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+        env=mine,
+        cwd=tmp_path,
+    )
+    assert "asked for" not in found.stdout

@@ -99,9 +99,41 @@ def test_a_hostile_devices_name_stays_text(page: Any, tmp_path: Path) -> None:
         page.wait_for_selector("#devices tbody tr")
         _wait(page, "document.querySelector('#log').textContent.includes('svg')")
         shown = page.locator("#devices td.name").all_inner_texts()
-        assert sorted(shown) == sorted(HOSTILE)
+        assert sorted(shown) == sorted(f"{name}\nclient {client}" for client, name in enumerate(HOSTILE))
         assert page.locator("main img, main script, main b, main i, main u, pre *").count() == 0
         assert page.title() == "run: round 1"
+
+
+def test_piled_up_accents_and_a_name_of_another_are_told_apart(page: Any, tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run", ["anna", "z" + "\u0301" * 90, "anna"])
+    run.device(1).word = "z" + "\u0301" * 90
+    run.round()
+    with served(run.folder) as address:
+        page.goto(address)
+        page.wait_for_selector("#devices tbody tr")
+        rows = page.locator("#devices tbody tr")
+        assert [rows.nth(place).locator("small").inner_text() for place in (0, 1)] == ["client 0", "client 2"]
+        spilled = (
+            "[...document.querySelectorAll('td.name, td.words')].filter(e => getComputedStyle(e).overflow !== 'clip')"
+        )
+        assert page.evaluate(f"{spilled}.length") == 0
+        page.fill("#find", "client 2")
+        _wait(page, "document.querySelectorAll('#devices tbody tr').length === 1")
+
+
+def test_rows_that_have_not_changed_outlive_a_redraw(page: Any, tmp_path: Path) -> None:
+    """They hold a selection, or the place of a screen reader."""
+    run = RunFiles(tmp_path / "run")
+    run.round()
+    with served(run.folder) as address:
+        page.goto(address)
+        page.wait_for_selector("#devices tbody tr")
+        kept = "#rounds tbody tr, #devices tbody tr, #refused li, #ledger dd:last-of-type"
+        page.evaluate(f"document.querySelectorAll('{kept}').forEach(each => {{ each.seen = true }})")
+        page.evaluate("document.documentElement.dataset.drawMs = ''")
+        page.check("input[value=bytes]")
+        _wait(page, "document.documentElement.dataset.drawMs !== ''")
+        assert page.evaluate(f"[...document.querySelectorAll('{kept}')].filter(each => !each.seen).length") == 0
 
 
 def test_the_page_works_by_keyboard_and_on_a_narrow_screen(page: Any, tmp_path: Path) -> None:

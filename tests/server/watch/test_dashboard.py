@@ -73,6 +73,7 @@ def test_others_sign_in_with_the_token(run: RunFiles, tmp_path: Path) -> None:
         async with _client(run, listening, "zo.example") as client:
             form = await client.get("/", headers={"accept": "text/html"})
             assert form.status_code == 401 and 'type="password"' in form.text
+            assert 'content="light dark"' in form.text and 'rel="icon" href="data:,"' in form.text
             assert (await client.get("/events")).status_code == 401
             assert (await client.post("/sign-in", data={"token": "wrong"})).status_code == 401
             assert (await client.post("/sign-in", content=b"x" * 5000)).status_code == 413

@@ -21,7 +21,7 @@ from zo_common.errors import ConfigError
 pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
 from prometheus_client import generate_latest
 
-from client.worker.metrics import WorkerCollector
+from client.worker.metrics import WorkerCollector, serve_metrics
 from server.watch.exporter import exporter
 from server.watch.metrics import registry_of
 
@@ -133,6 +133,8 @@ def test_alert_rules_and_the_dashboard_have_what_their_programs_need() -> None:
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 6
     assert all(rule["expr"] and rule["annotations"]["summary"] and rule["labels"]["severity"] for rule in rules)
     assert len({panel["id"] for panel in panels}) == len(panels)
+    ages = [rule["expr"] for rule in rules if "humanizeDuration" in rule["annotations"]["summary"]]
+    assert ages and all(expression.startswith("time() - ") for expression in ages)  # the value is the left operand's
     assert all(each["gridPos"]["x"] + each["gridPos"]["w"] <= 24 and each["targets"] for each in panels)
     assert scraped["rule_files"] == ["alerts.yml"]
 
@@ -159,6 +161,19 @@ def test_the_worker_says_what_it_does_and_counts_its_budget_only_when_the_accoun
     assert limit.asked == 2
 
 
+def test_the_worker_serves_its_metrics_and_warns_where_others_can_read_them(caplog: pytest.LogCaptureFixture) -> None:
+    port, end = serve_metrics("127.0.0.1:0", lambda: IDLE)
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics")
+    finally:
+        end()
+    assert answer.status_code == 200 and 'zo_asr_worker_answers_total{outcome="answered"} 2.0' in answer.text
+    assert "process_cpu_seconds_total" in answer.text and caplog.text == ""
+
+    serve_metrics("0.0.0.0:0", lambda: IDLE)[1]()
+    assert "can be read by whoever reaches it" in caplog.text
+
+
 async def _get(run: RunFiles, listening: Listening, host: str, method: str = "GET", **headers: str) -> httpx.Response:
     app = exporter(registry_of(lambda: [RunFolder(run.folder)], run.folder))
     transport = httpx.ASGITransport(guarded(app, listening))
@@ -183,6 +198,9 @@ def test_others_need_the_token(run: RunFiles, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("short\n")
     with pytest.raises(ConfigError, match="has 5 characters, expected 16"):
+        Listening.of("0.0.0.0:9464", token)
+    token.write_bytes(b"\xff" * 40)
+    with pytest.raises(ConfigError, match="is no text: openssl rand -hex 16"):
         Listening.of("0.0.0.0:9464", token)
     token.write_text("0123456789abcdef\n")
     open_to_all = Listening.of("0.0.0.0:9464", token)

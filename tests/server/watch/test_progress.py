@@ -10,6 +10,7 @@ from rich.console import Console
 
 from server.run.log import RoundReport
 from server.watch.progress import RunProgress
+from zo_common.cli import progress_console
 
 
 def _shown(console: Console) -> None:
@@ -55,3 +56,15 @@ def test_a_round_without_a_loss(answered: int, text: str) -> None:
     with RunProgress(Console(file=said, width=200), 2) as progress:
         progress.events().on_round(RoundReport(1, 0.1, 3, answered))
     assert f"round 1/2: {text}, 0 B up" in said.getvalue()
+
+
+def test_a_message_is_one_line_and_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    said = f"[/b] :smile: {'a long message ' * 20}end"
+    console = progress_console(quiet=False, as_json=False)
+    console.print(f"results in {said}")
+    with RunProgress(console, 320) as progress:
+        progress.say(said)
+        progress.round(RoundReport(100, 0.1, 3, 3, loss=2.5, evaluation={"loss": 2.125}, seconds=1234.5))
+    shown = capsys.readouterr().out.splitlines()
+
+    assert shown == [f"results in {said}", said, "round 100/320: loss 2.500, 0 B up, held-out loss 2.125, 1234.5 s"]

@@ -12,13 +12,14 @@ from simulations.reports.plots import plot_curve
 START = {"payload": {"up": 0, "down": 0}, "loss": 3.0, "wer": 0.5, "utterances": 9}
 END = {"payload": {"up": 800, "down": 900}, "loss": 2.0, "wer": 0.4, "utterances": 9}
 LOSS_ONLY = {"payload": {"up": 400, "down": 500}, "loss": 2.5}
+BAND = {**START, "wer_interval": [0.4, 0.6]}
 SUBSET = {**LOSS_ONLY, "wer": 0.3, "utterances": 4}
 
 
 @pytest.mark.parametrize(
     "curve",
-    [[START, END], [START, LOSS_ONLY, END], [START, SUBSET, END], [LOSS_ONLY], [START]],
-    ids=["ends", "loss between", "subset between", "no decoding", "one point"],
+    [[START, END], [START, LOSS_ONLY, END], [START, SUBSET, END], [LOSS_ONLY], [START], [BAND, LOSS_ONLY, BAND]],
+    ids=["ends", "loss between", "subset between", "no decoding", "one point", "intervals"],
 )
 def test_a_png_is_written(tmp_path: Path, curve: list[dict[str, Any]]) -> None:
     path = plot_curve(curve, tmp_path / "curve.png", "a title", devices=2)
