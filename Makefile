@@ -87,6 +87,7 @@ learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it go
 
 attacks: $(STAMP)  ## what an attacker gets from scalars, and the docs' numbers
 	$(BIN)/python -m benchmarks.attacks
+	$(BIN)/python -m benchmarks.attacks.recorder
 	$(BIN)/python -m benchmarks.attacks.report
 	$(BIN)/python -m benchmarks.pages.readme
 

@@ -1,4 +1,4 @@
-"""Side channels on the network: lengths and times of messages.
+"""Side channels on the network: lengths and times of messages. `python -m benchmarks.attacks.recorder`.
 
 Two devices that have nothing in common, one with the shortest utterances and one with the longest, answer the same
 plans; every message has the same length for both. Seconds of a reply are CPU seconds of the device's own work.
@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.speech import speech
+from benchmarks.harness.rows import store
 from client.device.engine import Engine
 from client.device.warm import warm_engine
 from zo_common.directions.seeds import shared_seed
@@ -120,3 +121,14 @@ def seen(settings: Settings) -> dict[str, Any]:
         "example": timing(engine, mixed, settings, guarantee),
     }
     return found
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"wrote {store('recorder', seen(Settings()))}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,8 +12,8 @@ FIGURE = RESULTS.parent.parent / "docs" / "privacy.png"
 _MEASURED = "Not measured yet: `make attacks`."
 
 
-def _load() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((RESULTS / "privacy.json").read_text())
+def _load(name: str = "privacy") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found
 
 
@@ -95,7 +95,7 @@ def _share(found: dict[str, Any]) -> str:
 
 def wire() -> str:
     """Return bytes of messages for two devices that have nothing in common."""
-    found = _load()["wire"]
+    found = _load("recorder")
     short, long = found["devices"]["short"], found["devices"]["long"]
     lines = [
         f"| message, {found['steps']} step of {found['queries']} queries | device with "
@@ -108,7 +108,7 @@ def wire() -> str:
 
 def times() -> str:
     """Return how the time of a reply goes with what was in the batch."""
-    found = _load()["wire"]["times"]
+    found = _load("recorder")["times"]
     parts = []
     for name, label in (("plain", "Ordinary batches"), ("example", "random samples under the example-level guarantee")):
         t = found[name]
@@ -148,17 +148,17 @@ def draw() -> None:
     plt.close(figure)
 
 
-def _measured(make: Callable[[], str]) -> Callable[[], str]:
+def _measured(make: Callable[[], str], name: str = "privacy") -> Callable[[], str]:
     """Return the text, or that there is none yet."""
-    return lambda: make() if (RESULTS / "privacy.json").exists() else _MEASURED
+    return lambda: make() if (RESULTS / f"{name}.json").exists() else _MEASURED
 
 
 BLOCKS = {
     "attack-setting": _measured(setting),
     "membership": _measured(membership),
     "guesses": _measured(guesses),
-    "recorder": _measured(wire),
-    "recorder-times": _measured(times),
+    "recorder": _measured(wire, "recorder"),
+    "recorder-times": _measured(times, "recorder"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Results of the attacks: membership, transcripts and network side channels, over several seeds.
+"""Results of the attacks on what devices send: membership and transcripts, over several seeds.
 
     python -m benchmarks.attacks
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.attacks import compose, recorder, transcripts
+from benchmarks.attacks import compose, transcripts
 from benchmarks.attacks.membership import Attack, private_attack, study, sums_attack
 from benchmarks.attacks.settings import Settings
 from benchmarks.attacks.slopes import Table, joined, measure_round
@@ -143,13 +143,11 @@ def main() -> None:
     for seed in arguments.seeds:
         table = slopes(settings, seed, folder)
         rows.append(cache(["seed", seed], partial(seed_row, settings, table, seed)))
-    wire = cache("wire", partial(recorder.seen, settings))
     numbers = {
         "seeds": arguments.seeds,
         "settings": about,
         "chance": transcripts.chance(settings.candidates),
         **over_seeds(rows),
-        "wire": wire,
     }
     print(f"wrote {store('privacy', numbers)}")
 
