@@ -15,6 +15,7 @@ from rich.console import Console
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
 from server.deploy.flower_log import FLOWER_LOG, FlowerLog
+from zo_common.address import listening_sockets
 from zo_common.cli import AsJson, Quiet, command_group, progress_console, run_typer
 from zo_common.errors import ConfigError
 
@@ -306,8 +307,9 @@ def dashboard(
     listening = Listening.of(listen, token_file, certificate, key)
     found = run_folder(folder, run)
     live = LiveRun(found, resume_command(folder, found))
+    sockets = listening_sockets(listening.host, listening.port)
     console.print(f"{found.name} on {listening.url}")
-    server_of(page(live), listening, live.close).run()
+    server_of(page(live), listening, live.close).run(sockets)
 
 
 @app.command()
@@ -329,8 +331,9 @@ def metrics(
         raise ConfigError("metrics need prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
     listening = Listening.of(listen, token_file, certificate, key)
     served = exporter(registry_of(folders_of(folder), folder))
+    sockets = listening_sockets(listening.host, listening.port)
     console.print(f"metrics of {folder} on {listening.url}metrics")
-    server_of(served, listening).run()
+    server_of(served, listening).run(sockets)
 
 
 main = run_typer(app)

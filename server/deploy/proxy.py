@@ -24,6 +24,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from zo_common.address import listening_sockets
+
 log = logging.getLogger("zo_asr.proxy")
 
 MEBIBYTE = 1 << 20
@@ -258,7 +260,11 @@ def server_config(
 
 
 def serve(config: uvicorn.Config) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll of every device
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(listening_sockets(config.host, config.port))
