@@ -233,7 +233,7 @@ def memory_block() -> str:
 def forgetting_block(task: str = "wm", rows: Callable[[], list[Row]] = load) -> str:
     """Return word errors of accents that were not trained on."""
     known = [r for r in matched(rows(), task) if r.get("others_after")]
-    methods = [m for m in OURS if m != "fixed-swept"]
+    methods = [*(m for m in OURS if m != "fixed-swept"), "auto-decoder"]
     found = {m: [r for r in known if r["method"] == m] for m in methods}
     lines = []
     for accent in OTHER_ACCENTS:

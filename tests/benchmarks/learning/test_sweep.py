@@ -197,7 +197,8 @@ class TestReport:
         forgetting = report.forgetting_block("wm", lambda: rows)
         assert "| us | 30.0% → 40.0% |" in forgetting
         assert forgetting.endswith(
-            "Not measured yet: ours, as tuned by hand before; ours, default tensors, learning rate swept."
+            "Not measured yet: ours, as tuned by hand before; ours, default tensors, learning rate swept; ours, auto, "
+            "with the decoder's biases."
         )
         assert report.forgetting_block("ru", lambda: rows).startswith("Not measured yet: ")
         block = report.first_order_block("wm", lambda: rows)
