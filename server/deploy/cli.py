@@ -240,7 +240,11 @@ def _report_end(
         raise typer.Exit(failed)
     if failed:
         what = "stopped" if stopped else f"{status}{f' ({details})' if details else ''}"
-        console.print(f"{run}: {what}; continue with: zo-asr server resume {deployment.root} {run}")
+        sentence = f"{run}: {what}; continue with: zo-asr server resume {deployment.root} {run}"
+        if quiet:
+            print(sentence, file=sys.stderr)
+        else:
+            console.print(sentence)
         raise typer.Exit(1)
     if not quiet:
         console.print(f"{run}: finished; ledger and model are in {output}")
