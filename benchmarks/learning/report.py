@@ -113,6 +113,7 @@ def tasks_block(rows: Callable[[], list[Row]] = load) -> str:
         same = matched(known, task)
         more = () if task in CTC_TASKS else (("auto-decoder", 8),)
         for method, devices in (("auto", 8), *more, (by_hand, 8), ("auto", 1), (by_hand, 1)):
+            # the preset that is tried has runs of the usual budget alone, the defaults longer ones too
             found = of(same if method != "auto-decoder" else known, task, method, devices=devices)
             start = [TITLES[task], METHODS[method].title, str(devices)]
             if found:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from zo_common.errors import ConfigError
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 CHARACTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
 RATE = 16_000
@@ -119,11 +119,11 @@ def save_small(model: Any, processor: Any, output: Path) -> None:
     size = 2 * sum(p.numel() for p in model.parameters())
     if size > MOST_BYTES:
         raise ConfigError(f"the model has {size} bytes in float16, expected at most {MOST_BYTES}: make it smaller")
-    quiet_transformers(warnings=False)
     copy: Any = Wav2Vec2ForCTC(model.config)
     copy.load_state_dict(model.state_dict())
-    copy.half().save_pretrained(output)
-    processor.save_pretrained(output)
+    with transformers_quiet():
+        copy.half().save_pretrained(output)
+        processor.save_pretrained(output)
 
 
 def model_card(

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile as sf
 import torch
 
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 RATE = 16000
 SPEAKERS = {"train": ("anna", "ben", "cleo"), "test": ("dora",)}
@@ -25,8 +25,8 @@ def write_tiny_whisper(source: Path, target: Path, seed: int = 0, whole_vocabula
     """Write a random Whisper of width 32 with the feature extractor and the first text tokens of `source`."""
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration, WhisperProcessor
 
-    quiet_transformers(warnings=False)
-    WhisperProcessor.from_pretrained(source).save_pretrained(target)
+    with transformers_quiet():
+        WhisperProcessor.from_pretrained(source).save_pretrained(target)
     given = WhisperConfig.from_pretrained(source)
     if whole_vocabulary:
         ids = {token: token for token in range(given.vocab_size)}
@@ -48,7 +48,8 @@ def write_tiny_whisper(source: Path, target: Path, seed: int = 0, whole_vocabula
     model.generation_config = GenerationConfig.from_dict(
         _with_ids(GenerationConfig.from_pretrained(source).to_dict(), ids)
     )
-    model.save_pretrained(target)
+    with transformers_quiet():
+        model.save_pretrained(target)
     return target
 
 

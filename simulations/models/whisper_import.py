@@ -266,10 +266,11 @@ def _write(source: SourceFolders, output: Path, dtype: torch.dtype | None) -> No
         raise UnsupportedModel(f"{source} does not fit a Whisper; convert it again: {detail}") from None
     model.tie_weights()
     model.generation_config = _generation_config(config, ids, settings)
+    extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)  # type: ignore[no-untyped-call]
+    processor = WhisperProcessor(extractor, tokenizer)  # type: ignore[no-untyped-call]
     with transformers_quiet():
         model.save_pretrained(output)
-        extractor = WhisperFeatureExtractor(feature_size=config.num_mel_bins)  # type: ignore[no-untyped-call]
-        WhisperProcessor(extractor, tokenizer).save_pretrained(output)  # type: ignore[no-untyped-call]
+        processor.save_pretrained(output)
 
 
 def import_whisper(

@@ -15,7 +15,7 @@ from torch import nn
 from simulations.models.tiny import shorten_tokenizer
 from zo_common.ledger.ledger import Ledger, LedgerHeader, TensorEntry
 from zo_common.ledger.record import Contribution, Record
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "exact_zo_v1.json"
 
@@ -163,6 +163,6 @@ def tiny_whisper_dir(whisper_dir: Path, tmp_path_factory: pytest.TempPathFactory
         pad_token_id=end,
         max_length=448,
     )
-    quiet_transformers(warnings=False)
-    model.save_pretrained(directory)
+    with transformers_quiet():
+        model.save_pretrained(directory)
     return directory

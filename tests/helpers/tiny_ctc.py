@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 RATE = 16000
 BLANK = 0
@@ -60,17 +60,15 @@ def tiny_ctc(kind: str = "wav2vec2", norm: str = "group", seed: int = 0) -> Any:
 def write_tiny_ctc(target: Path, kind: str = "wav2vec2", norm: str = "group", seed: int = 0) -> Path:
     """A tiny model and its processor, as `save_pretrained` writes them."""
     from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     target.mkdir(parents=True, exist_ok=True)
     vocabulary = target / "vocab.json"
     vocabulary.write_text(json.dumps({c: i for i, c in enumerate(CHARACTERS)}))
     tokenizer = Wav2Vec2CTCTokenizer(str(vocabulary))
     extractor = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=norm == "layer")
-    quiet_transformers(warnings=False)
-    tiny_ctc(kind, norm, seed).save_pretrained(target)
-    Wav2Vec2Processor(extractor, tokenizer).save_pretrained(target)
+    with transformers_quiet():
+        tiny_ctc(kind, norm, seed).save_pretrained(target)
+        Wav2Vec2Processor(extractor, tokenizer).save_pretrained(target)
     return target
 
 

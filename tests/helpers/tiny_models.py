@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zo_common.models.quiet import quiet_transformers
+from zo_common.models.quiet import transformers_quiet
 
 LETTERS = "abcdefghiklmnoprstuw'"
 WAVE_CTC = (
@@ -30,15 +30,12 @@ _BLANK = 0
 
 def write_ctc(kind: str, target: Path, seed: int = 0) -> Path:
     """A tiny model of a CTC class with its processor, as `save_pretrained` writes them."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     target.mkdir(parents=True, exist_ok=True)
     processor = ctc_processor(kind, target)
     model = tiny_model(kind, len(processor.tokenizer), processor.tokenizer.pad_token_id, seed)
-    quiet_transformers(warnings=False)
-    model.save_pretrained(target)
-    processor.save_pretrained(target)
+    with transformers_quiet():
+        model.save_pretrained(target)
+        processor.save_pretrained(target)
     return target
 
 
@@ -158,8 +155,8 @@ def write_mms(target: Path) -> Path:
             model = Wav2Vec2ForCTC(Wav2Vec2Config(**_settings("wav2vec2", len(tokens[code]), 0), **own))
             adapter = {name: tensor.clone() for name, tensor in adapter_tensors(model).items()}
             save_file(adapter, target / f"adapter.{code}.safetensors")
-    quiet_transformers(warnings=False)
-    model.save_pretrained(target)
+    with transformers_quiet():
+        model.save_pretrained(target)
     return target
 
 
@@ -189,9 +186,6 @@ _BEGIN += "{% endfor %}{% endfor %}"
 
 def write_tokens(kind: str, target: Path, seed: int = 0) -> Path:
     """A tiny model of a class that writes tokens with its processor, as `save_pretrained` writes them."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
     target.mkdir(parents=True, exist_ok=True)
     processor = token_processor(kind, target)
     with torch.random.fork_rng():
@@ -205,9 +199,9 @@ def write_tokens(kind: str, target: Path, seed: int = 0) -> Path:
         ends["decoder_start_token_id"] = _START
     for name, token in ends.items():
         setattr(model.generation_config, name, token)
-    quiet_transformers(warnings=False)
-    model.save_pretrained(target)
-    processor.save_pretrained(target)
+    with transformers_quiet():
+        model.save_pretrained(target)
+        processor.save_pretrained(target)
     return target
 
 

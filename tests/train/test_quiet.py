@@ -10,12 +10,13 @@ from transformers.utils import logging as transformers_logging
 
 from train.run import run_here
 from zo_common.config.run import RunConfig
+from zo_common.console import LineHandler
 
 
 def test_no_advice_of_transformers_and_its_settings_stay(settings: Callable[..., RunConfig]) -> None:
     seen: list[str] = []
-    listener = logging.Handler(logging.WARNING)
-    listener.emit = lambda record: seen.append(record.getMessage())  # type: ignore[method-assign]
+    listener = LineHandler(seen.append)
+    listener.setLevel(logging.WARNING)
     before, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_warning()
     transformers_logging.enable_progress_bar()

@@ -5,22 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import ERROR
 
 _lock = threading.Lock()
 _inside = 0
 _restore: Callable[[], None] = lambda: None
 
 
-def quiet_transformers(*, warnings: bool = True) -> None:
-    """No progress bars of transformers in this process from here on, and with `warnings` no warnings either.
+def quiet_transformers() -> None:
+    """No progress bars and no warnings of transformers in this process from here on.
 
     This is for commands. What a Python program may call uses `transformers_quiet`.
     """
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if warnings:
-        logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    _show_bars(False)
+    logging.set_verbosity(ERROR)
 
 
 @contextmanager
@@ -55,8 +55,15 @@ def _as_now() -> Callable[[], None]:
     def restore() -> None:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            _show_bars(True)
             if no_downloads:  # the line before shows those, too
                 disable_progress_bars()
 
     return restore
+
+
+def _show_bars(shown: bool) -> None:
+    from transformers.utils import logging
+
+    change: Callable[[], None] = logging.enable_progress_bar if shown else logging.disable_progress_bar
+    change()
