@@ -255,10 +255,7 @@ class RunConfig(
             if name in chosen:
                 raise ConfigError(f"{given} is set though {kebab(name)} is: leave one of them out")
             if name not in hints:
-                known = [each.key for each in SETTINGS]
-                near = difflib.get_close_matches(key[:100].replace("_", "-"), known, n=1, cutoff=0.4)
-                hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-                raise UnknownSetting(f"unknown setting {key[:100]!r}: {hint}")
+                raise UnknownSetting(f"unknown setting {key[:100]!r}: {_hint(kebab(key[:100]))}")
             chosen[name] = _convert(key, value, hints[name])
         return cls(**chosen)
 
@@ -312,3 +309,12 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise ConfigError(f"{key} is {value!r:.200} ({type(value).__name__}), expected {expected.__name__}")
     return value
+
+
+def _hint(key: str) -> str:
+    """Return what is meant by an unknown key: the settings that have all of its words, or else the nearest one."""
+    known = [each.key for each in SETTINGS]
+    words = set(key.split("-"))
+    near = [name for name in known if words <= set(name.split("-"))]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else f"known keys are {', '.join(known)}"

@@ -119,6 +119,19 @@ def test_an_unknown_key_names_the_nearest(key: str, nearest: str) -> None:
         RunConfig.from_mapping({key: 1})
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("rounds", "'num-server-rounds' or 'max-bad-rounds'"),
+        ("seed", "'run-seed'"),
+        ("clients", "'min-clients' or 'clients-per-round'"),
+    ],
+)
+def test_a_word_of_a_setting_leads_to_the_settings_that_have_it(key: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^unknown setting '{key}': did you mean {meant}\?$"):
+        RunConfig.from_mapping({key: 1})
+
+
 def test_a_key_like_no_other_lists_them_all() -> None:
     with pytest.raises(ConfigError, match=r"^unknown setting '%%': known keys are data, train-split, text-column"):
         RunConfig.from_mapping({"%%": 1})
