@@ -9,7 +9,7 @@ from logging import ERROR
 
 _lock = threading.Lock()
 _inside = 0
-_restore: Callable[[], None] = lambda: None
+_restore: Callable[[], None] | None = None  # set while a thread is within `transformers_quiet`
 
 
 def quiet_transformers() -> None:
@@ -40,7 +40,7 @@ def transformers_quiet() -> Iterator[None]:
     finally:
         with _lock:
             _inside -= 1
-            if _inside == 0:
+            if _inside == 0 and _restore is not None:
                 _restore()
 
 
