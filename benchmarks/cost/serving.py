@@ -26,12 +26,13 @@ from benchmarks.cost.memory import MALLOC, Resident
 from benchmarks.harness.revision import revision
 from benchmarks.harness.rows import RESULTS, amount
 from simulations.reports.machine import hardware, versions
+from zo_common.lattice.trained import DEFAULT
 
 PRECISIONS = ("float32", "bfloat16", "int8")
 KINDS = ("inference", "step")
 OTHERS = {"mezo": "MeZO as published, all weights", "adam": "Adam, all weights"}
 _COPIES_OF_ADAM = 4  # weights, gradients and two moments
-TRAINED = "encoder-residual-bias"
+TRAINED = DEFAULT
 QUERIES = 2
 RESULT = RESULTS / "serving.jsonl"
 

@@ -28,12 +28,13 @@ from zo_common.adapters.adapted import AdaptedModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.grid import Scale
 from zo_common.lattice.state import LatticeState
+from zo_common.lattice.trained import DEFAULT
 from zo_common.ledger.ledger import Ledger, LedgerHeader, describe_tensors
 from zo_common.ledger.record import Contribution, Record
 from zo_common.models.load import LoadedModel
 
 NAME = "switch"
-SIZES: dict[str, Scale] = {"encoder-residual-bias": "unit-wide", "encoder-early": "unit-wide", "all": "unit-wide"}
+SIZES: dict[str, Scale] = {DEFAULT: "unit-wide", "encoder-early": "unit-wide", "all": "unit-wide"}
 DIALECTS = 4
 ROUNDS, QUERIES = 320, 8  # of `zo-asr train` by default
 COEFFICIENT = 1e-4

@@ -22,13 +22,14 @@ from typing import Any
 from benchmarks.cost.memory import MALLOC, Resident
 from benchmarks.harness.rows import store
 from benchmarks.learning.first_order import LORA
+from zo_common.lattice.trained import DEFAULT
 
 BATCH = 16
 THRIFTY = (("micro", 1.0), ("checkpointing", 1.0))
 # name → (tensors, further settings); "zo" is ours, "default" with the batch of its default
 STEPS: dict[str, tuple[str, tuple[tuple[str, float], ...]]] = {
-    "zo": ("encoder-residual-bias", ()),
-    "default": ("encoder-residual-bias", ()),
+    "zo": (DEFAULT, ()),
+    "default": (DEFAULT, ()),
     "all": ("all", ()),
     "all-thrifty": ("all", THRIFTY),
     LORA: (LORA, ()),

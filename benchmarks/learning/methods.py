@@ -20,9 +20,9 @@ from benchmarks.learning.rates import FixedRate, MeasuredRate, Rate
 from benchmarks.learning.variants import AveragedRounds, HardUtterances, MomentumRounds, UtteranceDirections
 from zo_common.config.run import RunConfig
 from zo_common.lattice.grid import Scale
+from zo_common.lattice.trained import DEFAULT
 
-BIASES = "encoder-residual-bias"
-MORE_BIASES = "encoder-decoder-bias"
+ENCODER_BIASES = "encoder-residual-bias"
 EARLY = "encoder-early"
 BIAS_EPSILON = 2e-2  # where a thousandth of the loss's differences along few biases would be rounding noise
 
@@ -82,7 +82,7 @@ def _published(
 ) -> Any:
     """Return a published rule on all weights, as its authors train, and on the tensors that ours trains."""
     whole = Settings(name, "all", queries=queries)
-    few = Settings(f"{name}-bias", BIASES, queries=queries, epsilon=BIAS_EPSILON)
+    few = Settings(f"{name}-bias", DEFAULT, queries=queries, epsilon=BIAS_EPSILON)
     return {
         name: Entry(f"{title}, all weights", make, whole, rates),
         few.method: Entry(f"{title}, our tensors", make, few, bias),
@@ -93,7 +93,9 @@ def _adam(name: str, tensors: str, title: str, rates: tuple[float, ...], **other
     return {name: Entry(title, _first_order, Settings(name, tensors, **{"local_steps": 4, **others}), rates)}
 
 
-_OURS = Settings("auto", BIASES, epsilon=0.0, tail_tokens=-1, batch_size=4, clip_utterances=RunConfig().clip_utterances)
+_OURS = Settings(
+    "auto", DEFAULT, epsilon=0.0, tail_tokens=-1, batch_size=4, clip_utterances=RunConfig().clip_utterances
+)
 _RATES = (1e-3, 2e-3, 4e-3)
 _BIAS_RATES = (0.03, 0.1, 0.3)
 
@@ -117,10 +119,10 @@ METHODS: dict[str, Entry] = {
         "ours, default tensors, learning rate swept", _rounds(), replace(_OURS, method="bias-swept"), _BIAS_RATES
     ),
     "auto": Entry("ours, auto", _rounds(GuardedRounds), _OURS),
-    "auto-decoder": Entry(
-        "ours, auto, with the decoder's biases",
+    "auto-encoder": Entry(
+        "ours, auto, biases of the encoder alone",
         _rounds(GuardedRounds),
-        replace(_OURS, method="auto-decoder", tensors=MORE_BIASES),
+        replace(_OURS, method="auto-encoder", tensors=ENCODER_BIASES),
     ),
     "auto-tensors": Entry(
         "ours, auto, calibrated tensors", _rounds(AutoTensors), replace(_OURS, method="auto-tensors", tensors="auto")
@@ -133,7 +135,7 @@ METHODS: dict[str, Entry] = {
     **_adam("fedavg-lora", LORA, "FedAvg with Adam, LoRA of rank 8", (1e-4, 3e-4, 1e-3)),
     **_adam("fedavg-bias", "bias", "FedAvg with Adam, all biases", (3e-4, 1e-3, 3e-3)),
     **_adam("adam-all", "all", "Adam, all weights", (1e-6, 3e-6, 1e-5), devices=1, local_steps=1),
-    **_adam("adam-same", BIASES, "Adam, our tensors", (3e-3, 1e-2, 3e-2), devices=1, local_steps=1),
+    **_adam("adam-same", DEFAULT, "Adam, our tensors", (3e-3, 1e-2, 3e-2), devices=1, local_steps=1),
     **_adam("adam-early", EARLY, "Adam, encoder-early", (1e-5, 1e-4, 3e-4), devices=1, local_steps=1),
 }
 

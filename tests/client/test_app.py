@@ -173,7 +173,7 @@ def test_a_calibrations_question_is_answered(engine: Engine, config: RunConfig, 
     question = CalibrationAsk(seed=1, client_id=5, place=0, devices=1, passes=4, batch_size=2)
     answer = decode_answer(ask("query.calibrate", calibration=encode_ask(question)))
     assert answer.status is Status.OK, answer.message
-    assert set(answer.measures) == {"encoder-residual-bias"}
+    assert set(answer.measures) == {"encoder-decoder-bias"}
 
 
 @pytest.mark.parametrize(

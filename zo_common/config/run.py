@@ -129,7 +129,7 @@ class RunConfig(
         if self.trained_tensors == AUTO and self.frozen_precision != "float32":
             raise ConfigError(
                 f"frozen-precision is {self.frozen_precision!r} with trained-tensors=auto, which measures all tensors "
-                "in float32: name a preset, such as trained-tensors=encoder-residual-bias"
+                "in float32: name a preset, such as trained-tensors=encoder-decoder-bias"
             )
         if self.trained_tensors == AUTO and self.objective in ("suta", "entropy"):
             raise ConfigError(

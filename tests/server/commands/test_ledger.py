@@ -82,7 +82,7 @@ class TestGood:
 
         assert status == 0
         for word in (
-            "encoder-residual-bias",
+            "encoder-decoder-bias",
             "leave-one-out",
             "epsilon 0.001",
             "local-steps 2",
@@ -113,7 +113,7 @@ class TestGood:
 
         assert found["show"]["checksum"] == found["show"]["records"][-1]["checksum"] == checksum
         assert (found["show"]["rounds"], found["show"]["directions"]) == (3, 36)
-        assert found["show"]["settings"]["local-steps"] == 2 and found["show"]["pattern"] == "encoder-residual-bias"
+        assert found["show"]["settings"]["local-steps"] == 2 and found["show"]["pattern"] == "encoder-decoder-bias"
         assert [row["clients"] for row in found["show"]["records"]] == [[0, 1, 2]] * 3
         assert found["verify"] == {"rounds": 3, "checksum": checksum, "threads": 2}
         assert found["replay"] == {"output": str(tmp_path / "model"), "rounds": 3, "checksum": checksum}

@@ -69,7 +69,7 @@ class TestChoice:
         federation, words = federate(config, grid)
 
         [(measures, shape)] = seen
-        assert set(measures) == {"encoder-residual-bias"}  # three devices have the passes for one group
+        assert set(measures) == {"encoder-decoder-bias"}  # three devices have the passes for one group
         assert (shape.directions, shape.devices, shape.rounds) == (2 * 2 * 3, 3, 3)
         ledger = ledger_of(config)
         assert ledger.header.pattern == PATTERN
@@ -87,7 +87,7 @@ class TestChoice:
         assert header_of(config).pattern.startswith(DEFAULT)
         kept = json.loads((Path(config.output) / "tensors.json").read_text())
         assert kept["pattern"] == header_of(config).pattern
-        assert set(kept["groups"]) == {"encoder-residual-bias"}
+        assert set(kept["groups"]) == {"encoder-decoder-bias"}
 
     def test_without_a_model_the_server_chooses_too(self, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
         choose(monkeypatch)

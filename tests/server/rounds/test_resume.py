@@ -146,7 +146,7 @@ def test_an_existing_output_is_refused_unless_resumed(settings: Settings, federa
     ("changes", "word"),
     [
         ({"run_seed": 9}, "run-seed is 0 in the ledger, 9 was asked: set run-seed=0 to resume"),
-        ({"trained_tensors": "encoder-conv"}, "trained-tensors is 'encoder-residual-bias' in the ledger"),
+        ({"trained_tensors": "encoder-conv"}, "trained-tensors is 'encoder-decoder-bias' in the ledger"),
         ({"scale": "rms"}, "scale is 'unit-wide' in the ledger"),
         ({"epsilon": 2e-3}, "epsilon is 0.001 in the ledger"),
         ({"estimator": "two-sided"}, "estimator is 'leave-one-out' in the ledger"),

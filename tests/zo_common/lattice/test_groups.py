@@ -22,7 +22,7 @@ def groups_of(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("layers", [2, 4, 8])
-def test_the_default_preset_is_the_first_group(layers: int) -> None:
+def test_residual_biases_are_the_first_group(layers: int) -> None:
     model = whisper(layers)
     assert set(groups_of(model)["encoder-first/residual-bias"]) == set(select(model, "encoder-residual-bias"))
 
