@@ -73,7 +73,7 @@ def _encoder_residual_bias(names: Collection[str]) -> Patterns:
 
 
 def _encoder_decoder_bias(names: Collection[str]) -> Patterns:
-    """Return encoder-residual-bias, and biases of the decoder's values and feed-forward outputs, as far as there are any.
+    """Return encoder-residual-bias, and the biases of the decoder's values and feed-forward outputs that there are.
 
     Where a model knows a language fairly well, the decoder's have more signal for their curvature and noise.
     At equal passes this is as good or better on every task measured (docs/results/learning.md): the default.
