@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import soundfile
 
 from simulations.speech.espeak import ACCENTS, Speaker, synthesize
 from simulations.speech.sentences import split_sentences
+from zo_common.binary.locked import locked
 from zo_common.errors import ConfigError
 
 SPLITS = ("train", "dev", "test")
@@ -133,8 +133,7 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
     Raises ConfigError where the directory holds something else.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with (directory.parent / f".{directory.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the operating system releases it when this process ends
+    with locked(directory, kept=False):
         return _write_or_reuse(directory, config, progress)
 
 

@@ -12,17 +12,41 @@ from zo_common.binary.durable import PRIVATE
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, kept: bool = True) -> Iterator[None]:
     """Keep other processes out; the lock is `<name>.lock` beside the file, as each change replaces the file itself.
+
+    Args:
+        kept: leave the lock's file there for the next process; all that share a lock must agree.
 
     Raises:
         OSError: the lock cannot be created.
     """
     lock = path.with_name(path.name + ".lock")
+    descriptor = _taken(lock)
+    while not _is_at(descriptor, lock):  # the process that held it has removed it
+        os.close(descriptor)
+        descriptor = _taken(lock)
+    try:
+        yield
+    finally:
+        if not kept:
+            lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _taken(lock: Path) -> int:
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
     try:
         os.fchmod(descriptor, PRIVATE)  # the umask may have taken what the next process needs
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # the system releases it, however this process ends
-        yield
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_at(descriptor: int, lock: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), lock.stat())
+    except FileNotFoundError:
+        return False
