@@ -37,7 +37,7 @@ from zo_common.speech.comparison import change_text
 logger = logging.getLogger(__name__)
 
 
-def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict[str, Any] | None:
+def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict[str, Any]:
     """Write `evaluation.json`, with a verdict where the result is worse than the start, and the adapted model.
 
     No model is exported if no round had a valid reply, because it would equal the base model.
@@ -46,7 +46,7 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict
         stopped: why the run stopped before its last round; this becomes the verdict.
 
     Returns:
-        The change on the held-out split, as `HeldOut.comparison`.
+        What `evaluation.json` holds; `comparison` is the change on the held-out split, as `HeldOut.comparison`.
 
     Raises:
         ExportFailed: the files cannot be written; the ledger still holds the whole run.
@@ -54,11 +54,10 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict
     output = Path(federation.config.output)
     curve = held_out.curve
     before, after = (curve[0], curve[-1]) if curve else (None, None)
-    comparison = held_out.comparison()
     summary = {
         "before": before,
         "after": after,
-        "comparison": comparison,
+        "comparison": held_out.comparison(),
         "curve": curve,
         "guard": federation.guard.summary(),
         "verdict": verdict_on(federation, before, after, stopped),
@@ -71,7 +70,7 @@ def finish(federation: Federation, held_out: HeldOut, stopped: str = "") -> dict
     except (OSError, ExportFailed) as error:
         what = f"{EVALUATION} cannot be written ({error.strerror})" if isinstance(error, OSError) else str(error)
         raise ExportFailed(f"{what}: free some space, then resume the run, all of which is in {LEDGER_NAME}") from None
-    return comparison
+    return summary
 
 
 def _export(federation: Federation, global_model: GlobalModel, before: dict[str, Any] | None, after: Any) -> None:
@@ -158,10 +157,10 @@ def run_on(
             federation.run()
         except RunStopped as error:  # the model is exported all the same; the verdict ends the command
             stopped = str(error)
-        comparison = finish(federation, held_out, stopped)
-        tracking.finish(federation, stopped, comparison)
+        summary = finish(federation, held_out, stopped)
+        tracking.finish(federation, stopped, summary["verdict"], summary["comparison"])
     if events is None:
-        log_comparison(comparison)
+        log_comparison(summary["comparison"])
 
 
 def make_server_app(

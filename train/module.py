@@ -110,10 +110,11 @@ def _run(
             run.run()
         except RunStopped as error:
             stopped = str(error)
-        tracking.finish(run, stopped)
-    before, after = (curve[0], curve[-1]) if curve else (None, None)
+        before, after = (curve[0], curve[-1]) if curve else (None, None)
+        verdict = verdict_on(run, before, after, stopped)
+        tracking.finish(run, stopped, verdict)
     summary: dict[str, Any] = {"before": before, "after": after, "curve": curve, "guard": run.guard.summary()}
-    summary |= {"verdict": verdict_on(run, before, after, stopped), "checksum": f"{run.checksum:016x}"}
+    summary |= {"verdict": verdict, "checksum": f"{run.checksum:016x}"}
     write_whole(Path(config.output) / EVALUATION, json.dumps(summary, indent=1) + "\n")
 
 

@@ -60,7 +60,7 @@ class MlflowTracker(Tracker):
         self._warnings.append(f"round {server_round}: {message}")
 
     def on_end(self, summary: dict[str, Any]) -> None:
-        """Write warnings and summary; the run's status is FINISHED, KILLED if it was stopped, or FAILED."""
+        """Write warnings and summary; the run is FINISHED, KILLED if it was stopped, FAILED if it is no better, too."""
         if self._warnings:
             text = "".join(f"{line}\n" for line in self._warnings)
             self._client.log_text(self._run_id, text, f"warnings-after-{self._start}.txt")

@@ -54,6 +54,6 @@ class Tracker:
         """Called once.
 
         Args:
-            summary: `status` ("finished", "stopped" or "failed") and `server_round`; unless the run failed, also
-                `checksum`, and `reason` if it was stopped.
+            summary: `status` ("finished", "no better", "stopped" or "failed") and `server_round`; unless the run
+                failed, also `checksum`, and `reason` if it was stopped, or its result is no better than its start.
         """

@@ -85,19 +85,23 @@ class Tracking(logging.Handler):
         for message in self._early:
             self._warn(message)
 
-    def finish(self, federation: Federation, stopped: str = "", comparison: dict[str, Any] | None = None) -> None:
+    def finish(
+        self, federation: Federation, stopped: str = "", verdict: str = "", comparison: dict[str, Any] | None = None
+    ) -> None:
         """Set the summary that the trackers get at the end; without this call the run has failed.
 
         Args:
             stopped: why the run stopped before its last round.
+            verdict: what is wrong with its result, as `verdict_on`.
             comparison: change on the held-out split, with its interval; reported as an evaluation of the last round.
         """
         self._round = federation.last_round
         if comparison is not None:
             self._evaluated(self._round, table_scalars(comparison, "comparison"))
-        self._summary = {"status": "stopped" if stopped else "finished", "checksum": f"{federation.checksum:016x}"}
-        if stopped:
-            self._summary["reason"] = stopped
+        status = "stopped" if stopped else "no better" if verdict else "finished"
+        self._summary = {"status": status, "checksum": f"{federation.checksum:016x}"}
+        if stopped or verdict:
+            self._summary["reason"] = stopped or verdict
 
     def emit(self, record: logging.LogRecord) -> None:
         """Pass a warning to the trackers, unless it is about one of them."""

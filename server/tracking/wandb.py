@@ -51,6 +51,6 @@ class WandbTracker(Tracker):
         self._run.alert(title=f"round {server_round}", text=message)
 
     def on_end(self, summary: dict[str, Any]) -> None:
-        """Write the summary and finish; a failed run has exit code 1."""
+        """Write the summary and finish; a run that failed or is no better than its start has exit code 1."""
         self._run.summary.update(summary)
-        self._run.finish(exit_code=1 if summary["status"] == "failed" else 0)
+        self._run.finish(exit_code=1 if summary["status"] in ("failed", "no better") else 0)
