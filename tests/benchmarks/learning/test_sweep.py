@@ -198,7 +198,7 @@ class TestReport:
         assert "| us | 30.0% → 40.0% |" in forgetting
         assert forgetting.endswith(
             "Not measured yet: ours, as tuned by hand before; ours, default tensors, learning rate swept; ours, auto, "
-            "with the decoder's biases."
+            "biases of the encoder alone."
         )
         assert report.forgetting_block("ru", lambda: rows).startswith("Not measured yet: ")
         block = report.first_order_block("wm", lambda: rows)
