@@ -25,7 +25,8 @@ import torch
 start = time.perf_counter()
 from torch import nn
 from zo_common.lattice.state import LatticeState
-state = LatticeState(nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500)), "all")
+model = nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500))
+state = LatticeState(model, "all", kernel="numba")
 state.shift([3], state.epsilon_units(1e-3))
 state.checksum()
 print(time.perf_counter() - start)
@@ -74,7 +75,7 @@ def small_tensors_over_one(threads: int, repeats: int) -> dict[str, Any]:
     """Return the time of a pass over many small tensors ÷ over one tensor of their total size."""
     many = [nn.Parameter(torch.randn(SMALL_ELEMENTS)) for _ in range(SMALL_TENSORS)]
     one = [nn.Parameter(torch.randn(SMALL_TENSORS * SMALL_ELEMENTS))]
-    states = [LatticeState(nn.ParameterList(w), "all", threads=threads) for w in (many, one)]
+    states = [LatticeState(nn.ParameterList(w), "all", threads=threads, kernel="numba") for w in (many, one)]
     units = [np.ones((len(w), 16), np.int64) for w in (many, one)]
     seeds = list(range(16))
     passes = [lambda s=s, u=u: s.shift(seeds, u) for s, u in zip(states, units, strict=True)]

@@ -42,7 +42,7 @@ class QuadraticCrowd:
         self._noise = noise
         self._model = nn.Linear(WIDTH, 1, bias=False).requires_grad_(False)
         self._model.weight.data.zero_()
-        self._state = LatticeState(self._model, "all", "unit", reference=True)
+        self._state = LatticeState(self._model, "all", "unit", kernel="torch")
         self._records: list[Record] = []
 
     def restart(self) -> int:

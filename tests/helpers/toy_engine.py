@@ -27,7 +27,7 @@ class ToyEngine(Engine):
                 np.random.default_rng(number).standard_normal(parameter.shape).astype(np.float32)
             )
         self.fingerprint = fingerprint(self.model)
-        self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, reference=True)
+        self.state = LatticeState(self.model, self.config.trained_tensors, self.config.scale, kernel="torch")
         self.base_checksum = self.state.checksum()
         self.device, self.speech = torch.device("cpu"), None
 

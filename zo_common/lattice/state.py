@@ -19,7 +19,7 @@ from zo_common.directions.seeds import tensor_id
 from zo_common.errors import ChecksumMismatch, EpsilonTooSmall, LatticeOverflow, UnsupportedModel
 from zo_common.lattice import grid as lattice
 from zo_common.lattice.kernels.base import LatticeTensor
-from zo_common.lattice.kernels.choice import choose_kernel
+from zo_common.lattice.kernels.choice import KernelName, choose_kernel
 from zo_common.lattice.kernels.plain import TorchKernel, peak_after
 from zo_common.lattice.trained import adjustments, select
 from zo_common.lattice.update import Update
@@ -55,7 +55,7 @@ class LatticeState:
         *,
         exponents: Mapping[str, tuple[int, int]] | None = None,
         threads: int | None = None,
-        reference: bool = False,
+        kernel: KernelName = "auto",
     ) -> None:
         self.model = model
         self.pattern = pattern
@@ -71,7 +71,7 @@ class LatticeState:
         )
         # looked up once: finding a thousand parameters by name takes longer than a pass over them on a GPU
         self._slots = tuple(self._slot(t.name) for t in self.tensors)
-        self._kernel = choose_kernel(self.tensors, threads or torch.get_num_threads(), reference)
+        self._kernel = choose_kernel(self.tensors, threads or torch.get_num_threads(), kernel)
         self._addresses = [t.weight.data_ptr() for t in self.tensors]
         self._versions = [_version(parameter) for parameter in self._parameters()]
 

@@ -285,7 +285,7 @@ def test_a_model_that_is_not_there_is_refused_without_a_network(engine_of: Calla
 def _loss_at(engine: Engine, updates: list[Update], batch: WhisperBatch) -> NDArray[np.float64]:
     """Losses of a model loaded anew, after updates by the reference kernel."""
     model = load_model(engine.config.model).model
-    LatticeState(model, engine.config.trained_tensors, engine.config.scale, reference=True).apply(updates)
+    LatticeState(model, engine.config.trained_tensors, engine.config.scale, kernel="torch").apply(updates)
     return whisper_losses(model, batch, engine.choice.tail_tokens).double().numpy()
 
 

@@ -14,6 +14,7 @@ from zo_common.directions.seeds import tensor_id
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 from zo_common.lattice.kernels.cpu import CHUNK_BLOCKS as NUMBA_CHUNK
 from zo_common.lattice.kernels.cpu import NumbaKernel, _philox
+from zo_common.lattice.kernels.few import NumpyKernel
 from zo_common.lattice.kernels.plain import CHUNK_BLOCKS as TORCH_CHUNK
 from zo_common.lattice.kernels.plain import TorchKernel, direction_signs
 
@@ -46,6 +47,10 @@ def _signs_by_torch(seed: int, name: str, numel: int) -> NDArray[np.int64]:
     return _signs(TorchKernel(_zeros(name, numel)), seed)
 
 
+def _signs_by_numpy(seed: int, name: str, numel: int) -> NDArray[np.int64]:
+    return _signs(NumpyKernel(_zeros(name, numel)), seed)
+
+
 def test_words_and_sign_sums_of_the_vectors(golden: dict[str, Any]) -> None:
     for case in golden["direction_words"]:
         blocks = -(-case["elements"] // BLOCK_ELEMENTS)
@@ -74,12 +79,14 @@ def test_kernels_agree_with_the_reference(numel: int) -> None:
 
     np.testing.assert_array_equal(_signs_by_numba(SEED, NAME, numel), expected)
     np.testing.assert_array_equal(_signs_by_torch(SEED, NAME, numel), expected)
+    np.testing.assert_array_equal(_signs_by_numpy(SEED, NAME, numel), expected)
 
 
 def test_kernels_agree_on_the_vectors(golden: dict[str, Any]) -> None:
     for case in golden["direction_words"]:
         assert _signs_by_numba(case["seed"], case["name"], case["elements"]).sum() == case["signs_sum"]
         assert _signs_by_torch(case["seed"], case["name"], case["elements"]).sum() == case["signs_sum"]
+        assert _signs_by_numpy(case["seed"], case["name"], case["elements"]).sum() == case["signs_sum"]
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])

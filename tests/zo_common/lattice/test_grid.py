@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from zo_common.lattice import grid as lattice
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 
@@ -47,30 +48,30 @@ def _digest(state: LatticeState) -> str:
     return state.checksum().to_bytes(8, "little").hex()
 
 
-@pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
+@pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
 @pytest.mark.parametrize("mode", MODES)
 class TestVectors:
-    def test_exponents(self, golden: dict[str, Any], example: nn.Module, mode: Any, reference: bool) -> None:
+    def test_exponents(self, golden: dict[str, Any], example: nn.Module, mode: Any, kernel: KernelName) -> None:
         expected = golden["lattice_example"]["modes"][mode]
 
-        state = LatticeState(example, "all", mode, reference=reference)
+        state = LatticeState(example, "all", mode, kernel=kernel)
 
         assert {n: k for n, (k, _) in state.exponents.items()} == expected["grid_exponent"]
         assert {n: s for n, (_, s) in state.exponents.items()} == expected["scale_exponent"]
 
     def test_snapped_weights_and_checksum(
-        self, golden: dict[str, Any], example: nn.Module, mode: Any, reference: bool
+        self, golden: dict[str, Any], example: nn.Module, mode: Any, kernel: KernelName
     ) -> None:
         expected = golden["lattice_example"]["modes"][mode]
 
-        state = LatticeState(example, "all", mode, reference=reference)
+        state = LatticeState(example, "all", mode, kernel=kernel)
 
         assert _hex(example) == expected["snapped_hex"]
         assert _digest(state) == expected["checksum_snapped"]
 
-    def test_perturbation(self, golden: dict[str, Any], example: nn.Module, mode: Any, reference: bool) -> None:
+    def test_perturbation(self, golden: dict[str, Any], example: nn.Module, mode: Any, kernel: KernelName) -> None:
         expected = golden["lattice_example"]["modes"][mode]
-        state = LatticeState(example, "all", mode, reference=reference)
+        state = LatticeState(example, "all", mode, kernel=kernel)
 
         units = state.epsilon_units(expected["epsilon"])
         state.shift([42], units)
@@ -78,9 +79,9 @@ class TestVectors:
         assert dict(zip(state.exponents, units[:, 0].tolist(), strict=True)) == expected["epsilon_units"]
         assert _hex(example) == expected["perturbed_plus_seed42_hex"]
 
-    def test_updates(self, golden: dict[str, Any], example: nn.Module, mode: Any, reference: bool) -> None:
+    def test_updates(self, golden: dict[str, Any], example: nn.Module, mode: Any, kernel: KernelName) -> None:
         expected = golden["lattice_example"]["modes"][mode]
-        state = LatticeState(example, "all", mode, reference=reference)
+        state = LatticeState(example, "all", mode, kernel=kernel)
         coefficients = [struct.unpack("<f", bytes.fromhex(u["coefficient_f32_hex"]))[0] for u in expected["updates"]]
         updates = [Update(u["seed"], c) for u, c in zip(expected["updates"], coefficients, strict=True)]
 

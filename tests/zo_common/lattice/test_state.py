@@ -18,6 +18,7 @@ from torch import nn
 from zo_common.directions.philox import direction
 from zo_common.errors import ChecksumMismatch
 from zo_common.lattice.grid import MAX_UNITS
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 
@@ -34,10 +35,16 @@ quick = settings(max_examples=25, deadline=None)
 @quick
 @given(st.integers(0, 99), seeds, st.sampled_from([1e-2, 1e-3, 1e-4]), scales, st.booleans())
 def test_perturb_then_restore_is_the_identity(
-    small_model: Models, weight_bytes: Reader, model_seed: int, seed: int, epsilon: float, scale: Any, reference: bool
+    small_model: Models,
+    weight_bytes: Reader,
+    model_seed: int,
+    seed: int,
+    epsilon: float,
+    scale: Any,
+    kernel: KernelName,
 ) -> None:
     model = small_model(model_seed)
-    state = LatticeState(model, "all", scale, threads=1, reference=reference)
+    state = LatticeState(model, "all", scale, threads=1, kernel=kernel)
     before = weight_bytes(model)
 
     units = state.epsilon_units(epsilon)
@@ -93,10 +100,10 @@ def test_weights_are_the_integers_of_the_formula(small_model: Models, updates: l
 @quick
 @given(updates_lists, st.booleans())
 def test_undo_returns_to_the_base(
-    small_model: Models, weight_bytes: Reader, updates: list[Update], reference: bool
+    small_model: Models, weight_bytes: Reader, updates: list[Update], kernel: KernelName
 ) -> None:
     model = small_model()
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     base, checksum = weight_bytes(model), state.checksum()
 
     state.apply(updates)
@@ -126,7 +133,15 @@ def _after_updates(**options: Any) -> tuple[nn.Module, int]:
     return model, state.checksum()
 
 
-@pytest.mark.parametrize("options", [{"threads": 2}, {"threads": 3}, {"threads": 7}, {"reference": True}, {}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"threads": threads, "kernel": "numba"} for threads in (2, 3, 7)),
+        {"kernel": "torch"},
+        {"kernel": "numpy"},
+        {},
+    ],
+)
 def test_threads_and_kernels_change_nothing(weight_bytes: Reader, options: dict[str, Any]) -> None:
     expected, expected_checksum = _after_updates(threads=1)
 
@@ -137,7 +152,7 @@ def test_threads_and_kernels_change_nothing(weight_bytes: Reader, options: dict[
 
 
 def test_another_process_reaches_the_same_checksum() -> None:
-    _, checksum = _after_updates(threads=2)
+    _, checksum = _after_updates(threads=2, kernel="numba")
     program = """
 import torch
 from torch import nn
@@ -147,7 +162,7 @@ generator = torch.Generator().manual_seed(5)
 model = nn.Sequential(nn.Linear(129, 257), nn.Linear(257, 3))
 for parameter in model.parameters():
     parameter.data = torch.randn(parameter.shape, generator=generator)
-state = LatticeState(model, "all", threads=3)
+state = LatticeState(model, "all", threads=3, kernel="numba")
 state.apply([Update(13, 7e-4), Update(11, -1e-5), Update(11, 1e-3), Update(2**63 + 5, -2.5e-3)])
 print(state.checksum())
 """
@@ -277,10 +292,10 @@ def test_directions_follow_the_row_major_order_of_a_non_contiguous_parameter(mod
     assert torch.equal(model.w.detach(), expected)
 
 
-@pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
-def test_scalar_and_empty_tensors(module_of: Models, reference: bool) -> None:
+@pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
+def test_scalar_and_empty_tensors(module_of: Models, kernel: KernelName) -> None:
     model = module_of(empty=torch.empty(0, 3), scalar=torch.tensor(0.25))
-    state = LatticeState(model, "all", threads=2, reference=reference)
+    state = LatticeState(model, "all", threads=2, kernel=kernel)
 
     state.apply([Update(1, 0.125)])
 

@@ -11,12 +11,13 @@ from torch import nn
 from zo_common.errors import LatticeOverflow, UnsupportedModel
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import zo_step
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
-KERNELS = pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
+KERNELS = pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
 STEP = [Update(1, 1e-3)]
 
 
@@ -25,13 +26,13 @@ STEP = [Update(1, 1e-3)]
     ("largest", "grid"), [(1.0, -25), (-1.0, -25), (1.0 + 2.0**-23, -24), (2.0, -24), (1e31, -26), (3e38, -26)]
 )
 def test_a_base_beyond_the_given_grid_is_refused(
-    module_of: Models, weight_bytes: Reader, largest: float, grid: int, reference: bool
+    module_of: Models, weight_bytes: Reader, largest: float, grid: int, kernel: KernelName
 ) -> None:
     model = module_of(a=torch.tensor([0.125]), w=torch.tensor([0.5, largest]))
     before = weight_bytes(model)
 
     with pytest.raises(LatticeOverflow, match=rf"^tensor 'w' .* grid 2\*\*{grid}"):
-        LatticeState(model, "all", exponents={"w": (grid, 0)}, threads=1, reference=reference)
+        LatticeState(model, "all", exponents={"w": (grid, 0)}, threads=1, kernel=kernel)
 
     assert weight_bytes(model) == before
 
@@ -39,11 +40,11 @@ def test_a_base_beyond_the_given_grid_is_refused(
 @KERNELS
 @pytest.mark.parametrize(("largest", "grid"), [(1.0, -24), (-1.0, -24), (1.0 + 2.0**-25, -24), (0.25, -26), (0.0, -60)])
 def test_a_base_at_the_border_of_the_given_grid_is_accepted(
-    module_of: Models, largest: float, grid: int, reference: bool
+    module_of: Models, largest: float, grid: int, kernel: KernelName
 ) -> None:
     model = module_of(w=torch.tensor([largest, 0.0]))
 
-    state = LatticeState(model, "all", exponents={"w": (grid, 0)}, threads=1, reference=reference)
+    state = LatticeState(model, "all", exponents={"w": (grid, 0)}, threads=1, kernel=kernel)
 
     assert state.exponents == {"w": (grid, 0)}
     if largest:
@@ -85,10 +86,10 @@ WRITES = {
 @KERNELS
 @pytest.mark.parametrize("write", WRITES.values(), ids=list(WRITES))
 def test_a_write_behind_the_back_of_the_lattice_is_detected(
-    module_of: Models, weight_bytes: Reader, write: Callable[[nn.Module], object], reference: bool
+    module_of: Models, weight_bytes: Reader, write: Callable[[nn.Module], object], kernel: KernelName
 ) -> None:
     model = module_of(w=torch.tensor([0.5, -1.0, 0.125]))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     state.apply(STEP)
     write(model)
     written = weight_bytes(model)
@@ -98,13 +99,13 @@ def test_a_write_behind_the_back_of_the_lattice_is_detected(
             state.apply(STEP)
 
     assert weight_bytes(model) == written
-    LatticeState(model, "all", threads=1, reference=reference).apply(STEP)
+    LatticeState(model, "all", threads=1, kernel=kernel).apply(STEP)
 
 
 @KERNELS
-def test_a_write_in_the_middle_of_a_step_is_detected(module_of: Models, reference: bool) -> None:
+def test_a_write_in_the_middle_of_a_step_is_detected(module_of: Models, kernel: KernelName) -> None:
     model = module_of(w=torch.tensor([0.5, -1.0, 0.125]))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
 
     def losses() -> torch.Tensor:
         model.w.detach().mul_(0.5)
@@ -126,9 +127,9 @@ def test_a_module_that_was_replaced_is_detected_before_a_checksum_is_told(small_
 
 
 @KERNELS
-def test_what_leaves_the_weights_alone_is_no_write(module_of: Models, weight_bytes: Reader, reference: bool) -> None:
+def test_what_leaves_the_weights_alone_is_no_write(module_of: Models, weight_bytes: Reader, kernel: KernelName) -> None:
     model = module_of(v=torch.ones(2), w=torch.tensor([0.5, -1.0, 0.125]))
-    state = LatticeState(model, "w", threads=1, reference=reference)
+    state = LatticeState(model, "w", threads=1, kernel=kernel)
     before = weight_bytes(model)["w"]
     state.apply(STEP)
 

@@ -15,12 +15,13 @@ from torch import nn
 from zo_common.directions.philox import direction
 from zo_common.errors import EpsilonTooSmall, LatticeOverflow, UnsupportedModel
 from zo_common.lattice.grid import MAX_UNITS, least_epsilon
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
-KERNELS = pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
+KERNELS = pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
 
 large_units = st.one_of(
     st.integers(-(MAX_UNITS + 2), MAX_UNITS + 2),
@@ -37,10 +38,10 @@ def _integers(state: LatticeState) -> list[list[int]]:
 @settings(max_examples=150, deadline=None)
 @given(terms, st.booleans())
 def test_overflow_is_raised_exactly_when_the_true_result_is_out_of_range(
-    module_of: Models, moves: list[tuple[int, int]], reference: bool
+    module_of: Models, moves: list[tuple[int, int]], kernel: KernelName
 ) -> None:
     model = module_of(first=torch.tensor([0.01, -0.1]), second=torch.tensor([0.125, 0.0, -0.125]))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     seeds = [seed for seed, _ in moves]
     units = np.array([[u for _, u in moves], [u // 2 for _, u in moves]], np.int64)
     expected = _integers(state)
@@ -63,10 +64,10 @@ def test_overflow_is_raised_exactly_when_the_true_result_is_out_of_range(
 
 @KERNELS
 def test_partial_sums_may_leave_the_range_and_come_back(
-    module_of: Models, weight_bytes: Reader, reference: bool
+    module_of: Models, weight_bytes: Reader, kernel: KernelName
 ) -> None:
     model = module_of(w=torch.linspace(-0.125, 0.125, 9))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     before = weight_bytes(model)
 
     state.shift([1, 2, 1, 2], np.array([[2 * MAX_UNITS, MAX_UNITS, -2 * MAX_UNITS, -MAX_UNITS]]))
@@ -75,9 +76,9 @@ def test_partial_sums_may_leave_the_range_and_come_back(
 
 
 @KERNELS
-def test_the_fast_path_is_exact_after_a_detour_through_the_checked_one(module_of: Models, reference: bool) -> None:
+def test_the_fast_path_is_exact_after_a_detour_through_the_checked_one(module_of: Models, kernel: KernelName) -> None:
     model = module_of(w=torch.zeros(5))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     signs = direction(1, "w", 5).astype(np.int64)
 
     state.shift([1, 1], np.array([[2 * MAX_UNITS, -MAX_UNITS - 1]]))
@@ -89,9 +90,9 @@ def test_the_fast_path_is_exact_after_a_detour_through_the_checked_one(module_of
 
 
 @KERNELS
-def test_many_small_steps_reach_the_border_and_no_further(module_of: Models, reference: bool) -> None:
+def test_many_small_steps_reach_the_border_and_no_further(module_of: Models, kernel: KernelName) -> None:
     model = module_of(w=torch.zeros(3))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     step = MAX_UNITS // 16
 
     for _ in range(16):
@@ -105,10 +106,10 @@ def test_many_small_steps_reach_the_border_and_no_further(module_of: Models, ref
 @KERNELS
 @pytest.mark.parametrize("coefficient", [1.0, -1.0, float("inf"), float("nan")])
 def test_a_coefficient_beyond_the_lattice_is_refused_before_anything_moves(
-    module_of: Models, weight_bytes: Reader, reference: bool, coefficient: float
+    module_of: Models, weight_bytes: Reader, kernel: KernelName, coefficient: float
 ) -> None:
     model = module_of(coarse=torch.tensor([60.0]), fine=torch.tensor([0.1]))  # 1.0 is 2**26 units of `fine`
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     before = weight_bytes(model)
 
     with pytest.raises(LatticeOverflow, match="learning rate") as caught:
@@ -170,14 +171,14 @@ def test_frozen_tensors_may_hold_what_they_like(module_of: Models) -> None:
 
 
 @KERNELS
-def test_a_moved_or_replaced_parameter_is_detected(module_of: Models, reference: bool) -> None:
+def test_a_moved_or_replaced_parameter_is_detected(module_of: Models, kernel: KernelName) -> None:
     for name, move in {
         "data": lambda m: setattr(m.w, "data", m.w.data.clone()),
         "parameter": lambda m: setattr(m, "w", nn.Parameter(m.w.detach().clone())),
         "dtype": lambda m: m.double(),
     }.items():
         model = module_of(v=torch.ones(2), w=torch.ones(3))
-        state = LatticeState(model, "all", threads=1, reference=reference)
+        state = LatticeState(model, "all", threads=1, kernel=kernel)
         move(model)
 
         with pytest.raises(UnsupportedModel, match=r"'w'|'v'"):

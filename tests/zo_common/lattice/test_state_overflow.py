@@ -18,12 +18,13 @@ from zo_common.estimator.local_steps import run_local_steps
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.estimator.step import zo_step
 from zo_common.lattice.grid import MAX_UNITS
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
-KERNELS = pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
+KERNELS = pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
 KINDS = ["two-sided", "one-sided", "leave-one-out"]
 HALF = MAX_UNITS // 2
 
@@ -50,12 +51,12 @@ def _seed(name: str, sign: int, start: int = 0) -> int:
 @settings(max_examples=200, deadline=None)
 @given(base_units, base_units, terms, st.booleans())
 def test_a_refused_shift_leaves_every_bit(
-    module_of: Models, weight_bytes: Reader, first: list[int], second: list[int], moves: Any, reference: bool
+    module_of: Models, weight_bytes: Reader, first: list[int], second: list[int], moves: Any, kernel: KernelName
 ) -> None:
     values = {"first": first, "second": second}
     # the grid is given, so that the integers are these ones
     model = module_of(**{name: torch.tensor(units, dtype=torch.float32) * 2.0**-24 for name, units in values.items()})
-    state = LatticeState(model, "all", threads=1, reference=reference, exponents=dict.fromkeys(values, (-24, 0)))
+    state = LatticeState(model, "all", threads=1, kernel=kernel, exponents=dict.fromkeys(values, (-24, 0)))
     seeds = [seed for seed, _ in moves]
     units = np.array([[u for _, u in moves], [-(u // 3) for _, u in moves]], np.int64)
     moved = {
@@ -78,11 +79,13 @@ def test_a_refused_shift_leaves_every_bit(
 
 
 @KERNELS
-def test_passes_already_made_are_taken_back_exactly(module_of: Models, weight_bytes: Reader, reference: bool) -> None:
+def test_passes_already_made_are_taken_back_exactly(
+    module_of: Models, weight_bytes: Reader, kernel: KernelName
+) -> None:
     """Taking back in the same order would pass through 2**24 + an odd number, which float32 cannot hold."""
     odd = HALF - 1
     model = module_of(w=torch.tensor([odd * 2.0**-26]))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     assert state.exponents["w"] == (-26, 0)
     before = weight_bytes(model)
     up, other = _seed("w", 1), _seed("w", 1, start=64)
@@ -96,10 +99,10 @@ def test_passes_already_made_are_taken_back_exactly(module_of: Models, weight_by
 @KERNELS
 @pytest.mark.parametrize("count", [2, 3, 7, 64, 65])
 def test_an_overflow_by_the_last_of_many_seeds(
-    module_of: Models, weight_bytes: Reader, reference: bool, count: int
+    module_of: Models, weight_bytes: Reader, kernel: KernelName, count: int
 ) -> None:
     model = module_of(v=torch.linspace(-0.1, 0.1, 200), w=torch.full((300,), 0.125))
-    state = LatticeState(model, "all", threads=2, reference=reference)
+    state = LatticeState(model, "all", threads=2, kernel=kernel)
     before, checksum = weight_bytes(model), state.checksum()
     units = np.full((2, count), 1001, np.int64)
     units[1, -1] = MAX_UNITS
@@ -119,10 +122,10 @@ def test_an_overflow_by_the_last_of_many_seeds(
 @pytest.mark.parametrize("estimator", KINDS)
 @pytest.mark.parametrize("queries", [2, 8, 33])
 def test_a_perturbation_that_overflows_leaves_the_weights_as_before(
-    module_of: Models, weight_bytes: Reader, estimator: Any, queries: int, reference: bool
+    module_of: Models, weight_bytes: Reader, estimator: Any, queries: int, kernel: KernelName
 ) -> None:
     model = module_of(a=torch.full((3,), 0.1), w=torch.full((3,), 0.125))  # ±0.25 is legal: 0.125 + 0.126 is not
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     before = weight_bytes(model)
     losses = iter(range(1000))
     config = EstimatorConfig(estimator, num_queries=queries, epsilon=0.126)
@@ -189,9 +192,9 @@ def test_local_steps_that_overflow_late_return_to_the_global_weights(module_of: 
 
 
 @KERNELS
-def test_more_seeds_than_the_bound_allows_at_once_are_cut_into_passes(module_of: Models, reference: bool) -> None:
+def test_more_seeds_than_the_bound_allows_at_once_are_cut_into_passes(module_of: Models, kernel: KernelName) -> None:
     model = module_of(w=torch.zeros(257))
-    state = LatticeState(model, "all", threads=2, reference=reference)
+    state = LatticeState(model, "all", threads=2, kernel=kernel)
     rng = np.random.default_rng(3)
     seeds = [int(s) for s in rng.integers(0, 2**63, 400)]
     units = rng.integers(-(MAX_UNITS // 60), MAX_UNITS // 60, (1, 400))
@@ -206,9 +209,9 @@ def test_more_seeds_than_the_bound_allows_at_once_are_cut_into_passes(module_of:
 
 
 @KERNELS
-def test_no_seeds_are_no_pass(module_of: Models, weight_bytes: Reader, reference: bool) -> None:
+def test_no_seeds_are_no_pass(module_of: Models, weight_bytes: Reader, kernel: KernelName) -> None:
     model = module_of(w=torch.ones(3))
-    state = LatticeState(model, "all", threads=1, reference=reference)
+    state = LatticeState(model, "all", threads=1, kernel=kernel)
     before = weight_bytes(model)
 
     state.apply([])

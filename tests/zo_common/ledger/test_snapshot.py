@@ -16,6 +16,7 @@ from torch import nn
 
 from zo_common.errors import CodecError, LatticeOverflow, UnsupportedModel
 from zo_common.lattice import state as state_module
+from zo_common.lattice.kernels.choice import KernelName
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
 from zo_common.ledger import snapshot as snapshot_module
@@ -23,7 +24,7 @@ from zo_common.ledger.snapshot import apply_snapshot, encode_snapshot, largest_s
 
 Models = Callable[..., nn.Module]
 Reader = Callable[[nn.Module], dict[str, bytes]]
-KERNELS = pytest.mark.parametrize("reference", [False, True], ids=["numba", "torch"])
+KERNELS = pytest.mark.parametrize("kernel", ["numpy", "numba", "torch"])
 UPDATES = [Update(2**63 + 5, 1e-3), Update(7, -3e-5), Update(9, 0.02), Update(11, 2e-7)]
 TOP = 2.0**24  # grid units that a tensor of grid exponent 0 may hold
 
@@ -64,11 +65,11 @@ def test_the_layout_is_the_documented_one(module_of: Models) -> None:
 @KERNELS
 @pytest.mark.parametrize("piece", [1, 7, 1 << 20])
 def test_it_leads_to_the_replays_bits(
-    small_model: Models, weight_bytes: Reader, monkeypatch: pytest.MonkeyPatch, reference: bool, piece: int
+    small_model: Models, weight_bytes: Reader, monkeypatch: pytest.MonkeyPatch, kernel: KernelName, piece: int
 ) -> None:
     monkeypatch.setattr(state_module, "_PIECE", piece)
     base, now = _pair(small_model)
-    late = LatticeState(small_model(), "all", threads=1, reference=reference)
+    late = LatticeState(small_model(), "all", threads=1, kernel=kernel)
 
     apply_snapshot(late, encode_snapshot(base, now))
 
@@ -181,11 +182,11 @@ def test_what_cannot_be_compressed_stays_below_the_bound(module_of: Models) -> N
 
 @KERNELS
 @pytest.mark.parametrize("units", [[0, 2**24 + 1], [-(2**24) - 1, 0], [2**31 - 1, 0], [0, -(2**31)]])
-def test_one_weight_beyond_the_lattice_keeps_all_in_place(module_of: Models, units: list[int], reference: bool) -> None:
+def test_one_weight_beyond_the_lattice_keeps_all_in_place(
+    module_of: Models, units: list[int], kernel: KernelName
+) -> None:
     values = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([0.0, 0.0])}
-    state = LatticeState(
-        module_of(**values), "all", exponents={"a": (0, 0), "b": (0, 0)}, threads=1, reference=reference
-    )
+    state = LatticeState(module_of(**values), "all", exponents={"a": (0, 0), "b": (0, 0)}, threads=1, kernel=kernel)
     zigzag = [snapshot_module._to_planes(np.array(n, np.int32)) for n in ([5, 5], units)]
 
     with pytest.raises(LatticeOverflow, match=r"^tensor 'b' would leave .* legal are 16777216\).* another base model"):

@@ -173,7 +173,7 @@ class TestSteps:
         self, small_model: Callable[..., nn.Module], weight_bytes: Callable[[nn.Module], dict[str, bytes]]
     ) -> None:
         """The next step starts where whoever replays the released scalars stands."""
-        state = LatticeState(small_model(), "all", "unit", reference=True)
+        state = LatticeState(small_model(), "all", "unit", kernel="torch")
         before = weight_bytes(state.model)
         config = EstimatorConfig("leave-one-out", 4, 1e-2)
         released: list[np.ndarray[Any, Any]] = []
@@ -191,7 +191,7 @@ class TestSteps:
         assert (released[1] != 0).all()
 
     def test_an_empty_sample_without_a_release_moves_nothing(self, small_model: Callable[..., nn.Module]) -> None:
-        state = LatticeState(small_model(), "all", "unit", reference=True)
+        state = LatticeState(small_model(), "all", "unit", kernel="torch")
         before = state.checksum()
 
         result = zo_step(state, lambda: torch.zeros(0), 1, 0, EstimatorConfig("two-sided", 2, 1e-2), 0.1)

@@ -1,27 +1,34 @@
-"""Choice of the kernel that moves the weights: the compiled one of their device, or else plain torch."""
+"""Choice of the kernel that moves the weights: by their device and number, or else plain torch."""
 
 from __future__ import annotations
 
 import warnings
+from typing import Literal
 
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
+from zo_common.lattice.kernels.few import MOST_WEIGHTS, NumpyKernel
 from zo_common.lattice.kernels.plain import TorchKernel
 
+KernelName = Literal["auto", "numpy", "numba", "torch"]
 
-def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, reference: bool = False) -> Kernel:
+
+def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, name: KernelName = "auto") -> Kernel:
     """Return the fastest kernel for these tensors; all kernels give the same bits.
 
     Args:
         tensors: the trained tensors, contiguous float32, on any devices.
         threads: number of CPU threads.
-        reference: use plain torch everywhere.
+        name: of the kernel; "auto": the one of the tensors' device, on the CPU of their size.
     """
     devices = {tensor.weight.device for tensor in tensors}
     kinds = {device.type for device in devices}
-    if reference:
+    if name == "torch":
         return TorchKernel(tensors)
     if kinds <= {"cpu"}:
-        # imported here: if all weights are on a GPU, Numba need not be installed
+        few = sum(tensor.weight.numel() for tensor in tensors) <= MOST_WEIGHTS
+        if name == "numpy" or (name == "auto" and few):
+            return NumpyKernel(tensors)
+        # imported here: Numba takes 50 MB and a second
         from zo_common.lattice.kernels.cpu import NumbaKernel
 
         return NumbaKernel(tensors, threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 
 from zo_common.lattice.kernels import cuda as kernel_triton
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
-from zo_common.lattice.kernels.choice import choose_kernel
+from zo_common.lattice.kernels.choice import KernelName, choose_kernel
 from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.few import MOST_WEIGHTS, NumpyKernel
 from zo_common.lattice.kernels.plain import TorchKernel
 
 
@@ -30,19 +32,19 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_triton, "TritonKernel", _Launched)
 
 
-def _chosen(*devices: str, reference: bool = False) -> Kernel:
+def _chosen(*devices: str, name: KernelName = "auto") -> Kernel:
     weights = [cast(Any, SimpleNamespace(device=torch.device(d))) for d in devices]
     real = [torch.zeros(3) if d == "cpu" else weight for d, weight in zip(devices, weights, strict=True)]
     tensors = tuple(LatticeTensor(f"w{i}", weight, i, -24, 0) for i, weight in enumerate(real))
-    return choose_kernel(tensors, 2, reference)
+    return choose_kernel(tensors, 2, name)
 
 
 @pytest.mark.parametrize(
     ("devices", "kind"),
     [
-        (["cpu"], NumbaKernel),
-        (["cpu", "cpu"], NumbaKernel),
-        ([], NumbaKernel),
+        (["cpu"], NumpyKernel),
+        (["cpu", "cpu"], NumpyKernel),
+        ([], NumpyKernel),
         (["cuda:0"], _Launched),
         (["cuda:1", "cuda:1"], _Launched),
         (["cuda:0", "cuda:1"], TorchKernel),
@@ -67,11 +69,31 @@ def test_a_gpu_on_which_triton_fails_is_left_to_torch_with_a_word(monkeypatch: p
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0", "mps"])
 def test_the_reference_is_plain_torch_everywhere(device: str) -> None:
-    assert type(_chosen(device, reference=True)) is TorchKernel
+    assert type(_chosen(device, name="torch")) is TorchKernel
+
+
+def test_many_weights_have_the_compiled_kernel() -> None:
+    sizes = ((MOST_WEIGHTS,), (MOST_WEIGHTS, 1))
+    tensors = [tuple(LatticeTensor(f"w{i}", torch.zeros(n), i, -24, 0) for i, n in enumerate(size)) for size in sizes]
+
+    assert [type(choose_kernel(each, 2)) for each in tensors] == [NumpyKernel, NumbaKernel]
+
+
+def test_a_process_with_few_weights_needs_no_compiler() -> None:
+    script = (
+        "import sys, torch\n"
+        "from zo_common.lattice.state import LatticeState\n"
+        "state = LatticeState(torch.nn.Linear(80, 64), 'all')\n"
+        "state.shift([3], state.epsilon_units(1e-3)), state.checksum()\n"
+        "print('numba' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+
+    assert done.stdout.strip() == "False"
 
 
 def test_threads_reach_the_cpu_kernel() -> None:
-    kernel = _chosen("cpu")
+    kernel = _chosen("cpu", name="numba")
 
     assert isinstance(kernel, NumbaKernel)
     assert kernel.threads == 2

@@ -18,11 +18,19 @@ from zo_common.lattice.kernels import cpu as kernel_numba
 from zo_common.lattice.kernels import plain as kernel_torch
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 from zo_common.lattice.kernels.cpu import NumbaKernel
+from zo_common.lattice.kernels.few import NumpyKernel
 from zo_common.lattice.kernels.plain import TorchKernel, peak_after, shifted_chunks
 
+Maker = Callable[[tuple[LatticeTensor, ...]], Kernel]
 GRIDS = (-24, -20, -26)
 SIZES = (1, 8192 + 129, 300)  # one element; more than one chunk of the compiled kernel; part of a block
-KERNELS = pytest.mark.parametrize("threads", [0, 1, 3], ids=["torch", "numba", "numba-threads"])
+MAKERS: dict[str, Maker] = {
+    "torch": TorchKernel,
+    "numpy": NumpyKernel,
+    "numba": lambda tensors: NumbaKernel(tensors, 1),
+    "numba-threads": lambda tensors: NumbaKernel(tensors, 3),
+}
+KERNELS = pytest.mark.parametrize("make", MAKERS.values(), ids=list(MAKERS))
 
 
 def _tensors(units: int = 1000) -> tuple[LatticeTensor, ...]:
@@ -39,18 +47,14 @@ def _tensors(units: int = 1000) -> tuple[LatticeTensor, ...]:
     )
 
 
-def _kernel(tensors: tuple[LatticeTensor, ...], threads: int) -> Kernel:
-    return NumbaKernel(tensors, threads) if threads else TorchKernel(tensors)
-
-
 def _integers(tensors: tuple[LatticeTensor, ...]) -> list[NDArray[np.int64]]:
     return [(t.weight.double().numpy() * 2.0**-t.grid_exponent).astype(np.int64) for t in tensors]
 
 
 @KERNELS
-def test_peaks_and_checksum_sums_are_those_of_the_integers(threads: int) -> None:
+def test_peaks_and_checksum_sums_are_those_of_the_integers(make: Maker) -> None:
     tensors = _tensors(MAX_UNITS)
-    kernel = _kernel(tensors, threads)
+    kernel = make(tensors)
 
     peaks, sums = kernel.peaks(), kernel.checksum_sums()
 
@@ -61,7 +65,7 @@ def test_peaks_and_checksum_sums_are_those_of_the_integers(threads: int) -> None
 
 
 @KERNELS
-def test_adding_equals_integer_arithmetic(threads: int) -> None:
+def test_adding_equals_integer_arithmetic(make: Maker) -> None:
     tensors = _tensors()
     seeds, units = [5, 2**64 - 1, 7], np.array([[3, -4, 0], [MAX_UNITS // 4, 0, -17], [0, 0, 0]])
     expected = [
@@ -69,18 +73,54 @@ def test_adding_equals_integer_arithmetic(threads: int) -> None:
         for t, n, row in zip(tensors, _integers(tensors), units.tolist(), strict=True)
     ]
 
-    _kernel(tensors, threads).add(seeds, units)
+    make(tensors).add(seeds, units)
 
     for found, wanted in zip(_integers(tensors), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
 
 
 @KERNELS
-def test_no_tensor_and_no_seed(threads: int) -> None:
+def test_no_tensor_at_all(make: Maker) -> None:
+    kernel = make(())
+
+    assert kernel.shift([1, 2], np.zeros((0, 2), np.int64))
+    assert (len(kernel.peaks()), kernel.checksum_sums()) == (0, [])
+
+
+@KERNELS
+def test_many_seeds_at_once_equal_one_after_another(make: Maker) -> None:
+    once, each = _tensors(), _tensors()
+    generator = np.random.Generator(np.random.PCG64(4))
+    seeds = [int(s) for s in generator.integers(0, 2**64, 300, np.uint64)]
+    units = generator.integers(-9, 10, (3, 300))
+    kernel = make(each)
+
+    make(once).add(seeds, units)
+    for place, seed in enumerate(seeds):
+        kernel.add([seed], units[:, place : place + 1])
+
+    for found, wanted in zip(_integers(once), _integers(each), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+@KERNELS
+def test_a_long_way_back_at_once_is_exact(make: Maker) -> None:
+    """Passes that were made are undone in one: the sum may need more than 24 bits, its end does not."""
+    (start,) = tensors = (LatticeTensor("w", torch.full((200,), -float(MAX_UNITS - 1)), tensor_id("w"), 0, 0),)
+    signs = torch.from_numpy(direction(3, "w", 200))
+    start.weight[signs < 0] *= -1
+
+    make(tensors).add([3, 3], np.array([[MAX_UNITS - 3, MAX_UNITS]]))
+
+    assert torch.equal(start.weight, signs * float(MAX_UNITS - 2))
+
+
+@KERNELS
+def test_no_tensor_and_no_seed(make: Maker) -> None:
     tensors = _tensors()
     before = _integers(tensors)
 
-    assert _kernel(tensors, threads).shift([], np.zeros((3, 0), np.int64))
+    assert make(tensors).shift([], np.zeros((3, 0), np.int64))
 
     for found, wanted in zip(_integers(tensors), before, strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -126,10 +166,10 @@ def test_a_shift_that_is_not_proven_changes_nothing() -> None:
 
 
 @KERNELS
-def test_the_bound_is_of_every_tensor_by_itself(threads: int) -> None:
+def test_the_bound_is_of_every_tensor_by_itself(make: Maker) -> None:
     tensors = tuple(LatticeTensor(n, torch.full((3,), v), tensor_id(n), 0, 0) for n, v in (("a", 5.0), ("b", 2.0**24)))
 
-    kernel = _kernel(tensors, threads)
+    kernel = make(tensors)
 
     assert not kernel.shift([1], np.array([[0], [1]]))
     assert kernel.shift([1], np.array([[MAX_UNITS - 5], [0]]))

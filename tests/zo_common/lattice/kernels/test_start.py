@@ -21,7 +21,8 @@ start = time.perf_counter()
 from torch import nn
 from zo_common.lattice.state import LatticeState
 torch.manual_seed(0)
-state = LatticeState(nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500)), "all", threads=2)
+model = nn.Sequential(nn.Linear(80, 64), nn.LayerNorm(64), nn.Linear(64, 500))
+state = LatticeState(model, "all", threads=2, kernel="numba")
 state.shift([3], state.epsilon_units(1e-3))
 state.checksum()
 print(time.perf_counter() - start)
