@@ -28,14 +28,26 @@ def choose_kernel(tensors: tuple[LatticeTensor, ...], threads: int, name: Kernel
         few = sum(tensor.weight.numel() for tensor in tensors) <= MOST_WEIGHTS
         if name == "numpy" or (name == "auto" and few):
             return NumpyKernel(tensors)
-        # imported here: Numba takes 50 MB and a second
-        from zo_common.lattice.kernels.cpu import NumbaKernel
-
-        return NumbaKernel(tensors, threads)
+        return _compiled(tensors, threads)
     # several GPUs would need a launch each: rare, so torch is used
     if kinds == {"cuda"} and len(devices) == 1:
         return _on_cuda(tensors)
     return TorchKernel(tensors)
+
+
+def _compiled(tensors: tuple[LatticeTensor, ...], threads: int) -> Kernel:
+    try:
+        # imported here: Numba takes 50 MB and a second
+        from zo_common.lattice.kernels.cpu import NumbaKernel
+    except ImportError as error:
+        many = sum(tensor.weight.numel() for tensor in tensors)
+        warnings.warn(
+            f"Numba cannot be used ({error}): plain torch moves the {many:,} trained weights, slower; "
+            "pip install 'federated-zo-asr[compiled]' installs it",
+            stacklevel=3,
+        )
+        return TorchKernel(tensors)
+    return NumbaKernel(tensors, threads)
 
 
 def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:

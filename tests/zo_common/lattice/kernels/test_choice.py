@@ -79,6 +79,13 @@ def test_many_weights_have_the_compiled_kernel() -> None:
     assert [type(choose_kernel(each, 2)) for each in tensors] == [NumpyKernel, NumbaKernel]
 
 
+def test_without_numba_torch_moves_many_weights_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zo_common.lattice.kernels.cpu", None)
+
+    with pytest.warns(UserWarning, match=r"plain torch moves the 3 trained weights.*federated-zo-asr\[compiled\]"):
+        assert type(_chosen("cpu", name="numba")) is TorchKernel
+
+
 def test_a_process_with_few_weights_needs_no_compiler() -> None:
     script = (
         "import sys, torch\n"
