@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.attacks import report as privacy
-from benchmarks.cost import install_size, serving, startup, switch, tracking
+from benchmarks.cost import install_size, page, serving, startup, switch, tracking
 from benchmarks.fleet import soak, wire
 from benchmarks.harness.rows import RESULTS
 from benchmarks.learning import held_differences
@@ -168,7 +168,7 @@ PAGES: dict[str, tuple[dict[str, Callable[[], str]], dict[str, Callable[[], str]
     ),
     "docs/train.md": ({}, {"startup": startup_text}),
     "docs/adapters.md": ({"switch": switch.table}, {}),
-    "docs/tracking.md": ({}, {"tracker-cost": tracking.text}),
+    "docs/tracking.md": ({}, {"tracker-cost": tracking.text, "page-cost": page.text}),
     "docs/results/adaptation.md": (tta.BLOCKS, {}),
     "docs/results/cost.md": ({"cost": cost_block, "install-size": install_size.text}, COST),
     "docs/results/demo.md": ({"full-demo": demo_block, "seeds": seeds_block}, {}),
