@@ -66,8 +66,8 @@ def text() -> str:
     large, small = times["large"], times["small"]
     return (
         f"With {found['devices']:,} devices and {found['rounds']:,} rounds a page gets "
-        f"{amount(found['first_bytes'], 'B')} at first and {amount(found['round_bytes'], 'B')} a round, and Chromium "
-        f"draws a round in {large['median']:.0f} ms (at most {large['max']:.0f}); with {SMALL[0]} devices and "
+        f"{amount(found['first_bytes'], 'B')} at first and {amount(found['round_bytes'], 'B')} a round. Chromium "
+        f"draws a round in {large['median']:.0f} ms (at most {large['max']:.0f}), one of {SMALL[0]} devices after "
         f"{SMALL[1]} rounds in {small['median']:.0f} ms."
     )
 

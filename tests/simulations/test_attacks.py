@@ -112,7 +112,12 @@ def test_a_hostile_device_of_a_federation_is_outvoted(
     largest = {}
     for rule in ("mean", "median"):
         config = settings(
-            **SHARED, aggregation=rule, scale="unit", num_server_rounds=1, output=settings().output + rule
+            **SHARED,
+            aggregation=rule,
+            scale="unit",
+            learning_rate=0.005,
+            num_server_rounds=1,
+            output=settings().output + rule,
         )
         federate(config, FakeGrid(config, memories, hostile_app(config, "large", {2})))
         (record,) = ledger_of(config).records

@@ -369,7 +369,7 @@ class TestFrozenPrecision:
     def test_weights_that_their_precision_breaks_are_refused(
         self, engine_of: Engines, speech_of: Callable[[Engine], SpeechDataset], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(hold, "_int8", lambda weight: weight.flip(0).to(torch.bfloat16))
+        monkeypatch.setattr(hold, "_int8", lambda weight: 8 * weight.flip(0).to(torch.bfloat16))
         broken = engine_of(**DEFAULTS, frozen_precision="int8")
 
         refused = broken.train(_plan(broken), speech_of(broken))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from fake_grid import FakeGrid
 
 from server.app import run_on
 from server.rounds.events import Events
-from server.run.log import RoundReport
+from server.run.log import EVALUATION, RoundReport
 from server.watch.run_folder import RunFolder, RunNow
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import ledger_chains
@@ -33,4 +34,5 @@ def test_a_real_run_is_read_while_it_runs_and_after(
     assert [each.head for each in (*seen, now)] == [*chains[1:], chains[-1]]
     assert [row["server_round"] for row in now.curve] == [0, 2]
     assert {row["client_id"] for row in now.devices} == {0, 1, 2}
-    assert now.settings["num-queries"] == 2 and now.epsilon_limit is None and now.verdict == ""
+    assert now.settings["num-queries"] == 2 and now.epsilon_limit is None
+    assert now.verdict == json.loads((folder.path / EVALUATION).read_text())["verdict"]

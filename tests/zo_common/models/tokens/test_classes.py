@@ -62,12 +62,14 @@ def test_an_utterance_counts_the_same_alone(speech: SpeechModel) -> None:
     assert 0 < float(uncertain) < 4
 
 
-def test_the_default_preset_is_in_the_first_layers_of_the_encoder(speech: SpeechModel) -> None:
+def test_the_default_preset_is_in_the_first_layers_of_the_encoder_and_in_the_decoder(speech: SpeechModel) -> None:
     chosen = select(speech.model, DEFAULT)
+    decoder = {name for name in chosen if "decoder." in name or "language_model." in name}
 
     assert all(parameter.dim() == 1 for parameter in chosen.values())
-    assert not any("decoder." in name or "language_model." in name for name in chosen)
-    assert all(".layers." in name and int(name.split(".layers.")[1].split(".")[0]) < 3 for name in chosen)
+    assert all(name.endswith("bias") for name in decoder)
+    assert all(int(name.split(".layers.")[1].split(".")[0]) < 3 for name in set(chosen) - decoder)
+    assert set(select(speech.model, "encoder-residual-bias")) == set(chosen) - decoder
     assert select(speech.model, "encoder-ffn") and select(speech.model, "norms")
     halves = [set(select(speech.model, preset)) for preset in ("encoder", "decoder")]
     assert not halves[0] & halves[1]
