@@ -55,6 +55,7 @@ def write_checkpoint(architecture: str, folder: Path) -> None:
     for name, weight in weights.items():
         if "layer_norm.weight" in name:
             weight.fill_(1)
+    folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     empty.config.save_pretrained(folder)
     empty.generation_config.save_pretrained(folder)
