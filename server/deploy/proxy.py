@@ -267,4 +267,8 @@ def serve(config: uvicorn.Config) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll of every device
-    uvicorn.Server(config).run(listening_sockets(config.host, config.port))
+    sockets = listening_sockets(config.host, config.port)
+    logging.getLogger(__name__).info(
+        f"running on https://{config.host}:{config.port}"
+    )  # uvicorn says so of its own alone
+    uvicorn.Server(config).run(sockets)

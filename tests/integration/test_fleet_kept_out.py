@@ -159,7 +159,7 @@ def test_an_expired_server_certificate_is_refused_by_devices(fleet: Fleet, tmp_p
     write_private(forgotten / "keys" / "server.key", private_pem(key))
     command = [f"{there.bin}/zo-asr", "server", "proxy", str(forgotten)]
     proxy = fleet.children.start("expired", command, fleet.environment)
-    wait_until("a proxy with an expired certificate", lambda: "running on" in proxy.log.read_text(), 30)
+    wait_until("a proxy with an expired certificate", lambda: f":{port}" in proxy.log.read_text(), 30)
 
     status, said = fleet.attempt("expired-node", _supernode(fleet, superlink=f"127.0.0.1:{port}"))
 
