@@ -268,7 +268,6 @@ def serve(config: uvicorn.Config) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll of every device
     sockets = listening_sockets(config.host, config.port)
-    logging.getLogger(__name__).info(
-        f"running on https://{config.host}:{config.port}"
-    )  # uvicorn says so of its own alone
+    # uvicorn says so only where it opens the sockets itself
+    logging.getLogger(__name__).info(f"running on https://{config.host}:{config.port}")
     uvicorn.Server(config).run(sockets)
