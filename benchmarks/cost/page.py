@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.harness.browser import browser
 from benchmarks.harness.rows import RESULTS, amount, quotient, spread, store
 from benchmarks.harness.run_files import RunFiles
-from benchmarks.pages.screenshots import served
+from benchmarks.harness.served_page import served
 from server.run.log_file import RUN_LOG
 from server.watch.log_tail import LogTail
 from server.watch.page_state import change, encoded, state_of

@@ -9,42 +9,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.browser import browser
 from benchmarks.harness.run_files import RunFiles
+from benchmarks.harness.served_page import served
 from server.run.lock import RunLock
-from server.watch.dashboard import dashboard
-from server.watch.live import LiveRun
-from server.watch.run_folder import RunFolder
-from server.watch.serve import Listening, server_of
 
 PICTURES = Path(__file__).parent.parent.parent / "docs" / "pictures"
 NAMES = ("anna", "ben", "cleo", "dora", "emil", "fay", "gus", "hana")
 _LARGEST = 150_000  # bytes of a picture
-
-
-@contextmanager
-def served(folder: Path, resume: str = "", every: float = 0.2) -> Iterator[str]:
-    """Serve a run's page on a free port of the loopback interface within a block; yield its address."""
-    live = LiveRun(RunFolder(folder), resume, every)
-    server = server_of(dashboard(live), Listening.of("127.0.0.1:0"), live.close)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the page's server ended before it listened")
-        time.sleep(0.02)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    finally:
-        server.should_exit = True
-        thread.join(10)
 
 
 def in_progress(folder: Path, rounds: int = 64) -> RunFiles:

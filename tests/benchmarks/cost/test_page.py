@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cost import page
 from benchmarks.harness.browser import browser, chromium_path
-from benchmarks.pages.screenshots import served
+from benchmarks.harness.served_page import served
 
 
 def test_a_round_is_sent_in_fewer_bytes_than_all(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.harness.browser import browser, chromium_path
 from benchmarks.harness.run_files import RunFiles
-from benchmarks.pages.screenshots import served
+from benchmarks.harness.served_page import served
 from server.run.lock import RunLock
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
