@@ -206,7 +206,8 @@ class TestPrivacy:
     def test_more_noise_and_a_smaller_clip_norm_are_accounted_for(self, settings: Settings, federate: Federate) -> None:
         device = {"privacy": "device", "directions": "shared", "weighting": "uniform", "noise_by": "server"}
         common = self.PRIVATE | device | {"guard_split": "test", "num_server_rounds": 1, "target_epsilon": 1e15}
-        config = settings(**common | {"clip_norm": 1e6, "noise_multiplier": 1e-6})
+        few = {"trained_tensors": "encoder-residual-bias"}  # along these a random model's curvature is hardly noise
+        config = settings(**common | few | {"clip_norm": 1e6, "noise_multiplier": 1e-6})
         held = federate(config).global_model
 
         def rate(**changes: Any) -> tuple[float, RelativeCurvature]:
