@@ -2,7 +2,7 @@
 
     python -m benchmarks.cost.page
 
-A large run and a small one are drawn by the same Chromium, a round after another, in turn.
+A large run and then a small one are drawn by the same Chromium, a round after another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.browser import browser
-from benchmarks.harness.rows import RESULTS, amount, quotient, spread, store
+from benchmarks.harness.rows import RESULTS, amount, spread, store
 from benchmarks.harness.run_files import RunFiles
 from benchmarks.harness.served_page import served
 from server.run.log_file import RUN_LOG
@@ -29,12 +29,7 @@ SMALL = (10, 20)  # devices, rounds
 def made_up(folder: Path, devices: int, rounds: int) -> RunFiles:
     """Write the folder of a run with so many devices, after so many rounds."""
     run = RunFiles(folder, [f"device-{number}" for number in range(devices)], num_server_rounds=rounds + 100)
-    save = run.statuses.save
-    run.statuses.save = lambda *_: None  # type: ignore[method-assign]  # once is enough
-    for _ in range(rounds):
-        run.round()
-    run.statuses.save = save  # type: ignore[method-assign]
-    run.statuses.save(run.folder, rounds)
+    run.rounds(rounds)
     return run
 
 
@@ -91,7 +86,6 @@ def main() -> None:
         "first_bytes": first,
         "round_bytes": each,
         "milliseconds": {name: spread(values) for name, values in times.items()},
-        "large_over_small": quotient(times["large"], times["small"]),
     }
     print(json.dumps(numbers))
     print(f"wrote {store(NAME, numbers)}")

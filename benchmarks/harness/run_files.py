@@ -44,7 +44,7 @@ class RunFiles:
         """Return the status of a device, to be changed."""
         return self.statuses.of(client)
 
-    def round(self, refused: dict[str, int] | None = None, **fields: Any) -> int:
+    def round(self, refused: dict[str, int] | None = None, *, saved: bool = True, **fields: Any) -> int:
         """Write the next round, in which all devices but the refused ones answered; return its number."""
         number = len(self.log.rows) + 1
         with self.ledger.open("ab") as file:
@@ -68,8 +68,14 @@ class RunFiles:
             **fields,
         }
         self.log.append(RoundReport(number, asked=len(everyone), answered=count, **values))
-        self.statuses.save(self.folder, number)
+        if saved:
+            self.statuses.save(self.folder, number)
         return number
+
+    def rounds(self, count: int) -> None:
+        """Write so many next rounds, and the devices' statuses once, after the last."""
+        for left in range(count, 0, -1):
+            self.round(saved=left == 1)
 
     def evaluation(self, number: int, wer: float, loss: float) -> None:
         """Write an evaluation of the whole held-out split."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import random
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from zo_common.binary.locked import is_at
 from zo_common.errors import ConfigError
 
 _PROBED_SECONDS = 0.05  # at most, between attempts while others only look
@@ -34,7 +34,7 @@ class RunLock:
             except FileNotFoundError:  # another run has just removed the directory
                 continue
             self._take()
-            if self._is_the_file():
+            if is_at(self._file.fileno(), self._path):
                 return
             self._file.close()
 
@@ -47,13 +47,6 @@ class RunLock:
                 )
             fcntl.flock(self._file, fcntl.LOCK_UN)
             time.sleep(random.uniform(0.0, _PROBED_SECONDS))  # two that start at once must not meet for ever
-
-    def _is_the_file(self) -> bool:
-        """Return whether the locked file is the one in the directory: a run that ended may have removed that."""
-        try:
-            return os.path.samestat(os.fstat(self._file.fileno()), self._path.stat())
-        except FileNotFoundError:
-            return False
 
     def release(self) -> None:
         """Release the run for another server."""

@@ -23,7 +23,7 @@ def locked(path: Path, *, kept: bool = True) -> Iterator[None]:
     """
     lock = path.with_name(path.name + ".lock")
     descriptor = _taken(lock)
-    while not _is_at(descriptor, lock):  # the process that held it has removed it
+    while not is_at(descriptor, lock):  # the process that held it has removed it
         os.close(descriptor)
         descriptor = _taken(lock)
     try:
@@ -45,7 +45,8 @@ def _taken(lock: Path) -> int:
     return descriptor
 
 
-def _is_at(descriptor: int, lock: Path) -> bool:
+def is_at(descriptor: int, lock: Path) -> bool:
+    """Return whether an open file is the one that is there: who held a lock before may have removed it."""
     try:
         return os.path.samestat(os.fstat(descriptor), lock.stat())
     except FileNotFoundError:
