@@ -24,6 +24,7 @@ from zo_common.lattice.trained import DEFAULT
 
 ENCODER_BIASES = "encoder-residual-bias"
 EARLY = "encoder-early"
+TAIL = 64  # of methods without a loss check; the check takes less here
 BIAS_EPSILON = 2e-2  # where a thousandth of the loss's differences along few biases would be rounding noise
 
 Make = Callable[[Crowd, Settings, Budget], Method]
@@ -81,8 +82,8 @@ def _published(
     name: str, title: str, make: Make, queries: int, rates: tuple[float, ...], bias: tuple[float, ...]
 ) -> Any:
     """Return a published rule on all weights, as its authors train, and on the tensors that ours trains."""
-    whole = Settings(name, "all", queries=queries)
-    few = Settings(f"{name}-bias", DEFAULT, queries=queries, epsilon=BIAS_EPSILON)
+    whole = Settings(name, "all", queries=queries, tail_tokens=TAIL)
+    few = Settings(f"{name}-bias", DEFAULT, queries=queries, epsilon=BIAS_EPSILON, tail_tokens=TAIL)
     return {
         name: Entry(f"{title}, all weights", make, whole, rates),
         few.method: Entry(f"{title}, our tensors", make, few, bias),
@@ -103,7 +104,7 @@ METHODS: dict[str, Entry] = {
     "fixed": Entry(
         "ours, as tuned by hand before",
         _rounds(),
-        Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", scale="unit", epsilon=1e-3, tail_tokens=64),
+        Settings("fixed", EARLY, learning_rate=2e-3, schedule="linear", scale="unit", epsilon=1e-3, tail_tokens=TAIL),
     ),
     # the settings that docs/tutorials/without-transcripts.md has for federated runs of CTC models
     "fixed-ctc": Entry(

@@ -34,7 +34,13 @@ def load() -> list[Row]:
     """Return rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
     path = RESULTS / "learning.jsonl"
     rows = [row["outcome"] for row in read_rows(path)] if path.exists() else []
-    return chosen(swept([row for row in rows if "method" in row]))
+    return chosen(swept(distinct(row for row in rows if "method" in row)))
+
+
+def distinct(rows: Iterable[Row]) -> list[Row]:
+    """Return one row of each run: the one that also transcribed along the way, where there are two."""
+    ordered = sorted(rows, key=lambda row: bool(row["words"]))
+    return list({(_group(row), row["learning_rate"], row["seed"]): row for row in ordered}.values())
 
 
 def swept(rows: list[Row]) -> list[Row]:
@@ -46,7 +52,8 @@ def swept(rows: list[Row]) -> list[Row]:
 
 
 def _group(row: Row) -> str:
-    return json.dumps([row["task"], row["method"], row["devices"], row["budget"]], sort_keys=True)
+    budget = {name: value for name, value in row["budget"].items() if name != "words"}
+    return json.dumps([row["task"], row["method"], row["devices"], budget], sort_keys=True)
 
 
 def chosen(rows: Iterable[Row]) -> list[Row]:

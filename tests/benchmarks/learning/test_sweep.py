@@ -177,6 +177,12 @@ class TestReport:
         ]
         assert len(report.swept([_row("mezo", rate=rate) for rate in rates])) == len(rates)
 
+    def test_of_two_runs_of_a_seed_the_one_that_transcribed_along_the_way_counts(self) -> None:
+        words, silent = (_row("mezo", rate=0.1, budget={"passes": 100, "words": w}) for w in (True, False))
+        silent["words"] = []
+        assert report.distinct([words, silent, _row()]) == [words, _row()]
+        assert len(report.distinct([words, silent | {"seed": 1}])) == 2
+
     def test_passes_to_half_of_the_best_gain_and_to_a_fifth_fewer_errors(self) -> None:
         slow = _row("mezo", rate=0.1, curve=[[0, 1.0], [100, 0.9]], words=[[0, 0.5], [100, 0.45]])
 
