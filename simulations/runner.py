@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def simulate(server: ServerApp, client: ClientApp, num_devices: int, actors: int
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
         try:
             asked.check()
-            with _quiet_libraries(), ray_out_of_signals(**ray):
+            with _quiet_libraries(), redirect_stdout(asked.quieted(sys.stdout)), ray_out_of_signals(**ray):
                 asked.listen()
                 flower_simulation(asked.server(server), client, num_supernodes=num_devices, backend_config=backend)  # type: ignore[arg-type]
         except GivenUp:

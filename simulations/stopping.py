@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -131,12 +131,34 @@ class Stop:
 
         return watched
 
+    def quieted(self, stream: TextIO) -> TextIO:
+        """Return a stream that drops, once a stop was requested, Ray's lines about workers that are killed here.
+
+        Ray writes them to `sys.stdout` whatever `log_to_driver` says.
+        """
+        return cast(TextIO, _QuietedStream(stream, self))
+
     def _end_at_once(self) -> None:
         _kill(b"")
         with suppress(Exception):  # no error may keep the process alive
             self._put_away()
             _say(self._message())
         os._exit(128 + self.number)
+
+
+class _QuietedStream:
+    """`print` writes a line and its end in two calls; both are dropped."""
+
+    def __init__(self, stream: TextIO, stop: Stop) -> None:
+        self._stream, self._stop, self._dropped = stream, stop, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        was_dropped = self._dropped and text == "\n"
+        self._dropped = bool(self._stop.number) and "(raylet)" in text
+        return len(text) if self._dropped or was_dropped else self._stream.write(text)
 
 
 class _WatchedGrid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -114,7 +115,7 @@ def test_one_signal_gives_the_round_up_and_the_run_goes_on_later(
 
     assert time.monotonic() - begun < SECONDS
     assert status == 128 + number, run.said
-    assert "Traceback" not in run.said and "Aborted" not in run.said
+    assert not any(word in run.said for word in ("Traceback", "Aborted", "raylet"))
     ledger = read_ledger(run.output / "ledger.zo", tolerate_torn=False)
     word = run.said.splitlines()[-1]
     assert f"interrupted after round {ledger.last_round} of {ROUNDS}" in word
@@ -208,6 +209,19 @@ def test_a_signal_is_noticed_at_the_grid_and_in_long_work() -> None:
     with pytest.raises(Interrupted, match="go on so") as ended:
         stop.raise_if_asked()
     assert ended.value.number == signal.SIGTERM
+
+
+def test_lines_about_killed_workers_are_dropped_once_a_stop_was_requested() -> None:
+    stop, said = Stop(), io.StringIO()
+    stream = stop.quieted(said)
+
+    print("(raylet) out of memory", file=stream)
+    stop.number = signal.SIGINT
+    for line in ("round 1", "\x1b[36m(raylet)\x1b[0m A worker died", "", "ended"):
+        print(line, file=stream)
+
+    assert said.getvalue() == "(raylet) out of memory\nround 1\n\nended\n"
+    assert stream.encoding == said.encoding
 
 
 def test_handlers_are_given_back_and_what_a_shell_ignores_stays_ignored() -> None:
