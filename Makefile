@@ -78,10 +78,11 @@ tta: $(STAMP)  ## test-time adaptation on two models and six kinds of speech, an
 
 learning: $(STAMP)  ## learning curves of all methods on all tasks, hours: it goes on where it was killed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,learning]'
-	$(BIN)/python -m benchmarks.learning --forgetting --words
-	$(BIN)/python -m benchmarks.learning --tasks wm --study directions
-	$(BIN)/python -m benchmarks.learning --tasks wm --study variants
-	$(BIN)/python -m benchmarks.learning --tasks wm --study precision
+	$(BIN)/python -m benchmarks.learning --passes 6144 --forgetting --words
+	$(BIN)/python -m benchmarks.learning --passes 6144 --tasks wm ctc-wm --study directions
+	$(BIN)/python -m benchmarks.learning --passes 6144 --tasks wm ctc-wm --study variants
+	$(BIN)/python -m benchmarks.learning --passes 6144 --tasks wm --study precision
+	$(BIN)/python -m benchmarks.learning --passes 6144 --tasks ctc-wm --study tensors
 	$(BIN)/python -m benchmarks.learning.memory
 	$(BIN)/python -m benchmarks.pages.readme
 

@@ -105,8 +105,8 @@ def corpus(
     accent: Annotated[str, typer.Option(help="west-midlands, scotland, caribbean, lancashire, new-york or us.")] = (
         "west-midlands"
     ),
-    seed: int = 0,
-    utterances_per_speaker: int = 16,
+    seed: Annotated[int, typer.Option(help="Seed of sentences and voices.")] = 0,
+    utterances_per_speaker: Annotated[int, typer.Option(help="Training utterances of each speaker.")] = 16,
 ) -> None:
     """Synthesise speakers of one accent as a Hugging Face `audiofolder` with train, dev and test splits."""
     config = CorpusConfig(accent=accent, seed=seed, utterances_per_speaker=utterances_per_speaker)

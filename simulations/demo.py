@@ -15,7 +15,7 @@ from server.rounds.federation import LEDGER_NAME
 from server.run.log import EVALUATION
 from server.watch.progress import RunProgress, headline
 from simulations.before_start import check_simulation
-from simulations.reports.plots import plot_curve
+from simulations.reports.plots import can_plot, plot_curve
 from simulations.reports.report import group_tables, replayed_elsewhere, summary_table, traffic, write_result
 from simulations.runner import run_federation
 from simulations.scenario import Scenario
@@ -85,7 +85,7 @@ def leave_results(
         numbers = _numbers(config, output, devices, start)
     write_result(output, config, devices, numbers, command)
     curve = json.loads((output / EVALUATION).read_text())["curve"]
-    if curve:
+    if curve and can_plot(console):
         plot_curve(curve, output / "curve.png", figure, devices, numbers["loss_unit"], intervals(output))
     console.print(summary_table(numbers, title))
     for table in group_tables(numbers["comparison"]):

@@ -77,7 +77,8 @@ class LatticeRounds:
         records = (Record(number - 1, 1, self.rounds[-1]),) if self.rounds else ()
         plan = Plan(number, 1, 0, 1, 1, s.local_steps, s.batch_size, rate, self.config, records)
         scalars = np.concatenate([result.projected_grads for result in results])
-        reply = Reply(Status.OK, number, number - 1, 0, 1, 1, projected_grads=scalars)
+        curvature = results[0].curvature  # None where the step is not measured
+        reply = Reply(Status.OK, number, number - 1, 0, 1, 1, projected_grads=scalars, curvature=curvature)
         return len(encode_reply(reply)), len(encode_plan(plan))
 
     def apply(self, contributions: Sequence[Contribution]) -> None:

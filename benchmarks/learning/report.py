@@ -39,7 +39,7 @@ def load() -> list[Row]:
 
 def distinct(rows: Iterable[Row]) -> list[Row]:
     """Return one row of each run: the one that also transcribed along the way, where there are two."""
-    ordered = sorted(rows, key=lambda row: bool(row["words"]))
+    ordered = sorted(rows, key=lambda row: (row["seed"], bool(row["words"])))
     return list({(_group(row), row["learning_rate"], row["seed"]): row for row in ordered}.values())
 
 
@@ -286,8 +286,11 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "learning-curve": curve_block,
     "learning-curve-ru": partial(curve_block, "ru"),
     "learning-tensors": partial(study_block, "tensors", "ctc-wm"),
-    "learning-directions": partial(study_block, "directions", "wm"),
-    "learning-variants": partial(study_block, "variants", "wm"),
+    **{
+        f"learning-{study}{'' if task == 'wm' else '-' + task}": partial(study_block, study, task)
+        for study in ("directions", "variants")
+        for task in ("wm", "ctc-wm")
+    },
 }
 # docs/precision.md shows it
 PRECISION = partial(study_block, "precision", "wm")

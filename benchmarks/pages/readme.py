@@ -143,6 +143,7 @@ COST = {
     "plain-ffn": lambda: f"{_labelled('step', 'MeZO and ZO-ASR as published ÷ ours, encoder-ffn, float32'):.2f}",
     "plain-all": lambda: f"{_labelled('step', 'MeZO and ZO-ASR as published ÷ ours, all, float32'):.2f}",
     "memory": lambda: f"{_labelled('memory', 'memory, ZO step ÷ inference, all, batch 8'):.2f}",
+    "memory-ffn": lambda: f"{_labelled('memory', 'memory, ZO step ÷ inference, encoder-ffn, batch 8'):.2f}",
     "memory-sgd": lambda: f"{_labelled('memory', 'memory, SGD ÷ inference, all, batch 8'):.2f}",
     "memory-adam": lambda: f"{_labelled('memory', 'memory, Adam ÷ inference, all, batch 8'):.2f}",
     "drift": lambda: f"{_labelled('drift', 'weights changed by 240 queries, plain, float32'):.0%}",

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.pages.generated import write_or_check
+from train.run import ALONE
 from zo_common.config.run import SETTINGS, RunConfig
 from zo_common.config.sections import (
     AggregationSection,
@@ -37,8 +38,11 @@ HEAD = """\
 # Settings of a run
 
 All settings with their defaults. They are keys of `--run-config` in `flwr run`, of `[run]` in a scenario file, of
-`runs/NAME.toml` in a deployment, and of `--set key=value` in `zo-asr sim run`, `zo-asr server start` and `zo-asr
-server resume`. An unknown key is answered with the nearest valid one, a value out of range with what is expected.
+`runs/NAME.toml` in a deployment, and of `--set key=value` in `zo-asr train`, `sim run`, `sim demo`, `server start` and
+`server resume`. An unknown key is answered with the nearest valid one, a value out of range with what is expected.
+
+`zo-asr train` has {alone} as defaults, and evaluates on a split `test` where
+there is one. Without `model` it and the demo take the Whisper-tiny.en of the extra `demo`.
 
 **Resuming.** A run that is resumed (`resume=true`) keeps every setting that the last column calls *fixed*. Another
 value is refused before a device is asked, with the setting's name, both values and what to set; nothing is written.
@@ -53,7 +57,14 @@ all settings and what was changed. What an older ledger does not record is not c
 
 def page() -> str:
     """Return the whole page."""
-    return "\n".join([HEAD, *(line for cls in SECTIONS for line in _section(cls))]).rstrip() + "\n"
+    return (
+        "\n".join([HEAD.replace("{alone}", _alone()), *(line for cls in SECTIONS for line in _section(cls))]).rstrip()
+        + "\n"
+    )
+
+
+def _alone() -> str:
+    return " and ".join(f"`{name.replace('_', '-')}={value}`" for name, value in ALONE.items())
 
 
 def _section(cls: type) -> Iterator[str]:

@@ -149,7 +149,7 @@ def constants() -> str:
             "counted",
         ),
         ("forward of 8 × 5 s", f"{LARGE.flops() / 1e12:.2f} TFLOP", "counted"),
-        ("projected gradient, demo's tensors", f"{projected_gradient():.0f} nats (Whisper-tiny.en)", "`forward.json`"),
+        ("projected gradient, `encoder-early`", f"{projected_gradient():.0f} nats (Whisper-tiny.en)", "`forward.json`"),
     ]
     return _table(("constant", "value", "from"), rows)
 

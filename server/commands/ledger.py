@@ -80,7 +80,11 @@ def _row(record: Record) -> dict[str, Any]:
 
 @app.command()
 def verify(
-    ledger: LedgerPath, model: Model = "", threads: Threads = 0, deep: bool = True, as_json: AsJson = False
+    ledger: LedgerPath,
+    model: Model = "",
+    threads: Threads = 0,
+    deep: Annotated[bool, typer.Option(help="Replay on the base model, too; without it only the hash chain.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """Check the hash chain and, with the base model, that replay reaches the recorded checksum."""
     found = read_ledger(ledger, tolerate_torn=False)

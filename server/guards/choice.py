@@ -15,7 +15,7 @@ from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError, DataError
 from zo_common.models.hub import is_hub_id
-from zo_common.speech.splits import DEVELOPMENT, splits_of
+from zo_common.speech.splits import DEVELOPMENT, server_split
 
 logger = logging.getLogger(__name__)
 NO_GUARD = "none"
@@ -79,10 +79,7 @@ def _tell_what_is_reported(config: RunConfig) -> None:
 
 def _default_guard(config: RunConfig, global_model: GlobalModel, on_stage: OnStage, ask: Ask) -> Guard:
     """Return a guard on the available speech; errors in that speech do not stop a run that did not ask for a guard."""
-    evaluated = config.eval_split if config.evaluate_on == "server" else ""
-    there = splits_of(config.data, ask_hub=bool(evaluated))
-    used = (config.train_split, config.eval_split)
-    split = next((name for name in DEVELOPMENT if name in there and name not in used), evaluated)
+    split = server_split(config)
     if not split and (config.evaluate_on == "clients" or not config.data):
         return _on_devices(config, global_model, ask)
     if not split:

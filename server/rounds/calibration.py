@@ -42,6 +42,7 @@ from zo_common.estimator.tensor_choice import RoundShape, TensorChoice, choose_t
 from zo_common.lattice.trained import AUTO, DEFAULT, measured_groups, unique_parameters
 from zo_common.ledger.file import read_ledger
 from zo_common.speech.recordings import read_speech
+from zo_common.speech.splits import server_split
 from zo_common.wire.calibration import CalibrationAnswer, CalibrationAsk, decode_answer, encode_ask
 from zo_common.wire.plan import Status
 
@@ -82,8 +83,8 @@ def known_tensors(config: RunConfig, ledger: Path) -> RunConfig:
 def calibrate(config: RunConfig, grid: Grid, global_model: GlobalModel | None, members: Sequence[Member]) -> RunConfig:
     """Return the settings with the tensors that a calibration chooses.
 
-    With privacy or secure aggregation devices are not asked: the server measures on its own speech, that of
-    `guard-split`. Without such speech, the default preset is trained.
+    With privacy or secure aggregation devices are not asked: the server measures on its own speech, that of its guard
+    (`server_split`). Without such speech, the default preset is trained.
 
     Raises:
         ConfigError: a round has too few passes, or `<output>/tensors.json` cannot be written.
@@ -97,12 +98,12 @@ def calibrate(config: RunConfig, grid: Grid, global_model: GlobalModel | None, m
     private = config.privacy != "none" or config.secure_aggregation
     if not private:
         measures = _asked_of_devices(config, grid, global_model, members)
-    elif global_model is not None and config.guard_split not in ("", NO_GUARD):
-        measures = _measured_here(config, global_model)
+    elif global_model is not None and (split := server_split(config)) not in ("", NO_GUARD):
+        measures = _measured_here(config, global_model, split)
     else:
         logger.warning(
             f"calibration: devices are not asked in a run with privacy or secure aggregation, and the server has no "
-            f"speech (guard-split): {DEFAULT} is trained"
+            f"speech (a split dev, or guard-split): {DEFAULT} is trained"
         )
         measures = {}
     devices = min(config.clients_per_round or len(members), len(members))
@@ -195,12 +196,12 @@ class _Answers:
         return {group: agreed_measure(found) for group, found in self._found.items() if len(found) >= least}
 
 
-def _measured_here(config: RunConfig, global_model: GlobalModel) -> dict[str, GroupMeasure]:
+def _measured_here(config: RunConfig, global_model: GlobalModel, split: str) -> dict[str, GroupMeasure]:
     """Measure on the server's own speech, simulating `LEAST_DEVICES` devices for each group."""
     data = read_speech(
         config.data,
         global_model.speech.reader(**config.reading),
-        split=config.guard_split,
+        split=split,
         text_column=config.text_column,
         skip_bad=config.skip_bad,
     )

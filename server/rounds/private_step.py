@@ -27,6 +27,7 @@ from zo_common.estimator.curvature import MOST_NOISE_SHARE, Curvature, RelativeC
 from zo_common.estimator.step import LossFn, StepResult, clip_factors, zo_step
 from zo_common.speech.loss_settings import LossSettings, unchecked
 from zo_common.speech.recordings import read_speech
+from zo_common.speech.splits import server_split
 
 logger = logging.getLogger(__name__)
 _SPEECH_STREAM = 1 << 44  # far from any step number
@@ -56,17 +57,19 @@ class ServerMeasuredStep(MeasuredStep):
         global_model: GlobalModel | None,
         progress: Callable[[], list[Progress] | None] = lambda: None,
     ) -> None:
-        if global_model is None or config.guard_split in ("", NO_GUARD):
+        split = server_split(config)
+        if global_model is None or split in ("", NO_GUARD):
             raise ConfigError(
                 "learning-rate is 'auto' with privacy, which needs held-out speech with transcripts on the server, and "
-                "its model: set guard-split and leave server-model on, or set learning-rate to a number"
+                "its model: give data a split dev or set guard-split, and leave server-model on, or set learning-rate "
+                "to a number"
             )
         super().__init__(config, progress)
         self._global_model = global_model
         self._data = read_speech(
             config.data,
             global_model.speech.reader(**config.reading),
-            split=config.guard_split,
+            split=split,
             text_column=config.text_column,
             skip_bad=config.skip_bad,
         )

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from server.report.data import Interval, band_of
+
+
+def can_plot(console: Console) -> bool:
+    """Return whether matplotlib is installed; without it a line says that there is no picture."""
+    if find_spec("matplotlib") is None:
+        console.print("no curve.png: it needs matplotlib, which is not installed: pip install matplotlib")
+        return False
+    return True
 
 
 def plot_curve(

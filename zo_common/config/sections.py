@@ -43,7 +43,8 @@ class DataSection:
     )
     partition_by: str = setting(
         "speaker",
-        "How a simulation shares the recordings out: a column, `iid`, `dirichlet:COLUMN:ALPHA` or `shard:COLUMN`.",
+        "How a simulation shares the recordings out: a column, `round-robin`, `iid`, `dirichlet:COLUMN:ALPHA` or "
+        "`shard:COLUMN`.",
         "fixed",
     )
     skip_bad: bool = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,23 @@ def guarded_split(config: RunConfig) -> str:
     `guard-split`, else the first split of the folder called dev, validation or valid that is neither the train nor the
     reported split, else `eval-split`. A hub is not asked for its splits.
     """
+    return config.guard_split or _development(config, splits_of(config.data)) or config.eval_split
+
+
+def server_split(config: RunConfig) -> str:
+    """Return the split of the server's own `data` for guard and measurements; empty if there is none.
+
+    As `guarded_split`, but `eval-split` counts only where the server evaluates, and a hub is asked if it does.
+    """
     if config.guard_split:
         return config.guard_split
-    there, used = splits_of(config.data), (config.train_split, config.eval_split)
-    return next((name for name in DEVELOPMENT if name in there and name not in used), config.eval_split)
+    evaluated = config.eval_split if config.evaluate_on == "server" else ""
+    return _development(config, splits_of(config.data, ask_hub=bool(evaluated))) or evaluated
+
+
+def _development(config: RunConfig, there: Collection[str]) -> str:
+    used = (config.train_split, config.eval_split)
+    return next((name for name in DEVELOPMENT if name in there and name not in used), "")
 
 
 def _hub_splits(source: str) -> tuple[str, ...]:

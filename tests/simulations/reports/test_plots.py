@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from simulations.reports.plots import plot_curve
+from simulations.reports import plots
+from simulations.reports.plots import can_plot, plot_curve
 
 START = {"payload": {"up": 0, "down": 0}, "loss": 3.0, "wer": 0.5, "utterances": 9}
 END = {"payload": {"up": 800, "down": 900}, "loss": 2.0, "wer": 0.4, "utterances": 9}
@@ -29,3 +32,14 @@ def test_a_png_is_written(tmp_path: Path, curve: list[dict[str, Any]]) -> None:
     width, height = (int.from_bytes(data[start : start + 4], "big") for start in (16, 20))
     assert width > 800 > height > 300
     assert [p.name for p in tmp_path.iterdir()] == ["curve.png"]
+
+
+def test_without_matplotlib_a_line_says_that_there_is_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    console = Console(file=said, width=200)
+    assert can_plot(console) and not said.getvalue()
+
+    monkeypatch.setattr(plots, "find_spec", lambda name: None)
+
+    assert not can_plot(console)
+    assert said.getvalue() == "no curve.png: it needs matplotlib, which is not installed: pip install matplotlib\n"

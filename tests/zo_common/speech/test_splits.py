@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from zo_common.config.run import RunConfig
-from zo_common.speech.splits import guarded_split, splits_of
+from zo_common.speech.splits import guarded_split, server_split, splits_of
 
 
 def test_folders_with_a_table_are_splits(mini_corpus: Path, tmp_path: Path) -> None:
@@ -65,8 +65,20 @@ def test_the_hub_is_asked_only_where_it_may_be(monkeypatch: pytest.MonkeyPatch) 
         ({"data": "some/corpus"}, ""),
     ],
 )
-def test_a_device_takes_the_split_that_is_there_for_that(tmp_path: Path, changes: dict[str, str], split: str) -> None:
+def test_device_and_server_take_the_split_that_is_there_for_that(
+    tmp_path: Path, changes: dict[str, str], split: str
+) -> None:
     for name in ("valid", "train", "dev"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metadata.csv").write_text("")
-    assert guarded_split(RunConfig(**{"model": "m", "data": str(tmp_path), **changes})) == split
+    config = RunConfig(**{"model": "m", "data": str(tmp_path), **changes})
+    assert guarded_split(config) == split
+    assert server_split(config) == split
+
+
+def test_a_server_that_does_not_evaluate_has_no_use_for_the_reported_split(tmp_path: Path) -> None:
+    config = RunConfig(model="m", data=str(tmp_path), eval_split="test", evaluate_on="clients")
+    assert (guarded_split(config), server_split(config)) == ("test", "")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "metadata.csv").write_text("")
+    assert server_split(config) == "dev"
