@@ -36,7 +36,7 @@ def magnitude(weight: torch.Tensor) -> float:
 
 
 def grid_exponent(weight: torch.Tensor, scale: Scale = "unit") -> int:
-    """k_t = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight.
+    """k_T = ceil(log2(max(max|w|, 2**-3))) + 1 − 24: at least twofold headroom above the largest weight.
 
     For "unit-wide" a vector (a bias, a norm's weight) has 2**3 in place of 2**-3: the change of a bias does not depend
     on its initial size, and can far exceed ±1/4 if the loss depends on it weakly.
@@ -46,7 +46,7 @@ def grid_exponent(weight: torch.Tensor, scale: Scale = "unit") -> int:
 
 
 def scale_exponent(weight: torch.Tensor, scale: Scale) -> int:
-    """s_t: 0 for "unit" and "unit-wide"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
+    """s_T: 0 for "unit" and "unit-wide"; rint(log2(max(rms, 2**-7))) for "rms", the rms taken in float64."""
     if scale != "rms":
         return 0
     parts = torch.split(weight.detach().reshape(-1), _CHUNK)
@@ -66,7 +66,7 @@ def snap_in_place(weight: torch.Tensor, exponent: int) -> None:
 
 
 def quantum(coefficient: float, scale_exp: int, grid_exp: int) -> int:
-    """rint(float32(c) · 2**(s_t − k_t)): a coefficient as a whole number of grid units (half to even)."""
+    """rint(float32(c) · 2**(s_T − k_T)): a coefficient as a whole number of grid units (half to even)."""
     return round(float(np.float32(coefficient)) * 2.0 ** (scale_exp - grid_exp))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Update:
-    """One replayed direction: `w_t += 2**k_t · quantum(coefficient, t) · z_t(seed)`; coefficient is a float32."""
+    """One replayed direction: `w_T += 2**k_T · quantum(coefficient, T) · z_T(seed)`; coefficient is a float32."""
 
     seed: int
     coefficient: float

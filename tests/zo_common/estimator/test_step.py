@@ -41,7 +41,7 @@ def _loss_fn(model: nn.Module, dtype: torch.dtype = torch.float64) -> Callable[[
 
 
 def _tangent(state: LatticeState, seed: int) -> dict[str, torch.Tensor]:
-    """2**s_t · z_t as float64 tensors."""
+    """2**s_T · z_T as float64 tensors."""
     return {
         t.name: 2.0**t.scale_exponent
         * torch.from_numpy(direction(seed, t.name, t.weight.numel())).double().reshape(t.weight.shape)

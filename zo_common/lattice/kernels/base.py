@@ -14,7 +14,7 @@ from zo_common.lattice.grid import MAX_UNITS
 
 @dataclass(frozen=True)
 class LatticeTensor:
-    """One trained tensor: its live float32 storage and its fixed exponents (grid 2**k_t, scale 2**s_t)."""
+    """One trained tensor: its live float32 storage and its fixed exponents (grid 2**k_T, scale 2**s_T)."""
 
     name: str
     weight: torch.Tensor
