@@ -98,7 +98,7 @@ _OURS = Settings(
     "auto", DEFAULT, epsilon=0.0, tail_tokens=-1, batch_size=4, clip_utterances=RunConfig().clip_utterances
 )
 _RATES = (1e-3, 2e-3, 4e-3)
-_BIAS_RATES = (0.03, 0.1, 0.3)
+_BIAS_RATES = (0.01, 0.03, 0.1)
 
 METHODS: dict[str, Entry] = {
     "fixed": Entry(

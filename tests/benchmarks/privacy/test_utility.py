@@ -19,6 +19,7 @@ from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy.utility import Cell, cells, measure, parse, plain_config, private_config
 from zo_common.config.run import RunConfig
 from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
+from zo_common.lattice.trained import DEFAULT
 from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE
 
 DEVICES = 12
@@ -181,7 +182,8 @@ def test_a_config_of_a_crowd_is_the_runs_without_its_seed() -> None:
 
 def test_the_planner_knows_the_default_tensors() -> None:
     """Its figures are those of the committed rows."""
-    slopes = json.loads((RESULTS / "privacy_utility.json").read_text())["slopes"]
+    rows = json.loads((RESULTS / "privacy_planned.json").read_text())["rows"]
+    slopes = next(row["slopes"] for row in rows if row["tensors"] == DEFAULT)
 
     assert pytest.approx(slopes["gradient_square"], rel=0.02) == GRADIENT_SQUARE
     assert pytest.approx(slopes["gradient_variance"], rel=0.02) == GRADIENT_VARIANCE
