@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -39,6 +40,11 @@ def test_a_group_has_its_own_help(group: str) -> None:
     found = _run(group, "--help")
     assert found.returncode == 0, found.stderr
     assert f"zo-asr {group}" in found.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    found = _run("--version")
+    assert (found.returncode, found.stdout) == (0, f"zo-asr {importlib.metadata.version('federated-zo-asr')}\n")
 
 
 def test_an_unknown_group_is_one_sentence() -> None:
