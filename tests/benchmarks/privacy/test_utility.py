@@ -18,8 +18,8 @@ from benchmarks.privacy.rounds import Outcome, run
 from benchmarks.privacy.slopes import Slopes, devices_for, measure_slopes, price
 from benchmarks.privacy.utility import Cell, cells, measure, parse, plain_config, private_config
 from zo_common.config.run import RunConfig
-from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.lattice.trained import DEFAULT
+from zo_common.privacy.accountant import Release, epsilon_spent, noise_for
 from zo_common.privacy.plan import GRADIENT_SQUARE, GRADIENT_VARIANCE
 
 DEVICES = 12
