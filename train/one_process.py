@@ -31,27 +31,27 @@ class SharedModel(GlobalModel):
     def __init__(self, config: RunConfig) -> None:
         self.config = config
         self._records: list[Record] = []
-        self._engine.rewind(0)
-        self.base_checksum = self._engine.base_checksum
+        self._engine().rewind(0)
+        self.base_checksum = self._engine().base_checksum
 
-    @property
     def _engine(self) -> Engine:
+        # no property: an AttributeError in it would go to __getattr__, and be lost
         return warm_engine(self.config)
 
     def __getattr__(self, name: str) -> Any:
         """Return the engine's model, processor, speech, fingerprint, state …"""
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._engine, name)
+        return getattr(self._engine(), name)
 
     def recorded(self, records: Sequence[Record]) -> None:
         """As `GlobalModel.recorded`."""
         self._records += records
-        self._engine.applied = list(self._records)
+        self._engine().applied = list(self._records)
 
     def hold_in(self, precision: str) -> None:
         """As `GlobalModel.hold_in`."""
-        self._engine.hold_in(precision)
+        self._engine().hold_in(precision)
 
     def restore(self) -> None:
         """Bring an engine that was reset to its base, e.g. after an overflow, to the ledger's last state.
@@ -59,7 +59,7 @@ class SharedModel(GlobalModel):
         Raises:
             ChecksumMismatch: the engine does not reach that state.
         """
-        engine = self._engine
+        engine = self._engine()
         missing = self._records[engine.have_round :]
         if not missing:
             return

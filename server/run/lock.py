@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import time
 from contextlib import suppress
@@ -31,8 +32,9 @@ class RunLock:
             self._made = _make(directory) or self._made
             try:
                 self._file = self._path.open("w")
-            except FileNotFoundError:  # another run has just removed the directory
-                continue
+            except FileNotFoundError:
+                refuse_dangling(self._path)
+                continue  # another run has just removed the directory
             self._take()
             if is_at(self._file.fileno(), self._path):
                 return
@@ -58,6 +60,19 @@ class RunLock:
                     self._path.unlink()
                     self._path.parent.rmdir()
         self._file.close()
+
+
+def refuse_dangling(path: Path) -> None:
+    """Refuse a path that cannot be made: at it or above it is a link to what is not there, or a file for a folder.
+
+    Raises:
+        ConfigError: names it.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if there.is_dir() or (there == path and there.exists()):
+        return
+    what = "a link to a folder that is not there" if there.is_symlink() else "not a folder"
+    raise ConfigError(f"{path} cannot be written ({there} is {what}): name another output, or make that folder")
 
 
 def _make(directory: Path) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from server.run.lock import refuse_dangling
 from zo_common.config.run import RunConfig
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import LEDGER_NAME
@@ -24,6 +25,7 @@ def check_output(config: RunConfig) -> None:
         ConfigError: the folder cannot be written, holds an earlier model, or its disk is too full; names the remedy.
     """
     output = Path(config.output)
+    refuse_dangling(output)
     try:
         place = next(each for each in (output, *output.absolute().parents) if each.exists())
         with tempfile.TemporaryFile(dir=place) as file:

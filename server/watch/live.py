@@ -27,6 +27,7 @@ class LiveRun:
         self._folder, self._resume, self._every = folder, resume, every
         self._log = LogTail(folder.path / RUN_LOG)
         self._state: State | None = None
+        self._seen: tuple[object, ...] = ()
         self._version, self._change = 0, ""
         self._news = asyncio.Condition()
         self._looking = asyncio.Lock()
@@ -34,7 +35,11 @@ class LiveRun:
 
     def current(self) -> tuple[State, str]:
         """Return the state by now, and what has changed; empty if nothing has."""
+        seen = self._folder.signature()
+        if self._state is not None and seen == self._seen:
+            return self._state, ""
         state = state_of(self._folder.read(), self._log.read(), self._resume)
+        self._seen = seen
         return state, encoded(change(self._state, state)) if state != self._state else ""
 
     async def keep_reading(self) -> None:

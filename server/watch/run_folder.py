@@ -11,9 +11,11 @@ from typing import Any, Literal
 from server.devices.device_status import DEVICES_NAME
 from server.run.lock import is_locked
 from server.run.log import CURVE, EVALUATION, GUARD_LOG, ROUNDS, SETTINGS_LOG
+from server.run.log_file import RUN_LOG
 from server.watch.json_files import JsonLines, JsonTable
 from zo_common.ledger.layout import CHAIN_BYTES, LEDGER_NAME
 
+_FILES = (ROUNDS, CURVE, GUARD_LOG, SETTINGS_LOG, EVALUATION, DEVICES_NAME, LEDGER_NAME, RUN_LOG)
 Status = Literal["running", "finished", "stopped", "new"]
 Rows = list[dict[str, Any]]
 
@@ -94,20 +96,25 @@ class RunFolder:
         end = self._end.read()
         starts = self._settings.read()
         size, changed, head = self._ledger(rounds)
+        status, verdict = self._status(rounds, end, changed), end.get("verdict")
         return RunNow(
             name=self.name,
-            status=self._status(rounds, end, changed),
+            status=status,
             rounds=rounds,
             curve=[row for row in self._curve.read() if type(row.get("server_round")) is int],
             checks=[row for row in self._checks.read() if type(row.get("server_round")) is int],
             devices=_devices(self._devices.read()),
             settings=_inner(starts[-1], "settings") if starts else {},
-            verdict=str(end.get("verdict", "")),
+            verdict=verdict if status == "finished" and isinstance(verdict, str) else "",
             ledger_bytes=size,
             head=head,
             changed=changed,
             started=_changed(self.path / SETTINGS_LOG),
         )
+
+    def signature(self) -> tuple[object, ...]:
+        """Return what differs as soon as `read`, or the server's log, would say something else."""
+        return (is_locked(self.path), *(_stamp(self.path / name) for name in _FILES))
 
     def _status(self, rounds: Rows, end: dict[str, Any], changed: float) -> Status:
         if is_locked(self.path):
@@ -154,6 +161,15 @@ def _changed(path: Path) -> float:
         return path.stat().st_mtime
     except OSError:
         return 0.0
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    """Return inode, size and time of a file; zeros without one."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _inner(row: dict[str, Any], key: str) -> dict[str, Any]:

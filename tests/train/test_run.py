@@ -15,7 +15,7 @@ from client.device.warm import warm_engine
 from server.rounds.events import Events
 from server.rounds.federation import Federation
 from server.run.log import RoundReport
-from train import train
+from train import one_process, train
 from train.one_process import OneProcess
 from train.run import config_for, run_here
 from zo_common.config.run import RunConfig
@@ -226,3 +226,15 @@ def test_a_run_that_fails_while_it_loads_leaves_no_folder(
     with pytest.raises(ModelNotFound):
         run_here(config)
     assert not (tmp_path / "results" / "run").exists()
+
+
+def test_an_attribute_error_of_the_loading_keeps_its_cause(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(config: RunConfig) -> None:
+        raise AttributeError("'list' object has no attribute 'get'")
+
+    monkeypatch.setattr(one_process, "warm_engine", broken)
+
+    with pytest.raises(AttributeError, match="'list' object has no attribute 'get'"):
+        OneProcess(settings()).model_of(settings())

@@ -16,12 +16,14 @@ def locked(path: Path, *, kept: bool = True) -> Iterator[None]:
     """Keep other processes out; the lock is `<name>.lock` beside the file, as each change replaces the file itself.
 
     Args:
-        kept: leave the lock's file there for the next process; all that share a lock must agree.
+        kept: leave the lock's file there for the next process; else it is `.<name>.lock`, and removed. All that share a
+            lock must agree.
 
     Raises:
         OSError: the lock cannot be created.
     """
-    lock = path.with_name(path.name + ".lock")
+    whole = path.resolve()  # "." has no name
+    lock = whole.parent / (f"{whole.name}.lock" if kept else f".{whole.name}.lock")
     descriptor = _taken(lock)
     while not is_at(descriptor, lock):  # the process that held it has removed it
         os.close(descriptor)
@@ -29,7 +31,7 @@ def locked(path: Path, *, kept: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        if not kept:
+        if not kept and not os.fstat(descriptor).st_size:  # a file with content is somebody's own
             lock.unlink(missing_ok=True)
         os.close(descriptor)
 

@@ -9,7 +9,7 @@ from threading import Lock, Thread
 
 import pytest
 
-from server.run.lock import RunLock
+from server.run.lock import RunLock, refuse_dangling
 from zo_common.errors import ConfigError
 
 OTHER = "import sys; from pathlib import Path; from server.run.lock import RunLock; RunLock(Path(sys.argv[1]))"
@@ -93,3 +93,29 @@ def test_starts_that_fail_and_starts_that_run_never_hold_one_directory_twice(tmp
     assert most == [1]
     # whose maker was refused, the directory stays, and holds nothing
     assert {each.name for each in tmp_path.glob("run/*")} <= {".lock"}
+
+
+@pytest.mark.parametrize("below", ["", "run", "run/later"])
+def test_a_link_to_what_is_not_there_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "results").symlink_to(tmp_path / "unmounted" / "disk")
+
+    for check in (RunLock, refuse_dangling):
+        with pytest.raises(
+            ConfigError, match=r"results is a link to a folder that is not there\): name another output"
+        ):
+            check(tmp_path / "results" / below)
+
+
+def test_a_lock_that_is_a_dangling_link_and_a_file_for_a_folder_are_refused(tmp_path: Path) -> None:
+    (tmp_path / ".lock").symlink_to(tmp_path / "unmounted" / "lock")
+    with pytest.raises(ConfigError, match="lock is a link to"):
+        RunLock(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is not a folder"):
+        refuse_dangling(tmp_path / "file" / "run")
+
+
+def test_a_path_that_can_be_made_is_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, tmp_path / "new" / "run", tmp_path / "link" / "run", tmp_path / "link"):
+        refuse_dangling(path)

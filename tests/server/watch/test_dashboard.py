@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.harness.run_files import RunFiles
 from server.deploy.watching import folders_of, resume_command, run_folder
+from server.run.lock import RunLock
 from server.watch.dashboard import dashboard
 from server.watch.live import LiveRun
 from server.watch.run_folder import RunFolder
@@ -104,6 +105,29 @@ def test_a_reader_gets_the_whole_run_and_then_each_change(run: RunFiles) -> None
         assert (added["from"], added["rows"][-1][:2]) == (2, [3, 7.5])
 
     asyncio.run(check())
+
+
+def test_a_folder_in_which_nothing_changed_is_not_read_again(run: RunFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, reads = RunFolder(run.folder), []
+    read = folder.read
+    monkeypatch.setattr(folder, "read", lambda: reads.append(1) or read())
+    live = LiveRun(folder)
+
+    async def check() -> None:
+        for _ in range(3):
+            await live._refresh()
+        assert len(reads) == 1
+        run.round()
+        await live._refresh()
+        lock = RunLock(run.folder)  # a server starts: no file has changed
+        await live._refresh()
+        assert (live._state or {})["run"]["status"] == "running"
+        lock.release()
+        await live._refresh()
+        assert (live._state or {})["run"]["status"] != "running"
+
+    asyncio.run(check())
+    assert len(reads) == 4
 
 
 def test_a_reader_that_missed_a_change_gets_the_whole_run_again(run: RunFiles) -> None:

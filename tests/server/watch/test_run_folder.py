@@ -27,7 +27,16 @@ def test_a_killed_run_is_stopped_and_a_run_that_went_on_after_its_end_is_not_fin
     now = folder.read()
     assert (now.status, now.verdict) == ("finished", "the result is worse than its start")
     run.round()
-    assert folder.read().status == "stopped"
+    now = folder.read()
+    assert (now.status, now.verdict) == ("stopped", "")
+
+
+def test_a_result_that_is_no_worse_has_no_verdict(tmp_path: Path) -> None:
+    run = RunFiles(tmp_path / "run")
+    run.round()
+    run.end(verdict=None)
+    now = RunFolder(run.folder).read()
+    assert (now.status, now.verdict) == ("finished", "")
 
 
 def test_rounds_that_a_resumed_run_repeats_are_read_anew(tmp_path: Path) -> None:

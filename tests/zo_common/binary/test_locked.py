@@ -40,3 +40,21 @@ def test_a_failure_within_leaves_no_lock_either(tmp_path: Path) -> None:
         raise ValueError("within")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_somebody_else_with_the_locks_name_stays(tmp_path: Path) -> None:
+    for name, kept in ((".corpus.lock", False), ("corpus.lock", True)):
+        (tmp_path / name).write_text("precious")
+        with locked(tmp_path / "corpus", kept=kept):
+            pass
+        assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_current_folder_has_a_lock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with locked(Path(), kept=kept):
+        assert [each.name for each in tmp_path.iterdir() if each != here] == ["here.lock" if kept else ".here.lock"]
+    assert list(here.iterdir()) == []

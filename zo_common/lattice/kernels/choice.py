@@ -39,15 +39,21 @@ def _compiled(tensors: tuple[LatticeTensor, ...], threads: int) -> Kernel:
     try:
         # imported here: Numba takes 50 MB and a second
         from zo_common.lattice.kernels.cpu import NumbaKernel
-    except ImportError as error:
+    except Exception as error:  # Numba, its libraries, or no folder for what it compiles
         many = sum(tensor.weight.numel() for tensor in tensors)
-        warnings.warn(
-            f"Numba cannot be used ({error}): plain torch moves the {many:,} trained weights, slower; "
-            "pip install 'federated-zo-asr[compiled]' installs it",
-            stacklevel=3,
-        )
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        slower = f"plain torch moves the {many:,} trained weights, slower"
+        warnings.warn(f"Numba cannot be used ({reason}): {slower}; {_remedy(error)}", stacklevel=3)
         return TorchKernel(tensors)
     return NumbaKernel(tensors, threads)
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "pip install 'federated-zo-asr[compiled]' installs it"
+    return (
+        "set NUMBA_CACHE_DIR to a folder that can be written, or install it again: pip install --force-reinstall numba"
+    )
 
 
 def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -84,6 +84,30 @@ def test_without_numba_torch_moves_many_weights_with_a_word(monkeypatch: pytest.
 
     with pytest.warns(UserWarning, match=r"plain torch moves the 3 trained weights.*federated-zo-asr\[compiled\]"):
         assert type(_chosen("cpu", name="numba")) is TorchKernel
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            RuntimeError("cannot cache function: no locator available\nfor file cpu.py"),
+            "set NUMBA_CACHE_DIR to a folder",
+        ),
+        (OSError("Could not find/load shared object file"), "install it again"),
+    ],
+)
+def test_a_numba_that_fails_is_left_to_torch_with_a_word(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    class Broken(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise error
+
+    monkeypatch.setitem(sys.modules, "zo_common.lattice.kernels.cpu", Broken("cpu"))
+
+    with pytest.warns(UserWarning, match=said) as warned:
+        assert type(_chosen("cpu", name="numba")) is TorchKernel
+    assert str(error).splitlines()[0] in str(warned[0].message)
 
 
 def test_a_process_with_few_weights_needs_no_compiler() -> None:
