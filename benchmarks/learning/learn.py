@@ -16,6 +16,7 @@ from benchmarks.learning.method import Cost, Method
 from zo_common.errors import ZOError
 
 Say = Callable[[str], None]
+MOST_RISE = 2.0  # of a loss, as a multiple of the first
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
 
     1. A checkpoint of the same run, if there is one, is gone on from.
     2. After every evaluation of the development split a checkpoint is written, whole or not at all.
-    3. `finish` makes the model the one that is judged, and its loss is the curve's last point.
+    3. A run whose loss has doubled there ends: nothing of it is worth transcribing.
+    4. `finish` makes the model the one that is judged, and its loss is the curve's last point.
     """
     run = _resumed(method, checkpoint)
     if run is None:
@@ -87,6 +89,9 @@ def learn(crowd: Crowd, method: Method, budget: Budget, checkpoint: Path | None 
         if run.cost.passes * budget.points >= budget.passes * len(run.curve) and not _spent(run, budget):
             _evaluate(run, crowd, budget)
             say(f"round {run.rounds}, {run.cost.passes:,} passes, {run.seconds:.0f} s: loss {run.curve[-1][1]:.4f}")
+            if not run.curve[-1][1] <= MOST_RISE * run.curve[0][1]:  # NaN, too
+                run.ended = f"round {run.rounds}: the loss rose from {run.curve[0][1]:.3g} to {run.curve[-1][1]:.3g}"
+                break
             _keep(run, method, checkpoint)
     method.finish()
     _evaluate(run, crowd, budget)

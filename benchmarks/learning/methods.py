@@ -131,7 +131,7 @@ METHODS: dict[str, Entry] = {
     **_published("mezo", "MeZO", _mezo, 1, (1e-7, 1e-6, 1e-5), (1e-4, 1e-3, 1e-2)),
     # its settings are for the sum over 8 queries
     **_published("zo-asr", "ZO-ASR", _zo_asr, 8, (1e-7, 1e-6, 3e-6), (1e-4, 1e-3, 1e-2)),
-    **_published("fzoo", "FZOO", _fzoo, 8, (1e-8, 1e-7, 1e-6), (1e-5, 3e-5, 1e-4)),
+    **_published("fzoo", "FZOO", _fzoo, 8, (1e-8, 1e-7, 1e-6), (1e-4, 3.3e-4, 1.1e-3)),
     **_adam("fedavg-all", "all", "FedAvg with Adam, all weights", (1e-6, 3e-6, 1e-5)),
     **_adam("fedavg-lora", LORA, "FedAvg with Adam, LoRA of rank 8", (1e-4, 3e-4, 1e-3)),
     **_adam("fedavg-bias", "bias", "FedAvg with Adam, all biases", (3e-4, 1e-3, 3e-3)),

@@ -340,6 +340,18 @@ class TestLearn:
 
         assert run.ended.startswith("round 1: ") and "lower the learning rate" in run.ended
 
+    @pytest.mark.parametrize("loss", [2.1, float("nan"), float("inf")])
+    def test_a_run_whose_loss_doubled_ends_there(
+        self, crowd: Crowd, monkeypatch: pytest.MonkeyPatch, loss: float
+    ) -> None:
+        losses = iter([1.0, 1.9, loss, 3.0])
+        monkeypatch.setattr(crowd, "dev_loss", lambda: next(losses))
+
+        run = learn(crowd, _rounds(crowd), Budget(10 * 24, points=10), say=lambda word: None)
+
+        assert run.ended == f"round 2: the loss rose from 1 to {loss:.3g}"
+        assert (run.rounds, len(run.curve)) == (2, 4)
+
     def test_minutes_end_a_run(self, crowd: Crowd) -> None:
         assert learn(crowd, _rounds(crowd), Budget(10**6, minutes=1e-9), say=lambda word: None).rounds == 1
 
