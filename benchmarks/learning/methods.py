@@ -128,7 +128,7 @@ METHODS: dict[str, Entry] = {
     "auto-tensors": Entry(
         "ours, auto, calibrated tensors", _rounds(AutoTensors), replace(_OURS, method="auto-tensors", tensors="auto")
     ),
-    **_published("mezo", "MeZO", _mezo, 1, (1e-7, 1e-6, 1e-5), (1e-4, 1e-3, 1e-2)),
+    **_published("mezo", "MeZO", _mezo, 1, (1e-6, 1e-5, 1e-4), (1e-4, 1e-3, 1e-2)),
     # its settings are for the sum over 8 queries
     **_published("zo-asr", "ZO-ASR", _zo_asr, 8, (1e-7, 1e-6, 3e-6), (1e-4, 1e-3, 1e-2)),
     **_published("fzoo", "FZOO", _fzoo, 8, (1e-8, 1e-7, 1e-6), (1e-4, 3.3e-4, 1.1e-3)),
