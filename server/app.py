@@ -27,7 +27,7 @@ from server.tracking.choice import trackers_of
 from server.tracking.tracking import Tracking
 from zo_common.config.run import RunConfig
 from zo_common.console import hushed, shown
-from zo_common.errors import ExportFailed, RunStopped, ZOError
+from zo_common.errors import ExportFailed, RunStopped, ZOError, first_line
 from zo_common.ledger.file import LEDGER_NAME
 from zo_common.models.card import model_card
 from zo_common.models.compute import choose_device
@@ -209,7 +209,7 @@ def friendly_main(app_config: RunConfig | None = None) -> ServerApp:
             except (ZOError, OSError) as error:
                 logger.error(f"error: {error}")
                 if _beside_an_engine():
-                    raise failed(str(error).splitlines()[0]) from None
+                    raise failed(first_line(error)) from None
                 raise SystemExit(1) from None
 
     return app

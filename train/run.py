@@ -83,6 +83,9 @@ def refuse_several_devices(config: RunConfig) -> None:
         "evaluate-on": (config.evaluate_on, "server"),
         "aggregation": (config.aggregation, "mean"),
         "drop-out": (config.drop_out, 0.0),
+        "min-clients": (config.min_clients, 1),
+        "min-replies": (config.min_replies, 1),
+        "late-joiners": (config.late_joiners, 0),
     }
     for key, (value, expected) in alone.items():
         if value != expected:

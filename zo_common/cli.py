@@ -6,6 +6,7 @@ child processes are cleaned up.
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import signal
@@ -24,6 +25,7 @@ from zo_common.paths import home_expanded
 if TYPE_CHECKING:
     from rich.console import Console
 
+_FULL = errno.ENOSPC, errno.EDQUOT
 _OPTION = re.compile(r"((?:--)?[\w-]+=)((?:unix:)?~.*)", re.DOTALL)
 
 
@@ -38,6 +40,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, for
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors alone.")]
 """The option of every command that shows progress."""
+
+MOST_THREADS = 4096
+"""CPU threads that a command or a run may be given."""
+
+Threads = Annotated[int, typer.Option(min=0, max=MOST_THREADS, help="CPU threads; 0 takes torch's choice.")]
+"""The option of every command that computes with torch."""
 
 
 def progress_console(*, quiet: bool, as_json: bool) -> Console:
@@ -75,7 +83,8 @@ def run_typer(app: typer.Typer) -> Callable[[], None]:
             _print_error(str(error))
             raise SystemExit(1) from None
         except OSError as error:
-            _print_error(f"{error.filename or 'a file'}: {error.strerror or error}: check the path")
+            remedy = "free space on its disk" if error.errno in _FULL else "check the path"
+            _print_error(f"{error.filename or 'a file'}: {error.strerror or error}: {remedy}")
             raise SystemExit(1) from None
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

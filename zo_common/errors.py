@@ -175,6 +175,11 @@ class SecureAggregationError(NetworkError):
     public = True
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, or its type's name where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def kind_of_error(error: BaseException) -> str:
     """Return the text for a server of any error: its kind, as `model-not-found`, and where to read the rest."""
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__).lower()

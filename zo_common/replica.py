@@ -46,12 +46,13 @@ class Replica:
 
     def _load_base(self) -> None:
         config, precision, base = self.config, self._frozen_precision(), ""
-        if precision != "float32":
-            loaded, base, self._originals = load_held(
-                config.model, language=config.language, trained=config.trained_tensors, precision=precision
-            )
-        else:
-            loaded = load_model(config.model, language=config.language)
+        with fits_memory(f"model {config.model!r}", torch.device("cpu")):
+            if precision != "float32":
+                loaded, base, self._originals = load_held(
+                    config.model, language=config.language, trained=config.trained_tensors, precision=precision
+                )
+            else:
+                loaded = load_model(config.model, language=config.language)
         self.processor = loaded.processor
         self.speech = trainable(loaded, config)
         place = self._place()

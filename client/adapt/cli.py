@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from zo_common.bar import working
-from zo_common.cli import run_typer
+from zo_common.cli import Threads, run_typer
 from zo_common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ Model = Annotated[str, typer.Option(help="A Whisper or CTC model: a directory or
 Convert = Annotated[bool, typer.Option("--convert", hidden=True, help="Without effect: always done.")]
 MaxSeconds = Annotated[float, typer.Option(help="Maximum seconds of a recording; longer ones are refused.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu.")]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Steps = Annotated[int | None, typer.Option(help="Maximum steps for each utterance; default: 40, Whisper 20.")]
 Queries = Annotated[int, typer.Option(help="Directions per step.")]

@@ -20,7 +20,7 @@ import typer
 from client.worker.client import WorkerClient, read_token
 from client.worker.listen import expect_local, notify, socket_path
 from client.worker.view import Follower, show
-from zo_common.cli import AsJson, run_typer
+from zo_common.cli import AsJson, Threads, run_typer
 from zo_common.console import LineHandler, printable, shown
 from zo_common.errors import ConfigError
 
@@ -66,7 +66,7 @@ def run(
     frozen_precision: Annotated[
         str, typer.Option(help="auto, float32, bfloat16, float16 or int8, of frozen weights; default: the run's.")
     ] = "",
-    torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
+    torch_threads: Threads = 0,
     train_split: Annotated[str, typer.Option(help="Split of the recordings; default: the run's.")] = "",
     text_column: Annotated[str, typer.Option(help="Column of the transcripts; default: the run's.")] = "",
     loss_check: Annotated[bool | None, typer.Option(help="Compare the loss once with the full window's.")] = None,

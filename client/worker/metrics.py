@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from client.device.privacy_account import PrivacyAccount
-from zo_common.address import host_and_port, is_loopback
+from zo_common.address import NO_HOST_NAME, host_and_port, is_loopback
 from zo_common.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -86,8 +86,9 @@ def serve_metrics(
     ProcessCollector(registry=registry)
     try:
         server, thread = start_http_server(port, host, registry)
-    except OSError as error:
-        raise ConfigError(f"metrics cannot be served on {address} ({error.strerror}): name another address") from None
+    except (OSError, UnicodeError) as error:  # the latter where no name is written so
+        reason = error.strerror if isinstance(error, OSError) else NO_HOST_NAME
+        raise ConfigError(f"metrics cannot be served on {address} ({reason}): name another address") from None
     if not is_loopback(host):
         logger.warning(f"metrics on {address} can be read by whoever reaches it")
 

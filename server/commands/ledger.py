@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zo_common.bar import working
-from zo_common.cli import AsJson, command_group, run_typer
+from zo_common.cli import MOST_THREADS, AsJson, command_group, run_typer
 from zo_common.console import printable
 from zo_common.errors import ConfigError
 from zo_common.ledger.file import read_ledger, write_ledger
@@ -31,7 +31,10 @@ console = Console(soft_wrap=True, highlight=False)
 
 LedgerPath = Annotated[Path, typer.Argument(help="A ledger file, such as results/…/ledger.zo.")]
 Model = Annotated[str, typer.Option(help="The base model: a hub id or a directory; default: the one the ledger names.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 takes torch's choice. It cannot change the result.")]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, max=MOST_THREADS, help="CPU threads; 0 takes torch's choice. It cannot change the result."),
+]
 
 
 @app.command()
@@ -103,7 +106,7 @@ def replay_command(
     output: Annotated[Path, typer.Argument(help="Directory to write; it must not exist or be empty.")],
     model: Model = "",
     threads: Threads = 0,
-    rounds: Annotated[int, typer.Option(help="Replay only the first rounds; -1 replays all.")] = -1,
+    rounds: Annotated[int, typer.Option(min=-1, help="Replay only the first rounds; -1 replays all.")] = -1,
     as_json: AsJson = False,
 ) -> None:
     """Replay a ledger on its base model into a directory for `from_pretrained`, processor included."""

@@ -147,7 +147,12 @@ def days_left(certificate: x509.Certificate, now: datetime | None = None) -> flo
 
 
 def client_context(authority: Path) -> ssl.SSLContext:
-    """Return TLS settings of a client that trusts only the deployment's own authority."""
+    """Return TLS settings of a client that trusts only the deployment's own authority.
+
+    Raises:
+        ConfigError: as `read_certificate`.
+    """
+    read_certificate(authority)  # ssl does not name the file
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(authority)

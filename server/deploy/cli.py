@@ -15,7 +15,6 @@ from rich.console import Console
 from server.deploy.certificates import client_context
 from server.deploy.deployment import Deployment, check_name
 from server.deploy.flower_log import FLOWER_LOG, FlowerLog
-from zo_common.address import listening_sockets
 from zo_common.cli import AsJson, Quiet, command_group, progress_console, run_typer
 from zo_common.errors import ConfigError
 
@@ -306,14 +305,15 @@ def dashboard(
     from server.deploy.watching import resume_command, run_folder
     from server.watch.dashboard import dashboard as page
     from server.watch.live import LiveRun
-    from server.watch.serve import Listening, server_of
+    from server.watch.serve import Listening, server_of, sockets_of
 
     listening = Listening.of(listen, token_file, certificate, key)
     found = run_folder(folder, run)
     live = LiveRun(found, resume_command(folder, found))
-    sockets = listening_sockets(listening.host, listening.port)
+    server = server_of(page(live), listening, live.close)
+    sockets = sockets_of(server.config)
     console.print(f"{found.name} on {listening.url}")
-    server_of(page(live), listening, live.close).run(sockets)
+    server.run(sockets)
 
 
 @app.command()
@@ -326,7 +326,7 @@ def metrics(
 ) -> None:
     """Serve Prometheus metrics of all runs at /metrics, until SIGTERM."""
     from server.deploy.watching import folders_of
-    from server.watch.serve import Listening, server_of
+    from server.watch.serve import Listening, server_of, sockets_of
 
     try:
         from server.watch.exporter import exporter
@@ -334,10 +334,10 @@ def metrics(
     except ImportError:
         raise ConfigError("metrics need prometheus_client: pip install 'federated-zo-asr[metrics]'") from None
     listening = Listening.of(listen, token_file, certificate, key)
-    served = exporter(registry_of(folders_of(folder), folder))
-    sockets = listening_sockets(listening.host, listening.port)
+    server = server_of(exporter(registry_of(folders_of(folder), folder)), listening)
+    sockets = sockets_of(server.config)
     console.print(f"metrics of {folder} on {listening.url}metrics")
-    server_of(served, listening).run(sockets)
+    server.run(sockets)
 
 
 main = run_typer(app)

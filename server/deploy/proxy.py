@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from zo_common.address import listening_sockets
+from server.watch.serve import sockets_of
 
 log = logging.getLogger("zo_asr.proxy")
 
@@ -263,11 +263,11 @@ def serve(config: uvicorn.Config) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
-        ConfigError: the address cannot be listened on.
+        ConfigError: the address cannot be listened on, or the TLS files cannot be used.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every poll of every device
-    sockets = listening_sockets(config.host, config.port)
+    sockets = sockets_of(config)
     # uvicorn says so only where it opens the sockets itself
     logging.getLogger(__name__).info(f"running on https://{config.host}:{config.port}")
     uvicorn.Server(config).run(sockets)

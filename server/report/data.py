@@ -11,7 +11,8 @@ from typing import Any
 from server.report.chart import Chart, Line, SlopeChart, line_chart, slope_chart
 from server.report.transcripts import Example, examples
 from server.report.words import WordChange, changed_words
-from server.run.log import AFTER, BEFORE, EVALUATION, ON_DEVICES, read_rows
+from server.run.evaluations import read_counts, read_transcripts
+from server.run.log import AFTER, BEFORE, EVALUATION, ON_DEVICES
 from server.watch.json_files import JsonTable
 from server.watch.run_folder import RunFolder, RunNow
 from zo_common.errors import ConfigError
@@ -68,13 +69,17 @@ def read_report(folder: Path, most_transcripts: int = 12) -> Report:
 
 def _transcripts(folder: Path) -> tuple[Rows, Rows]:
     """Return the server's transcripts before and after; none where they are not of the same utterances."""
-    before, after = (_rows(folder / name) for name in (BEFORE, AFTER))
-    same = [row.get("where") for row in before] == [row.get("where") for row in after]
+    before, after = (_heard(folder / name) for name in (BEFORE, AFTER))
+    same = [row["where"] for row in before] == [row["where"] for row in after]
     return (before, after) if same else ([], [])
 
 
-def _rows(path: Path) -> Rows:
-    return read_rows(path) if path.exists() else []
+def _heard(path: Path) -> Rows:
+    return read_transcripts(path) if path.exists() else []
+
+
+def _counted(path: Path) -> Rows:
+    return read_counts(path) if path.exists() else []
 
 
 def intervals(folder: Path) -> tuple[Interval, Interval] | None:
@@ -82,7 +87,7 @@ def intervals(folder: Path) -> tuple[Interval, Interval] | None:
 
     Utterances are resampled, or the devices that evaluate on their own speech.
     """
-    ends = [rate_interval(_rows(folder / name) or _rows(folder / ON_DEVICES[name])) for name in (BEFORE, AFTER)]
+    ends = [rate_interval(_counted(folder / name) or _counted(folder / ON_DEVICES[name])) for name in (BEFORE, AFTER)]
     return (ends[0], ends[1]) if ends[0] and ends[1] else None
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from server.rounds.events import EvaluatedRun, Events
-from server.run.log import AFTER, BEFORE, CURVE, ON_DEVICES, read_rows, write_rows
+from server.run.evaluations import read_curve, read_devices, read_transcripts
+from server.run.log import AFTER, BEFORE, CURVE, ON_DEVICES, write_rows
 from server.run.model import GlobalModel
 from zo_common.config.run import RunConfig
 from zo_common.speech.comparison import compare, compare_devices, error_counts, rate_interval, rate_intervals
@@ -48,7 +49,7 @@ class HeldOut:
         if not self.config.eval_split or (global_model is None and not on_clients):
             return None
         if not self.curve and federation.resumed and self.path.exists():
-            self.curve = [row for row in read_rows(self.path) if row["server_round"] <= server_round]
+            self.curve = [row for row in read_curve(self.path) if row["server_round"] <= server_round]
         final = server_round >= federation.guard.final_round
         again = bool(self.curve) and self.curve[-1]["server_round"] == server_round
         if again and (not final or _is_whole(self.curve[-1])):
@@ -74,7 +75,7 @@ class HeldOut:
         whole = [row for row in self.curve if _is_whole(row)]
         if len(whole) < 2 or not all(path.exists() for path in paths):
             return None
-        before, after = (read_rows(path) for path in paths)
+        before, after = (read_devices(path) if on_clients else read_transcripts(path) for path in paths)
         if on_clients:
             return compare_devices(before, after, self.config.language)
         return compare(before, after, self.config.language, self.config.partition_by)

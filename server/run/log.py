@@ -101,10 +101,17 @@ class RunLog:
 
 
 def _is_row(row: dict[str, Any]) -> bool:
-    """Return whether a row has the fields that are summed and sorted; otherwise its round counts as lost."""
+    """Return whether a row has the fields that are summed, sorted and told; otherwise its round counts as lost."""
+    number, rate = row.get("server_round"), row.get("learning_rate")
+    told = row.get("told", {})
+    return has_bytes(row) and type(number) is int and type(rate) in (int, float) and isinstance(told, dict)
+
+
+def has_bytes(row: dict[str, Any]) -> bool:
+    """Return whether a row has the bytes of payloads and messages, both ways."""
     bytes_of = [row.get(direction) for direction in ("up", "down")]
     counts = [each.get(kind) for each in bytes_of if isinstance(each, dict) for kind in ("payload", "serialised")]
-    return len(counts) == 4 and all(type(number) is int for number in [*counts, row.get("server_round")])
+    return len(counts) == 4 and all(type(number) is int for number in counts)
 
 
 def _lost(server_round: int) -> dict[str, Any]:

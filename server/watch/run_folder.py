@@ -18,6 +18,22 @@ from zo_common.ledger.layout import CHAIN_BYTES, LEDGER_NAME
 _FILES = (ROUNDS, CURVE, GUARD_LOG, SETTINGS_LOG, EVALUATION, DEVICES_NAME, LEDGER_NAME, RUN_LOG)
 Status = Literal["running", "finished", "stopped", "new"]
 Rows = list[dict[str, Any]]
+_ROUND: dict[str, Any] = {
+    "asked": int,
+    "answered": int,
+    "refused": dict,
+    "seconds": (int, float),
+    "loss": (int, float, NoneType),
+    "up": dict,
+    "down": dict,
+}
+_MEASURED: dict[str, Any] = {
+    "loss": (int, float, NoneType),
+    "wer": (int, float),
+    "cer": (int, float),
+    "utterances": int,
+    "headline": str,
+}
 
 
 @dataclass(frozen=True)
@@ -92,7 +108,7 @@ class RunFolder:
 
     def read(self) -> RunNow:
         """Return the run as it is now."""
-        rounds = [row for row in self._rounds.read() if type(row.get("server_round")) is int and _is_shown(row)]
+        rounds = [row for row in self._rounds.read() if _has(row, _ROUND)]
         end = self._end.read()
         starts = self._settings.read()
         size, changed, head = self._ledger(rounds)
@@ -101,8 +117,8 @@ class RunFolder:
             name=self.name,
             status=status,
             rounds=rounds,
-            curve=[row for row in self._curve.read() if type(row.get("server_round")) is int],
-            checks=[row for row in self._checks.read() if type(row.get("server_round")) is int],
+            curve=[row for row in self._curve.read() if _has(row, _MEASURED)],
+            checks=[row for row in self._checks.read() if _has(row, _MEASURED)],
             devices=_devices(self._devices.read()),
             settings=_inner(starts[-1], "settings") if starts else {},
             verdict=verdict if status == "finished" and isinstance(verdict, str) else "",
@@ -141,18 +157,10 @@ class RunFolder:
             return 0, 0.0, ""
 
 
-def _is_shown(row: dict[str, Any]) -> bool:
-    """Return whether the fields of a round that are shown are of their types, where they are given."""
-    kinds: dict[str, Any] = {
-        "asked": int,
-        "answered": int,
-        "refused": dict,
-        "seconds": (int, float),
-        "loss": (int, float, NoneType),
-        "up": dict,
-        "down": dict,
-    }
-    return all(isinstance(row[name], kind) for name, kind in kinds.items() if name in row)
+def _has(row: dict[str, Any], kinds: dict[str, Any]) -> bool:
+    """Return whether a row has its round, and the fields that are shown are of their types, where they are given."""
+    shown = all(isinstance(row[name], kind) for name, kind in kinds.items() if name in row)
+    return shown and type(row.get("server_round")) is int
 
 
 def _changed(path: Path) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import html
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from zo_common.address import host_and_port, is_loopback
+from zo_common.address import host_and_port, is_loopback, listening_sockets
 from zo_common.errors import ConfigError
 
 HEADERS: Mapping[str, str] = {
@@ -145,6 +146,34 @@ def server_of(app: Starlette, listening: Listening, end: Callable[[], Awaitable[
     )
     server.end = end
     return server
+
+
+def sockets_of(config: uvicorn.Config) -> list[socket.socket]:
+    """Load all that a server needs, its TLS files among it, and return its sockets: from then on it can be announced.
+
+    Raises:
+        ConfigError: the address cannot be listened on, a TLS file cannot be read, or the key is not the certificate's.
+    """
+    if config.ssl_certfile and config.ssl_keyfile:
+        _expect_pem(Path(config.ssl_certfile))
+        _expect_pem(Path(config.ssl_keyfile))
+    try:
+        config.load()
+    except ssl.SSLError as error:
+        raise ConfigError(
+            f"{config.ssl_certfile} and {config.ssl_keyfile} cannot be used for TLS ({error.reason or error}): name a "
+            "certificate and its private key"
+        ) from None
+    return listening_sockets(config.host, config.port)
+
+
+def _expect_pem(path: Path) -> None:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}): name a PEM file that TLS can use") from None
+    if b"-----BEGIN " not in content:
+        raise ConfigError(f"{path} is no PEM file, expected a certificate or a private key: name one, or convert it")
 
 
 class LoopbackName:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from server.rounds.federation import LEDGER_NAME
-from server.run.log import INTRODUCTIONS, read_rows, write_json
+from server.run.log import INTRODUCTIONS, has_bytes, read_rows, write_json
 from simulations.reports.machine import hardware, versions
 from zo_common.config.run import RunConfig
 from zo_common.ledger.file import read_ledger
@@ -40,7 +40,7 @@ def traffic(output: Path, devices: int, model_parameters: int) -> Traffic:
     """Return mean bytes per device, with introductions; FedAvg sends all float32 weights down and up each round."""
     rows = read_rows(output / "rounds.jsonl")
     introductions = output / INTRODUCTIONS
-    counted = rows + (read_rows(introductions) if introductions.exists() else [])
+    counted = rows + (list(filter(has_bytes, read_rows(introductions))) if introductions.exists() else [])
     total = {
         (way, kind): sum(row[way][kind] for row in counted)
         for way in ("up", "down")

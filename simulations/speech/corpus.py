@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import random
@@ -130,7 +131,7 @@ def write_corpus(directory: Path, config: CorpusConfig, progress: Callable[[int,
 
     Files are `<split>/<speaker>/0000.wav` (16-bit PCM, mono) and `<split>/metadata.csv`. `progress` is called with
     the utterances written and their total. Another process that writes the same corpus is waited for.
-    Raises ConfigError where the directory holds something else.
+    Raises ConfigError where the directory holds something else, and OSError where the disk is full.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with locked(directory, kept=False):
@@ -186,7 +187,12 @@ def _write_utterance(path: Path, text: str, speaker: Speaker, config: CorpusConf
     speech = synthesize(text, speaker, config.sampling_rate)
     wave = in_room(speech, config, key=f"{speaker.id}/{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, config.sampling_rate, subtype="PCM_16")
+    file = io.BytesIO()  # soundfile does not say what the system's error was
+    soundfile.write(file, wave, config.sampling_rate, format="WAV", subtype="PCM_16")
+    try:
+        path.write_bytes(file.getvalue())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return len(wave)
 
 

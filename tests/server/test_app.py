@@ -143,6 +143,28 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("decoded")
+@pytest.mark.parametrize("line", ["{}", '{"server_round": "x", "loss": null}', '{"server_round": 0, "loss": 2.0}'])
+@pytest.mark.parametrize("evaluate_on", ["server", "clients"])
+def test_lines_without_their_fields_stop_no_resume(
+    settings: Settings, grid_of: Grids, evaluate_on: str, line: str
+) -> None:
+    config = settings(num_server_rounds=1, eval_split="test", evaluate_on=evaluate_on, guard_split="none")
+    grid = grid_of(config)
+    output = _run(config, grid)
+    before = {"server": "transcripts-before.jsonl", "clients": "devices-before.jsonl"}[evaluate_on]
+    for name in ("curve.jsonl", before):
+        kept = (output / name).read_text()
+        (output / name).write_text(f"{line}\n{kept}")
+
+    _run(replace(config, num_server_rounds=2, resume=True), grid)
+
+    found = json.loads((output / "evaluation.json").read_text())
+    assert [row["server_round"] for row in found["curve"]] == [0, 1, 2]
+    assert found["comparison"]["utterances"] == 3
+    assert json.loads((output / "curve.jsonl").read_text().splitlines()[0]) == found["curve"][0]
+
+
+@pytest.mark.usefixtures("decoded")
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_resumed_runs_first_evaluation_is_whole(settings: Settings, grid_of: Grids, lost: bool) -> None:
     """`eval-split` is added by the resume, or the curve is lost; between the ends nothing is decoded."""

@@ -187,6 +187,9 @@ def test_what_the_weights_are_is_what_the_device_has_applied(settings: Settings)
         ({"evaluate_on": "clients"}, "evaluate-on is 'clients'"),
         ({"server_model": False}, "server-model is False"),
         ({"drop_out": 0.5}, "drop-out is 0.5"),
+        ({"min_clients": 2}, "min-clients is 2"),
+        ({"min_replies": 2}, "min-replies is 2"),
+        ({"late_joiners": 1}, "late-joiners is 1"),
     ],
 )
 def test_what_is_for_several_devices_is_refused(settings: Settings, changes: dict[str, object], word: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from zo_common.cli import run_typer
 
 PROGRAM = """
 import sys, time
@@ -68,3 +72,30 @@ def test_a_folder_that_is_called_tilde_can_be_named() -> None:
     out, _ = _start("./~", "--output", "./~/out").communicate(timeout=20)
 
     assert out.splitlines()[0] == f"~ {Path('~/out')}  "
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/a.wav"), "/a.wav: No space left on device: free space on "),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file: No space left on device: free space on its disk"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/a"), "/a: Disk quota exceeded: free space on its disk"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/a"), "No such file or directory: check the pa"),
+    ],
+)
+def test_an_error_of_the_system_has_its_own_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, said: str
+) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def work() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["work"])
+
+    with pytest.raises(SystemExit) as ended:
+        run_typer(app)()
+
+    assert ended.value.code == 1
+    assert said in capsys.readouterr().err

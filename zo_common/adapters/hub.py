@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zo_common.adapters.description import FILES
-from zo_common.errors import LedgerError, NetworkError
+from zo_common.errors import LedgerError, NetworkError, first_line
 from zo_common.ledger.file import LEDGER_NAME
 from zo_common.models.hub import hub_or_cache, is_hub_id
 
@@ -83,8 +83,8 @@ def _hub_errors(repository: str, remedy: str, kind: type[NetworkError | LedgerEr
     except EntryNotFoundError:
         raise kind(f"{repository!r} on the hub, or in its cache here, holds no {LEDGER_NAME}: {remedy}") from None
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise kind(f"{repository!r} is neither here nor can be used on the hub ({reason[:200]}): {remedy}") from None
+        reason = first_line(error)[:200]
+        raise kind(f"{repository!r} is neither here nor can be used on the hub ({reason}): {remedy}") from None
     finally:
         if drawn:
             enable_progress_bars()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zo_common.cli import run_typer
+from zo_common.cli import Threads, run_typer
 from zo_common.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def transcribe(
     batch_size: Annotated[int, typer.Option(min=1, help="Recordings decoded together.")] = 16,
     max_seconds: Annotated[float, typer.Option(help="Maximum seconds of a recording.")] = 4 * 3600.0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")] = "auto",
-    torch_threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes torch's choice.")] = 0,
+    torch_threads: Threads = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Print transcripts of recordings of any length, a line each."""

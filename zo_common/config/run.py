@@ -294,6 +294,8 @@ def _within(value: Any, bound: Bound) -> bool:
             return math.isfinite(value) and value > 0
         case "0 … 1":
             return bool(0 <= value <= 1)
+        case "0 … 4096":
+            return bool(0 <= value <= 4096)
     return True
 
 

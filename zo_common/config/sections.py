@@ -105,7 +105,9 @@ class ModelSection:
         engine=True,
     )
     torch_compile: bool = setting(False, "Whether `torch.compile` compiles the model's layers.", "free", engine=True)
-    torch_threads: int = setting(0, "CPU threads of a process; 0 takes torch's choice.", "free", quiet=True)
+    torch_threads: int = setting(
+        0, "CPU threads of a process; 0 takes torch's choice.", "free", quiet=True, bound="0 … 4096"
+    )
 
 
 @dataclass(frozen=True)
@@ -270,4 +272,4 @@ class SimulationSection:
 
     drop_out: float = setting(0.0, "Share of replies that are lost, from 0 to below 1.", "free")
     late_joiners: int = setting(0, "Devices that take part only from `late-round` on.", "free", bound="at least 0")
-    late_round: int = setting(0, "First round of the late devices.", "free")
+    late_round: int = setting(0, "First round of the late devices.", "free", bound="at least 0")

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Resume = Literal["fixed", "free"]
-Bound = Literal["", "at least 1", "at least 0", "above 0", "0 … 1"]
+Bound = Literal["", "at least 1", "at least 0", "above 0", "0 … 1", "0 … 4096"]
 T = TypeVar("T")
 _KEY = "setting"
 _KINDS = {int: "whole number", float: "number", str: "text"}

@@ -111,15 +111,22 @@ class LatticeState:
         return {t.name: (t.grid_exponent, t.scale_exponent) for t in self.tensors}
 
     def units(self, coefficients: Sequence[float]) -> NDArray[np.int64]:
-        """Return quanta of float32 coefficients in every tensor; shape (tensors, coefficients)."""
-        c = np.asarray(coefficients, np.float32).astype(np.float64)
+        """Return quanta of float32 coefficients in every tensor; shape (tensors, coefficients).
+
+        Raises:
+            LatticeOverflow: a coefficient is larger than any legal change.
+        """
+        return self._quanta(coefficients, "coefficient", "lower the learning rate")
+
+    def _quanta(self, coefficients: Sequence[float], what: str, remedy: str) -> NDArray[np.int64]:
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            c = np.asarray(coefficients, np.float32).astype(np.float64)
         shift = np.array([2.0 ** (t.scale_exponent - t.grid_exponent) for t in self.tensors])
         quanta = np.rint(shift[:, None] * c[None, :])
         if not np.all(np.abs(quanta) <= _MAX_QUANTUM):
             t, j = np.argwhere(~(np.abs(quanta) <= _MAX_QUANTUM))[0]
             raise LatticeOverflow(
-                f"coefficient {c[j]:g} is beyond the lattice of tensor {self.tensors[t].name!r}: "
-                "lower the learning rate"
+                f"{what} {coefficients[j]:g} is beyond the lattice of tensor {self.tensors[t].name!r}: {remedy}"
             )
         return quanta.astype(np.int64)
 
@@ -128,8 +135,9 @@ class LatticeState:
 
         Raises:
             EpsilonTooSmall: ε is below half a grid unit in some tensor; names the tensor and the least legal ε.
+            LatticeOverflow: ε is larger than any legal change.
         """
-        units = self.units([epsilon])
+        units = self._quanta([epsilon], "epsilon", "lower it")
         for t, unit in zip(self.tensors, units[:, 0], strict=True):
             if unit == 0:
                 least = max(lattice.least_epsilon(x.scale_exponent, x.grid_exponent) for x in self.tensors)

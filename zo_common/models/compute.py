@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from zo_common.errors import ConfigError
+from zo_common.errors import ConfigError, first_line
 
 _HOST_FULL = "can't allocate memory"  # of torch's allocator for main memory
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,6 +41,13 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any
     return torch.autocast(device.type, _DTYPES[precision], cache_enabled=False)
 
 
+def memory_is_full(error: Exception) -> bool:
+    """Return whether Python or torch raised an error because a memory is full."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and _HOST_FULL in str(error)
+    )
+
+
 @contextmanager
 def fits_memory(what: str, device: torch.device, remedy: str = "a smaller model") -> Iterator[None]:
     """Turn torch's error of a full memory into one sentence.
@@ -50,8 +57,8 @@ def fits_memory(what: str, device: torch.device, remedy: str = "a smaller model"
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or _HOST_FULL in str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not memory_is_full(error):
             raise
         room = f" of {torch.cuda.get_device_properties(device).total_memory / 1e9:.3g} GB" if _is_cuda(device) else ""
         raise ConfigError(
@@ -74,10 +81,9 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch built without CUDA asserts
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # a meta tensor has no values
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch built without CUDA asserts
         raise ConfigError(
-            f"device {name!r} cannot be used ({reason}): use auto, cpu, cuda, cuda:1, mps or xpu"
+            f"device {name!r} cannot be used ({first_line(error)}): use auto, cpu, cuda, cuda:1, mps or xpu"
         ) from None
     return device

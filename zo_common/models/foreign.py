@@ -1,16 +1,23 @@
-"""Refusal of folders that hold something other than a model: one sentence each, with the remedy."""
+"""Refusal of folders that hold something other than a model, or a damaged one: one sentence each, with the remedy."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.errors import ModelNotFound, UnsupportedModel, ZOError
+from zo_common.models.compute import memory_is_full
+from zo_common.models.quiet import transformers_quiet
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
+_SAY_ENOUGH = OSError, ValueError, TypeError, RuntimeError, SafetensorError
 
 
 def refuse_foreign(source: str) -> None:
@@ -66,6 +73,46 @@ def refuse_non_finite(source: str, model: nn.Module) -> None:
                 f"model {source!r} has NaN or infinite values in tensor {name!r}, expected numbers: take an undamaged "
                 "copy of the model"
             )
+
+
+@contextmanager
+def refuse_damaged(source: str) -> Iterator[None]:
+    """Turn what transformers raises on missing or damaged files, which may be any exception, into one sentence.
+
+    Errors of ours, of a missing package and of a full memory stay as they are.
+
+    Raises:
+        ModelNotFound: says what is wrong with the source.
+    """
+    try:
+        with transformers_quiet():
+            yield
+    except (ZOError, ImportError):
+        raise
+    except Exception as error:
+        if memory_is_full(error):
+            raise
+        raise ModelNotFound(_not_found(source, error)) from None
+
+
+def _not_found(source: str, error: Exception) -> str:
+    here = Path(source).exists()
+    if here or not isinstance(error, (OSError, ValueError)):
+        return (
+            f"{'directory' if here else 'model'} {source!r} is not a complete saved model ({_reason(error)}): "
+            "save model and processor with save_pretrained"
+        )
+    return (
+        f"model {source!r} is neither a local directory nor a hub id that can be reached: check the name, "
+        "or download it where there is a network and pass the directory"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's text, after its type where that alone is said or the text is a mere name."""
+    text = re.sub(r":\s*\n\s*", ": ", str(error).strip())
+    first, kind = text.partition("\n")[0], type(error).__name__
+    return first if first and isinstance(error, _SAY_ENOUGH) else f"{kind}: {first}".removesuffix(": ")
 
 
 def _has_weights(path: Path) -> bool:

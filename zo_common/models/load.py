@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.errors import UnsupportedModel
 from zo_common.models.ctc.language import use_language
 from zo_common.models.ctc.loss import blank_of
-from zo_common.models.foreign import refuse_foreign, refuse_non_finite
+from zo_common.models.foreign import refuse_damaged, refuse_foreign, refuse_non_finite
 from zo_common.models.hub import from_hub_or_cache
-from zo_common.models.quiet import transformers_quiet
 from zo_common.models.whisper.generation_defaults import complete_generation_config
 from zo_common.models.whisper.silent_tail import mark_sinks
 
@@ -87,11 +84,8 @@ def model_config(source: str) -> Any:
     from transformers import AutoConfig
 
     refuse_foreign(source)
-    try:
-        with transformers_quiet():
-            return AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(_not_found(source, error)) from None
+    with refuse_damaged(source):
+        return AutoConfig.from_pretrained(source)
 
 
 def _unsupported(source: str, config: Any, supported: list[str]) -> str:
@@ -195,12 +189,10 @@ def _load_tokens(source: str, config: Any) -> tuple[nn.Module, Any]:
 def _loading(source: str, config: Any) -> Iterator[None]:
     """Turn errors of transformers on missing packages and files into errors of ours."""
     try:
-        with transformers_quiet():
+        with refuse_damaged(source):
             yield
     except ImportError as error:
         raise UnsupportedModel(_needs_package(source, config, error)) from None
-    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ModelNotFound(_not_found(source, error)) from None
 
 
 def _ready(source: str, model: nn.Module) -> nn.Module:
@@ -273,16 +265,3 @@ def _refuse_incomplete(missing: Iterable[str], vocabulary: int, tokens: int) -> 
         raise ValueError(f"{len(names)} tensors are missing, such as {names[0]}")
     if tokens < vocabulary - 2000:  # checkpoints without timestamp tokens lack 1501
         raise ValueError(f"its tokenizer knows {tokens} tokens, the model {vocabulary}")
-
-
-def _not_found(source: str, error: Exception) -> str:
-    if Path(source).exists():
-        first = str(error).strip().splitlines()[0]
-        return (
-            f"directory {source!r} is not a complete saved model ({first}): "
-            "save model and processor with save_pretrained"
-        )
-    return (
-        f"model {source!r} is neither a local directory nor a hub id that can be reached: check the name, "
-        "or download it where there is a network and pass the directory"
-    )

@@ -263,6 +263,14 @@ def test_settings_that_do_not_fit(
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("threads", ["-1", "4097"])
+def test_threads_out_of_range_are_refused(call: Call, speech: Path, model: Path, threads: str) -> None:
+    status, out, err = call(speech, "--model", model, "--torch-threads", threads)
+
+    assert (status, out) == (2, "")
+    assert "not in the range" in err
+
+
 def test_records_of_long_names_and_those_that_cannot_be_written(
     call: Call, speech: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from client.device.engine import Engine
+from zo_common import replica
 from zo_common.directions.seeds import direction_seed
-from zo_common.errors import ModelNotFound
+from zo_common.errors import ConfigError, ModelNotFound
 from zo_common.estimator.settings import EstimatorConfig
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
@@ -305,3 +306,15 @@ def _break_loss(
         return losses
 
     monkeypatch.setattr(engine, "loss_fn", loss_fn)
+
+
+def test_a_model_that_fills_the_memory_while_it_is_read_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, engine_of: Callable[..., Engine]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(replica, "load_model", full)
+
+    with pytest.raises(ConfigError, match="does not fit into the memory of cpu"):
+        engine_of()

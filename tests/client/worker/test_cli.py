@@ -120,6 +120,12 @@ def test_numbers_below_zero_are_refused(option: str) -> None:
     assert "not in the range" in done.output
 
 
+def test_threads_without_bound_are_refused() -> None:
+    done = CliRunner().invoke(worker_cli.app, ["--model", "m", "--data", "d", "--torch-threads", "4097"])
+    assert done.exit_code == 2
+    assert "not in the range" in done.output
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 def test_a_log_on_a_full_disk_stops_nothing() -> None:
     code = (

@@ -222,6 +222,23 @@ class TestBad:
     def test_replay_of_more_rounds_than_there_are(self, cli: Cli, ledger: Path, tmp_path: Path) -> None:
         assert "rounds is 4, the ledger has 3" in _sentence(cli("replay", ledger, tmp_path / "out", "--rounds", 4))
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ("verify", "--threads", -3),
+            ("verify", "--threads", 4097),
+            ("replay", "out", "--threads", -1),
+            ("replay", "out", "--rounds", -5),
+        ],
+    )
+    def test_numbers_out_of_range(self, cli: Cli, ledger: Path, words: tuple[object, ...]) -> None:
+        command, *rest = words
+
+        status, out, error = cli(command, ledger, *rest)
+
+        assert (status, out) == (2, "")
+        assert "not in the range" in error
+
     def test_combine_into_a_file_that_exists(self, cli: Cli, ledger: Path) -> None:
         before = ledger.read_bytes()
 

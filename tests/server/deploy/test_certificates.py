@@ -170,6 +170,8 @@ def test_a_missing_or_damaged_certificate_is_told(tmp_path: Path, content: bytes
 
     with pytest.raises(ConfigError, match=r"server\.crt"):
         read_certificate(tmp_path / "server.crt")
+    with pytest.raises(ConfigError, match=r"server\.crt"):
+        client_context(tmp_path / "server.crt")
 
 
 def test_a_private_file_is_its_owners_alone_from_the_start(tmp_path: Path) -> None:

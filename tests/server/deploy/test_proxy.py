@@ -17,7 +17,8 @@ from proxy_upstream import TRICKS, Upstream, exchange, running_upstream
 from proxy_upstream import ask as ask_at
 
 from server.deploy.certificates import client_context, new_authority, private_pem, server_certificate
-from server.deploy.proxy import Limits, make_app, server_config
+from server.deploy.proxy import Limits, make_app, serve, server_config
+from zo_common.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +191,16 @@ def test_many_devices_at_once(folder: Path, upstream: Upstream) -> None:
             thread.join(30)
 
     assert sorted(answers) == sorted((200, b"/v1/fleet/x|%d" % n) for n in range(24))
+
+
+def test_tls_files_that_cannot_be_used_are_refused_before_the_proxy_is_announced(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "server.key").write_bytes(b"no key")
+    tls = {"certificate": folder / "server.crt", "key": tmp_path / "server.key"}
+    app = make_app("https://127.0.0.1:1", client_context(folder / "ca.crt"))
+
+    with caplog.at_level("INFO"), pytest.raises(ConfigError, match=r"server\.key is no PEM file"):
+        serve(server_config(app, bind="127.0.0.1", port=0, **tls))
+
+    assert "running on" not in caplog.text

@@ -170,6 +170,8 @@ def test_the_worker_serves_its_metrics_and_warns_where_others_can_read_them(capl
     assert answer.status_code == 200 and 'zo_asr_worker_answers_total{outcome="answered"} 2.0' in answer.text
     assert "process_cpu_seconds_total" in answer.text and caplog.text == ""
 
+    with pytest.raises(ConfigError, match=r"^metrics cannot be served on foo\.\.bar:0 \(it is no name of a host\): "):
+        serve_metrics("foo..bar:0", lambda: IDLE)
     serve_metrics("0.0.0.0:0", lambda: IDLE)[1]()
     assert "can be read by whoever reaches it" in caplog.text
 

@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
 from benchmarks.harness.run_files import RunFiles
 from server.run.lock import RunLock, is_locked
 from server.run.log import RunLog
@@ -81,6 +83,18 @@ def test_rows_of_other_kinds_are_left_out(tmp_path: Path) -> None:
     now = folder.read()
 
     assert (now.last_round, now.devices, now.target_rounds, now.epsilon_limit) == (1, [], 0, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [{"loss": "x"}, {"wer": "x"}, {"utterances": "3"}, {"headline": 5}])
+def test_measurements_of_other_kinds_are_left_out(tmp_path: Path, wrong: dict[str, object]) -> None:
+    right = {"server_round": 2, "loss": 1.5, "wer": 1, "utterances": 3, "headline": "wer"}
+    lines = "".join(json.dumps(row) + "\n" for row in (right | wrong, right))
+    for name in ("curve.jsonl", "guard.jsonl"):
+        (tmp_path / name).write_text(lines)
+
+    found = RunFolder(tmp_path).read()
+
+    assert found.curve == found.checks == [right]
 
 
 def test_a_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:

@@ -126,6 +126,9 @@ def test_traffic_is_the_mean_of_the_devices(tmp_path: Path) -> None:
     assert (found.up, found.down, found.serialised_up, found.serialised_down) == (30, 40, 45, 52)
     assert found.fedavg_each_way == 2 * 4 * 1000
 
+    (tmp_path / "introductions.jsonl").write_text('{}\n{"up": 1}\n')
+    assert traffic(tmp_path, devices=5, model_parameters=1000) == found
+
 
 def test_what_a_run_chose_is_read_from_its_rounds() -> None:
     rows: list[dict[str, Any]] = [

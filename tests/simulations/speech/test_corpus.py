@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -195,6 +196,18 @@ def test_record_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         write_corpus(tmp_path, SMALL)
     monkeypatch.undo()
     assert not write_corpus(tmp_path, SMALL).reused
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_said_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "0000.wav"
+    path.symlink_to("/dev/full")
+    speaker = corpus_speakers(SMALL)["test"][0]
+
+    with pytest.raises(OSError) as caught:
+        module._write_utterance(path, "it is full", speaker, SMALL)
+
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
 
 
 def test_two_processes_that_want_one_corpus_write_it_once(written: Path, tmp_path: Path) -> None:

@@ -131,6 +131,14 @@ def test_what_is_refused_is_one_sentence(call: Call, talks: Path, words: list[st
     assert said in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("threads", ["-1", "4097"])
+def test_threads_out_of_range_are_refused(call: Call, talks: Path, threads: str) -> None:
+    status, out, err = call(talks, "--model", "x", "--torch-threads", threads)
+
+    assert (status, out) == (2, "")
+    assert "not in the range" in err
+
+
 def test_recordings_that_are_not_there_are_told_before_a_model_is_loaded(call: Call, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     status, _, err = call("--model", "/none", "/nowhere.wav")

@@ -307,6 +307,18 @@ def test_a_setting_knows_its_values() -> None:
     assert values["learning-rate"] == "number above 0 or auto"
     assert values["local-steps"] == "whole number at least 1"
     assert values["entropy-weight"] == "number 0 … 1"
+    assert values["torch-threads"] == "whole number 0 … 4096"
+
+
+@pytest.mark.parametrize("threads", [-1, 4097, 10**11])
+def test_threads_are_those_of_one_machine(threads: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^torch-threads is {threads}, expected 0 … 4096$"):
+        RunConfig(torch_threads=threads)
+
+
+def test_no_round_is_before_the_first() -> None:
+    with pytest.raises(ConfigError, match=r"^late-round is -1, expected at least 0$"):
+        RunConfig(late_round=-1)
 
 
 @pytest.mark.parametrize("objective", ["suta", "entropy"])

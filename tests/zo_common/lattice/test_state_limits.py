@@ -135,6 +135,17 @@ def test_epsilon_too_small_names_the_tensor_and_an_epsilon_that_works(module_of:
         state.epsilon_units(float(np.nextafter(np.float32(least), np.float32(0))))
 
 
+@pytest.mark.parametrize("epsilon", [1e30, 1e308])
+@pytest.mark.filterwarnings("error")
+def test_epsilon_too_large_is_said_to_be_epsilon(module_of: Models, epsilon: float) -> None:
+    state = LatticeState(module_of(w=torch.tensor([0.5])), "all", threads=1)
+
+    with pytest.raises(LatticeOverflow) as caught:
+        state.epsilon_units(epsilon)
+
+    assert str(caught.value) == f"epsilon {epsilon:g} is beyond the lattice of tensor 'w': lower it"
+
+
 @settings(deadline=None)
 @given(st.floats(2.0**-10, 2.0**10, width=32), st.sampled_from(["unit", "rms"]))
 def test_the_epsilon_named_by_the_message_is_always_legal(module_of: Models, largest: float, scale: str) -> None:

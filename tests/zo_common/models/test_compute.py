@@ -96,7 +96,7 @@ def test_weights_moved_within_a_context_are_seen(small_model: Models, precision:
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta:x"])
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense", "meta:x", "meta", "hpu"])
 def test_a_device_that_is_not_there_is_one_sentence(device: str) -> None:
     with pytest.raises(ConfigError, match=f"device '{device}' cannot be used .*: use auto, cpu"):
         choose_device(device)

@@ -6,15 +6,18 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertConfig
 
-from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.errors import ConfigError, ModelNotFound, UnsupportedModel
 from zo_common.lattice.fingerprint import fingerprint
 from zo_common.lattice.state import LatticeState
 from zo_common.lattice.update import Update
+from zo_common.models.foreign import refuse_damaged
+from zo_common.models.frozen.load import load_held
 from zo_common.models.load import load_model
 
 
@@ -73,6 +76,15 @@ def test_other_architectures_are_refused_before_their_weights_are_read(tmp_path:
         load_model(str(tmp_path))
 
 
+def _with(name: str, **changes: Any) -> Callable[[Path], object]:
+    """Return a function that sets fields of a JSON file of a saved model."""
+
+    def change(directory: Path) -> None:
+        (directory / name).write_text(json.dumps(json.loads((directory / name).read_text()) | changes))
+
+    return change
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "no config": lambda d: (d / "config.json").unlink(),
     "broken config": lambda d: (d / "config.json").write_text("{"),
@@ -81,6 +93,14 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "no processor": lambda d: (d / "processor_config.json").unlink(),
     "broken tokenizer": lambda d: (d / "tokenizer.json").write_text("{"),
     "nothing": lambda d: [p.unlink() for p in d.iterdir()],
+    "a fraction for a width": _with("config.json", d_model=32.0),
+    "text for a number": _with("config.json", dropout="0.1"),
+    "null for a number": _with("config.json", encoder_layers=None),
+    "unknown activation": _with("config.json", activation_function="unheard-of"),
+    "vocabulary below 0": _with("config.json", vocab_size=-1),
+    "unknown kind of tokenizer": _with("tokenizer.json", model={"type": "unheard-of"}),
+    "empty tokenizer": lambda d: (d / "tokenizer.json").write_text("{}"),
+    "processor of another type": lambda d: (d / "processor_config.json").write_text("[]"),
 }
 
 
@@ -95,6 +115,50 @@ def test_an_incomplete_directory_is_one_sentence(copied: Path, damage: Callable[
     assert message.startswith(f"directory {str(copied)!r} is not a complete saved model (")
     assert message.endswith("): save model and processor with save_pretrained")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError(), "ValueError"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (ValueError("a field:\n    is wrong\nsee below"), "a field: is wrong"),
+    ],
+)
+def test_the_reason_is_never_empty(copied: Path, error: Exception, reason: str) -> None:
+    with pytest.raises(ModelNotFound) as caught, refuse_damaged(str(copied)):
+        raise error
+
+    assert f"is not a complete saved model ({reason}): " in str(caught.value)
+
+
+def test_a_damaged_model_of_the_hub_is_not_said_to_be_missing() -> None:
+    expected = r"^model 'a/b' is not a complete saved model \(KeyError: 'c'\): "
+    with pytest.raises(ModelNotFound, match=expected), refuse_damaged("a/b"):
+        raise KeyError("c")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory"), ConfigError("ours")]
+)
+def test_a_full_memory_is_no_damage(copied: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, refuse_damaged(str(copied)):
+        raise error
+
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("model.safetensors", b""), ("model.safetensors.index.json", b"{}"), ("model.safetensors.index.json", b"{")],
+)
+def test_damaged_weights_are_one_sentence_where_they_are_read_one_by_one(
+    copied: Path, name: str, content: bytes
+) -> None:
+    (copied / name).write_bytes(content)
+
+    with pytest.raises(ModelNotFound, match="is not a complete saved model"):
+        load_held(str(copied), language="en", trained="encoder-norm", precision="bfloat16")
 
 
 def _more_layers(directory: Path) -> None:

@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterable
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from zo_common.errors import ModelNotFound, UnsupportedModel
+from zo_common.models.foreign import refuse_damaged
 
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 Read = Callable[[], torch.Tensor]
@@ -24,11 +25,13 @@ class Originals:
 
     Raises:
         UnsupportedModel: the source has no safetensors.
+        ModelNotFound: they, or their index, are damaged.
     """
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._files = _files(source)
+        with refuse_damaged(source):
+            self._files = _files(source)
 
     def reader(self, names: Iterable[str]) -> Read | None:
         """Return a reader of the first of these names that is stored, as float32; None if none is.
@@ -42,7 +45,7 @@ class Originals:
         try:
             with safe_open(self._files[name], "pt") as tensors:
                 found: torch.Tensor = tensors.get_tensor(name)
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelNotFound(
                 f"weight {name!r} of {self._source} cannot be read any more ({error}): restore the model's files"
             ) from None
