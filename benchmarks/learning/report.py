@@ -34,7 +34,13 @@ def load() -> list[Row]:
     """Return rows of runs, of the best learning rate where one was swept; none where nothing was measured."""
     path = RESULTS / "learning.jsonl"
     rows = [row["outcome"] for row in read_rows(path)] if path.exists() else []
-    return chosen(swept(distinct(row for row in rows if "method" in row)))
+    return chosen(swept(distinct(row for row in rows if "method" in row and _is_of_today(row))))
+
+
+def _is_of_today(row: Row) -> bool:
+    """Return whether a row trained the tensors that its method trains now: Whisper's default has changed since some."""
+    entry = ALL.get(row["method"])
+    return entry is None or row["task"] in CTC_TASKS or row.get("tensors", entry.settings.tensors) == entry.settings.tensors
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:

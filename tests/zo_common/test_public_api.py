@@ -15,7 +15,7 @@ PUBLIC = {
     "combine load_adapted AdaptedModel RunConfig ZOError",
     "zo_common.speech": "read_manifest read_speech score Scores",
     "zo_common.privacy": "PrivacySettings epsilon_spent noise_for",
-    "client.adapt": "Adapter AdaptSettings",
+    "client.adapt": "AdaptSettings Adapter DriftBounds",
     "train": "train RunResult train_module",
     "simulations": "Scenario run_simulation",
     "server": "Federation Events Tracker RunFacts",
