@@ -40,7 +40,11 @@ def load() -> list[Row]:
 def _is_of_today(row: Row) -> bool:
     """Return whether a row trained the tensors that its method trains now: Whisper's default has changed since some."""
     entry = ALL.get(row["method"])
-    return entry is None or row["task"] in CTC_TASKS or row.get("tensors", entry.settings.tensors) == entry.settings.tensors
+    return (
+        entry is None
+        or row["task"] in CTC_TASKS
+        or row.get("tensors", entry.settings.tensors) == entry.settings.tensors
+    )
 
 
 def distinct(rows: Iterable[Row]) -> list[Row]:

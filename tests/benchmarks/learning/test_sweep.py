@@ -129,7 +129,9 @@ class TestReport:
 
         assert [report.of(rows, "wm", "auto"), report.of(rows, "wm", "auto", devices=1)] == [rows[:1], rows[1:]]
 
-    def test_rows_are_read_and_neither_ended_runs_nor_those_of_other_tensors_are_shown(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_rows_are_read_and_neither_ended_runs_nor_those_of_other_tensors_are_shown(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         monkeypatch.setattr(report, "RESULTS", tmp_path)
         rows = [{"wer": 0.5}, _row(), _row(seed=1, ended="round 3: left", after=None), _row(seed=2, tensors="norms")]
         lines = "".join(json.dumps({"key": str(n), "outcome": row}) + "\n" for n, row in enumerate(rows))
