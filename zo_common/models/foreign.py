@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -97,7 +98,7 @@ def refuse_damaged(source: str) -> Iterator[None]:
 
 def _not_found(source: str, error: Exception) -> str:
     here = Path(source).exists()
-    if here or not isinstance(error, (OSError, ValueError)):
+    if here or not isinstance(error, (OSError, ValueError, httpx.HTTPError)):
         return (
             f"{'directory' if here else 'model'} {source!r} is not a complete saved model ({_reason(error)}): "
             "save model and processor with save_pretrained"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import torch
 from transformers import BertConfig
@@ -136,6 +137,11 @@ def test_a_damaged_model_of_the_hub_is_not_said_to_be_missing() -> None:
     expected = r"^model 'a/b' is not a complete saved model \(KeyError: 'c'\): "
     with pytest.raises(ModelNotFound, match=expected), refuse_damaged("a/b"):
         raise KeyError("c")
+
+
+def test_a_connection_that_breaks_is_no_damage() -> None:
+    with pytest.raises(ModelNotFound, match="nor a hub id that can be reached"), refuse_damaged("a/b"):
+        raise httpx.ReadError("connection reset")
 
 
 @pytest.mark.parametrize(
