@@ -69,17 +69,9 @@ def read_report(folder: Path, most_transcripts: int = 12) -> Report:
 
 def _transcripts(folder: Path) -> tuple[Rows, Rows]:
     """Return the server's transcripts before and after; none where they are not of the same utterances."""
-    before, after = (_heard(folder / name) for name in (BEFORE, AFTER))
+    before, after = (read_transcripts(folder / name) for name in (BEFORE, AFTER))
     same = [row["where"] for row in before] == [row["where"] for row in after]
     return (before, after) if same else ([], [])
-
-
-def _heard(path: Path) -> Rows:
-    return read_transcripts(path) if path.exists() else []
-
-
-def _counted(path: Path) -> Rows:
-    return read_counts(path) if path.exists() else []
 
 
 def intervals(folder: Path) -> tuple[Interval, Interval] | None:
@@ -87,7 +79,9 @@ def intervals(folder: Path) -> tuple[Interval, Interval] | None:
 
     Utterances are resampled, or the devices that evaluate on their own speech.
     """
-    ends = [rate_interval(_counted(folder / name) or _counted(folder / ON_DEVICES[name])) for name in (BEFORE, AFTER)]
+    ends = [
+        rate_interval(read_counts(folder / name) or read_counts(folder / ON_DEVICES[name])) for name in (BEFORE, AFTER)
+    ]
     return (ends[0], ends[1]) if ends[0] and ends[1] else None
 
 

@@ -1,7 +1,11 @@
-"""Files of evaluations, read without the lines that lack what is compared, which would stop every resume."""
+"""Files of evaluations, read without the lines that lack what is compared, which would stop every resume.
+
+A file that is not there has no lines.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,22 +60,26 @@ class _Transcript(_Counts):
 
 def read_curve(path: Path) -> Rows:
     """Read the evaluations of a run."""
-    return [row for row in read_rows(path) if _has(row, _Rates if "wer" in row or "headline" in row else _Loss)]
+    return _read(path, lambda row: _Rates if "wer" in row or "headline" in row else _Loss)
 
 
 def read_transcripts(path: Path) -> Rows:
     """Read the server's transcripts of an evaluation."""
-    return [row for row in read_rows(path) if _has(row, _Transcript)]
+    return _read(path, lambda row: _Transcript)
 
 
 def read_counts(path: Path) -> Rows:
     """Read the errors and units of an evaluation's utterances or devices."""
-    return [row for row in read_rows(path) if _has(row, _Counts)]
+    return _read(path, lambda row: _Counts)
 
 
 def read_devices(path: Path) -> Rows:
     """Read the counts of devices that evaluated their own speech."""
-    return [row for row in read_rows(path) if _has(row, _Device)]
+    return _read(path, lambda row: _Device)
+
+
+def _read(path: Path, kind: Callable[[dict[str, Any]], type]) -> Rows:
+    return [row for row in read_rows(path) if _has(row, kind(row))] if path.exists() else []
 
 
 def _has(row: dict[str, Any], kind: type) -> bool:

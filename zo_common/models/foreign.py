@@ -90,10 +90,10 @@ def refuse_damaged(source: str) -> Iterator[None]:
             yield
     except (ZOError, ImportError):
         raise
-    except Exception as error:
+    except Exception as error:  # tokenizers raise bare ones; the cause stays known to programs
         if memory_is_full(error):
             raise
-        raise ModelNotFound(_not_found(source, error)) from None
+        raise ModelNotFound(_not_found(source, error)) from error
 
 
 def _not_found(source: str, error: Exception) -> str:

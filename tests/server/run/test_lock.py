@@ -9,7 +9,7 @@ from threading import Lock, Thread
 
 import pytest
 
-from server.run.lock import RunLock, refuse_dangling
+from server.run.lock import RunLock, is_locked, refuse_dangling
 from zo_common.errors import ConfigError
 
 OTHER = "import sys; from pathlib import Path; from server.run.lock import RunLock; RunLock(Path(sys.argv[1]))"
@@ -115,7 +115,11 @@ def test_a_lock_that_is_a_dangling_link_and_a_file_for_a_folder_are_refused(tmp_
         refuse_dangling(tmp_path / "file" / "run")
 
 
-def test_a_path_that_can_be_made_is_not_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [".", "new/run", "link/run", "link"])
+def test_a_path_that_can_be_made_is_locked(tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    for path in (tmp_path, tmp_path / "new" / "run", tmp_path / "link" / "run", tmp_path / "link"):
-        refuse_dangling(path)
+    refuse_dangling(tmp_path / name)
+    lock = RunLock(tmp_path / name)
+    assert is_locked(tmp_path / name)
+    lock.release()
+    assert not is_locked(tmp_path / name)

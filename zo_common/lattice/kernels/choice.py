@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Literal
 
+from zo_common.errors import first_line
 from zo_common.lattice.kernels.base import Kernel, LatticeTensor
 from zo_common.lattice.kernels.few import MOST_WEIGHTS, NumpyKernel
 from zo_common.lattice.kernels.plain import TorchKernel
@@ -39,11 +40,14 @@ def _compiled(tensors: tuple[LatticeTensor, ...], threads: int) -> Kernel:
     try:
         # imported here: Numba takes 50 MB and a second
         from zo_common.lattice.kernels.cpu import NumbaKernel
-    except Exception as error:  # Numba, its libraries, or no folder for what it compiles
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # no Numba, no library of it, or no folder for what it compiles
         many = sum(tensor.weight.numel() for tensor in tensors)
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         slower = f"plain torch moves the {many:,} trained weights, slower"
-        warnings.warn(f"Numba cannot be used ({reason}): {slower}; {_remedy(error)}", stacklevel=3)
+        warnings.warn(f"Numba cannot be used ({first_line(error)}): {slower}; {_remedy(error)}", stacklevel=3)
         return TorchKernel(tensors)
     return NumbaKernel(tensors, threads)
 
@@ -64,9 +68,9 @@ def _on_cuda(tensors: tuple[LatticeTensor, ...]) -> Kernel:
         kernel = TritonKernel(tensors)
         kernel.peaks()  # compiles and launches: Triton needs a C compiler and a supported GPU
     except Exception as error:  # any error of Triton, its compiler or the driver
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
         warnings.warn(
-            f"Triton cannot be used on this GPU ({reason}): plain torch moves the weights, slower", stacklevel=3
+            f"Triton cannot be used on this GPU ({first_line(error)}): plain torch moves the weights, slower",
+            stacklevel=3,
         )
         return TorchKernel(tensors)
     return kernel
