@@ -240,24 +240,30 @@ def select(model: nn.Module, pattern: str) -> dict[str, nn.Parameter]:
         UnsupportedModel: a matched tensor is not floating point.
     """
     available = unique_parameters(model)
-    patterns = expand(pattern, available)
-    chosen = {
-        name: parameter
-        for name, parameter in available.items()
-        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and not _excluded(name, patterns)
-    }
+    chosen = _matching(available, pattern)
     if not chosen:
-        near = difflib.get_close_matches(pattern, [*PRESETS, *available], n=1, cutoff=0.3)
+        # a preset may have no counterpart in this model
+        presets = [name for name in PRESETS if _matching(available, name)]
+        near = difflib.get_close_matches(pattern, [*presets, *available], n=1, cutoff=0.3)
         hint = f"did you mean {near[0]!r}, or " if near else "use "
         raise PatternError(
             f"trained-tensors pattern {pattern!r} matches none of the model's {len(available)} tensors: {hint}"
-            f"one of the presets {', '.join(PRESETS)}?"
+            f"one of the presets {', '.join(presets)}?"
         )
     check_ids(chosen)
     for name, parameter in chosen.items():
         if not parameter.dtype.is_floating_point:
             raise UnsupportedModel(f"trained tensor {name!r} has dtype {parameter.dtype}, expected a floating one")
     return chosen
+
+
+def _matching(available: dict[str, nn.Parameter], pattern: str) -> dict[str, nn.Parameter]:
+    patterns = expand(pattern, available)
+    return {
+        name: parameter
+        for name, parameter in available.items()
+        if any(fnmatch.fnmatchcase(name, p) for p in patterns) and not _excluded(name, patterns)
+    }
 
 
 def check_ids(names: dict[str, torch.nn.Parameter] | list[str]) -> None:

@@ -168,8 +168,12 @@ class TestWav2Vec2:
 
     @pytest.mark.parametrize("pattern", ["decoder", "decoder-ffn"])
     def test_a_model_without_decoder_refuses_its_presets(self, wav2vec2: nn.Module, pattern: str) -> None:
-        with pytest.raises(PatternError, match=f"'{pattern}' matches none"):
+        with pytest.raises(PatternError, match=f"'{pattern}' matches none") as caught:
             select(wav2vec2, pattern)
+
+        _, named = str(caught.value).split("one of the presets ")
+        assert {"all", "encoder-early"} <= set(named.removesuffix("?").split(", "))  # each has tensors in this model
+        assert all(select(wav2vec2, preset) for preset in named.removesuffix("?").split(", "))
 
     def test_parametrised_weights_can_be_trained(self, wav2vec2: nn.Module) -> None:
         state = LatticeState(wav2vec2, "encoder", threads=1)
